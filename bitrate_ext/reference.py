@@ -1,0 +1,62 @@
+"""The definition of the bitrate map in plain PyTorch.
+
+Correct on every device and dtype and differentiable any number of times; the native kernels are tested against it, and
+it serves wherever there is no native kernel. It has no tricks. The chain is that of CompressAI issue 265:
+``-log2``, sum over channels, scale, interpolate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .projection import Band
+
+
+def latent_bits(likelihoods: Tensor, dtype: torch.dtype) -> Tensor:
+    """Bits per latent cell: ``[N, C, h, w]`` likelihoods to ``[N, h, w]``, computed in ``dtype``."""
+    return (-likelihoods.to(dtype).log2()).sum(dim=1) + 0.0  # + 0.0: a certain symbol costs 0, never -0
+
+
+def apply_band(band: Band, values: Tensor, dim: int) -> Tensor:
+    """Multiply ``values`` by the banded matrix along ``dim``: its length becomes ``band.pixels``.
+
+    Weights of zero are skipped, so an infinite or NaN cell touches only the pixels that it weighs on.
+    """
+    shape = [1] * values.dim()
+    shape[dim] = band.pixels
+    size = list(values.shape)
+    size[dim] = band.pixels
+    total = values.new_zeros(size)
+    for tap in range(band.taps):
+        weight = band.weight[tap].to(values.dtype).reshape(shape)
+        cell = values.index_select(dim, band.start.long() + tap)
+        total = total + torch.where(weight != 0, weight * cell, 0)
+    return total
+
+
+def project(bits: Tensor, rows: Band, columns: Band) -> Tensor:
+    """``rows @ bits @ columns.T`` for bits ``[N, h, w]``; ``[N, H, W]`` in the dtype of ``bits``."""
+    return apply_band(rows, apply_band(columns, bits, dim=-1), dim=-2)
+
+
+def bitrate_map(likelihoods: Sequence[Tensor], bands: Sequence[tuple[Band, Band]], dtype: torch.dtype) -> Tensor:
+    """The map of several latents added up.
+
+    Args:
+        likelihoods: tensors ``[N, C, h, w]``, each with its own C, h and w.
+        bands: for each tensor the band of its rows and the band of its columns.
+        dtype: of the computation and of the result.
+
+    Returns:
+        ``[N, 1, H, W]``, bits per pixel.
+    """
+    maps = [project(latent_bits(p, dtype), *pair) for p, pair in zip(likelihoods, bands, strict=True)]
+    return torch.stack(maps).sum(dim=0).unsqueeze(1) if len(maps) > 1 else maps[0].unsqueeze(1)
+
+
+def cell_gradient(grad: Tensor, transposed_rows: Band, transposed_columns: Band) -> Tensor:
+    """Gradient with respect to the bits of each cell, ``[N, h, w]``, from that of the map, ``[N, 1, H, W]``."""
+    return project(grad.squeeze(1), transposed_rows, transposed_columns)

@@ -1,0 +1,56 @@
+// The vectorised inner loops, compiled once for each instruction set; every set gives the same bytes.
+#pragma once
+
+#include <cstdint>
+
+namespace bitrate {
+
+enum class DType : int { Float64, Float32, Float16, BFloat16 };
+constexpr int kDTypes = 4;
+
+// Cells a loop works on at once: their running products stay in the first-level cache.
+constexpr int64_t kCellBlock = 1024;
+// Pixels of a row a loop works on at once; a few rows of them in float64 stay in the first-level cache.
+constexpr int64_t kPixelBlock = 1024;
+
+// Elements between neighbouring cells and neighbouring channels.
+struct CellStrides {
+  int64_t cell, channel;
+};
+
+struct Kernels {
+  const char* name;
+
+  // bits[j] of `count` cells (any number); see core/bits.h.
+  void (*cell_bits[kDTypes])(const void* likelihoods, int64_t count, int64_t channels, CellStrides strides, double* bits);
+
+  // sums[x] = sum over taps t of weight[t * pitch + x] * values[start[x] + t], for x in [0, count).
+  void (*apply_columns)(const int32_t* start, const double* weight, int64_t pitch, int64_t taps, const double* values,
+                        int64_t count, double* sums);
+
+  // sums[x] (+)= sum over k of weights[k] * rows[k][x]; no weight is zero.
+  void (*add_rows)(const double* const* rows, const double* weights, int64_t taps, int64_t count, double* sums);
+  void (*add_float_rows)(const float* const* rows, const double* weights, int64_t taps, int64_t count, double* sums);
+
+  // The same from a sum of zero, rounded to the map; `streaming` stores pass the caches by.
+  void (*write_rows)(const double* const* rows, const double* weights, int64_t taps, int64_t count, bool streaming,
+                     float* map);
+
+  // One bit pattern for NaN and none for -0, in place.
+  void (*canonicalise)(double* values, int64_t count);
+
+  // gradient[j, c] = shared[j] / likelihood[j, c], rounded to the likelihoods' type, for `count` cells.
+  void (*gradient[kDTypes])(const double* shared, const void* likelihoods, int64_t count, int64_t channels,
+                            CellStrides strides, CellStrides gradient_strides, bool streaming, void* gradient);
+
+  // Orders streaming stores before what follows; call once after the last of a task.
+  void (*fence)();
+};
+
+extern const Kernels baseline_kernels;
+#if defined(__x86_64__)
+extern const Kernels avx2_kernels;
+extern const Kernels avx512_kernels;
+#endif
+
+}  // namespace bitrate

@@ -1,0 +1,295 @@
+// Two sweeps over a slab, a piece of the work whose cells fit in a small float64 buffer: likelihoods to bits of each cell,
+// then bits to pixels. Backward: pixels to the gradient of each cell, then cells to likelihoods. Within a sweep every
+// output is computed by one task in a fixed order, so neither slabs nor threads change a byte.
+#include "project.h"
+
+#include <algorithm>
+#include <memory>
+
+namespace bitrate {
+namespace {
+
+// Cells of a slab (1 MiB of float64); an image row of cells is never split.
+constexpr int64_t kSlabCells = int64_t(1) << 17;
+// Smallest task worth a thread, in elements touched.
+constexpr int64_t kGrain = 1 << 15;
+// Outputs larger than this are written past the caches.
+constexpr int64_t kStreamingBytes = int64_t(4) << 20;
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+struct Range {
+  int64_t begin, end;
+  int64_t size() const { return end - begin; }
+};
+
+// Columns that rows [r.begin, r.end) of a band may read.
+Range columns_read(const Band& band, Range r) {
+  if (r.size() <= 0 || band.taps == 0) return {0, 0};
+  const auto [low, high] = std::minmax_element(band.start + r.begin, band.start + r.end);
+  return {*low, *high + band.taps};
+}
+
+// A run of cells adjacent at cell_stride: rows of a latent follow each other in memory where its grid is dense.
+struct Run {
+  int64_t image, first_cell, count;  // cells counted from the slab's first row
+};
+
+// Cuts rows x w cells of each image into runs of at most `longest` cells.
+std::vector<Run> cut_runs(const Latent& latent, Range images, Range rows, int64_t longest) {
+  std::vector<Run> runs;
+  const int64_t cells = rows.size() * latent.w;
+  const bool dense = latent.row_stride == latent.w * latent.cell_stride || rows.size() <= 1;
+  const int64_t line = dense ? cells : latent.w;
+  for (int64_t image = images.begin; image < images.end && cells > 0; ++image) {
+    for (int64_t first = 0; first < cells; first += line) {
+      for (int64_t part = 0; part < line; part += longest) {
+        runs.push_back({image, first + part, std::min(longest, line - part)});
+      }
+    }
+  }
+  return runs;
+}
+
+// Element offset of a run's first cell.
+template <typename Strides>
+int64_t run_offset(const Strides& s, int64_t w, const Run& run, int64_t first_row) {
+  return run.image * s.batch_stride + (first_row + run.first_cell / w) * s.row_stride + run.first_cell % w * s.cell_stride;
+}
+
+constexpr int64_t kElementSize[kDTypes] = {8, 4, 2, 2};
+
+const char* at(const void* data, int64_t bytes) { return static_cast<const char*>(data) + bytes; }
+char* at(void* data, int64_t bytes) { return static_cast<char*>(data) + bytes; }
+
+int64_t task_grain(int64_t elements_per_task) { return std::max<int64_t>(1, kGrain / std::max<int64_t>(1, elements_per_task)); }
+
+// The bits of one slab: for each term a buffer [images, cell rows, w].
+struct SlabTerm {
+  const Term* term;
+  Range cell_rows;
+  double* bits;
+};
+
+void sweep_likelihoods(const std::vector<SlabTerm>& slab, Range images, const Kernels& kernels, const ParallelFor& parallel) {
+  for (const SlabTerm& part : slab) {
+    const Latent& latent = part.term->latent;
+    // Long runs keep each channel's memory stream long; short ones give every thread a share.
+    const std::vector<Run> runs = cut_runs(latent, images, part.cell_rows, kCellBlock);
+    const int64_t cells = part.cell_rows.size() * latent.w;
+    parallel(int64_t(runs.size()), task_grain(kCellBlock * latent.channels), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const Run& run = runs[i];
+        const int64_t offset = run_offset(latent, latent.w, run, part.cell_rows.begin);
+        kernels.cell_bits[int(latent.dtype)](at(latent.likelihoods, offset * kElementSize[int(latent.dtype)]), run.count,
+                                             latent.channels, {latent.cell_stride, latent.channel_stride},
+                                             part.bits + (run.image - images.begin) * cells + run.first_cell);
+      }
+    });
+  }
+}
+
+// Cell rows of one term spread over a block of pixel columns, kept while pixel rows still read them.
+class SpreadRows {
+ public:
+  SpreadRows(const SlabTerm& part, int64_t width)
+      : part_(part), width_(width), owner_(part.term->rows.taps, -1), rows_(part.term->rows.taps * width) {}
+
+  void select(const double* bits, int64_t first_column, int64_t count) {
+    bits_ = bits;
+    first_column_ = first_column;
+    count_ = count;
+    std::fill(owner_.begin(), owner_.end(), -1);
+  }
+
+  // The non-zero taps of a pixel row, appended to `rows` and `weights`.
+  void collect(int64_t pixel_row, const Kernels& kernels, std::vector<const double*>& rows, std::vector<double>& weights) {
+    const Band& band = part_.term->rows;
+    for (int64_t t = 0; t < band.taps; ++t) {
+      const double weight = band.weight[t * band.rows + pixel_row];
+      if (weight == 0.0) continue;
+      rows.push_back(row(band.start[pixel_row] + t, kernels));
+      weights.push_back(weight);
+    }
+  }
+
+ private:
+  const double* row(int64_t cell_row, const Kernels& kernels) {
+    const int64_t slot = cell_row % part_.term->rows.taps;
+    double* spread = rows_.data() + slot * width_;
+    if (owner_[slot] != cell_row) {
+      owner_[slot] = cell_row;
+      const Band& band = part_.term->columns;
+      kernels.apply_columns(band.start + first_column_, band.weight + first_column_, band.rows, band.taps,
+                            bits_ + (cell_row - part_.cell_rows.begin) * band.columns, count_, spread);
+    }
+    return spread;
+  }
+
+  const SlabTerm& part_;
+  int64_t width_, first_column_ = 0, count_ = 0;
+  const double* bits_ = nullptr;
+  std::vector<int64_t> owner_;
+  std::vector<double> rows_;
+};
+
+void sweep_pixels(const std::vector<SlabTerm>& slab, Range images, Range pixel_rows, const Image<void>& map,
+                  const Kernels& kernels, const ParallelFor& parallel) {
+  const bool streaming = map.batch * map.height * map.width * int64_t(sizeof(float)) > kStreamingBytes;
+  parallel(images.size() * pixel_rows.size(), task_grain(map.width), [&](int64_t begin, int64_t end) {
+    const int64_t block = std::min(kPixelBlock, map.width);
+    std::vector<SpreadRows> spread;
+    spread.reserve(slab.size());
+    for (const SlabTerm& part : slab) spread.emplace_back(part, block);
+    std::vector<const double*> rows;
+    std::vector<double> weights;
+    while (begin < end) {
+      const int64_t image = begin / pixel_rows.size();
+      const Range part{begin - image * pixel_rows.size(), std::min(end - image * pixel_rows.size(), pixel_rows.size())};
+      for (int64_t column = 0; column < map.width; column += block) {
+        const int64_t count = std::min(block, map.width - column);
+        for (size_t k = 0; k < slab.size(); ++k) {
+          spread[k].select(slab[k].bits + image * slab[k].cell_rows.size() * slab[k].term->latent.w, column, count);
+        }
+        for (int64_t y = pixel_rows.begin + part.begin; y < pixel_rows.begin + part.end; ++y) {
+          rows.clear();
+          weights.clear();
+          for (SpreadRows& term : spread) term.collect(y, kernels, rows, weights);
+          const int64_t offset = ((images.begin + image) * map.height + y) * map.width + column;
+          if (map.is_double) {
+            double* out = static_cast<double*>(map.data) + offset;
+            std::fill(out, out + count, 0.0);
+            kernels.add_rows(rows.data(), weights.data(), int64_t(rows.size()), count, out);
+            kernels.canonicalise(out, count);
+          } else {
+            kernels.write_rows(rows.data(), weights.data(), int64_t(rows.size()), count, streaming,
+                               static_cast<float*>(map.data) + offset);
+          }
+        }
+      }
+      begin += part.size();
+    }
+    if (streaming) kernels.fence();
+  });
+}
+
+}  // namespace
+
+void project(const std::vector<Term>& terms, const Image<void>& map, const Kernels& kernels, const ParallelFor& parallel) {
+  if (map.batch == 0 || map.height == 0 || map.width == 0) return;
+  int64_t cells = 0;  // of one image
+  for (const Term& term : terms) cells += term.latent.h * term.latent.w;
+  const int64_t images_at_once = std::max<int64_t>(1, kSlabCells / std::max<int64_t>(1, cells));
+  const int64_t strips = std::min(map.height, divide_up(std::max<int64_t>(1, cells), kSlabCells));
+  const int64_t strip_rows = divide_up(map.height, strips);
+  std::unique_ptr<double[]> buffer;
+  int64_t buffer_size = 0;
+  for (int64_t first = 0; first < map.batch; first += images_at_once) {
+    const Range images{first, std::min(first + images_at_once, map.batch)};
+    for (int64_t top = 0; top < map.height; top += strip_rows) {
+      const Range pixel_rows{top, std::min(top + strip_rows, map.height)};
+      std::vector<SlabTerm> slab;
+      int64_t size = 0;
+      for (const Term& term : terms) {
+        slab.push_back({&term, columns_read(term.rows, pixel_rows), nullptr});
+        size += images.size() * slab.back().cell_rows.size() * term.latent.w;
+      }
+      if (size > buffer_size) {
+        buffer.reset(new double[size]);
+        buffer_size = size;
+      }
+      double* bits = buffer.get();
+      for (SlabTerm& part : slab) {
+        part.bits = bits;
+        bits += images.size() * part.cell_rows.size() * part.term->latent.w;
+      }
+      sweep_likelihoods(slab, images, kernels, parallel);
+      sweep_pixels(slab, images, pixel_rows, map, kernels, parallel);
+    }
+  }
+}
+
+namespace {
+
+// shared[image, cell row, cell] = -1/ln 2 * (rows * grad * columns^T), for a slab of cell rows.
+void sweep_gradient(const GradientTerm& term, const Image<const void>& grad, Range images, Range cell_rows, double* shared,
+                    const Kernels& kernels, const ParallelFor& parallel) {
+  const Band& band = term.rows;
+  const auto sum_pixel_rows = [&](auto typed, auto add, int64_t image, int64_t cell_row, double* sums) {
+    using T = decltype(typed);
+    std::vector<const T*> rows;
+    std::vector<double> weights;
+    for (int64_t t = 0; t < band.taps; ++t) {
+      const double weight = band.weight[t * band.rows + cell_row];
+      if (weight == 0.0) continue;
+      rows.push_back(static_cast<const T*>(grad.data) + (image * grad.height + band.start[cell_row] + t) * grad.width);
+      weights.push_back(weight);
+    }
+    std::fill(sums, sums + grad.width, 0.0);
+    for (int64_t column = 0; column < grad.width; column += kPixelBlock) {
+      std::vector<const T*> block = rows;
+      for (const T*& row : block) row += column;
+      add(block.data(), weights.data(), int64_t(block.size()), std::min(kPixelBlock, grad.width - column), sums + column);
+    }
+  };
+  parallel(images.size() * cell_rows.size(), task_grain(band.taps * grad.width), [&](int64_t begin, int64_t end) {
+    std::vector<double> sums(grad.width);
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t image = images.begin + i / cell_rows.size(), cell_row = cell_rows.begin + i % cell_rows.size();
+      if (grad.is_double) {
+        sum_pixel_rows(double{}, kernels.add_rows, image, cell_row, sums.data());
+      } else {
+        sum_pixel_rows(float{}, kernels.add_float_rows, image, cell_row, sums.data());
+      }
+      double* out = shared + i * term.latent.w;
+      kernels.apply_columns(term.columns.start, term.columns.weight, term.columns.rows, term.columns.taps, sums.data(),
+                            term.latent.w, out);
+      for (int64_t j = 0; j < term.latent.w; ++j) out[j] = shared_gradient(out[j]);
+    }
+  });
+}
+
+void sweep_quotients(const GradientTerm& term, Range images, Range cell_rows, const double* shared, const Kernels& kernels,
+                     const ParallelFor& parallel) {
+  const Latent& latent = term.latent;
+  const int64_t element = kElementSize[int(latent.dtype)];
+  const bool streaming = latent.batch * latent.channels * latent.h * latent.w * element > kStreamingBytes;
+  // Rows of the gradient follow each other exactly where those of the likelihoods do, or else every run is one row.
+  const bool same_rows = term.row_stride == latent.w * term.cell_stride;
+  Latent cut = latent;
+  if (!same_rows) cut.row_stride = -1;
+  const std::vector<Run> runs = cut_runs(cut, images, cell_rows, kCellBlock);
+  const int64_t cells = cell_rows.size() * latent.w;
+  parallel(int64_t(runs.size()), task_grain(kCellBlock * latent.channels), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const Run& run = runs[i];
+      kernels.gradient[int(latent.dtype)](
+          shared + (run.image - images.begin) * cells + run.first_cell,
+          at(latent.likelihoods, element * run_offset(latent, latent.w, run, cell_rows.begin)), run.count, latent.channels,
+          {latent.cell_stride, latent.channel_stride}, {term.cell_stride, term.channel_stride}, streaming,
+          at(term.gradient, element * run_offset(term, latent.w, run, cell_rows.begin)));
+    }
+    if (streaming) kernels.fence();
+  });
+}
+
+}  // namespace
+
+void project_backward(const Image<const void>& grad, const GradientTerm& term, const Kernels& kernels,
+                      const ParallelFor& parallel) {
+  const Latent& latent = term.latent;
+  if (latent.batch == 0 || latent.channels == 0 || latent.h == 0 || latent.w == 0) return;
+  const int64_t images_at_once = std::min(latent.batch, std::max<int64_t>(1, kSlabCells / (latent.h * latent.w)));
+  const int64_t slab_rows = std::min(latent.h, std::max<int64_t>(1, kSlabCells / latent.w));
+  const std::unique_ptr<double[]> shared(new double[images_at_once * slab_rows * latent.w]);
+  for (int64_t first = 0; first < latent.batch; first += images_at_once) {
+    const Range images{first, std::min(first + images_at_once, latent.batch)};
+    for (int64_t top = 0; top < latent.h; top += slab_rows) {
+      const Range cell_rows{top, std::min(top + slab_rows, latent.h)};
+      sweep_gradient(term, grad, images, cell_rows, shared.get(), kernels, parallel);
+      sweep_quotients(term, images, cell_rows, shared.get(), kernels, parallel);
+    }
+  }
+}
+
+}  // namespace bitrate

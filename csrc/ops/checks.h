@@ -1,0 +1,63 @@
+// Last guards in front of the kernels: Python has checked already, with kinder words. Each returns what it checked.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "../cpu/project.h"
+
+namespace bitrate {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+inline DType checked_dtype(const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Double: return DType::Float64;
+    case ScalarType::Float: return DType::Float32;
+    case ScalarType::Half: return DType::Float16;
+    case ScalarType::BFloat16: return DType::BFloat16;
+    default: break;
+  }
+  STD_TORCH_CHECK(false, "likelihoods must be float64, float32, float16 or bfloat16");
+}
+
+inline Latent checked_latent(const Tensor& likelihoods, int64_t batch) {
+  STD_TORCH_CHECK(likelihoods.dim() == 4, "likelihoods must be [N, C, h, w], got ", likelihoods.dim(), " dimensions");
+  STD_TORCH_CHECK(likelihoods.size(0) == batch, "likelihoods must have the map's batch size ", batch, ", got ",
+                  likelihoods.size(0));
+  return {likelihoods.data_ptr(), checked_dtype(likelihoods), batch, likelihoods.size(1), likelihoods.size(2),
+          likelihoods.size(3), likelihoods.stride(0), likelihoods.stride(1), likelihoods.stride(2), likelihoods.stride(3)};
+}
+
+template <typename Data>
+Image<Data> checked_map(const char* name, const Tensor& map) {
+  STD_TORCH_CHECK(map.dim() == 4 && map.size(1) == 1, name, " must be [N, 1, H, W]");
+  STD_TORCH_CHECK(map.is_contiguous(), name, " must be contiguous");
+  const bool is_double = map.scalar_type() == ScalarType::Double;
+  STD_TORCH_CHECK(is_double || map.scalar_type() == ScalarType::Float, name, " must be float32 or float64");
+  return {map.data_ptr(), is_double, map.size(0), map.size(2), map.size(3)};
+}
+
+// A band of `rows` x `columns`: every column index it can reach is inside.
+inline Band checked_band(const Tensor& start, const Tensor& weight, int64_t rows, int64_t columns) {
+  STD_TORCH_CHECK(start.is_cpu() && weight.is_cpu(), "bands must be on the CPU");
+  STD_TORCH_CHECK(start.scalar_type() == ScalarType::Int && start.dim() == 1 && start.is_contiguous() &&
+                      start.size(0) == rows,
+                  "a band's start must be contiguous int32 [", rows, "]");
+  STD_TORCH_CHECK(weight.scalar_type() == ScalarType::Double && weight.dim() == 2 && weight.is_contiguous() &&
+                      weight.size(1) == rows,
+                  "a band's weight must be contiguous float64 [taps, ", rows, "]");
+  const Band band{static_cast<const int32_t*>(start.data_ptr()), static_cast<const double*>(weight.data_ptr()), rows,
+                  columns, weight.size(0)};
+  for (int64_t r = 0; r < rows && band.taps > 0; ++r) {
+    STD_TORCH_CHECK(band.start[r] >= 0 && band.start[r] + band.taps <= columns, "a band's row ", r, " reaches outside ",
+                    columns, " columns");
+  }
+  return band;
+}
+
+}  // namespace bitrate

@@ -1,0 +1,109 @@
+// Schemas of the library and the CPU entry points, on PyTorch's stable ABI.
+//
+// `bitrate_map` and `bitrate_map_backward` are what programs call and what compilers see: they carry sizes and names, and
+// Python gives them their implementations (bitrate_ext/ops.py) because bands are built and cached there. The underscored
+// ops are the kernels: they apply given bands and write into given tensors.
+#include <torch/csrc/stable/library.h>
+
+#include <atomic>
+#include <vector>
+
+#include "../cpu/project.h"
+#include "checks.h"
+
+namespace bitrate {
+namespace {
+
+const std::vector<const Kernels*>& available_kernels() {
+  static const std::vector<const Kernels*> available = [] {
+    std::vector<const Kernels*> sets{&baseline_kernels};
+#if defined(__x86_64__)
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    if (avx2) sets.push_back(&avx2_kernels);
+    if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
+      sets.push_back(&avx512_kernels);
+    }
+#endif
+    return sets;
+  }();
+  return available;
+}
+
+std::atomic<const Kernels*> chosen_kernels{nullptr};
+
+const Kernels& kernels() {
+  const Kernels* chosen = chosen_kernels.load(std::memory_order_relaxed);
+  return chosen != nullptr ? *chosen : *available_kernels().back();
+}
+
+// How many instruction sets this processor has, from the baseline up; `index` chooses one (negative: the best). For tests.
+int64_t choose_instruction_set(int64_t index) {
+  const auto& sets = available_kernels();
+  STD_TORCH_CHECK(index < int64_t(sets.size()), "instruction set must be below ", sets.size(), ", got ", index);
+  chosen_kernels = index < 0 ? nullptr : sets[index];
+  return int64_t(sets.size());
+}
+
+void run_parallel(int64_t count, int64_t grain, const std::function<void(int64_t, int64_t)>& body) {
+  if (count <= grain) {
+    if (count > 0) body(0, count);
+    return;
+  }
+  torch::stable::parallel_for(0, count, grain, body);
+}
+
+void project_cpu(std::vector<Tensor> likelihoods, std::vector<Tensor> bands, Tensor out) {
+  const Image<void> map = checked_map<void>("out", out);
+  STD_TORCH_CHECK(bands.size() == 4 * likelihoods.size(), "bands must be four tensors a latent, got ", bands.size(), " for ",
+                  likelihoods.size());
+  std::vector<Term> terms;
+  for (size_t k = 0; k < likelihoods.size(); ++k) {
+    const Latent latent = checked_latent(likelihoods[k], map.batch);
+    terms.push_back({latent, checked_band(bands[4 * k], bands[4 * k + 1], map.height, latent.h),
+                     checked_band(bands[4 * k + 2], bands[4 * k + 3], map.width, latent.w)});
+  }
+  project(terms, map, kernels(), run_parallel);
+}
+
+void project_backward_cpu(Tensor grad, Tensor likelihoods, std::vector<Tensor> bands, Tensor gradient) {
+  const Image<const void> image = checked_map<const void>("grad", grad);
+  STD_TORCH_CHECK(bands.size() == 4, "bands must be four tensors, got ", bands.size());
+  const Latent latent = checked_latent(likelihoods, image.batch);
+  const Latent to = checked_latent(gradient, image.batch);
+  STD_TORCH_CHECK(to.dtype == latent.dtype && to.channels == latent.channels && to.h == latent.h && to.w == latent.w,
+                  "gradient must have the likelihoods' dtype and shape");
+  const GradientTerm term{latent,
+                          const_cast<void*>(to.likelihoods),
+                          to.batch_stride,
+                          to.channel_stride,
+                          to.row_stride,
+                          to.cell_stride,
+                          checked_band(bands[0], bands[1], latent.h, image.height),
+                          checked_band(bands[2], bands[3], latent.w, image.width)};
+  project_backward(image, term, kernels(), run_parallel);
+}
+
+}  // namespace
+}  // namespace bitrate
+
+STABLE_TORCH_LIBRARY(bitrate_ext, m) {
+  m.def(
+      "bitrate_map(Tensor[] likelihoods, SymInt[] canvas, SymInt[] window, str[] projections, bool conserve, "
+      "float[] scales, ScalarType? dtype=None) -> Tensor");
+  m.def(
+      "bitrate_map_backward(Tensor grad, Tensor likelihoods, SymInt[] canvas, SymInt[] window, str projection, "
+      "bool conserve, float[] scales) -> Tensor");
+  m.def("_project(Tensor[] likelihoods, Tensor[] bands, Tensor(a!) out) -> ()");
+  m.def("_project_backward(Tensor grad, Tensor likelihoods, Tensor[] bands, Tensor(a!) gradient) -> ()");
+  m.def("_choose_instruction_set(int index) -> int");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(bitrate_ext, CPU, m) {
+  m.impl("_project", TORCH_BOX(&bitrate::project_cpu));
+  m.impl("_project_backward", TORCH_BOX(&bitrate::project_backward_cpu));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(bitrate_ext, CompositeExplicitAutograd, m) {
+  m.impl("_choose_instruction_set", TORCH_BOX(&bitrate::choose_instruction_set));
+}
