@@ -64,15 +64,17 @@ class Band:
         return _band(first, turned, self.pixels).to(self.start.device)
 
     def to(self, device: torch.device) -> Band:
-        return Band(self.start.to(device), self.weight.to(device), self.cells)
+        with torch.inference_mode(False):
+            return Band(self.start.to(device), self.weight.to(device), self.cells)
 
 
 def _band(start: np.ndarray, weight: np.ndarray, cells: int) -> Band:
-    return Band(
-        torch.from_numpy(np.ascontiguousarray(start, dtype=np.int32)),
-        torch.from_numpy(np.ascontiguousarray(weight, dtype=np.float64)),
-        cells,
-    )
+    with torch.inference_mode(False):  # bands outlive the caller's mode, and autograd refuses inference tensors
+        return Band(
+            torch.from_numpy(np.ascontiguousarray(start, dtype=np.int32)),
+            torch.from_numpy(np.ascontiguousarray(weight, dtype=np.float64)),
+            cells,
+        )
 
 
 class Projection(ABC):
@@ -106,10 +108,14 @@ class _Nearest(Projection):
     name = "nearest"
 
     def rows(self, cells: int, pixels: int, cells_per_pixel: float, conserve: bool) -> tuple[np.ndarray, np.ndarray]:
+        pixel = np.arange(pixels)
         if conserve and pixels < cells:  # each cell gives all its bits to one pixel
-            return _transposed_rows(*self.rows(pixels, cells, pixels / cells, False), pixels)
-        start = np.minimum(np.floor(np.arange(pixels) * cells_per_pixel).astype(np.int64), cells - 1)
-        return start, np.ones((1, pixels))
+            return _transposed_rows(*self.rows(pixels, cells, pixels / cells, True), pixels)
+        if conserve or pixels in (cells, 2 * cells):
+            return pixel * cells // pixels, np.ones((1, pixels))
+        # PyTorch counts in float32, but for these two factors: it decides where a pixel begins right on a cell's edge.
+        start = np.floor(pixel.astype(np.float32) * np.float32(cells_per_pixel)).astype(np.int64)
+        return np.minimum(start, cells - 1), np.ones((1, pixels))
 
 
 class _Bilinear(Projection):
@@ -119,17 +125,22 @@ class _Bilinear(Projection):
 
     def rows(self, cells: int, pixels: int, cells_per_pixel: float, conserve: bool) -> tuple[np.ndarray, np.ndarray]:
         if conserve and pixels < cells:  # each cell splits its bits linearly between its two nearest pixels
-            return _transposed_rows(*self.rows(pixels, cells, pixels / cells, False), pixels)
-        centre = np.maximum((np.arange(pixels) + 0.5) * cells_per_pixel - 0.5, 0.0)
-        low = np.minimum(np.floor(centre).astype(np.int64), cells - 1)
+            return _transposed_rows(*self.rows(pixels, cells, pixels / cells, True), pixels)
+        pixel = np.arange(pixels)
+        if conserve:  # in steps of half a pixel, whole numbers: a weight that should be zero is zero
+            step = 2 * pixels
+            low, part = np.divmod(np.clip((2 * pixel + 1) * cells - pixels, 0, step * (cells - 1)), step)
+        else:
+            step = 1
+            centre = np.maximum((pixel + 0.5) * cells_per_pixel - 0.5, 0.0)
+            low = np.minimum(np.floor(centre).astype(np.int64), cells - 1)
+            part = np.clip(centre - low, 0.0, 1.0)
         high = np.minimum(low + 1, cells - 1)
-        part = np.clip(centre - low, 0.0, 1.0)
         taps = min(2, cells)
         start = np.minimum(low, cells - taps)
         weight = np.zeros((taps, pixels))
-        pixel = np.arange(pixels)
-        np.add.at(weight, (low - start, pixel), 1.0 - part)
-        np.add.at(weight, (high - start, pixel), part)
+        np.add.at(weight, (low - start, pixel), (step - part) / step)
+        np.add.at(weight, (high - start, pixel), part / step)
         return start, weight
 
 
