@@ -29,6 +29,8 @@ def apply_band(band: Band, values: Tensor, dim: int) -> Tensor:
     shape[dim] = band.pixels
     size = list(values.shape)
     size[dim] = band.pixels
+    if band.taps == 0:  # no cells: zeros that autograd still knows to come from `values`
+        return values.sum(dim, keepdim=True).expand(size)
     total = values.new_zeros(size)
     for tap in range(band.taps):
         weight = band.weight[tap].to(values.dtype).reshape(shape)
