@@ -24,17 +24,19 @@ struct Kernels {
   // bits[j] of `count` cells (any number); see core/bits.h.
   void (*cell_bits[kDTypes])(const void* likelihoods, int64_t count, int64_t channels, CellStrides strides, double* bits);
 
-  // sums[x] = sum over taps t of weight[t * pitch + x] * values[start[x] + t], for x in [0, count).
-  void (*apply_columns)(const int32_t* start, const double* weight, int64_t pitch, int64_t taps, const double* values,
+  // sums[x] = sum over taps t of weight[t * pitch + x] * values[start[x] + t], for x in [0, count). True if all sums are
+  // ordinary: zero or more, and finite.
+  bool (*apply_columns)(const int32_t* start, const double* weight, int64_t pitch, int64_t taps, const double* values,
                         int64_t count, double* sums);
 
   // sums[x] (+)= sum over k of weights[k] * rows[k][x]; no weight is zero.
   void (*add_rows)(const double* const* rows, const double* weights, int64_t taps, int64_t count, double* sums);
   void (*add_float_rows)(const float* const* rows, const double* weights, int64_t taps, int64_t count, double* sums);
 
-  // The same from a sum of zero, rounded to the map; `streaming` stores pass the caches by.
-  void (*write_rows)(const double* const* rows, const double* weights, int64_t taps, int64_t count, bool streaming,
-                     float* map);
+  // The same from a sum of zero, rounded to the map; `streaming` stores pass the caches by. Where weights and rows are
+  // `ordinary`, no sum can be NaN or -0.
+  void (*write_rows)(const double* const* rows, const double* weights, int64_t taps, int64_t count, bool ordinary,
+                     bool streaming, float* map);
 
   // One bit pattern for NaN and none for -0, in place.
   void (*canonicalise)(double* values, int64_t count);

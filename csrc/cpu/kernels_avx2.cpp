@@ -9,6 +9,7 @@
 #include <cstring>
 #include <type_traits>
 
+#define BITRATE_AVX2
 #pragma GCC target("avx2,fma,f16c")
 
 #include "loops.h"

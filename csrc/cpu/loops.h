@@ -14,7 +14,7 @@ namespace {
 
 constexpr int64_t kSlots = kCellBlock / kWidth;
 
-// Eight cells a slot; the last slot reaches back, so that any count from eight on needs no scalar rest.
+// A vector of cells is a slot; the last slot reaches back, so that any count of a vector or more needs no scalar rest.
 BITRATE_HD int64_t slot_cell(int64_t slot, int64_t count) {
   return slot * kWidth + kWidth <= count ? slot * kWidth : count - kWidth;
 }
@@ -31,133 +31,162 @@ const T* ones() {
   return block.values;
 }
 
-// Multiply `Groups` groups of adjacent-cell channels into the lane products of a block of cells. `channels[g][k]` points
-// at factor k of group g; a block of ones stands in for factors past the last channel.
-template <int Groups, typename T>
-BITRATE_HD void multiply_groups(const T* const (&channels)[Groups][kGroup], int64_t count, bool first, bool last,
-                                Doubles* lane_product, Doubles* product, Ints* exponent, Words& signs) {
-  const int64_t slots = (count + kWidth - 1) / kWidth;
-  for (int64_t slot = 0; slot < slots; ++slot) {
-    const int64_t cell = slot_cell(slot, count);
-    Doubles running = first ? Doubles{} + 1.0 : lane_product[slot];
-    Ints powers = exponent[slot];
-    for (int g = 0; g < Groups; ++g) {
-      Doubles group = load_likelihoods(channels[g][0] + cell, signs);
-      for (int64_t k = 1; k < kGroup; ++k) group = group * load_likelihoods(channels[g][k] + cell, signs);
-      running = running * group;
-      rebase(running, powers);
+// What a block of cells keeps between its channels.
+struct CellProducts {
+  Doubles lane[kSlots];      // running product of the present lane
+  Doubles all[kSlots];       // product of the finished lanes
+  Ints exponent[kSlots];     // see `rebase`
+  Words signs = {};          // every likelihood's sign bit
+};
+
+// One lane's factors, kGroup channels a group: channels[g][k] points at the block's cells of one channel.
+template <typename T, int Groups>
+using GroupChannels = const T* [Groups][kGroup];
+
+// Slots that read a whole cache line of float32 together: the channels of a lane tend to share a cache set, which cannot
+// hold them all until the next slot.
+constexpr int kSlotsPerLine = 16 / kWidth;
+
+// Multiply groups into `Slots` neighbouring slots.
+template <int Slots, int Groups, typename T>
+BITRATE_HD void multiply_slots(const GroupChannels<T, Groups>& channels, int64_t slot, int64_t count, bool first, bool last,
+                               CellProducts& products) {
+  Doubles running[Slots];
+  Ints powers[Slots];
+  int64_t cell[Slots];
+  for (int i = 0; i < Slots; ++i) {
+    cell[i] = slot_cell(slot + i, count);
+    running[i] = first ? Doubles{} + 1.0 : products.lane[slot + i];
+    powers[i] = products.exponent[slot + i];
+  }
+  for (int g = 0; g < Groups; ++g) {
+    Doubles group[Slots];
+    for (int i = 0; i < Slots; ++i) group[i] = load_likelihoods(channels[g][0] + cell[i], products.signs);
+    for (int64_t k = 1; k < kGroup; ++k) {
+      for (int i = 0; i < Slots; ++i) group[i] = group[i] * load_likelihoods(channels[g][k] + cell[i], products.signs);
     }
-    exponent[slot] = powers;
-    if (last) {
-      product[slot] = product[slot] * running;
-    } else {
-      lane_product[slot] = running;
+    for (int i = 0; i < Slots; ++i) {
+      running[i] = running[i] * group[i];
+      rebase(running[i], powers[i]);
     }
   }
+  for (int i = 0; i < Slots; ++i) {
+    products.exponent[slot + i] = powers[i];
+    if (last) {
+      products.all[slot + i] = products.all[slot + i] * running[i];
+    } else {
+      products.lane[slot + i] = running[i];
+    }
+  }
+}
+
+template <int Groups, typename T>
+BITRATE_HD void multiply_groups(const GroupChannels<T, Groups>& channels, int64_t count, bool first, bool last,
+                                CellProducts& products) {
+  const int64_t slots = (count + kWidth - 1) / kWidth;
+  int64_t slot = 0;
+  for (; slot + kSlotsPerLine <= slots; slot += kSlotsPerLine) multiply_slots<kSlotsPerLine, Groups, T>(channels, slot, count, first, last, products);
+  for (; slot < slots; ++slot) multiply_slots<1, Groups, T>(channels, slot, count, first, last, products);
 }
 
 // Cells adjacent in memory: vectors of eight cells, one lane after the other, each channel read in one run.
 template <typename T>
 bool adjacent_cells(const T* likelihoods, int64_t count, int64_t channels, int64_t stride, double* bits) {
-  Doubles lane_product[kSlots], product[kSlots];
-  Ints exponent[kSlots];
-  Words signs = {};
+  constexpr int kAtOnce = 2;
+  CellProducts products;
   const int64_t slots = (count + kWidth - 1) / kWidth;
   for (int64_t slot = 0; slot < slots; ++slot) {
-    product[slot] = Doubles{} + 1.0;
-    exponent[slot] = Ints{};
+    products.all[slot] = Doubles{} + 1.0;
+    products.exponent[slot] = Ints{};
   }
-  constexpr int kAtOnce = 2;
   for (int64_t lane = 0; lane < kLanes && lane < channels; ++lane) {
     const int64_t groups = lane_groups(channels, lane);
-    const auto factor = [&](int64_t group, int64_t k) {
-      const int64_t c = lane + (group * kGroup + k) * kLanes;
-      return c < channels ? likelihoods + c * stride : ones<T>();
-    };
-    for (int64_t g = 0; g < groups;) {
-      const bool first = g == 0;
-      if (g + kAtOnce <= groups) {
-        const T* factors[kAtOnce][kGroup];
-        for (int i = 0; i < kAtOnce; ++i) {
-          for (int64_t k = 0; k < kGroup; ++k) factors[i][k] = factor(g + i, k);
+    const auto multiply = [&](auto&& at_once, int64_t group) {
+      constexpr int kGroups = std::decay_t<decltype(at_once)>::value;
+      GroupChannels<T, kGroups> factors;
+      for (int g = 0; g < kGroups; ++g) {
+        for (int64_t k = 0; k < kGroup; ++k) {
+          const int64_t c = lane + ((group + g) * kGroup + k) * kLanes;
+          factors[g][k] = c < channels ? likelihoods + c * stride : ones<T>();
         }
-        g += kAtOnce;
-        multiply_groups(factors, count, first, g == groups, lane_product, product, exponent, signs);
-      } else {
-        const T* factors[1][kGroup];
-        for (int64_t k = 0; k < kGroup; ++k) factors[0][k] = factor(g, k);
-        g += 1;
-        multiply_groups(factors, count, first, g == groups, lane_product, product, exponent, signs);
       }
-    }
+      multiply_groups<kGroups, T>(factors, count, group == 0, group + kGroups == groups, products);
+    };
+    int64_t group = 0;
+    for (; group + kAtOnce <= groups; group += kAtOnce) multiply(std::integral_constant<int, kAtOnce>{}, group);
+    for (; group < groups; ++group) multiply(std::integral_constant<int, 1>{}, group);
   }
-  if (any_sign(signs)) return false;
+  if (any_sign(products.signs)) return false;
   const int64_t rebased = count_groups(channels);
   for (int64_t slot = 0; slot < slots; ++slot) {
-    store(bits + slot_cell(slot, count), bits_of(product[slot], exponent[slot], rebased));
+    store(bits + slot_cell(slot, count), bits_of(products.all[slot], products.exponent[slot], rebased));
   }
   return true;
 }
 
-// Channels adjacent in memory (channels_last): a vector is the eight lanes of one cell; eight cells are finished together.
+// Channels adjacent in memory (channels_last): vectors of lanes, several cells at a time; a vector of cells is finished
+// together. A lane with fewer groups than the first is rebased as often as it: exact, and counted.
 template <typename T>
 bool adjacent_channels(const T* likelihoods, int64_t count, int64_t channels, int64_t stride, double* bits) {
-  constexpr int64_t kCellsAtOnce = 4;
-  Doubles product[kWidth];  // [cell][lane]
-  Ints exponent[kWidth];
+  constexpr int64_t kParts = kLanes / kWidth;  // vectors that hold the lanes of a cell
+  constexpr int64_t kCells = kWidth < 4 ? kWidth : 4;
+  double lanes[kLanes][kWidth];      // [lane][cell]
+  int64_t exponents[kLanes][kWidth];
+  T tail[kCells][kLanes];  // the last channels of each cell, filled up with ones
   Words signs = {};
   const int64_t whole = channels / kLanes, rest = channels % kLanes;
-  const int64_t slots = (count + kWidth - 1) / kWidth;
-  // A lane with fewer groups than the first is rebased as often as it: exact, and counted, so the bytes do not change.
-  const int64_t vector_groups = (whole + (rest != 0) + kGroup - 1) / kGroup;
-  T tail[kLanes];
-  for (int64_t slot = 0; slot < slots; ++slot) {
+  const int64_t vectors = whole + (rest != 0), groups = (vectors + kGroup - 1) / kGroup;
+  for (int64_t slot = 0; slot * kWidth < count; ++slot) {
     const int64_t cell = slot_cell(slot, count);
-    for (int64_t part = 0; part < kWidth; part += kCellsAtOnce) {
-      Doubles running[kCellsAtOnce];
-      Ints powers[kCellsAtOnce];
-      for (int64_t i = 0; i < kCellsAtOnce; ++i) {
-        running[i] = Doubles{} + 1.0;
-        powers[i] = Ints{};
-      }
-      const T* from = likelihoods + (cell + part) * stride;
-      for (int64_t g = 0; g < vector_groups; ++g) {
-        Doubles group[kCellsAtOnce];
-        for (int64_t i = 0; i < kCellsAtOnce; ++i) group[i] = Doubles{} + 1.0;
-        const int64_t begin = g * kGroup;
-        const int64_t end = begin + kGroup < whole ? begin + kGroup : whole;
-        for (int64_t v = begin; v < end; ++v) {
-          for (int64_t i = 0; i < kCellsAtOnce; ++i) {
-            group[i] = group[i] * load_likelihoods(from + i * stride + v * kLanes, signs);
-          }
+    for (int64_t first = 0; first < kWidth; first += kCells) {
+      const T* from[kCells];
+      Doubles running[kCells][kParts];
+      Ints powers[kCells][kParts];
+      for (int64_t i = 0; i < kCells; ++i) {
+        from[i] = likelihoods + (cell + first + i) * stride;
+        for (int64_t part = 0; part < kParts; ++part) {
+          running[i][part] = Doubles{} + 1.0;
+          powers[i][part] = Ints{};
         }
-        if (rest != 0 && g == vector_groups - 1) {
-          for (int64_t i = 0; i < kCellsAtOnce; ++i) {
-            for (int64_t lane = 0; lane < kLanes; ++lane) {
-              tail[lane] = lane < rest ? from[i * stride + whole * kLanes + lane] : *ones<T>();
+        for (int64_t lane = 0; rest != 0 && lane < kLanes; ++lane) {
+          tail[i][lane] = lane < rest ? from[i][whole * kLanes + lane] : *ones<T>();
+        }
+      }
+      for (int64_t vector = 0; vector < vectors;) {
+        const int64_t end = std::min(vector + kGroup, vectors);
+        Doubles group[kCells][kParts];
+        for (int64_t i = 0; i < kCells; ++i) {
+          for (int64_t part = 0; part < kParts; ++part) group[i][part] = Doubles{} + 1.0;
+        }
+        for (; vector < end; ++vector) {
+          for (int64_t i = 0; i < kCells; ++i) {
+            const T* eight = vector < whole ? from[i] + vector * kLanes : tail[i];
+            for (int64_t part = 0; part < kParts; ++part) {
+              group[i][part] = group[i][part] * load_likelihoods(eight + part * kWidth, signs);
             }
-            group[i] = group[i] * load_likelihoods(tail, signs);
           }
         }
-        for (int64_t i = 0; i < kCellsAtOnce; ++i) {
-          running[i] = running[i] * group[i];
-          rebase(running[i], powers[i]);
+        for (int64_t i = 0; i < kCells; ++i) {
+          for (int64_t part = 0; part < kParts; ++part) {
+            running[i][part] = running[i][part] * group[i][part];
+            rebase(running[i][part], powers[i][part]);
+          }
         }
       }
-      for (int64_t i = 0; i < kCellsAtOnce; ++i) {
-        product[part + i] = running[i];
-        exponent[part + i] = powers[i];
+      for (int64_t i = 0; i < kCells; ++i) {
+        for (int64_t lane = 0; lane < kLanes; ++lane) {
+          lanes[lane][first + i] = running[i][lane / kWidth][lane % kWidth];
+          exponents[lane][first + i] = powers[i][lane / kWidth][lane % kWidth];
+        }
       }
     }
-    Doubles total = Doubles{} + 1.0;
-    Ints powers = {};
+    Doubles product = Doubles{} + 1.0;
+    Ints exponent = {};
     for (int64_t lane = 0; lane < kLanes; ++lane) {
-      Doubles lane_product;
-      for (int64_t i = 0; i < kWidth; ++i) lane_product[i] = product[i][lane];
-      total = total * lane_product;
-      for (int64_t i = 0; i < kWidth; ++i) powers[i] += exponent[i][lane];
+      product = product * load<Doubles>(lanes[lane]);
+      exponent = exponent + load<Ints>(exponents[lane]);
     }
-    store(bits + cell, bits_of(total, powers, kLanes * vector_groups));
+    store(bits + cell, bits_of(product, exponent, kLanes * groups));
   }
   return !any_sign(signs);
 }
@@ -172,7 +201,7 @@ void cell_bits_loop(const void* from, int64_t count, int64_t channels, CellStrid
     const bool cells = strides.cell == 1, lanes = strides.channel == 1 && !cells;
     if (count >= kWidth && (cells || lanes)) {
       for (int64_t begin = 0; begin < count;) {
-        // A last block of fewer than eight cells is joined to the one before it.
+        // The last block is never shorter than a vector.
         const int64_t left = count - begin;
         const int64_t block = left < kCellBlock + kWidth && left > kCellBlock ? left - kWidth : std::min(left, kCellBlock);
         const T* p = likelihoods + begin * strides.cell;
@@ -187,22 +216,47 @@ void cell_bits_loop(const void* from, int64_t count, int64_t channels, CellStrid
   one_by_one(0, count);
 }
 
-void apply_columns(const int32_t* start, const double* weight, int64_t pitch, int64_t taps, const double* values,
+bool apply_columns(const int32_t* start, const double* weight, int64_t pitch, int64_t taps, const double* values,
                    int64_t count, double* sums) {
-  using A = Arithmetic<double>;
-  for (int64_t x = 0; x < count; ++x) sums[x] = 0.0;
-  for (int64_t t = 0; t < taps; ++t) {
-    for (int64_t x = 0; x < count; ++x) sums[x] = tap<A>(sums[x], weight[t * pitch + x], values[start[x] + t]);
+  const auto strange = [](const auto& sum) { return (sum < 0.0) | !(sum < __builtin_inf()); };
+  Ints any_strange = {};
+  int64_t x = 0;
+  for (; x + kWidth <= count; x += kWidth) {
+    Doubles sum = {};
+    bool same_start = true;  // neighbouring pixels mostly read the same cells
+    for (int64_t i = 1; i < kWidth; ++i) same_start &= start[x + i] == start[x];
+    for (int64_t t = 0; t < taps; ++t) {
+      Doubles value;
+      if (same_start) {
+        value = Doubles{} + values[start[x] + t];
+      } else {
+        for (int64_t i = 0; i < kWidth; ++i) value[i] = values[start[x + i] + t];
+      }
+      sum = tap<Arithmetic<Doubles>>(sum, load<Doubles>(weight + t * pitch + x), value);
+    }
+    any_strange |= strange(sum);
+    store(sums + x, sum);
   }
+  bool ordinary = true;
+  for (; x < count; ++x) {
+    double sum = 0.0;
+    for (int64_t t = 0; t < taps; ++t) {
+      sum = tap<Arithmetic<double>>(sum, weight[t * pitch + x], values[start[x] + t]);
+    }
+    ordinary &= !strange(sum);
+    sums[x] = sum;
+  }
+  for (int64_t i = 0; i < kWidth; ++i) ordinary &= any_strange[i] == 0;
+  return ordinary;
 }
 
 BITRATE_HD Doubles load_doubles(const double* from) { return load<Doubles>(from); }
-BITRATE_HD Doubles load_doubles(const float* from) { return __builtin_convertvector(load<Floats>(from), Doubles); }
+BITRATE_HD Doubles load_doubles(const float* from) { return widen(load<Floats>(from)); }
 
 // One to four rows are summed in registers; more go through a buffer, four at a time and in the same order.
 constexpr int64_t kRowsAtOnce = 4;
 
-// sum = from[x] + sum over k of weights[k] * rows[k][x], given to finish(x, sum) eight pixels at a time, the rest singly.
+// sum = from[x] + sum over k of weights[k] * rows[k][x], given to finish(x, sum) a vector at a time, the rest singly.
 template <int64_t Taps, typename T, typename Finish>
 BITRATE_HD void sum_rows(const T* const* rows, const double* weights, const double* from, int64_t begin, int64_t count,
                          const Finish& finish) {
@@ -247,27 +301,32 @@ void add_rows(const T* const* rows, const double* weights, int64_t taps, int64_t
   }
 }
 
-template <bool Streaming>
-BITRATE_HD void write_few_rows(const double* const* rows, const double* weights, int64_t taps, const double* from,
+template <bool Ordinary, bool Streaming>
+void write_few_rows(const double* const* rows, const double* weights, int64_t taps, const double* from,
                                int64_t count, float* map) {
   const auto write = [&](int64_t x, const auto& sum) {
     if constexpr (std::is_same_v<std::decay_t<decltype(sum)>, double>) {
       map[x] = Rounded<float>::from(sum);
-    } else if constexpr (Streaming) {
-      stream(map + x, rounded(sum));
     } else {
-      store(map + x, rounded(sum));
+      const Floats result = Ordinary ? narrow(sum) : rounded(sum);
+      if constexpr (Streaming) {
+        stream(map + x, result);
+      } else {
+        store(map + x, result);
+      }
     }
   };
   int64_t head = 0;
-  if constexpr (Streaming) {  // up to the first 32-byte boundary
-    head = std::min<int64_t>(count, int64_t((32 - reinterpret_cast<uintptr_t>(map) % 32) % 32 / sizeof(float)));
+  if constexpr (Streaming) {  // up to the first aligned vector
+    const uintptr_t past = reinterpret_cast<uintptr_t>(map) % sizeof(Floats);
+    head = std::min<int64_t>(count, int64_t((sizeof(Floats) - past) % sizeof(Floats) / sizeof(float)));
     sum_few_rows(rows, weights, taps, from, 0, head, write);
   }
   sum_few_rows(rows, weights, taps, from, head, count, write);
 }
 
-void write_rows(const double* const* rows, const double* weights, int64_t taps, int64_t count, bool streaming, float* map) {
+void write_rows(const double* const* rows, const double* weights, int64_t taps, int64_t count, bool ordinary, bool streaming,
+                float* map) {
   double sums[kPixelBlock];
   const double* from = nullptr;
   int64_t done = 0;
@@ -277,11 +336,9 @@ void write_rows(const double* const* rows, const double* weights, int64_t taps, 
     add_rows(rows, weights, done, count, sums);
     from = sums;
   }
-  if (streaming) {
-    write_few_rows<true>(rows + done, weights + done, taps - done, from, count, map);
-  } else {
-    write_few_rows<false>(rows + done, weights + done, taps - done, from, count, map);
-  }
+  const auto write = ordinary ? (streaming ? write_few_rows<true, true> : write_few_rows<true, false>)
+                              : (streaming ? write_few_rows<false, true> : write_few_rows<false, false>);
+  write(rows + done, weights + done, taps - done, from, count, map);
 }
 
 void canonicalise(double* values, int64_t count) {
@@ -290,7 +347,7 @@ void canonicalise(double* values, int64_t count) {
 
 void fence() { stream_fence(); }
 
-// Eight quotients in the gradient's type.
+// Quotients in the gradient's type.
 BITRATE_HD void store_rounded(float* to, Doubles values, bool streaming) {
   if (streaming) {
     stream(to, rounded(values));
@@ -304,7 +361,7 @@ BITRATE_HD void store_rounded(T* to, Doubles values, bool) {
   for (int64_t i = 0; i < kWidth; ++i) to[i] = Rounded<T>::from(values[i]);
 }
 
-// One run of adjacent elements; shared(x) gives the numerators, singly or by eights.
+// One run of adjacent elements; shared(x) gives the numerators, singly or by vectors.
 template <typename T, typename Shared>
 BITRATE_HD void divide_run(const T* likelihoods, int64_t count, const Shared& shared, bool streaming, T* gradient) {
   int64_t x = 0;
@@ -313,7 +370,7 @@ BITRATE_HD void divide_run(const T* likelihoods, int64_t count, const Shared& sh
     gradient[x] = Rounded<T>::from(shared(x, double{}) / to_double(likelihoods[x]));
     ++x;
   };
-  while (streaming && x < count && reinterpret_cast<uintptr_t>(gradient + x) % 32 != 0) one();
+  while (streaming && x < count && reinterpret_cast<uintptr_t>(gradient + x) % sizeof(Floats) != 0) one();
   for (; x + kWidth <= count; x += kWidth) {
     store_rounded(gradient + x, shared(x, Doubles{}) / load_likelihoods(likelihoods + x, signs), streaming);
   }

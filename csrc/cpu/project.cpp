@@ -93,7 +93,11 @@ void sweep_likelihoods(const std::vector<SlabTerm>& slab, Range images, const Ke
 class SpreadRows {
  public:
   SpreadRows(const SlabTerm& part, int64_t width)
-      : part_(part), width_(width), owner_(part.term->rows.taps, -1), rows_(part.term->rows.taps * width) {}
+      : part_(part),
+        width_(width),
+        owner_(part.term->rows.taps, -1),
+        ordinary_(part.term->rows.taps),
+        rows_(part.term->rows.taps * width) {}
 
   void select(const double* bits, int64_t first_column, int64_t count) {
     bits_ = bits;
@@ -102,34 +106,39 @@ class SpreadRows {
     std::fill(owner_.begin(), owner_.end(), -1);
   }
 
-  // The non-zero taps of a pixel row, appended to `rows` and `weights`.
-  void collect(int64_t pixel_row, const Kernels& kernels, std::vector<const double*>& rows, std::vector<double>& weights) {
+  // The non-zero taps of a pixel row, appended to `rows` and `weights`; false if one is not ordinary.
+  bool collect(int64_t pixel_row, const Kernels& kernels, std::vector<const double*>& rows, std::vector<double>& weights) {
     const Band& band = part_.term->rows;
+    bool ordinary = true;
     for (int64_t t = 0; t < band.taps; ++t) {
       const double weight = band.weight[t * band.rows + pixel_row];
       if (weight == 0.0) continue;
-      rows.push_back(row(band.start[pixel_row] + t, kernels));
+      const int64_t slot = spread_row(band.start[pixel_row] + t, kernels);
+      ordinary = ordinary && ordinary_[slot] && weight > 0.0;
+      rows.push_back(rows_.data() + slot * width_);
       weights.push_back(weight);
     }
+    return ordinary;
   }
 
  private:
-  const double* row(int64_t cell_row, const Kernels& kernels) {
+  int64_t spread_row(int64_t cell_row, const Kernels& kernels) {
     const int64_t slot = cell_row % part_.term->rows.taps;
     double* spread = rows_.data() + slot * width_;
     if (owner_[slot] != cell_row) {
       owner_[slot] = cell_row;
       const Band& band = part_.term->columns;
-      kernels.apply_columns(band.start + first_column_, band.weight + first_column_, band.rows, band.taps,
-                            bits_ + (cell_row - part_.cell_rows.begin) * band.columns, count_, spread);
+      ordinary_[slot] = kernels.apply_columns(band.start + first_column_, band.weight + first_column_, band.rows, band.taps,
+                                              bits_ + (cell_row - part_.cell_rows.begin) * band.columns, count_, spread);
     }
-    return spread;
+    return slot;
   }
 
   const SlabTerm& part_;
   int64_t width_, first_column_ = 0, count_ = 0;
   const double* bits_ = nullptr;
-  std::vector<int64_t> owner_;
+  std::vector<int64_t> owner_;  // the cell row in each slot
+  std::vector<char> ordinary_;
   std::vector<double> rows_;
 };
 
@@ -154,7 +163,8 @@ void sweep_pixels(const std::vector<SlabTerm>& slab, Range images, Range pixel_r
         for (int64_t y = pixel_rows.begin + part.begin; y < pixel_rows.begin + part.end; ++y) {
           rows.clear();
           weights.clear();
-          for (SpreadRows& term : spread) term.collect(y, kernels, rows, weights);
+          bool ordinary = true;
+          for (SpreadRows& term : spread) ordinary = term.collect(y, kernels, rows, weights) && ordinary;
           const int64_t offset = ((images.begin + image) * map.height + y) * map.width + column;
           if (map.is_double) {
             double* out = static_cast<double*>(map.data) + offset;
@@ -162,7 +172,7 @@ void sweep_pixels(const std::vector<SlabTerm>& slab, Range images, Range pixel_r
             kernels.add_rows(rows.data(), weights.data(), int64_t(rows.size()), count, out);
             kernels.canonicalise(out, count);
           } else {
-            kernels.write_rows(rows.data(), weights.data(), int64_t(rows.size()), count, streaming,
+            kernels.write_rows(rows.data(), weights.data(), int64_t(rows.size()), count, ordinary, streaming,
                                static_cast<float*>(map.data) + offset);
           }
         }

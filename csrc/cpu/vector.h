@@ -1,5 +1,6 @@
-// Eight lanes of float64 and of int64, for whatever instruction set the including file is compiled. GCC's and clang's vector
-// extension does the arithmetic; only fused multiply-add, half floats and streaming stores need an instruction by name.
+// Vectors of float64 as wide as the instruction set the including file is compiled for. GCC's and clang's vector extension
+// does the arithmetic; conversions, fused multiply-add and streaming stores are chosen by name. BITRATE_AVX2 and
+// BITRATE_AVX512 are set by the including file: before version 13, g++ does not update its own macros in a target pragma.
 #pragma once
 
 #if defined(__x86_64__)
@@ -10,13 +11,19 @@
 
 namespace bitrate {
 
-using Doubles = double __attribute__((vector_size(64)));
-using Ints = int64_t __attribute__((vector_size(64)));
-using Floats = float __attribute__((vector_size(32)));
-using Words = uint32_t __attribute__((vector_size(32)));
-using Shorts = uint16_t __attribute__((vector_size(16)));
-
+#if defined(BITRATE_AVX512)
 constexpr int64_t kWidth = 8;
+#elif defined(BITRATE_AVX2)
+constexpr int64_t kWidth = 4;
+#else
+constexpr int64_t kWidth = 2;
+#endif
+
+using Doubles = double __attribute__((vector_size(8 * kWidth)));
+using Ints = int64_t __attribute__((vector_size(8 * kWidth)));
+using Floats = float __attribute__((vector_size(4 * kWidth)));
+using Words = uint32_t __attribute__((vector_size(4 * kWidth)));
+using Shorts = uint16_t __attribute__((vector_size(2 * kWidth)));
 
 template <typename Vector, typename T>
 BITRATE_HD Vector load(const T* from) {
@@ -30,19 +37,30 @@ BITRATE_HD void store(T* to, const Vector& vector) {
   __builtin_memcpy(to, &vector, sizeof(Vector));
 }
 
+// By name where g++ would split a conversion in halves.
+BITRATE_HD Doubles widen(Floats values) {
+#if defined(BITRATE_AVX512)
+  return (Doubles)_mm512_cvtps_pd((__m256)values);
+#else
+  return __builtin_convertvector(values, Doubles);
+#endif
+}
+
+BITRATE_HD Floats narrow(Doubles values) {
+#if defined(BITRATE_AVX512)
+  return (Floats)_mm512_cvtpd_ps((__m512d)values);
+#else
+  return __builtin_convertvector(values, Floats);
+#endif
+}
+
 template <>
 struct Arithmetic<Doubles> {
   static BITRATE_HD Doubles fma(Doubles a, Doubles b, Doubles c) {
-#if defined(__AVX512F__)
+#if defined(BITRATE_AVX512)
     return (Doubles)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
-#elif defined(__FMA__)
-    using Quad = double __attribute__((vector_size(32)));
-    Quad parts[2];
-    for (int i = 0; i < 2; ++i) {
-      const auto part = [&](const Doubles& v) { return load<Quad>(reinterpret_cast<const double*>(&v) + 4 * i); };
-      parts[i] = (Quad)_mm256_fmadd_pd((__m256d)part(a), (__m256d)part(b), (__m256d)part(c));
-    }
-    return load<Doubles>(parts);
+#elif defined(BITRATE_AVX2)
+    return (Doubles)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
 #else
     Doubles result;
     for (int64_t i = 0; i < kWidth; ++i) result[i] = __builtin_fma(a[i], b[i], c[i]);
@@ -52,24 +70,26 @@ struct Arithmetic<Doubles> {
   static BITRATE_HD Doubles from(Ints value) { return __builtin_convertvector(value, Doubles); }
 };
 
-// Eight likelihoods in float64, exactly; their sign bits are or-ed into `signs`.
+// A vector of likelihoods in float64, exactly; their sign bits are or-ed into `signs`.
 BITRATE_HD Doubles load_likelihoods(const float* from, Words& signs) {
   const Words pattern = load<Words>(from);
   signs |= pattern;
-  return __builtin_convertvector(bits_as<Floats>(pattern), Doubles);
+  return widen(bits_as<Floats>(pattern));
 }
 
 BITRATE_HD Doubles load_likelihoods(const BFloat16* from, Words& signs) {
   const Words pattern = __builtin_convertvector(load<Shorts>(from), Words) << 16;
   signs |= pattern;
-  return __builtin_convertvector(bits_as<Floats>(pattern), Doubles);
+  return widen(bits_as<Floats>(pattern));
 }
 
 BITRATE_HD Doubles load_likelihoods(const Half* from, Words& signs) {
   const Shorts pattern = load<Shorts>(from);
   signs |= __builtin_convertvector(pattern, Words) << 16;
-#if defined(__F16C__)
-  return __builtin_convertvector((Floats)_mm256_cvtph_ps((__m128i)pattern), Doubles);
+#if defined(BITRATE_AVX512)
+  return widen((Floats)_mm256_cvtph_ps((__m128i)pattern));
+#elif defined(BITRATE_AVX2)
+  return widen((Floats)_mm_cvtph_ps(_mm_cvtsi64_si128(bits_as<int64_t>(pattern))));
 #else
   Doubles values;
   for (int64_t i = 0; i < kWidth; ++i) values[i] = to_double(Half{pattern[i]});
@@ -85,21 +105,19 @@ BITRATE_HD bool any_sign(Words signs) {
   return (all >> 31) != 0;
 }
 
-// Eight results as the map has them; see Rounded<float>.
+// Results as the map has them; see Rounded<float>.
 BITRATE_HD Floats rounded(Doubles values) {
-  const Floats narrow = __builtin_convertvector(values, Floats) + 0.0f;
+  const Floats single = narrow(values) + 0.0f;
   const Words canonical = Words{} + 0x7fc00000u;
-  return narrow == narrow ? narrow : bits_as<Floats>(canonical);
+  return single == single ? single : bits_as<Floats>(canonical);
 }
 
-// A store that does not read the line first and leaves the caches alone; `to` is 32-byte aligned.
+// A store that does not read its line first and leaves the caches alone; `to` is aligned to the vector.
 BITRATE_HD void stream(float* to, Floats values) {
-#if defined(__AVX__)
+#if defined(BITRATE_AVX512)
   _mm256_stream_ps(to, (__m256)values);
-#elif defined(__x86_64__)
-  const float* parts = reinterpret_cast<const float*>(&values);
-  _mm_stream_ps(to, _mm_loadu_ps(parts));
-  _mm_stream_ps(to + 4, _mm_loadu_ps(parts + 4));
+#elif defined(BITRATE_AVX2)
+  _mm_stream_ps(to, (__m128)values);
 #else
   store(to, values);
 #endif
