@@ -1,7 +1,9 @@
 """Where the bits go: per-pixel bitrate maps of learned image codecs, as one fused PyTorch operator."""
 
+from .demo_codec import load_demo_codec
+from .mapper import BitrateMapper, BitrateResult
 from .ops import bitrate_map, latent_bits
 from .projection import Projection
 
 __version__ = "0.1.0"
-__all__ = ["Projection", "bitrate_map", "latent_bits"]
+__all__ = ["BitrateMapper", "BitrateResult", "Projection", "bitrate_map", "latent_bits", "load_demo_codec"]

@@ -1,0 +1,243 @@
+"""Bitrate maps of whole models: pad the image as the model needs, run it, project its likelihoods, crop.
+
+Padding follows CompressAI's ``examples/codec.py`` and ``compressai.utils.eval_model``: zeros, centred, the odd pixel on
+the right and at the bottom. Bits spent there are bits of the image, so they are counted in ``total_bits`` and in
+``bpp``, and ``padding_bits`` says how many they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .ops import bitrate_map, latent_bits, named_likelihoods
+from .projection import Axis, Projection, get_projection, outside_share
+
+# Sides of the square images that a model is probed with, pixels. 960 is there for strides with factors 3 and 5.
+PROBE_SIZES = (128, 256, 512, 960, 1024, 2048)
+TOLERANCE = 1e-6  # by which resampled images may leave [0, 1]
+
+
+@dataclass(frozen=True, eq=False)
+class BitrateResult:
+    """Where a model spends its bits on a batch of N images of H x W pixels.
+
+    ``map`` and ``maps`` are float32, float64 where the model computes in float64. A map's float64 sum plus
+    ``padding_bits`` is ``total_bits``, to 6e-8 of it for float32 maps.
+    """
+
+    map: Tensor  # [N, 1, H, W], bits per pixel, all latents together
+    maps: dict[str, Tensor]  # the same for each latent; nested names are joined with dots
+    latent_bits: dict[str, Tensor]  # [N, h, w], bits per cell on the grid of the padded image
+    total_bits: Tensor  # float64 [N], everything the model spends
+    padding_bits: Tensor  # float64 [N], the part of it that falls outside the image
+    bpp: Tensor  # float64 [N], total_bits / (H * W)
+    x_hat: Tensor | None  # [N, C, H, W], not clamped; None where the model returns no image of the padded size
+
+
+class BitrateMapper:
+    """Maps the bits of any CompressAI-style image model.
+
+    Args:
+        model: a module in eval mode, or any callable, that takes ``[N, C, H, W]`` in [0, 1] and returns a mapping
+            whose ``"likelihoods"`` is a tensor ``[N, C, h, w]`` (which is called ``"y"``) or nested dicts of them.
+        projection: as for ``bitrate_map``.
+
+    The size that the model needs is found by running it once on a black image, at the first call; ``strides`` then
+    holds pixels per latent cell, ``{"y": (16, 16), ...}``. A model changed after that needs a new mapper.
+
+    Raises:
+        TypeError: ``model`` is no callable.
+        ValueError, TypeError: unknown ``projection``.
+    """
+
+    def __init__(self, model: Callable[..., Any], *, projection: str | Projection = "bilinear") -> None:
+        if isinstance(model, type) or not callable(model):
+            what = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+            raise TypeError(f"model must be an nn.Module or another callable object, got {what}")
+        self.model = model
+        self.projection = get_projection(projection)
+        self.strides: dict[str, tuple[int, int]] = {}
+
+    def __call__(self, x: Tensor, *, gradients: bool | None = None, **forward_kwargs: Any) -> BitrateResult:
+        """Run the model on ``x`` and say where its bits go.
+
+        Args:
+            x: ``[N, C, H, W]``, floating, in [0, 1], any H and W, on the model's device.
+            gradients: keep the graph, of the parameters too. Default: where ``x.requires_grad``. Otherwise everything
+                runs under ``torch.inference_mode``.
+            **forward_kwargs: for the model's ``forward``, such as the level ``s`` of CompressAI's variable-rate models.
+
+        The likelihoods are those of the rounded latents that a coder would write, and CompressAI rounds without a
+        gradient in eval mode: with most of its models only parameters get gradients other than zero. To train, apply
+        ``bitrate_map`` to the likelihoods that ``forward`` returns in train mode.
+
+        Raises:
+            TypeError, ValueError: naming the argument, what was expected and what came; also where part of the model
+                is in train mode, where no image size suits it, and where its output has no image's likelihoods.
+        """
+        _check_eval_mode(self.model)
+        _check_image(x)
+        _check_device(self.model, x)
+        if gradients is None:
+            gradients = x.requires_grad and torch.is_grad_enabled()
+        with torch.inference_mode(not gradients), torch.set_grad_enabled(gradients):
+            return self._map(x, forward_kwargs)
+
+    def _map(self, x: Tensor, forward_kwargs: dict[str, Any]) -> BitrateResult:
+        if not self.strides:
+            self.strides = self._find_strides(x, forward_kwargs)
+        height, width = x.shape[-2:]
+        rows, columns = (math.lcm(*axis) for axis in zip(*self.strides.values(), strict=True))
+        size = (-(-height // rows) * rows, -(-width // columns) * columns)
+        top, left = (size[0] - height) // 2, (size[1] - width) // 2
+        output = self.model(F.pad(x, (left, size[1] - width - left, top, size[0] - height - top)), **forward_kwargs)
+        likelihoods = _image_likelihoods(output)
+        self._check_grids(likelihoods, x.shape[0], size)
+
+        crop = (top, left, height, width)
+        total_map = bitrate_map(likelihoods, size, crop=crop, projection=self.projection)
+        maps = {next(iter(likelihoods)): total_map}
+        if len(likelihoods) > 1:
+            maps = {
+                name: bitrate_map(p, size, crop=crop, projection=self.projection) for name, p in likelihoods.items()
+            }
+        bits = {name: latent_bits(p, dtype=torch.float64) for name, p in likelihoods.items()}
+        total_bits = torch.stack([b.sum(dim=(1, 2)) for b in bits.values()]).sum(dim=0)
+        padding_bits = torch.stack([self._outside(b, size, crop) for b in bits.values()]).sum(dim=0)
+        x_hat = output.get("x_hat")
+        if isinstance(x_hat, Tensor) and tuple(x_hat.shape[-2:]) == size:
+            x_hat = x_hat[..., top : top + height, left : left + width]
+        else:
+            x_hat = None
+        return BitrateResult(
+            map=total_map,
+            maps=maps,
+            latent_bits={name: b.to(total_map.dtype) for name, b in bits.items()},
+            total_bits=total_bits,
+            padding_bits=padding_bits,
+            bpp=total_bits / (height * width),
+            x_hat=x_hat,
+        )
+
+    @torch.no_grad()
+    def _find_strides(self, x: Tensor, forward_kwargs: dict[str, Any]) -> dict[str, tuple[int, int]]:
+        """Pixels per cell of each latent, from the first black image that suits the model.
+
+        An image of one cell would not tell a stride from rounding up, hence at least two.
+        """
+        trouble, cause = "", None
+        for size in PROBE_SIZES:
+            try:
+                output = self.model(x.new_zeros(1, x.shape[1], size, size), **forward_kwargs)
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, ValueError, AssertionError) as error:
+                trouble, cause = f"{type(error).__name__}: {error}", error
+                continue
+            grids = {name: tuple(p.shape[-2:]) for name, p in _image_likelihoods(output).items()}
+            if all(cells >= 2 and size % cells == 0 for grid in grids.values() for cells in grid):
+                return {name: (size // h, size // w) for name, (h, w) in grids.items()}
+            shown = ", ".join(f"{name} {h} x {w}" for name, (h, w) in grids.items())
+            trouble = f"latent grids {shown} for {size} x {size} pixels; whole strides and 2 cells each way are needed"
+        raise ValueError(
+            f"model suits no square image of {', '.join(map(str, PROBE_SIZES))} pixels with {x.shape[1]} channels; "
+            f"the last trouble was: {trouble}"
+        ) from cause
+
+    def _check_grids(self, likelihoods: Mapping[str, Tensor], batch: int, size: Sequence[int]) -> None:
+        if likelihoods.keys() != self.strides.keys():
+            raise ValueError(
+                f"model returned the latents {sorted(likelihoods)}, but {sorted(self.strides)} when it was probed; "
+                "make a new BitrateMapper for another set of forward arguments"
+            )
+        for name, p in likelihoods.items():
+            stride = self.strides[name]
+            expected = [size[0] // stride[0], size[1] // stride[1]]
+            if list(p.shape[-2:]) != expected:
+                raise ValueError(
+                    f"model returned a grid of {list(p.shape[-2:])} cells for latent {name!r} of a padded image of "
+                    f"{list(size)} pixels; its stride of {list(stride)}, found by probing, promised {expected}"
+                )
+            if p.shape[0] != batch:
+                raise ValueError(f"model returned {p.shape[0]} images' likelihoods for latent {name!r}, x has {batch}")
+
+    def _outside(self, bits: Tensor, size: Sequence[int], crop: Sequence[int]) -> Tensor:
+        """Bits, float64 ``[N]``, of the cells ``[N, h, w]`` that the projection puts outside the crop.
+
+        From each cell's own shares and not from the map, so the two check each other. A cell leaves the image across
+        its rows, its columns or both.
+        """
+        (top, left, height, width), (h, w) = crop, bits.shape[-2:]
+        rows = outside_share(self.projection, Axis(h, size[0], top, height)).to(bits.device)[:, None]
+        columns = outside_share(self.projection, Axis(w, size[1], left, width)).to(bits.device)
+        share = rows + columns - rows * columns
+        return torch.where(share > 0, share * bits, 0).sum(dim=(1, 2))  # where: a cell of infinite bits may be inside
+
+
+def _check_eval_mode(model: Callable[..., Any]) -> None:
+    if isinstance(model, nn.Module):
+        for name, module in model.named_modules():
+            if module.training:
+                what = f"model.{name}" if name else "model"
+                raise ValueError(
+                    f"{what} ({type(module).__name__}) is in train mode, where likelihoods are those of latents with "
+                    "random noise; call model.eval() first"
+                )
+
+
+def _check_image(x: Any) -> None:
+    expected = "x must be a floating-point tensor [N, C, H, W] with values in [0, 1]"
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{expected}, got {type(x).__name__}")
+    if not x.is_floating_point():
+        hint = "; divide by 255 first, x.float() / 255" if x.dtype == torch.uint8 else ""
+        raise TypeError(f"{expected}, got {x.dtype}{hint}")
+    if x.dim() != 4:
+        hint = "; add the batch dimension with x[None]" if x.dim() == 3 else ""
+        raise ValueError(f"{expected}, got shape {list(x.shape)}{hint}")
+    if 0 in x.shape[1:]:
+        raise ValueError(f"{expected}, with at least one channel and pixel, got shape {list(x.shape)}")
+    if x.shape[0] == 0:
+        return
+    low, high = (bound.item() for bound in torch.aminmax(x.detach()))
+    if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):  # also where a bound is NaN
+        raise ValueError(f"{expected}, got values from {low:g} to {high:g}")
+
+
+def _check_device(model: Callable[..., Any], x: Tensor) -> None:
+    if isinstance(model, nn.Module):
+        own = next((t.device for tensors in (model.parameters(), model.buffers()) for t in tensors), x.device)
+        if own != x.device:
+            raise ValueError(f"x must be on the model's device {own}, got {x.device}")
+
+
+def _image_likelihoods(output: Any) -> dict[str, Tensor]:
+    """The named likelihoods ``[N, C, h, w]`` in an image model's output."""
+    if not isinstance(output, Mapping):
+        raise TypeError(f"model must return a mapping with the key 'likelihoods', got {type(output).__name__}")
+    if "likelihoods" not in output:
+        keys = ", ".join(repr(key) for key in output) or "none"
+        raise ValueError(f"model must return a mapping with the key 'likelihoods', got the keys {keys}")
+    likelihoods = output["likelihoods"]
+    if isinstance(likelihoods, (list, tuple)):
+        raise TypeError(
+            f"model returned a {type(likelihoods).__name__} of likelihoods, one entry a frame, as video models do; "
+            "BitrateMapper takes image models, and bitrate_map takes such lists"
+        )
+    named = {"y": likelihoods} if isinstance(likelihoods, Tensor) else named_likelihoods(likelihoods)
+    if not named:
+        raise ValueError("model returned no likelihoods: the mapping under 'likelihoods' is empty")
+    for name, p in named.items():
+        if p.dim() != 4:
+            raise ValueError(
+                f"likelihoods of latent {name!r} must be [N, C, h, w], got shape {list(p.shape)}; models of point "
+                "clouds and of vectors have no image to map onto"
+            )
+    return named
