@@ -36,7 +36,7 @@ struct CellProducts {
   Doubles lane[kSlots];      // running product of the present lane
   Doubles all[kSlots];       // product of the finished lanes
   Ints exponent[kSlots];     // see `rebase`
-  Words signs = {};          // every likelihood's sign bit
+  Floats smallest = {};      // see `load_likelihoods`
 };
 
 // One lane's factors, kGroup channels a group: channels[g][k] points at the block's cells of one channel.
@@ -61,9 +61,9 @@ BITRATE_HD void multiply_slots(const GroupChannels<T, Groups>& channels, int64_t
   }
   for (int g = 0; g < Groups; ++g) {
     Doubles group[Slots];
-    for (int i = 0; i < Slots; ++i) group[i] = load_likelihoods(channels[g][0] + cell[i], products.signs);
+    for (int i = 0; i < Slots; ++i) group[i] = load_likelihoods(channels[g][0] + cell[i], products.smallest);
     for (int64_t k = 1; k < kGroup; ++k) {
-      for (int i = 0; i < Slots; ++i) group[i] = group[i] * load_likelihoods(channels[g][k] + cell[i], products.signs);
+      for (int i = 0; i < Slots; ++i) group[i] = group[i] * load_likelihoods(channels[g][k] + cell[i], products.smallest);
     }
     for (int i = 0; i < Slots; ++i) {
       running[i] = running[i] * group[i];
@@ -116,7 +116,7 @@ bool adjacent_cells(const T* likelihoods, int64_t count, int64_t channels, int64
     for (; group + kAtOnce <= groups; group += kAtOnce) multiply(std::integral_constant<int, kAtOnce>{}, group);
     for (; group < groups; ++group) multiply(std::integral_constant<int, 1>{}, group);
   }
-  if (any_sign(products.signs)) return false;
+  if (any_negative(products.smallest)) return false;
   const int64_t rebased = count_groups(channels);
   for (int64_t slot = 0; slot < slots; ++slot) {
     store(bits + slot_cell(slot, count), bits_of(products.all[slot], products.exponent[slot], rebased));
@@ -133,7 +133,7 @@ bool adjacent_channels(const T* likelihoods, int64_t count, int64_t channels, in
   double lanes[kLanes][kWidth];      // [lane][cell]
   int64_t exponents[kLanes][kWidth];
   T tail[kCells][kLanes];  // the last channels of each cell, filled up with ones
-  Words signs = {};
+  Floats smallest = {};
   const int64_t whole = channels / kLanes, rest = channels % kLanes;
   const int64_t vectors = whole + (rest != 0), groups = (vectors + kGroup - 1) / kGroup;
   for (int64_t slot = 0; slot * kWidth < count; ++slot) {
@@ -162,7 +162,7 @@ bool adjacent_channels(const T* likelihoods, int64_t count, int64_t channels, in
           for (int64_t i = 0; i < kCells; ++i) {
             const T* eight = vector < whole ? from[i] + vector * kLanes : tail[i];
             for (int64_t part = 0; part < kParts; ++part) {
-              group[i][part] = group[i][part] * load_likelihoods(eight + part * kWidth, signs);
+              group[i][part] = group[i][part] * load_likelihoods(eight + part * kWidth, smallest);
             }
           }
         }
@@ -188,7 +188,7 @@ bool adjacent_channels(const T* likelihoods, int64_t count, int64_t channels, in
     }
     store(bits + cell, bits_of(product, exponent, kLanes * groups));
   }
-  return !any_sign(signs);
+  return !any_negative(smallest);
 }
 
 template <typename T>
@@ -207,7 +207,7 @@ void cell_bits_loop(const void* from, int64_t count, int64_t channels, CellStrid
         const T* p = likelihoods + begin * strides.cell;
         const bool done = cells ? adjacent_cells(p, block, channels, strides.channel, bits + begin)
                                 : adjacent_channels(p, block, channels, strides.cell, bits + begin);
-        if (!done) one_by_one(begin, begin + block);  // a sign bit: negative likelihoods are NaN
+        if (!done) one_by_one(begin, begin + block);  // a negative likelihood
         begin += block;
       }
       return;
@@ -249,9 +249,6 @@ bool apply_columns(const int32_t* start, const double* weight, int64_t pitch, in
   for (int64_t i = 0; i < kWidth; ++i) ordinary &= any_strange[i] == 0;
   return ordinary;
 }
-
-BITRATE_HD Doubles load_doubles(const double* from) { return load<Doubles>(from); }
-BITRATE_HD Doubles load_doubles(const float* from) { return widen(load<Floats>(from)); }
 
 // One to four rows are summed in registers; more go through a buffer, four at a time and in the same order.
 constexpr int64_t kRowsAtOnce = 4;
@@ -365,14 +362,13 @@ BITRATE_HD void store_rounded(T* to, Doubles values, bool) {
 template <typename T, typename Shared>
 BITRATE_HD void divide_run(const T* likelihoods, int64_t count, const Shared& shared, bool streaming, T* gradient) {
   int64_t x = 0;
-  Words signs = {};
   const auto one = [&] {
     gradient[x] = Rounded<T>::from(shared(x, double{}) / to_double(likelihoods[x]));
     ++x;
   };
   while (streaming && x < count && reinterpret_cast<uintptr_t>(gradient + x) % sizeof(Floats) != 0) one();
   for (; x + kWidth <= count; x += kWidth) {
-    store_rounded(gradient + x, shared(x, Doubles{}) / load_likelihoods(likelihoods + x, signs), streaming);
+    store_rounded(gradient + x, shared(x, Doubles{}) / load_doubles(likelihoods + x), streaming);
   }
   while (x < count) one();
 }

@@ -70,39 +70,55 @@ struct Arithmetic<Doubles> {
   static BITRATE_HD Doubles from(Ints value) { return __builtin_convertvector(value, Doubles); }
 };
 
-// A vector of likelihoods in float64, exactly; their sign bits are or-ed into `signs`.
-BITRATE_HD Doubles load_likelihoods(const float* from, Words& signs) {
-  const Words pattern = load<Words>(from);
-  signs |= pattern;
-  return widen(bits_as<Floats>(pattern));
-}
-
-BITRATE_HD Doubles load_likelihoods(const BFloat16* from, Words& signs) {
-  const Words pattern = __builtin_convertvector(load<Shorts>(from), Words) << 16;
-  signs |= pattern;
-  return widen(bits_as<Floats>(pattern));
-}
-
-BITRATE_HD Doubles load_likelihoods(const Half* from, Words& signs) {
-  const Shorts pattern = load<Shorts>(from);
-  signs |= __builtin_convertvector(pattern, Words) << 16;
+// The smaller of two, element by element; `known` where `value` is NaN.
+BITRATE_HD Floats smaller(Floats value, Floats known) {
 #if defined(BITRATE_AVX512)
-  return widen((Floats)_mm256_cvtph_ps((__m128i)pattern));
+  return (Floats)_mm256_min_ps((__m256)value, (__m256)known);
 #elif defined(BITRATE_AVX2)
-  return widen((Floats)_mm_cvtph_ps(_mm_cvtsi64_si128(bits_as<int64_t>(pattern))));
+  return (Floats)_mm_min_ps((__m128)value, (__m128)known);
 #else
-  Doubles values;
-  for (int64_t i = 0; i < kWidth; ++i) values[i] = to_double(Half{pattern[i]});
+  return value < known ? value : known;
+#endif
+}
+
+BITRATE_HD Floats load_floats(const float* from) { return load<Floats>(from); }
+
+BITRATE_HD Floats load_floats(const BFloat16* from) {
+  return bits_as<Floats>(__builtin_convertvector(load<Shorts>(from), Words) << 16);
+}
+
+BITRATE_HD Floats load_floats(const Half* from) {
+#if defined(BITRATE_AVX512)
+  return (Floats)_mm256_cvtph_ps(load<__m128i>(from));
+#elif defined(BITRATE_AVX2)
+  return (Floats)_mm_cvtph_ps(_mm_cvtsi64_si128(load<int64_t>(from)));
+#else
+  Floats values;
+  for (int64_t i = 0; i < kWidth; ++i) values[i] = to_float(from[i]);
   return values;
 #endif
 }
 
-BITRATE_HD Doubles load_likelihoods(const double* from, Words&) { return load<Doubles>(from); }
+// A vector of numbers in float64, exactly.
+BITRATE_HD Doubles load_doubles(const double* from) { return load<Doubles>(from); }
 
-BITRATE_HD bool any_sign(Words signs) {
-  uint32_t all = 0;
-  for (int64_t i = 0; i < kWidth; ++i) all |= signs[i];
-  return (all >> 31) != 0;
+template <typename T>
+BITRATE_HD Doubles load_doubles(const T* from) {
+  return widen(load_floats(from));
+}
+
+// The same for likelihoods, whose smallest is kept: a negative one is NaN, which a product of two would hide.
+template <typename T>
+BITRATE_HD Doubles load_likelihoods(const T* from, Floats& smallest) {
+  const Floats values = load_floats(from);
+  smallest = smaller(values, smallest);
+  return widen(values);
+}
+
+BITRATE_HD bool any_negative(Floats smallest) {
+  bool negative = false;
+  for (int64_t i = 0; i < kWidth; ++i) negative |= smallest[i] < 0.0f;
+  return negative;
 }
 
 // Results as the map has them; see Rounded<float>.
