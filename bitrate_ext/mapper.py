@@ -85,6 +85,7 @@ class BitrateMapper:
         _check_eval_mode(self.model)
         _check_image(x)
         _check_device(self.model, x)
+        _check_range(x)
         if gradients is None:
             gradients = x.requires_grad and torch.is_grad_enabled()
         with torch.inference_mode(not gradients), torch.set_grad_enabled(gradients):
@@ -193,7 +194,7 @@ def _check_eval_mode(model: Callable[..., Any]) -> None:
 
 
 def _check_image(x: Any) -> None:
-    expected = "x must be a floating-point tensor [N, C, H, W] with values in [0, 1]"
+    expected = "x must be a floating-point tensor [N, C, H, W]"
     if not isinstance(x, Tensor):
         raise TypeError(f"{expected}, got {type(x).__name__}")
     if not x.is_floating_point():
@@ -204,11 +205,6 @@ def _check_image(x: Any) -> None:
         raise ValueError(f"{expected}, got shape {list(x.shape)}{hint}")
     if 0 in x.shape[1:]:
         raise ValueError(f"{expected}, with at least one channel and pixel, got shape {list(x.shape)}")
-    if x.shape[0] == 0:
-        return
-    low, high = (bound.item() for bound in torch.aminmax(x.detach()))
-    if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):  # also where a bound is NaN
-        raise ValueError(f"{expected}, got values from {low:g} to {high:g}")
 
 
 def _check_device(model: Callable[..., Any], x: Tensor) -> None:
@@ -216,6 +212,14 @@ def _check_device(model: Callable[..., Any], x: Tensor) -> None:
         own = next((t.device for tensors in (model.parameters(), model.buffers()) for t in tensors), x.device)
         if own != x.device:
             raise ValueError(f"x must be on the model's device {own}, got {x.device}")
+
+
+def _check_range(x: Tensor) -> None:
+    if x.numel() == 0:
+        return
+    low, high = (bound.item() for bound in torch.aminmax(x.detach()))
+    if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):  # also where a bound is NaN
+        raise ValueError(f"x must have values in [0, 1], got values from {low:g} to {high:g}")
 
 
 def _image_likelihoods(output: Any) -> dict[str, Tensor]:
