@@ -1,0 +1,7 @@
+"""``python -m bitrate_ext``."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

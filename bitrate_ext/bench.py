@@ -1,0 +1,154 @@
+"""A short, honest comparison on this machine: the fused operator, PyTorch's recipe, its compilation, and a memory copy.
+
+All four take turns in one run, so that other load on the machine falls on all of them. The copy moves as many bytes as
+the operator must: it is the floor, which nothing that reads all likelihoods and writes all pixels goes below.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import bitrate_map
+from .doctor import instruction_set
+
+IMAGES = {"Kodak": (512, 768), "1080p": (1080, 1920), "4K": (2160, 3840)}  # (H, W), pixels
+CHANNELS, STRIDE = 192, 16
+SECONDS = 2.0  # of measuring, each image size
+TURN = 0.005  # seconds that a contender's turn should last at least, so that short calls queue up as in real use
+ROUNDS = (5, 200)  # fewest and most
+
+Say = Callable[[str], object]
+Contender = Callable[[], Tensor]
+
+
+def recipe(likelihoods: Tensor, stride: int = STRIDE) -> Tensor:
+    """The chain of CompressAI's GitHub issue 265: likelihoods ``[N, C, h, w]`` to bits per pixel ``[N, 1, H, W]``."""
+    bits = -likelihoods.log2().sum(dim=1, keepdim=True)
+    return F.interpolate(bits / stride**2, scale_factor=stride, mode="bilinear", align_corners=False)
+
+
+def run(device: torch.device, say: Say = print) -> None:
+    """Measure and print; half a minute, most of which is compiling.
+
+    Raises:
+        RuntimeError: a contender's answer is wrong; wrong answers are not timed.
+    """
+    say(_machine(device))
+    say(f"{CHANNELS} channels, one cell for {STRIDE} x {STRIDE} pixels, float32; median milliseconds a call")
+    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0  # absent on Windows
+    if busy > 0.5 * (os.cpu_count() or 1):
+        say(f"The machine is busy (load {busy:.1f}): these times are longer than they need be, and the ratios rough.")
+    say("")
+    say(
+        f"{'image':<8}{'map':>13}{'fused':>9}{'recipe':>9}{'compiled':>10}{'copy':>9}{'recipe/':>10}{'compiled/':>11}{'fused/':>8}"
+    )
+    say(f"{'':<8}{'':>13}{'':>9}{'':>9}{'':>10}{'':>9}{'fused':>10}{'fused':>11}{'copy':>8}")
+    trouble = ""
+    for name, (height, width) in IMAGES.items():
+        h, w = -(-height // STRIDE), -(-width // STRIDE)
+        generator = torch.Generator().manual_seed(0)
+        likelihoods = torch.rand(1, CHANNELS, h, w, generator=generator).clamp_min(1e-9).to(device)
+        contenders, why = _contenders(likelihoods)
+        trouble = trouble or why
+        _check_answers(contenders, likelihoods)
+        took = _medians(contenders, device)
+        fused, chain, copy = took["fused"], took["recipe"], took["copy"]
+        compiled = took.get("compiled")
+        say(
+            f"{name:<8}{f'{h * STRIDE} x {w * STRIDE}':>13}{fused * 1e3:>9.2f}{chain * 1e3:>9.2f}"
+            f"{f'{compiled * 1e3:.2f}' if compiled else '-':>10}{copy * 1e3:>9.2f}"
+            f"{chain / fused:>9.1f}x{f'{compiled / fused:.1f}x' if compiled else '-':>11}{fused / copy:>7.1f}x"
+        )
+    say("")
+    say("fused     bitrate_ext.bitrate_map(p, scale_factor=16, out=...)")
+    say("recipe    PyTorch: -log2, sum over channels, F.interpolate (CompressAI issue 265)")
+    say("compiled  torch.compile(recipe)" + (f": left out, {trouble}" if trouble else ", compiled anew for each size"))
+    say("copy      a copy of half the bytes, which reads and writes as much as reading p once and writing the map once")
+
+
+def _machine(device: torch.device) -> str:
+    where = f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {instruction_set()}"
+    if device.type == "cuda":
+        where = f"{torch.cuda.get_device_name(device)}; {where}"
+    return f"torch {torch.__version__} on {device}: {where}"
+
+
+def _contenders(likelihoods: Tensor) -> tuple[dict[str, Contender], str]:
+    """Calls by name, each already run once, and why there is no compiled one."""
+    shape = (1, 1, STRIDE * likelihoods.shape[2], STRIDE * likelihoods.shape[3])
+    out = torch.empty(shape, device=likelihoods.device)
+    half = torch.empty((likelihoods.numel() + out.numel()) // 2, device=likelihoods.device).fill_(0.5)
+    target = torch.empty_like(half)
+    contenders: dict[str, Contender] = {
+        "fused": lambda: bitrate_map(likelihoods, scale_factor=STRIDE, out=out),
+        "recipe": lambda: recipe(likelihoods),
+        "copy": lambda: target.copy_(half),
+    }
+    compiled, why = _compiled(likelihoods)
+    if compiled is not None:
+        contenders["compiled"] = compiled
+    for call in contenders.values():
+        call()
+    return contenders, why
+
+
+def _compiled(likelihoods: Tensor) -> tuple[Contender | None, str]:
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # the compiler's remarks on the machine
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.compile(recipe, dynamic=False)
+            program(likelihoods)
+    except Exception as error:  # no compiler, no Triton, an unknown processor: anything may come
+        return None, f"it does not compile here ({type(error).__name__})"
+    finally:
+        logging.disable(disabled)
+    return lambda: program(likelihoods), ""
+
+
+def _check_answers(contenders: dict[str, Contender], likelihoods: Tensor) -> None:
+    """No further from the float64 answer than twice the recipe in float32."""
+    exact = recipe(likelihoods.double())
+    allowed = 2 * (recipe(likelihoods).double() - exact).abs().max() + 1e-6 * exact.abs().max()
+    for name, call in contenders.items():
+        if name != "copy" and not (call().double() - exact).abs().max() <= allowed:
+            raise RuntimeError(f"{name} gives a wrong map of {list(likelihoods.shape)} likelihoods; nothing was timed")
+
+
+def _medians(contenders: dict[str, Contender], device: torch.device) -> dict[str, float]:
+    """Median seconds a call, over rounds in which all take turns."""
+    calls = {name: max(1, min(20, int(TURN / _turn(call, 1, device)))) for name, call in contenders.items()}
+    took: dict[str, list[float]] = {name: [] for name in contenders}
+    end = time.perf_counter() + SECONDS
+    fewest, most = ROUNDS
+    for count in range(most):
+        if count >= fewest and time.perf_counter() > end:
+            break
+        for name, call in contenders.items():
+            took[name].append(_turn(call, calls[name], device))
+    return {name: statistics.median(times) for name, times in took.items()}
+
+
+def _turn(call: Contender, calls: int, device: torch.device) -> float:
+    """Seconds a call, over ``calls`` in a row; the device is waited for only at the two ends."""
+    start = _clock(device)
+    for _ in range(calls):
+        call()
+    return (_clock(device) - start) / calls
+
+
+def _clock(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

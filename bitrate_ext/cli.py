@@ -1,0 +1,386 @@
+"""The command ``bitrate-ext``: maps of photographs, a short benchmark, and a look at the installation.
+
+Exit codes: 0 everything done, 2 something asked for could not be (each with one line on stderr), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NoReturn
+
+import torch
+
+from .projection import PROJECTIONS
+
+if TYPE_CHECKING:
+    from .mapper import BitrateMapper, BitrateResult
+
+OK, FAILED, INTERRUPTED = 0, 2, 130
+OUTPUTS = (".bitrate.png", ".overlay.png", ".bitrate.npz", ".json")  # the record comes last
+MAP_NOTES = """\
+For each IMAGE (PNG, JPEG, WebP, TIFF or BMP) DIR gets
+  STEM.bitrate.png   the map with a colour bar in bits per pixel
+  STEM.overlay.png   the map laid over the photograph
+  STEM.bitrate.npz   float32 arrays [H, W], bits per pixel: "map", and "maps/y", "maps/z" ... for each latent;
+                     "metadata" holds the JSON record as text
+  STEM.json          sizes, bits, bits per pixel, bits of each latent, PSNR
+Files of these names are replaced, all four at once or none. Of images with equal stems only the first is done.
+Transparent parts of an image are laid on white. PSNR is that of the unrounded reconstruction, cut to [0, 1].
+"""
+
+
+class UsageError(Exception):
+    """Arguments that cannot be served; the message is one line for the user."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+@dataclass
+class Record:
+    """What ``STEM.json`` says of one image. Bits are null where they are infinite or not a number."""
+
+    image: str
+    width: int  # pixels
+    height: int
+    model: str
+    projection: str
+    device: str
+    total_bits: float | None
+    padding_bits: float | None  # the part of total_bits that falls outside the image
+    bpp: float | None  # total_bits / (width * height)
+    latent_bits: dict[str, float | None]  # of each latent; they add up to total_bits
+    psnr_db: float | None  # null where the reconstruction is exact, or the model gives none
+    version: str
+    files: dict[str, str] = field(default_factory=dict)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries, about their own future
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.showwarning = _show_warning
+        try:
+            arguments = _parser().parse_args(argv)
+            return arguments.run(arguments)
+        except SystemExit as stop:  # argparse, after --help and --version
+            return stop.code if isinstance(stop.code, int) else OK
+        except KeyboardInterrupt:
+            _say("bitrate-ext: interrupted", sys.stderr)
+            return INTERRUPTED
+        except BrokenPipeError:  # the reader of our output has gone, as head does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return FAILED
+        except (UsageError, ImportError) as error:
+            _say(f"bitrate-ext: error: {_one_line(error)}", sys.stderr)
+            return FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    from . import __version__
+
+    parser = _Parser("bitrate-ext", description="Where a learned image codec spends its bits.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"bitrate-ext {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="command")
+
+    command = commands.add_parser(
+        "map",
+        help="maps of photographs",
+        description="Bitrate maps of photographs, as pictures and as numbers.",
+        epilog=MAP_NOTES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.add_argument("images", nargs="+", metavar="IMAGE", help="photographs")
+    command.add_argument("-o", "--output", default=".", metavar="DIR", help="folder for the results; made if absent")
+    command.add_argument(
+        "--model", metavar="NAME", help="CompressAI model, such as mbt2018-mean; default: the demo codec"
+    )
+    command.add_argument("--quality", type=int, metavar="Q", help="quality of the published weights, from 1 on")
+    command.add_argument("--metric", choices=("mse", "ms-ssim"), help="what they were trained for (default mse)")
+    command.add_argument("--checkpoint", metavar="FILE", help="your own weights; --model then names the architecture")
+    command.add_argument("--projection", choices=tuple(PROJECTIONS), default="bilinear", help="default bilinear")
+    command.add_argument("--device", default="cpu", metavar="D", help="such as cpu or cuda:0 (default cpu)")
+    command.add_argument("--json", action="store_true", help="print one JSON document instead of the summary")
+    command.set_defaults(run=_run_map)
+
+    command = commands.add_parser("bench", help="a short comparison on this machine", allow_abbrev=False)
+    command.add_argument("--device", default="cpu", metavar="D", help="such as cpu or cuda:0 (default cpu)")
+    command.set_defaults(run=_run_bench)
+
+    command = commands.add_parser("doctor", help="what is installed, and how to mend what is not", allow_abbrev=False)
+    command.set_defaults(run=_run_doctor)
+    return parser
+
+
+def _run_bench(arguments: argparse.Namespace) -> int:
+    from . import bench
+
+    bench.run(_checked_device(arguments.device), lambda line: _say(line, sys.stdout))
+    return OK
+
+
+def _run_doctor(arguments: argparse.Namespace) -> int:
+    from . import doctor
+
+    findings = doctor.examine()
+    _say(doctor.report(findings), sys.stdout)
+    return OK if doctor.core_works(findings) else FAILED
+
+
+def _run_map(arguments: argparse.Namespace) -> int:
+    from . import __version__
+    from .mapper import BitrateMapper
+
+    device = _checked_device(arguments.device)
+    _check_model_arguments(arguments)
+    folder = _made_folder(arguments.output)
+    model, name = _loaded_model(arguments)
+    mapper = BitrateMapper(model.to(device), projection=arguments.projection)
+
+    records: list[Record] = []
+    failures: list[dict[str, str]] = []
+    owners: dict[str, str] = {}  # stem, as file systems that ignore case see it, to the image that has it
+    for image in _with_progress(arguments.images):
+        try:
+            targets = _targets(folder, image, owners, arguments.images)
+            record = _map_one(mapper, image, device, name, targets)
+        except (ValueError, OSError, MemoryError, RuntimeError) as error:
+            reason = _reason(error, image)
+            if reason is None:
+                raise
+            failures.append({"image": image, "error": reason})
+            _say(f"bitrate-ext: error: {reason}", sys.stderr)
+            continue
+        records.append(record)
+        if not arguments.json:
+            _say(_summary(record), sys.stdout)
+    if arguments.json:
+        document = {"version": __version__, "images": [asdict(r) for r in records], "failures": failures}
+        _say(json.dumps(document, indent=2, allow_nan=False), sys.stdout)
+    else:
+        _say_outcome(folder, records, failures)
+    return FAILED if failures else OK
+
+
+def _check_model_arguments(arguments: argparse.Namespace) -> None:
+    for option in ("quality", "metric"):
+        if getattr(arguments, option) is None:
+            continue
+        if arguments.checkpoint is not None:
+            raise UsageError(f"--{option} is for published weights and cannot go with --checkpoint")
+        if arguments.model is None:
+            raise UsageError(f"--{option} {getattr(arguments, option)} needs --model NAME")
+
+
+def _checked_device(text: str) -> torch.device:
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        raise UsageError(f"--device: unknown device {text!r}; use cpu, cuda or cuda:N") from None
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UsageError(f"--device {text}: PyTorch finds no CUDA device here; bitrate-ext doctor says more")
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise UsageError(f"--device {text}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
+        return device
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, NotImplementedError, AssertionError, ImportError):
+        raise UsageError(f"--device {text}: PyTorch cannot compute there on this machine") from None
+    return device
+
+
+def _made_folder(text: str) -> Path:
+    folder = Path(text)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"--output {text}: the folder cannot be made ({reason})") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(f"--output {text}: no permission to write there")
+    return folder
+
+
+def _loaded_model(arguments: argparse.Namespace) -> tuple[torch.nn.Module, str]:
+    """The model that the arguments ask for, and what to call it."""
+    from . import demo_codec, models
+
+    try:
+        if arguments.checkpoint is not None:
+            model = models.load_checkpoint(arguments.checkpoint, arguments.model)
+            return model, f"{Path(arguments.checkpoint).name} ({arguments.model or type(model).__name__})"
+        if arguments.model is not None:
+            metric = arguments.metric or "mse"
+            model = models.load_zoo_model(arguments.model, arguments.quality, metric)
+            quality = "" if arguments.quality is None else f", quality {arguments.quality}"
+            return model, f"{arguments.model}{quality}, {metric}"
+        return demo_codec.load_demo_codec(), "demo codec"
+    except (ValueError, OSError, RuntimeError) as error:
+        option = "--checkpoint" if arguments.checkpoint is not None else "--model"
+        raise UsageError(f"{option}: {_one_line(error)}") from error
+
+
+def _targets(folder: Path, image: str, owners: dict[str, str], images: Sequence[str]) -> list[Path]:
+    """Where the results of an image go; refuses to write over those of another one, or over an input."""
+    stem = Path(image).stem
+    if not stem:
+        raise ValueError(f"{image!r}: not the name of an image file")
+    owner = owners.get(stem.casefold())
+    if owner is not None:
+        raise ValueError(f"{image}: its results would be named as those of {owner}; map it into another folder with -o")
+    owners[stem.casefold()] = image
+    targets = [folder / f"{stem}{ending}" for ending in OUTPUTS]
+    inputs = {os.path.realpath(other): other for other in images}
+    for target in targets:
+        if os.path.realpath(target) in inputs:
+            raise ValueError(f"{image}: its results would replace the input {target}; choose another folder with -o")
+    return targets
+
+
+def _map_one(mapper: BitrateMapper, image: str, device: torch.device, model: str, targets: Sequence[Path]) -> Record:
+    """Map one image and write its files, all or none."""
+    import numpy as np
+
+    from .images import load_image
+    from .render import map_figure, overlay
+
+    photograph = load_image(image)
+    result = mapper(photograph.to(device))
+    record = _record(result, photograph, image, str(device), model, mapper.projection.name)
+    record.files = dict(zip(("map", "overlay", "arrays", "record"), map(str, targets), strict=True))
+    text = json.dumps(asdict(record), indent=2, allow_nan=False)
+    arrays = {"map": result.map, **{f"maps/{name}": one for name, one in result.maps.items()}}
+    numbers = {key: one[0, 0].float().cpu().numpy() for key, one in arrays.items()}
+
+    with _all_or_none(targets) as (map_file, overlay_file, array_file, record_file):
+        psnr = "" if record.psnr_db is None else f"   PSNR {record.psnr_db:.2f} dB"
+        subtitle = f"{_number(record.bpp, '.3f')} bits per pixel{psnr}   {model}"
+        map_figure(result.map, title=Path(image).name, subtitle=subtitle).save(map_file, format="PNG")
+        overlay(photograph, result.map).save(overlay_file, format="PNG")
+        np.savez(array_file, metadata=np.array(text), **numbers)
+        record_file.write(f"{text}\n".encode())
+    return record
+
+
+def _record(
+    result: BitrateResult, photograph: torch.Tensor, image: str, device: str, model: str, projection: str
+) -> Record:
+    from . import __version__
+
+    height, width = photograph.shape[-2:]
+    psnr = None
+    if result.x_hat is not None:
+        error = (result.x_hat.cpu().double().clamp(0, 1) - photograph.double()).square().mean().item()
+        psnr = -10 * math.log10(error) if error > 0 else None
+    return Record(
+        image=image,
+        width=width,
+        height=height,
+        model=model,
+        projection=projection,
+        device=device,
+        total_bits=_finite(result.total_bits.item()),
+        padding_bits=_finite(result.padding_bits.item()),
+        bpp=_finite(result.bpp.item()),
+        latent_bits={name: _finite(bits.double().sum().item()) for name, bits in result.latent_bits.items()},
+        psnr_db=_finite(psnr),
+        version=__version__,
+    )
+
+
+@contextlib.contextmanager
+def _all_or_none(targets: Sequence[Path]) -> Iterator[list[IO[bytes]]]:
+    """Files to write to, which take the targets' names once the block has ended well; otherwise nothing is left."""
+    partial = [target.with_name(f".{target.name}.{os.getpid()}.partial") for target in targets]
+    try:
+        with contextlib.ExitStack() as stack:
+            yield [stack.enter_context(path.open("wb")) for path in partial]
+        for target in targets:
+            if target.is_dir():
+                raise IsADirectoryError(f"{target} is a folder")
+        for path, target in zip(partial, targets, strict=True):
+            path.replace(target)
+    finally:
+        for path in partial:
+            path.unlink(missing_ok=True)
+
+
+def _with_progress(images: Sequence[str]) -> Iterator[str]:
+    if len(images) < 2 or not sys.stderr.isatty():
+        yield from images
+        return
+    from tqdm import tqdm
+
+    with tqdm(images, unit="image", file=sys.stderr, leave=False, dynamic_ncols=True) as bar:
+        yield from bar
+
+
+def _summary(record: Record) -> str:
+    split = ", ".join(f"{name} {_number(bits, ',.0f')}" for name, bits in record.latent_bits.items())
+    psnr = "" if record.psnr_db is None else f", {record.psnr_db:.2f} dB"
+    padding = _number(record.padding_bits, ",.0f")
+    return (
+        f"{record.image}: {record.width} x {record.height}, {_number(record.bpp, '.3f')} bits per pixel{psnr}, "
+        f"{_number(record.total_bits, ',.0f')} bits ({split}), {padding} of them in padding"
+    )
+
+
+def _say_outcome(folder: Path, records: Sequence[Record], failures: Sequence[dict[str, str]]) -> None:
+    if records:
+        names = Path(records[0].files["map"]).name if len(records) == 1 else "*.bitrate.png"
+        others = names.replace(".bitrate.png", ".overlay.png")
+        _say(f"Pictures: {folder / names} and {folder / others}", sys.stdout)
+    if failures and len(records) + len(failures) > 1:
+        failed = ", ".join(failure["image"] for failure in failures)
+        _say(f"Failed: {len(failures)} of {len(records) + len(failures)} images: {failed}", sys.stderr)
+
+
+def _reason(error: Exception, image: str) -> str | None:
+    """One line that names the image; None for what is trouble of neither the image nor the machine."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
+        return f"{image}: not enough memory to map it on this device"
+    if isinstance(error, OSError):
+        return f"{image}: its results cannot be written ({error.strerror or _one_line(error)})"
+    return _one_line(error) if isinstance(error, ValueError) else None
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _number(value: float | None, form: str) -> str:
+    return "infinitely many" if value is None else format(value, form)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    _say(f"bitrate-ext: warning: {' '.join(str(message).split())}", sys.stderr)
+
+
+def _say(text: str, stream: IO[str]) -> None:
+    """Print past a progress bar; characters that the stream cannot show are escaped."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    shown = text.encode(encoding, "backslashreplace").decode(encoding)
+    tqdm = sys.modules.get("tqdm")  # there where a bar may be
+    if tqdm is not None:
+        tqdm.tqdm.write(shown, file=stream)
+    else:
+        print(shown, file=stream)
+    stream.flush()

@@ -1,0 +1,170 @@
+"""Pictures of bitrate maps: the map with a colour bar, and the map laid over the photograph.
+
+Drawn with matplotlib's objects and no global state. Every length in a figure is in pixels: at 72 dots per inch a point
+is a pixel. Panels are placed by hand, so that an image pixel falls on whole pixels of the picture wherever it can.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+COLOURS = "inferno"  # perceptually even, black where nothing is spent
+BROKEN = (0.55, 0.55, 0.55)  # of pixels that are not a number
+PERCENTILE = 99.5  # the colour scale ends there, so that a few extreme pixels do not darken all others
+LONG_SIDE = (720, 1600)  # shortest and longest a panel's long side gets, pixels
+
+
+def colour_limit(bits: np.ndarray | Tensor) -> float:
+    """Upper end of the colour scale, bits per pixel: a robust maximum of the finite values, above zero."""
+    values = _checked_map(bits)
+    finite = values[np.isfinite(values)]
+    limit = float(np.percentile(finite, PERCENTILE)) if finite.size else 0.0
+    if limit <= 0.0:  # next to everything costs nothing
+        limit = float(finite.max(initial=0.0))
+    return limit if limit > 0.0 else 1.0
+
+
+def map_figure(bits: np.ndarray | Tensor, *, title: str = "", subtitle: str = "") -> Image.Image:
+    """The map with a colour bar in bits per pixel and a title.
+
+    Args:
+        bits: ``[H, W]`` or ``[1, 1, H, W]``, bits per pixel. Infinite values get the last colour, NaN is grey.
+        title: cut in its middle where it is wider than the picture.
+        subtitle: one smaller line below.
+
+    Returns:
+        An RGB image. The panel has the map's aspect; small maps are enlarged, large ones reduced.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    values = _checked_map(bits)
+    height, width = _panel_size(*values.shape)
+    em = max(15.0, max(height, width) / 60)
+    below = width >= 1.9 * height  # where a bar beside the panel would be a stub
+    bar_length = max(width if below else height, 9 * em)
+
+    margin, head = 1.2 * em, 4.6 * em if title or subtitle else 1.2 * em
+    if below:
+        full_width = max(bar_length, 30 * em) + 2 * margin
+        full_height = head + height + 5.6 * em
+        left, bar = (full_width - width) / 2, ((full_width - bar_length) / 2, 3.7 * em, bar_length, 1.1 * em)
+    else:
+        group = width + 7.2 * em  # the panel, the bar, its numbers and its label
+        full_width = max(group, 26 * em) + 2 * margin
+        full_height = head + bar_length + margin
+        left = (full_width - group) / 2
+        bar = (left + width + 1.2 * em, margin, 1.1 * em, bar_length)
+    full_width, full_height = math.ceil(full_width), math.ceil(full_height)
+    left, bottom = round(left), round(full_height - head - height)
+
+    figure = Figure(figsize=(full_width / 72, full_height / 72), dpi=72, facecolor="white")
+    canvas = FigureCanvasAgg(figure)
+    panel = figure.add_axes(_placed((left, bottom, width, height), full_width, full_height))
+    limit = colour_limit(values)
+    shown = np.where(np.isnan(values), np.nan, np.clip(values, 0.0, np.finfo(np.float32).max))
+    picture = panel.imshow(shown, cmap=_colours(), vmin=0.0, vmax=limit, aspect="auto")
+    panel.set_axis_off()
+
+    scale = figure.colorbar(
+        picture,
+        cax=figure.add_axes(_placed(bar, full_width, full_height)),
+        orientation="horizontal" if below else "vertical",
+        extend="max" if np.nanmax(shown, initial=0.0) > limit else "neither",
+        extendfrac=1.1 * em / bar_length,
+    )
+    label = "bits per pixel" + (" (grey: not a number)" if np.isnan(values).any() else "")
+    scale.set_label(label, size=em, color="0.15", labelpad=0.5 * em)
+    scale.ax.tick_params(labelsize=0.9 * em, colors="0.15", length=0.3 * em)
+    scale.outline.set_linewidth(0.0)
+
+    room = full_width - 2 * margin
+    for text, size, weight, colour, line in ((title, 1.3, "bold", "0.1", 2.25), (subtitle, 1.0, "normal", "0.3", 3.8)):
+        written = figure.text(
+            margin / full_width, 1 - line * em / full_height, "", size=size * em, weight=weight, color=colour
+        )
+        _write(written, text, room, canvas)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # letters that the font lacks are drawn as boxes
+        canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[:, :, :3])
+
+
+def overlay(photograph: np.ndarray | Tensor, bits: np.ndarray | Tensor) -> Image.Image:
+    """The map laid over the photograph, pixel for pixel.
+
+    The photograph in grey, tinted with the map's colours: the more bits a pixel costs, the more colour it gets. The
+    colour is shaded by the photograph, so that it stays readable where the most bits are.
+
+    Args:
+        photograph: ``[H, W, 3]`` or ``[1, 3, H, W]`` in [0, 1].
+        bits: ``[H, W]`` or ``[1, 1, H, W]``, bits per pixel. Pixels that are not a number get no colour.
+
+    Returns:
+        An RGB image of ``W`` x ``H`` pixels.
+    """
+    from PIL import Image
+
+    values = _checked_map(bits)
+    photo = np.asarray(photograph, dtype=np.float32)
+    if photo.ndim == 4 and photo.shape[0] == 1:
+        photo = photo[0].transpose(1, 2, 0)
+    if photo.shape != (*values.shape, 3):
+        raise ValueError(f"photograph must be [H, W, 3] of {list(values.shape)} pixels, got {list(photo.shape)}")
+    share = np.clip(np.nan_to_num(values, nan=0.0) / colour_limit(values), 0.0, 1.0)
+    grey = photo.clip(0, 1) @ np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)
+    light, opacity = grey[:, :, None], 0.8 * share[:, :, None]
+    tint = _colours()(share)[:, :, :3].astype(np.float32) * (0.35 + 0.65 * light)
+    return Image.fromarray(np.rint(255 * ((1 - opacity) * light + opacity * tint)).astype(np.uint8))
+
+
+def _checked_map(bits: np.ndarray | Tensor) -> np.ndarray:
+    values = bits.detach().cpu().numpy() if isinstance(bits, Tensor) else np.asarray(bits)
+    if values.ndim == 4 and values.shape[:2] == (1, 1):
+        values = values[0, 0]
+    if values.ndim != 2 or 0 in values.shape:
+        raise ValueError(f"bits must be a map [H, W] or [1, 1, H, W], got shape {list(values.shape)}")
+    return values.astype(np.float32, copy=False)
+
+
+def _panel_size(height: int, width: int) -> tuple[int, int]:
+    """(height, width) that a map of that size is drawn at: a whole enlargement, or reduced to fit."""
+    shortest, longest = LONG_SIDE
+    long = max(height, width)
+    scale = max(1.0, -(-shortest // long)) if long <= longest else longest / long
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _colours() -> Any:
+    import matplotlib
+
+    colours = matplotlib.colormaps[COLOURS].copy()
+    colours.set_bad(BROKEN)
+    return colours
+
+
+def _placed(box: tuple[float, float, float, float], width: int, height: int) -> tuple[float, float, float, float]:
+    """(left, bottom, width, height) from pixels to the fractions that matplotlib wants."""
+    return box[0] / width, box[1] / height, box[2] / width, box[3] / height
+
+
+def _write(written: Any, text: str, room: float, canvas: Any) -> None:
+    """Set the text, without control characters, cut in its middle until it is at most ``room`` pixels wide."""
+    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    written.set_parse_math(False)  # file names may hold dollar signs
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for kept in range(len(text), 0, -1):
+            cut = text if kept == len(text) else text[: kept // 2] + " … " + text[len(text) - (kept - kept // 2) :]
+            written.set_text(cut)
+            if written.get_window_extent(canvas.get_renderer()).width <= room:
+                return
