@@ -13,7 +13,10 @@ from setuptools import setup
 
 
 def extensions() -> dict:
-    if os.environ.get("BITRATE_EXT_REFERENCE_ONLY") == "1" or shutil.which(os.environ.get("CXX", "c++").split()[0]) is None:
+    if (
+        os.environ.get("BITRATE_EXT_REFERENCE_ONLY") == "1"
+        or shutil.which(os.environ.get("CXX", "c++").split()[0]) is None
+    ):
         print("bitrate_ext: no C++ compiler; installing the PyTorch reference only", file=sys.stderr)
         return {}
     from torch.utils.cpp_extension import BuildExtension, CppExtension

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -21,25 +22,58 @@ from .projection import PROJECTIONS, Axis, Band, Projection, axis_band, transpos
 _registered: WeakValueDictionary[str, Projection] = WeakValueDictionary(PROJECTIONS)
 
 
-def projection_key(projection: Projection) -> str:
-    """A string that stands for the projection in operator arguments while the object lives."""
-    if PROJECTIONS.get(projection.name) is projection:
-        return projection.name
-    key = f"{projection.name}@{id(projection):x}"
-    _registered[key] = projection
-    return key
+def registered_key(projection: Projection) -> str:
+    """The projection's key, under which the operators find it while the object lives."""
+    _registered[projection.key] = projection
+    return projection.key
 
 
-def _axes(
-    tensor: Tensor, canvas: Sequence[int], window: Sequence[int], conserve: bool, scales: Sequence[float]
-) -> tuple[Axis, Axis]:
-    # int(): a second derivative may be traced with symbolic sizes, for which bands are then fixed.
-    top, left, height, width = map(int, window)
-    h, w = map(int, tensor.shape[-2:])
+Bands = list[tuple[Band, Band]]
+
+
+@lru_cache(maxsize=256)
+def _cached_bands(
+    grids: tuple[tuple[int, int], ...],
+    canvas: tuple[int, int],
+    window: tuple[int, int, int, int],
+    keys: tuple[str, ...],
+    conserve: bool,
+    scales: tuple[float, float],
+    device: torch.device,
+    transposed: bool,
+) -> tuple[Bands, list[Tensor]]:
+    top, left, height, width = window
     vertical, horizontal = (0.0, 0.0) if conserve else scales
-    return (
-        Axis(h, int(canvas[0]), top, height, conserve, vertical),
-        Axis(w, int(canvas[1]), left, width, conserve, horizontal),
+    build = transposed_axis_band if transposed else axis_band
+    bands = []
+    for (h, w), key in zip(grids, keys, strict=True):
+        projection = _registered[key]
+        rows = Axis(h, canvas[0], top, height, conserve, vertical)
+        columns = Axis(w, canvas[1], left, width, conserve, horizontal)
+        bands.append((build(projection, rows, device), build(projection, columns, device)))
+    return bands, [tensor for pair in bands for band in pair for tensor in (band.start, band.weight)]
+
+
+def _lookup(
+    tensors: Sequence[Tensor],
+    canvas: Sequence[int],
+    window: Sequence[int],
+    keys: Sequence[str],
+    conserve: bool,
+    scales: Sequence[float],
+    transposed: bool = False,
+) -> tuple[Bands, list[Tensor]]:
+    # int(): a second derivative may be traced with symbolic sizes, for which bands are then fixed.
+    grids = tuple([(int(t.shape[2]), int(t.shape[3])) for t in tensors])
+    return _cached_bands(
+        grids,
+        (int(canvas[0]), int(canvas[1])),
+        (int(window[0]), int(window[1]), int(window[2]), int(window[3])),
+        tuple(keys),
+        conserve,
+        (scales[0], scales[1]),
+        tensors[0].device,
+        transposed,
     )
 
 
@@ -51,19 +85,9 @@ def bands_of(
     conserve: bool,
     scales: Sequence[float],
     transposed: bool = False,
-) -> list[tuple[Band, Band]]:
+) -> Bands:
     """The (rows, columns) bands of each latent, from the cache."""
-    build = transposed_axis_band if transposed else axis_band
-    bands = []
-    for tensor, key in zip(tensors, keys, strict=True):
-        projection = _registered[key]
-        rows, columns = _axes(tensor, canvas, window, conserve, scales)
-        bands.append((build(projection, rows, tensor.device), build(projection, columns, tensor.device)))
-    return bands
-
-
-def _flat(bands: list[tuple[Band, Band]]) -> list[Tensor]:
-    return [tensor for pair in bands for band in pair for tensor in (band.start, band.weight)]
+    return _lookup(tensors, canvas, window, keys, conserve, scales, transposed)[0]
 
 
 def project_into(
@@ -77,8 +101,8 @@ def project_into(
 ) -> Tensor:
     """Run the native kernel into ``out`` (any strides); returns ``out``."""
     target = out if out.is_contiguous() else torch.empty(out.shape, dtype=out.dtype, device=out.device)
-    bands = bands_of(tensors, canvas, window, keys, conserve, scales)
-    torch.ops.bitrate_ext._project(tensors, _flat(bands), target)
+    _, bands = _lookup(tensors, canvas, window, keys, conserve, scales)
+    torch.ops.bitrate_ext._project(tensors, bands, target)
     return out if target is out else out.copy_(target)
 
 
@@ -119,8 +143,8 @@ def _map_backward(
     scales: Sequence[float],
 ) -> Tensor:
     gradient = torch.empty_like(likelihoods)
-    bands = bands_of([likelihoods], canvas, window, [projection], conserve, scales, transposed=True)
-    torch.ops.bitrate_ext._project_backward(grad.contiguous(), likelihoods, _flat(bands), gradient)
+    _, bands = _lookup([likelihoods], canvas, window, [projection], conserve, scales, transposed=True)
+    torch.ops.bitrate_ext._project_backward(grad.contiguous(), likelihoods, bands, gradient)
     return gradient
 
 
@@ -151,9 +175,7 @@ class _Map(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         canvas, window, projections, conserve, scales, _ = ctx.placement
         gradients = [
-            call_map_backward(grad, p, canvas, window, projection, conserve, scales)
-            if needed
-            else None
+            call_map_backward(grad, p, canvas, window, projection, conserve, scales) if needed else None
             for p, projection, needed in zip(ctx.saved_tensors, projections, ctx.needs_input_grad[1:], strict=True)
         ]
         return None, *gradients
@@ -200,6 +222,18 @@ def _transformed() -> bool:
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
+def is_plain(tensors: Sequence[Tensor]) -> bool:
+    """Ordinary eager tensors with no gradient wanted, which may go straight to the kernel."""
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._are_functorch_transforms_active()
+    ):
+        return False
+    recording = torch.is_grad_enabled()
+    return all(type(t) is Tensor and not (recording and t.requires_grad) for t in tensors)
+
+
 def call_map(likelihoods: Sequence[Tensor], *placement: Any) -> Tensor:
     """The operator, under any transform; arguments of the schema ``bitrate_ext::bitrate_map``."""
     if _transformed():
@@ -232,7 +266,9 @@ def _map_backward_autograd(grad: Tensor, likelihoods: Tensor, *placement: Any) -
     return _MapBackward.apply(placement, grad, likelihoods)
 
 
-def _map_vmap(info: Any, in_dims: tuple[Any, ...], likelihoods: Sequence[Tensor], *placement: Any) -> tuple[Tensor, int]:
+def _map_vmap(
+    info: Any, in_dims: tuple[Any, ...], likelihoods: Sequence[Tensor], *placement: Any
+) -> tuple[Tensor, int]:
     folded = [_batched(p, dim, info.batch_size) for p, dim in zip(likelihoods, in_dims[0], strict=True)]
     out = torch.ops.bitrate_ext.bitrate_map(folded, *placement)
     return out.reshape(info.batch_size, -1, *out.shape[1:]), 0

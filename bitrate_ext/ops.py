@@ -118,7 +118,7 @@ def _checked_crop(crop: Any, size: tuple[int, int]) -> list[int]:
 
 def _checked_projections(projection: Any, count: int) -> list[str]:
     given = get_projection(projection)
-    return [autograd.projection_key(given)] * count
+    return [autograd.registered_key(given)] * count
 
 
 def _checked_dtype(dtype: torch.dtype | None, tensors: list[Tensor]) -> torch.dtype:
@@ -233,6 +233,9 @@ def bitrate_map(
                 return autograd.project_into(tensors, canvas, window, keys, conserve, scales, out)
             bands = autograd.bands_of(tensors, canvas, window, keys, conserve, scales)
             return out.copy_(reference.bitrate_map(tensors, bands, dtype))
+    if native and autograd.is_plain(tensors):
+        out = torch.empty((tensors[0].shape[0], 1, window[2], window[3]), dtype=dtype, device=tensors[0].device)
+        return autograd.project_into(tensors, canvas, window, keys, conserve, scales, out)
     if native:
         return autograd.call_map(tensors, canvas, window, keys, conserve, scales, dtype)
     return reference.bitrate_map(tensors, autograd.bands_of(tensors, canvas, window, keys, conserve, scales), dtype)

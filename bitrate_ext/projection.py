@@ -11,11 +11,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from itertools import count
 
 import numpy as np
 import torch
 from torch import Tensor
+
+
+_numbers = count(1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +88,11 @@ class Projection(ABC):
     """
 
     name: str
+
+    @cached_property
+    def key(self) -> str:
+        """A string that stands for this object in operator arguments: its name, and a number where it is not built in."""
+        return self.name if PROJECTIONS.get(self.name) is self else f"{self.name}#{next(_numbers)}"
 
     @abstractmethod
     def rows(self, cells: int, pixels: int, cells_per_pixel: float, conserve: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -33,10 +33,10 @@ const T* ones() {
 
 // What a block of cells keeps between its channels.
 struct CellProducts {
-  Doubles lane[kSlots];      // running product of the present lane
-  Doubles all[kSlots];       // product of the finished lanes
-  Ints exponent[kSlots];     // see `rebase`
-  Floats smallest = {};      // see `load_likelihoods`
+  Doubles lane[kSlots];   // running product of the present lane
+  Doubles all[kSlots];    // product of the finished lanes
+  Ints exponent[kSlots];  // see `rebase`
+  Floats smallest = {};   // see `load_likelihoods`
 };
 
 // One lane's factors, kGroup channels a group: channels[g][k] points at the block's cells of one channel.
@@ -85,7 +85,8 @@ BITRATE_HD void multiply_groups(const GroupChannels<T, Groups>& channels, int64_
                                 CellProducts& products) {
   const int64_t slots = (count + kWidth - 1) / kWidth;
   int64_t slot = 0;
-  for (; slot + kSlotsPerLine <= slots; slot += kSlotsPerLine) multiply_slots<kSlotsPerLine, Groups, T>(channels, slot, count, first, last, products);
+  for (; slot + kSlotsPerLine <= slots; slot += kSlotsPerLine)
+    multiply_slots<kSlotsPerLine, Groups, T>(channels, slot, count, first, last, products);
   for (; slot < slots; ++slot) multiply_slots<1, Groups, T>(channels, slot, count, first, last, products);
 }
 
@@ -130,7 +131,7 @@ template <typename T>
 bool adjacent_channels(const T* likelihoods, int64_t count, int64_t channels, int64_t stride, double* bits) {
   constexpr int64_t kParts = kLanes / kWidth;  // vectors that hold the lanes of a cell
   constexpr int64_t kCells = kWidth < 4 ? kWidth : 4;
-  double lanes[kLanes][kWidth];      // [lane][cell]
+  double lanes[kLanes][kWidth];  // [lane][cell]
   int64_t exponents[kLanes][kWidth];
   T tail[kCells][kLanes];  // the last channels of each cell, filled up with ones
   Floats smallest = {};
@@ -299,8 +300,8 @@ void add_rows(const T* const* rows, const double* weights, int64_t taps, int64_t
 }
 
 template <bool Ordinary, bool Streaming>
-void write_few_rows(const double* const* rows, const double* weights, int64_t taps, const double* from,
-                               int64_t count, float* map) {
+void write_few_rows(const double* const* rows, const double* weights, int64_t taps, const double* from, int64_t count,
+                    float* map) {
   const auto write = [&](int64_t x, const auto& sum) {
     if constexpr (std::is_same_v<std::decay_t<decltype(sum)>, double>) {
       map[x] = Rounded<float>::from(sum);

@@ -62,7 +62,9 @@ constexpr int64_t kElementSize[kDTypes] = {8, 4, 2, 2};
 const char* at(const void* data, int64_t bytes) { return static_cast<const char*>(data) + bytes; }
 char* at(void* data, int64_t bytes) { return static_cast<char*>(data) + bytes; }
 
-int64_t task_grain(int64_t elements_per_task) { return std::max<int64_t>(1, kGrain / std::max<int64_t>(1, elements_per_task)); }
+int64_t task_grain(int64_t elements_per_task) {
+  return std::max<int64_t>(1, kGrain / std::max<int64_t>(1, elements_per_task));
+}
 
 // The bits of one slab: for each term a buffer [images, cell rows, w].
 struct SlabTerm {
@@ -71,7 +73,8 @@ struct SlabTerm {
   double* bits;
 };
 
-void sweep_likelihoods(const std::vector<SlabTerm>& slab, Range images, const Kernels& kernels, const ParallelFor& parallel) {
+void sweep_likelihoods(const std::vector<SlabTerm>& slab, Range images, const Kernels& kernels,
+                       const ParallelFor& parallel) {
   for (const SlabTerm& part : slab) {
     const Latent& latent = part.term->latent;
     // Long runs keep each channel's memory stream long; short ones give every thread a share.

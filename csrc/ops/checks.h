@@ -29,8 +29,10 @@ inline Latent checked_latent(const Tensor& likelihoods, int64_t batch) {
   STD_TORCH_CHECK(likelihoods.dim() == 4, "likelihoods must be [N, C, h, w], got ", likelihoods.dim(), " dimensions");
   STD_TORCH_CHECK(likelihoods.size(0) == batch, "likelihoods must have the map's batch size ", batch, ", got ",
                   likelihoods.size(0));
-  return {likelihoods.data_ptr(), checked_dtype(likelihoods), batch, likelihoods.size(1), likelihoods.size(2),
-          likelihoods.size(3), likelihoods.stride(0), likelihoods.stride(1), likelihoods.stride(2), likelihoods.stride(3)};
+  return {likelihoods.data_ptr(), checked_dtype(likelihoods), batch,
+          likelihoods.size(1),    likelihoods.size(2),        likelihoods.size(3),
+          likelihoods.stride(0),  likelihoods.stride(1),      likelihoods.stride(2),
+          likelihoods.stride(3)};
 }
 
 template <typename Data>
@@ -45,12 +47,12 @@ Image<Data> checked_map(const char* name, const Tensor& map) {
 // A band of `rows` x `columns`: every column index it can reach is inside.
 inline Band checked_band(const Tensor& start, const Tensor& weight, int64_t rows, int64_t columns) {
   STD_TORCH_CHECK(start.is_cpu() && weight.is_cpu(), "bands must be on the CPU");
-  STD_TORCH_CHECK(start.scalar_type() == ScalarType::Int && start.dim() == 1 && start.is_contiguous() &&
-                      start.size(0) == rows,
-                  "a band's start must be contiguous int32 [", rows, "]");
-  STD_TORCH_CHECK(weight.scalar_type() == ScalarType::Double && weight.dim() == 2 && weight.is_contiguous() &&
-                      weight.size(1) == rows,
-                  "a band's weight must be contiguous float64 [taps, ", rows, "]");
+  STD_TORCH_CHECK(
+      start.scalar_type() == ScalarType::Int && start.dim() == 1 && start.is_contiguous() && start.size(0) == rows,
+      "a band's start must be contiguous int32 [", rows, "]");
+  STD_TORCH_CHECK(
+      weight.scalar_type() == ScalarType::Double && weight.dim() == 2 && weight.is_contiguous() && weight.size(1) == rows,
+      "a band's weight must be contiguous float64 [taps, ", rows, "]");
   const Band band{static_cast<const int32_t*>(start.data_ptr()), static_cast<const double*>(weight.data_ptr()), rows,
                   columns, weight.size(0)};
   for (int64_t r = 0; r < rows && band.taps > 0; ++r) {
