@@ -123,7 +123,7 @@ def overlay(photograph: np.ndarray | Tensor, bits: np.ndarray | Tensor) -> Image
     share = np.clip(np.nan_to_num(values, nan=0.0) / colour_limit(values), 0.0, 1.0)
     grey = photo.clip(0, 1) @ np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)
     light, opacity = grey[:, :, None], 0.8 * share[:, :, None]
-    tint = _colours()(share)[:, :, :3].astype(np.float32) * (0.35 + 0.65 * light)
+    tint = _colours()(share)[:, :, :3].astype(np.float32) * (0.45 + 0.55 * light)
     return Image.fromarray(np.rint(255 * ((1 - opacity) * light + opacity * tint)).astype(np.uint8))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import subprocess
 import sys
 import urllib.error
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from torch import nn
 
 import bitrate_ext
-from bitrate_ext import demo_codec, models
+from bitrate_ext import demo_codec
 from bitrate_ext.models import load_checkpoint, load_zoo_model
 
 MODELS = pytest.importorskip("compressai.registry").MODELS
@@ -70,16 +69,11 @@ def test_the_demo_codec_maps_the_demo_photograph() -> None:
     assert result.total_bits.item() == pytest.approx(coded, rel=0.02, abs=128)
 
 
-@pytest.mark.parametrize("module", ["compressai", "safetensors"])
-def test_a_missing_dependency_says_what_to_install(module: str) -> None:
-    code = f"""
-import sys; sys.modules[{module!r}] = None
-import bitrate_ext
-try: bitrate_ext.load_demo_codec()
-except ImportError as error: sys.exit('pip install "bitrate-ext[compressai]"' not in str(error))
-sys.exit(2)
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
+@pytest.mark.parametrize("module", ["compressai.models", "safetensors"])
+def test_a_missing_dependency_says_what_to_install(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=rf'{module} cannot be imported .* pip install "bitrate-ext\[compressai\]"'):
+        bitrate_ext.load_demo_codec()
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -163,7 +157,7 @@ def test_code_in_a_pickle_is_refused_and_never_runs(legacy: bool, tmp_path: Path
     with pytest.raises(ValueError, match="holds Python objects besides tensors; those are refused"):
         load_checkpoint(path)
     assert not canary.exists()
-    path.write_bytes(pickle.dumps(Gadget(canary)))
+    path.write_bytes(pickle.dumps(Gadget(canary), protocol=2))
     with pytest.raises(ValueError, match="holds Python objects besides tensors; those are refused"):
         load_checkpoint(path)
     assert not canary.exists()
@@ -300,10 +294,3 @@ def test_full_size_elic_is_told_from_the_other(name: str, tmp_path: Path) -> Non
     with pytest.raises(ValueError, match=f"do not fit '{(set(ELIC) - {name}).pop()}'"):
         load_checkpoint(tmp_path / "weights.pt", (set(ELIC) - {name}).pop())
     assert_same_ready_model(load_checkpoint(tmp_path / "weights.pt", name), model)
-
-
-def test_require_names_the_module() -> None:
-    with pytest.raises(
-        ImportError, match=r'no_such_module cannot be imported .* pip install "bitrate-ext\[compressai\]"'
-    ):
-        models.require("no_such_module")
