@@ -1,7 +1,7 @@
 """Python's side of the operators: bands, implementations, fake tensors, gradients and vmap.
 
-``bitrate_ext::bitrate_map`` and its backward are opaque to compilers: they carry sizes and projection names, and bands are
-looked up when they run, so a compiled program serves any size. Both are linear in the map, which makes the second
+``bitrate_ext::bitrate_map`` and its backward are opaque to compilers: they carry sizes and projection names, and bands
+are looked up when they run, so a compiled program serves any size. Both are linear in the map, which makes the second
 derivative two short formulas in plain PyTorch.
 """
 
@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from . import _native, reference
 from .projection import PROJECTIONS, Axis, Band, Projection, axis_band, transposed_axis_band
@@ -224,14 +225,11 @@ def _transformed() -> bool:
 
 def is_plain(tensors: Sequence[Tensor]) -> bool:
     """Ordinary eager tensors with no gradient wanted, which may go straight to the kernel."""
-    if (
-        torch.compiler.is_compiling()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._are_functorch_transforms_active()
-    ):
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
-    recording = torch.is_grad_enabled()
-    return all(type(t) is Tensor and not (recording and t.requires_grad) for t in tensors)
+    if torch._C._len_torch_dispatch_stack():  # fake tensors, tracing
+        return False
+    return all(type(t) is Tensor for t in tensors) and not _needs_gradient(tensors)
 
 
 def call_map(likelihoods: Sequence[Tensor], *placement: Any) -> Tensor:
@@ -249,6 +247,8 @@ def call_map_backward(grad: Tensor, likelihoods: Tensor, *placement: Any) -> Ten
 
 
 def _needs_gradient(tensors: Sequence[Tensor]) -> bool:
+    if forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(t).tangent is not None for t in tensors):
+        return True  # no forward mode: the autograd.Function says so, where going on would lose the tangent
     return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
@@ -266,9 +266,7 @@ def _map_backward_autograd(grad: Tensor, likelihoods: Tensor, *placement: Any) -
     return _MapBackward.apply(placement, grad, likelihoods)
 
 
-def _map_vmap(
-    info: Any, in_dims: tuple[Any, ...], likelihoods: Sequence[Tensor], *placement: Any
-) -> tuple[Tensor, int]:
+def _map_vmap(info: Any, in_dims: Sequence[Any], likelihoods: Sequence[Tensor], *placement: Any) -> tuple[Tensor, int]:
     folded = [_batched(p, dim, info.batch_size) for p, dim in zip(likelihoods, in_dims[0], strict=True)]
     out = torch.ops.bitrate_ext.bitrate_map(folded, *placement)
     return out.reshape(info.batch_size, -1, *out.shape[1:]), 0

@@ -191,8 +191,9 @@ def bitrate_map(
         crop: ``(top, left, height, width)``: compute only this window of the ``size`` map.
 
     Returns:
-        ``[N, 1, H, W]``, bits per pixel, on the likelihoods' device. The sum over a map is the image's total bits to 6e-8
-        of it (float32). NaN likelihoods give NaN, zeros give infinity, in the pixels that they weigh on and no others.
+        ``[N, 1, H, W]``, bits per pixel, on the likelihoods' device. The sum over a map is the image's total bits to
+        6e-8 of it (float32). NaN likelihoods give NaN, zeros give infinity, in the pixels that they weigh on and no
+        others.
 
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.

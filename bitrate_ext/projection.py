@@ -1,8 +1,8 @@
 """Projections as pairs of bands: how the bits of one latent cell spread over the pixels of the image.
 
-A separable projection of a cell grid ``S [h, w]`` onto pixels is ``R @ S @ C.T``, where ``R [H, h]`` and ``C [W, w]`` are
-banded: each pixel reads a few adjacent cells. A band is built once, in float64, and cached; the native kernels and the
-reference apply bands and know nothing of how they came to be.
+A separable projection of a cell grid ``S [h, w]`` onto pixels is ``R @ S @ C.T``, where ``R [H, h]`` and ``C [W, w]``
+are banded: each pixel reads a few adjacent cells. A band is built once, in float64, and cached; the native kernels and
+the reference apply bands and know nothing of how they came to be.
 
 With ``conserve=True`` every column of a band sums to one over the canvas, so that no bit is lost or made, at any size.
 """
@@ -90,7 +90,7 @@ class Projection(ABC):
 
     @cached_property
     def key(self) -> str:
-        """A string that stands for this object in operator arguments: its name, and a number where it is not built in."""
+        """A string that stands for this object in operator arguments: its name, numbered where it is not built in."""
         return self.name if PROJECTIONS.get(self.name) is self else f"{self.name}#{next(_numbers)}"
 
     @abstractmethod
@@ -240,7 +240,7 @@ def transposed_axis_band(projection: Projection, axis: Axis, device: torch.devic
 
 
 def outside_share(projection: Projection, axis: Axis) -> Tensor:
-    """The part of each cell's bits that falls outside the window, float64 ``[cells]``; zero where nothing is cropped."""
+    """The part of each cell's bits that falls outside the window, float64 ``[cells]``; zero without a crop."""
     start, weight = _canvas_rows(projection, axis)
     outside = np.ones(axis.canvas, dtype=bool)
     outside[axis.origin : axis.origin + axis.pixels] = False

@@ -255,7 +255,7 @@ def model_card(rows: list[dict[str, Any]], steps: int, seed: int, batch: int, se
         [
             "# Demo codec: model card",
             "",
-            "A small learned image codec, there to make maps with out of the box. It is no competitor to published codecs.",
+            "A small learned image codec, there to make maps with out of the box; no competitor to published codecs.",
             "",
             "| | |",
             "|---|---|",
@@ -263,7 +263,8 @@ def model_card(rows: list[dict[str, Any]], steps: int, seed: int, batch: int, se
             " (Minnen et al. 2018, arXiv 1809.02736) |",
             "| weights | `demo_codec.safetensors`, float16, converted to float32 on loading |",
             "| weights' licence | BSD-3-Clause, as the package |",
-            f"| objective | bpp + {LAMBDA} * 255^2 * MSE; rate by additive noise, distortion by straight-through rounding |",
+            f"| objective | bpp + {LAMBDA} * 255^2 * MSE; rate by additive noise, distortion by straight-through"
+            " rounding |",
             f"| training | {steps} steps of {batch} crops of {CROP}x{CROP}, Adam 1e-3 with cosine decay,"
             " moving average of the weights |",
             f"| seed | {seed} |",
@@ -274,8 +275,8 @@ def model_card(rows: list[dict[str, Any]], steps: int, seed: int, batch: int, se
             f" {', '.join(map(str, REDUCTIONS))} times; none of them is shipped |",
             f"| made by | `tools/train_demo_codec.py --steps {steps} --seed {seed} --batch {batch}` |",
             "",
-            "Photographs it never saw (scikit-image and scikit-learn). JPEG is Pillow's, with optimised Huffman tables, at"
-            " the same bits.",
+            "Photographs it never saw (scikit-image and scikit-learn). JPEG is Pillow's, with optimised Huffman tables,"
+            " at the same bits.",
             "",
             "| photograph | estimated bpp | coded bpp | PSNR, dB | JPEG's PSNR at that bpp |",
             "|---|---|---|---|---|",
