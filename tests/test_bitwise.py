@@ -1,5 +1,7 @@
 """The same bytes on every instruction set, thread count and tiling, and from run to run."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -89,9 +91,9 @@ def stitched(case, cuts) -> torch.Tensor:
     top, left, height, width = case.crop or (0, 0, *case.canvas)
     rows, columns = ([0, *sorted(cut), length] for cut, length in zip(cuts, (height, width), strict=True))
     bands = []
-    for r0, r1 in zip(rows, rows[1:], strict=False):
+    for r0, r1 in itertools.pairwise(rows):
         parts = [case.run(crop=(top + r0, left + c0, r1 - r0, c1 - c0))
-                 for c0, c1 in zip(columns, columns[1:], strict=False) if c1 > c0 and r1 > r0]  # fmt: skip
+                 for c0, c1 in itertools.pairwise(columns) if c1 > c0 and r1 > r0]  # fmt: skip
         if parts:
             bands.append(torch.cat(parts, dim=3))
     return torch.cat(bands, dim=2)

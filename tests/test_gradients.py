@@ -232,3 +232,19 @@ def test_double_backward_is_the_reference_s(device, rng):
             (grad,) = torch.autograd.grad(out.pow(3).sum(), leaf, create_graph=True)
             seconds.append(torch.autograd.grad(grad.pow(2).sum(), leaf)[0])
         torch.testing.assert_close(*seconds, rtol=1e-10, atol=1e-12)
+
+
+def test_forward_mode_is_refused_and_never_dropped(device):
+    """The native operator has no forward-mode derivative: it says so. The reference has one."""
+    p = torch.rand(1, 2, 3, 3, device=device, dtype=torch.float64) + 0.1
+    tangent = torch.rand_like(p)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(p, tangent)
+        if device.type == "cpu":
+            with pytest.raises((NotImplementedError, RuntimeError), match="jvp"):
+                bitrate_ext.bitrate_map(dual, (6, 6), impl="native")
+        out = torch.autograd.forward_ad.unpack_dual(bitrate_ext.bitrate_map(dual, (6, 6), impl="reference")).tangent
+    expected = bitrate_ext.bitrate_map(
+        2 ** (tangent / (p * math.log(2))), (6, 6)
+    )  # linear in -log2: tangent -t / (p ln 2)
+    torch.testing.assert_close(out, expected)
