@@ -1,8 +1,8 @@
 """Builds the op library. All metadata is in pyproject.toml.
 
 `_ops_cpu` (schemas and CPU kernels) uses PyTorch's stable ABI only, so one binary serves every torch from 2.10 on and
-every Python. It holds no Python module: bitrate_ext/_native.py loads it with torch.ops.load_library. Without a compiler,
-or with BITRATE_EXT_REFERENCE_ONLY=1 set for the build, the package installs without it and works on the reference.
+every Python. It holds no Python module: bitrate_ext/_native.py loads it with torch.ops.load_library. Where there is no
+compiler, or BITRATE_EXT_REFERENCE_ONLY=1 is set for the build, the package installs without it, on the reference alone.
 """
 
 import os
