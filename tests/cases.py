@@ -230,7 +230,15 @@ def random_case(
 
 
 def bytes_of(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return (
+        tensor.detach()
+        .cpu()
+        .clone(memory_format=torch.contiguous_format)
+        .reshape(-1)
+        .view(torch.uint8)
+        .numpy()
+        .tobytes()
+    )
 
 
 def assert_same_bytes(actual: Tensor, expected: Tensor, what: object = "") -> None:
