@@ -147,9 +147,7 @@ def _panel_size(height: int, width: int) -> tuple[int, int]:
 def _colours() -> Any:
     import matplotlib
 
-    colours = matplotlib.colormaps[COLOURS].copy()
-    colours.set_bad(BROKEN)
-    return colours
+    return matplotlib.colormaps[COLOURS].with_extremes(bad=BROKEN)
 
 
 def _placed(box: tuple[float, float, float, float], width: int, height: int) -> tuple[float, float, float, float]:
@@ -158,13 +156,20 @@ def _placed(box: tuple[float, float, float, float], width: int, height: int) -> 
 
 
 def _write(written: Any, text: str, room: float, canvas: Any) -> None:
-    """Set the text, without control characters, cut in its middle until it is at most ``room`` pixels wide."""
+    """Set the text, without control characters, its middle left out as far as needed to be ``room`` pixels wide."""
     text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
     written.set_parse_math(False)  # file names may hold dollar signs
+
+    def fits(kept: int) -> bool:
+        written.set_text(text if kept == len(text) else f"{text[: kept - kept // 2]} … {text[len(text) - kept // 2 :]}")
+        return written.get_window_extent(canvas.get_renderer()).width <= room
+
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for kept in range(len(text), 0, -1):
-            cut = text if kept == len(text) else text[: kept // 2] + " … " + text[len(text) - (kept - kept // 2) :]
-            written.set_text(cut)
-            if written.get_window_extent(canvas.get_renderer()).width <= room:
-                return
+        warnings.simplefilter("ignore")  # letters that the font lacks
+        if fits(len(text)):
+            return
+        low, high = 0, len(text)  # what is known to fit, or is all there is to do, and what is too wide
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if fits(middle) else (low, middle)
+        fits(low)
