@@ -23,13 +23,17 @@ def named_likelihoods(likelihoods: Likelihoods, name: str = "") -> dict[str, Ten
 
     Raises:
         TypeError: something that is neither a tensor nor a dict.
+        ValueError: two tensors would have the same name.
     """
     if isinstance(likelihoods, Tensor):
         return {name: likelihoods}
     if isinstance(likelihoods, Mapping):
         named: dict[str, Tensor] = {}
         for key, value in likelihoods.items():
-            named.update(named_likelihoods(value, f"{name}.{key}" if name else str(key)))
+            for inner, tensor in named_likelihoods(value, f"{name}.{key}" if name else str(key)).items():
+                if inner in named:
+                    raise ValueError(f"likelihoods must have one tensor a name, got two for {inner!r}")
+                named[inner] = tensor
         return named
     what = f"likelihoods[{name!r}]" if name else "likelihoods"
     raise TypeError(f"{what} must be a tensor or a dict of tensors, got {type(likelihoods).__name__}")
