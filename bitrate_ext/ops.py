@@ -63,7 +63,7 @@ def _checked_tensors(likelihoods: Likelihoods) -> list[Tensor]:
 
 
 def _pair(name: str, value: Any) -> tuple[Any, Any]:
-    if isinstance(value, Sequence) and not isinstance(value, str):
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
         if len(value) != 2:
             raise ValueError(f"{name} must be a pair, got {len(value)} values")
         return value[0], value[1]

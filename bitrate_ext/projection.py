@@ -140,6 +140,8 @@ class _Bilinear(Projection):
             low, part = np.divmod(np.clip((2 * pixel + 1) * cells - pixels, 0, step * (cells - 1)), step)
         else:
             step = 1
+            if pixels == cells:  # PyTorch copies, whatever the scale factor
+                cells_per_pixel = 1.0
             centre = np.maximum((pixel + 0.5) * cells_per_pixel - 0.5, 0.0)
             low = np.minimum(np.floor(centre).astype(np.int64), cells - 1)
             part = np.clip(centre - low, 0.0, 1.0)
