@@ -133,18 +133,25 @@ def learning_rate(progress: float) -> float:
     return 1e-6 + (1e-3 - 1e-6) * 0.5 * (1 + np.cos(np.pi * progress)) * warm_up
 
 
-def train(pictures: list[Tensor], steps: int, seed: int, batch: int, checkpoint: Path) -> MeanScaleHyperprior:
-    """Train from scratch; returns the moving average of the weights, which ``checkpoint`` also keeps."""
-    torch.manual_seed(seed)
-    random = np.random.default_rng(seed)
+def train(
+    pictures: list[Tensor], steps: int, seed: int, batch: int, checkpoint: Path, resume_at: int
+) -> MeanScaleHyperprior:
+    """Train from scratch, or from step ``resume_at`` with the weights of ``checkpoint``.
+
+    Returns the moving average of the weights, which ``checkpoint`` also keeps.
+    """
+    torch.manual_seed(seed + resume_at)
+    random = np.random.default_rng(seed + resume_at)
     model = MeanScaleHyperprior(**CHANNELS).train()
+    if resume_at:
+        load_weights(model, checkpoint)
     averaged = copy.deepcopy(model).eval()
     quantiles = {name: p for name, p in model.named_parameters() if name.endswith(".quantiles")}
     main = [p for name, p in model.named_parameters() if name not in quantiles]
     optimizer = torch.optim.Adam(main)
     quantile_optimizer = torch.optim.Adam(quantiles.values(), lr=1e-3)
     started, bpp_mean, mse_mean = time.monotonic(), 0.0, 0.0
-    for step in range(steps):
+    for step in range(resume_at, steps):
         progress = step / steps
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(progress)
@@ -160,7 +167,7 @@ def train(pictures: list[Tensor], steps: int, seed: int, batch: int, checkpoint:
         with torch.no_grad():
             for average, value in zip(averaged.parameters(), model.parameters(), strict=True):
                 average.lerp_(value, 1 - decay)
-        smoothing = max(0.005, 1 / (step + 1))  # a moving mean, for the log only
+        smoothing = max(0.005, 1 / (step - resume_at + 1))  # a moving mean, for the log only
         bpp_mean += smoothing * (bpp - bpp_mean)
         mse_mean += smoothing * (mse - mse_mean)
         if step % 500 == 0 or step == steps - 1:
@@ -178,6 +185,12 @@ def save_weights(model: MeanScaleHyperprior, path: Path) -> None:
     save_file(weights, temporary, metadata={"format": "pt", "N": str(CHANNELS["N"]), "M": str(CHANNELS["M"])})
     temporary.chmod(0o644)
     os.replace(temporary, path)
+
+
+def load_weights(model: MeanScaleHyperprior, path: Path) -> None:
+    with torch.no_grad():
+        for name, value in load_file(path).items():
+            model.get_parameter(name).copy_(value)
 
 
 def test_photographs() -> dict[str, np.ndarray]:
@@ -212,8 +225,7 @@ def jpeg_at(pixels: np.ndarray, bpp: float) -> float:
 def evaluate(weights: Path) -> list[dict[str, Any]]:
     """Coded bits (the entropy coder's strings), estimated bits and PSNR of every test photograph."""
     model = MeanScaleHyperprior(**CHANNELS)
-    for name, value in load_file(weights).items():
-        model.get_parameter(name).copy_(value)
+    load_weights(model, weights)
     model.eval().update(force=True)
     rows = []
     for name, pixels in test_photographs().items():
@@ -296,11 +308,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--resume-at", type=int, default=0, help="step to go on from, with the weights of --output")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     started = time.monotonic()
     paths = fetch_photographs(args.photographs)
-    averaged = train(load_reduced(paths), args.steps, args.seed, args.batch, args.output)
+    averaged = train(load_reduced(paths), args.steps, args.seed, args.batch, args.output, args.resume_at)
     save_weights(averaged, args.output)
     card = model_card(
         evaluate(args.output), args.steps, args.seed, args.batch, time.monotonic() - started, photographs=len(paths)
