@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import bitrate_map
+from . import _native, bitrate_map
 from .doctor import instruction_set
 
 IMAGES = {"Kodak": (512, 768), "1080p": (1080, 1920), "4K": (2160, 3840)}  # (H, W), pixels
@@ -48,11 +48,11 @@ def run(device: torch.device, say: Say = print) -> None:
     busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0  # absent on Windows
     if busy > 0.5 * (os.cpu_count() or 1):
         say(f"The machine is busy (load {busy:.1f}): these times are longer than they need be, and the ratios rough.")
+    if not _native.available(device.type):
+        say(f"No fused kernel: {_native.why_absent(device.type)}. The column shows the package's PyTorch reference.")
     say("")
-    say(
-        f"{'image':<8}{'map':>13}{'fused':>9}{'recipe':>9}{'compiled':>10}{'copy':>9}{'recipe/':>10}{'compiled/':>11}{'fused/':>8}"
-    )
-    say(f"{'':<8}{'':>13}{'':>9}{'':>9}{'':>10}{'':>9}{'fused':>10}{'fused':>11}{'copy':>8}")
+    say(_row("image", "map", "fused", "recipe", "compiled", "copy", "recipe/", "compiled/", "fused/"))
+    say(_row("", "", "", "", "", "", "fused", "fused", "copy"))
     trouble = ""
     for name, (height, width) in IMAGES.items():
         h, w = -(-height // STRIDE), -(-width // STRIDE)
@@ -62,18 +62,24 @@ def run(device: torch.device, say: Say = print) -> None:
         trouble = trouble or why
         _check_answers(contenders, likelihoods)
         took = _medians(contenders, device)
-        fused, chain, copy = took["fused"], took["recipe"], took["copy"]
-        compiled = took.get("compiled")
-        say(
-            f"{name:<8}{f'{h * STRIDE} x {w * STRIDE}':>13}{fused * 1e3:>9.2f}{chain * 1e3:>9.2f}"
-            f"{f'{compiled * 1e3:.2f}' if compiled else '-':>10}{copy * 1e3:>9.2f}"
-            f"{chain / fused:>9.1f}x{f'{compiled / fused:.1f}x' if compiled else '-':>11}{fused / copy:>7.1f}x"
-        )
+        times = [took.get(column) for column in ("fused", "recipe", "compiled", "copy")]
+        fused, chain, compiled, copy = times
+        ratios = [_ratio(chain, fused), _ratio(compiled, fused), _ratio(fused, copy)]
+        milliseconds = ["-" if seconds is None else f"{seconds * 1e3:.2f}" for seconds in times]
+        say(_row(name, f"{h * STRIDE} x {w * STRIDE}", *milliseconds, *ratios))
     say("")
     say("fused     bitrate_ext.bitrate_map(p, scale_factor=16, out=...)")
     say("recipe    PyTorch: -log2, sum over channels, F.interpolate (CompressAI issue 265)")
     say("compiled  torch.compile(recipe)" + (f": left out, {trouble}" if trouble else ", compiled anew for each size"))
     say("copy      a copy of half the bytes, which reads and writes as much as reading p once and writing the map once")
+
+
+def _row(*cells: str) -> str:
+    return f"{cells[0]:<6}{cells[1]:>12}" + "".join(f"{cell:>10}" for cell in cells[2:])
+
+
+def _ratio(one: float | None, other: float | None) -> str:
+    return "-" if one is None or other is None else f"{one / other:.1f}x"
 
 
 def _machine(device: torch.device) -> str:

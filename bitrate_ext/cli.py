@@ -147,8 +147,14 @@ def _run_map(arguments: argparse.Namespace) -> int:
     device = _checked_device(arguments.device)
     _check_model_arguments(arguments)
     folder = _made_folder(arguments.output)
+    if sys.stderr.isatty():  # importing CompressAI takes many seconds
+        _say("Loading the model ...", sys.stderr)
     model, name = _loaded_model(arguments)
-    mapper = BitrateMapper(model.to(device), projection=arguments.projection)
+    try:
+        model.to(device)
+    except RuntimeError as error:
+        raise UsageError(f"--device {device}: the model cannot be moved there ({_one_line(error)})") from error
+    mapper = BitrateMapper(model, projection=arguments.projection)
 
     records: list[Record] = []
     failures: list[dict[str, str]] = []
