@@ -59,9 +59,9 @@ def axis_matrix(mode: str, cells: int, canvas: int, conserve: bool = True, scale
             touched = _overlap(canvas, cells) > 0
             return touched / touched.sum(axis=1, keepdims=True) * part
         # Nearest is of float32, as PyTorch's index then is on every device; its ones and zeros are exact all the same.
-        eye = torch.eye(cells, dtype=torch.float32 if mode == "nearest" else torch.float64)[None]
-        place = {"scale_factor": scale} if scale else {"size": canvas}
-        rows = F.interpolate(eye, **place, mode="linear" if mode == "bilinear" else mode)
+        eye = torch.eye(cells, dtype=torch.float32 if mode == "nearest" else torch.float64)[None, :, None]
+        place = {"scale_factor": (1.0, scale)} if scale else {"size": (1, canvas)}
+        rows = F.interpolate(eye, **place, mode=mode)[:, :, 0]
         return rows[0].T.double().numpy() * part
     if mode == "area":
         whole = _overlap(canvas, cells)
