@@ -11,23 +11,13 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
-from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import _native, reference
-from .projection import PROJECTIONS, Axis, Band, Projection, axis_band, transposed_axis_band
-
-_registered: WeakValueDictionary[str, Projection] = WeakValueDictionary(PROJECTIONS)
-
-
-def registered_key(projection: Projection) -> str:
-    """The projection's key, under which the operators find it while the object lives."""
-    _registered[projection.key] = projection
-    return projection.key
-
+from .projection import Axis, Band, axis_band, find_projection, transposed_axis_band
 
 Bands = list[tuple[Band, Band]]
 
@@ -48,7 +38,7 @@ def _cached_bands(
     build = transposed_axis_band if transposed else axis_band
     bands = []
     for (h, w), key in zip(grids, keys, strict=True):
-        projection = _registered[key]
+        projection = find_projection(key)
         rows = Axis(h, canvas[0], top, height, conserve, vertical)
         columns = Axis(w, canvas[1], left, width, conserve, horizontal)
         bands.append((build(projection, rows, device), build(projection, columns, device)))

@@ -120,11 +120,6 @@ def _checked_crop(crop: Any, size: tuple[int, int]) -> list[int]:
     return list(crop)
 
 
-def _checked_projections(projection: Any, count: int) -> list[str]:
-    given = get_projection(projection)
-    return [autograd.registered_key(given)] * count
-
-
 def _checked_dtype(dtype: torch.dtype | None, tensors: list[Tensor]) -> torch.dtype:
     if dtype is None:
         return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
@@ -228,7 +223,7 @@ def bitrate_map(
     else:
         canvas, scales = _scaled_size(scale_factor, tensors)
     window = [0, 0, *canvas] if crop is None else _checked_crop(crop, canvas)
-    keys = _checked_projections(projection, len(tensors))
+    keys = [get_projection(projection).key] * len(tensors)
     dtype = _checked_dtype(dtype, tensors)
     native = _chosen(impl, tensors[0].device.type)
     if out is not None:

@@ -11,14 +11,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import count
+from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
 from torch import Tensor
 
 _numbers = count(1)
+_living: WeakValueDictionary[str, Projection] = WeakValueDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,11 +90,16 @@ class Projection(ABC):
     """
 
     name: str
+    key: str  # stands for the object in operator arguments; see `find_projection`
 
-    @cached_property
-    def key(self) -> str:
-        """A string that stands for this object in operator arguments: its name, numbered where it is not built in."""
-        return self.name if PROJECTIONS.get(self.name) is self else f"{self.name}#{next(_numbers)}"
+    def __new__(cls, *_: Any, **__: Any) -> Projection:
+        self = super().__new__(cls)
+        self.key = f"{cls.__name__}#{next(_numbers)}"
+        _living[self.key] = self
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "key"}  # a copy keeps its own
 
     @abstractmethod
     def rows(self, cells: int, pixels: int, cells_per_pixel: float, conserve: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -175,6 +183,9 @@ class _Area(Projection):
 
 
 PROJECTIONS: dict[str, Projection] = {p.name: p for p in (_Nearest(), _Bilinear(), _Area())}
+for _built_in in PROJECTIONS.values():
+    _built_in.key = _built_in.name  # so that exported programs name it in words
+    _living[_built_in.key] = _built_in
 
 
 def get_projection(projection: str | Projection) -> Projection:
@@ -193,6 +204,18 @@ def get_projection(projection: str | Projection) -> Projection:
     if isinstance(projection, Projection):
         return projection
     raise TypeError(f"projection must be a name or a Projection, got {type(projection).__name__}")
+
+
+def find_projection(key: str) -> Projection:
+    """The living projection of that key.
+
+    Raises:
+        ValueError: there is none, as when an exported program holds a projection of another process.
+    """
+    try:
+        return _living[key]
+    except KeyError:
+        raise ValueError(f"there is no projection {key!r} in this process, or it was deleted") from None
 
 
 @dataclass(frozen=True)
