@@ -5,20 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import bitrate_ext
+from bitrate_ext.bench import CHANNELS, STRIDE, recipe
 
-STRIDE = 16  # pixels per latent cell
-CHANNELS = 192
+__all__ = ["IMAGES", "copy_of_same_bytes", "fused", "make_likelihoods", "recipe"]
+
 IMAGES = {"kodak": (512, 768), "1080p": (1088, 1920), "4k": (2160, 3840), "8k": (4320, 7680)}  # (H, W), pixels
-
-
-def recipe(likelihoods: Tensor) -> Tensor:
-    """The chain of CompressAI issue 265."""
-    bits = -likelihoods.log2().sum(dim=1, keepdim=True)
-    return F.interpolate(bits / STRIDE**2, scale_factor=STRIDE, mode="bilinear", align_corners=False)
 
 
 def fused(likelihoods: Tensor, out: Tensor | None = None) -> Tensor:
