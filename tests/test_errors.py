@@ -21,7 +21,8 @@ INT, COMPLEX, BOOL = P.long(), P.to(torch.complex64), P > 0.5
 CASES = [
     # the kind of likelihoods
     *[(lambda v=v: bitrate_map(v, SIZE), TypeError, f"must be a tensor or a dict of tensors, got {name}")
-      for v, name in [(None, "NoneType"), (3, "int"), (1.5, "float"), ("y", "str"), (b"y", "bytes"), (P.numpy(), "ndarray"),
+      for v, name in [(None, "NoneType"), (3, "int"), (1.5, "float"), ("y", "str"), (b"y", "bytes"), (P.numpy(),
+          "ndarray"),
                       ({1, 2}, "set"), (object(), "object"), (torch.float32, "dtype"), (iter([P]), "list_iterator"),
                       (len, "builtin_function_or_method"), (1j, "complex")]],
     *[(lambda v=v: bitrate_map({"y": P, "z": v}, SIZE), TypeError, rf"\['z'\] must be a tensor or a dict .* {name}")
@@ -53,7 +54,8 @@ CASES = [
     (lambda: bitrate_map(P), ValueError, "give exactly one of size and scale_factor, got neither"),
     (lambda: bitrate_map(P, SIZE, scale_factor=2), ValueError, "give exactly one of size and scale_factor, got both"),
     *[(lambda v=v: bitrate_map(P, v), TypeError, r"size must be a pair \(H, W\) of pixels, got ")
-      for v in (8, 8.0, "88", (8,), (8, 8, 8), (), {8, 9}, {"H": 8, "W": 8}, torch.tensor(8), object(), (8, 9).__iter__())],
+      for v in (8, 8.0, "88", (8,), (8, 8, 8), (), {8, 9}, {"H": 8, "W": 8}, torch.tensor(8), object(), (8,
+                      9).__iter__())],
     *[(lambda v=v: bitrate_map(P, v), TypeError, "size must be a pair of integers, got ")
       for v in ((8.0, 8), (8, 8.5), ("8", 8), (None, 8), (8, math.nan), (True, 8), (8, False), ([8], 8), (8, 1j))],
     *[(lambda v=v: bitrate_map(P, v), ValueError, "at least 1 pixel each way, got ")
@@ -62,7 +64,8 @@ CASES = [
       for v in ((2**31, 8), (8, 2**31), (2**32, 8), (8, 2**63), (2**63 - 1, 8), (2**64, 8), (8, 10**30))],
     # scale_factor
     *[(lambda v=v: bitrate_map(P, scale_factor=v), TypeError, "must be a number or a pair of numbers, got ")
-      for v in ("2", b"2", True, (True, 2), (2, "2"), (None, 2), 1j, (1j, 2), {2}, object(), ([2], 2), torch.tensor(2.0))],
+      for v in ("2", b"2", True, (True, 2), (2, "2"), (None, 2), 1j, (1j, 2), {2}, object(), ([2], 2),
+                      torch.tensor(2.0))],
     *[(lambda v=v: bitrate_map(P, scale_factor=v), ValueError, "scale_factor must be positive and finite, got ")
       for v in (0, -1, 0.0, -0.0, math.nan, math.inf, -math.inf, (2, 0), (-2, 2), (math.nan, 1), (1, math.inf))],
     *[(lambda v=v: bitrate_map(P, scale_factor=v), ValueError, f"scale_factor must be a pair, got {len(v)} values")
@@ -73,11 +76,13 @@ CASES = [
       for v in (2**31, 1e9, 1e300, (1, 2.0**60), (2**29, 1), 2**62)],
     (lambda: bitrate_map({"y": P, "z": Z}, scale_factor=2), ValueError, r"one grid size, got \[4, 5\] and \[2, 2\]"),
     # crop
-    *[(lambda v=v: bitrate_map(P, SIZE, crop=v), TypeError, r"crop must be \(top, left, height, width\) in pixels, got ")
+    *[(lambda v=v: bitrate_map(P, SIZE, crop=v),
+       TypeError, r"crop must be \(top, left, height, width\) in pixels, got ")
       for v in (3, "0011", (0, 0, 1), (0, 0, 1, 1, 1), (), {0, 1, 2, 3}, 1.5, object())],
     *[(lambda v=v: bitrate_map(P, SIZE, crop=v), ValueError, r"crop .* must lie inside the 8 x 10 map")
       for v in ((0, 0, 9, 10), (0, 0, 8, 11), (1, 0, 8, 10), (0, 1, 8, 10), (-1, 0, 2, 2), (0, -1, 2, 2), (0, 0, 0, 1),
-                (0, 0, 1, 0), (8, 0, 1, 1), (0, 10, 1, 1), (0, 0, -1, 1), (2**63, 0, 1, 1), (0, 0, 2**62, 2**62), (9, 9, 9, 9))],
+                (0, 0, 1, 0), (8, 0, 1, 1), (0, 10, 1, 1), (0, 0, -1, 1), (2**63, 0, 1, 1), (0, 0, 2**62, 2**62), (9,
+                      9, 9, 9))],
     # projection, dtype, impl
     *[(lambda v=v: bitrate_map(P, SIZE, projection=v), ValueError, "must be one of 'nearest', 'bilinear', 'area'")
       for v in ("bicubic", "", "Bilinear", "bilinear ", "bilinear#1")],
@@ -97,13 +102,15 @@ CASES = [
     *[(lambda v=v: bitrate_map(P, SIZE, out=v), TypeError, "out must be a tensor, got ")
       for v in (3, np.zeros((2, 1, 8, 10)), "out", [torch.empty(2, 1, 8, 10)])],
     *[(lambda v=v: bitrate_map(P, SIZE, out=v), ValueError, r"out must be torch.float32 \[2, 1, 8, 10\] on cpu, got ")
-      for v in (torch.empty(2, 1, 8, 9), torch.empty(2, 8, 10), torch.empty(1, 1, 8, 10), torch.empty(0), torch.empty(2, 2, 8, 10),
+      for v in (torch.empty(2, 1, 8, 9), torch.empty(2, 8, 10), torch.empty(1, 1, 8, 10), torch.empty(0),
+                      torch.empty(2, 2, 8, 10),
                 torch.empty(2, 1, 8, 10, dtype=torch.float64), torch.empty(2, 1, 8, 10, dtype=torch.float16),
                 torch.empty(2, 1, 8, 10, device="meta"), torch.empty(2, 1, 8, 10, dtype=torch.int32))],
     (lambda: bitrate_map(P, SIZE, crop=(0, 0, 2, 2), out=OUT), ValueError, r"\[2, 1, 2, 2\]"),
     (lambda: bitrate_map(P.double(), SIZE, out=OUT), ValueError, "out must be torch.float64"),
     (lambda: bitrate_map(P.clone().requires_grad_(), SIZE, out=OUT), ValueError, "gradients are recorded"),
-    (lambda: bitrate_map(P, SIZE, out=torch.empty(2, 1, 8, 10, requires_grad=True)), ValueError, "gradients are recorded"),
+    (lambda: bitrate_map(P, SIZE, out=torch.empty(2, 1, 8, 10, requires_grad=True)),
+     ValueError, "gradients are recorded"),
     (lambda: bitrate_map([P], SIZE, out=OUT), ValueError, "one map, but likelihoods is a list"),
     (lambda: bitrate_map((P, P), SIZE, out=OUT), ValueError, "out goes with one map"),
     # arguments that do not exist
