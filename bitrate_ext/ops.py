@@ -224,21 +224,20 @@ def bitrate_map(
         canvas, scales = _scaled_size(scale_factor, tensors)
     window = [0, 0, *canvas] if crop is None else _checked_crop(crop, canvas)
     keys = [get_projection(projection).key] * len(tensors)
+    placement = autograd.Placement(canvas, window, keys, conserve, scales)
     dtype = _checked_dtype(dtype, tensors)
     native = _chosen(impl, tensors[0].device.type)
     if out is not None:
         _check_out(out, (tensors[0].shape[0], 1, window[2], window[3]), dtype, tensors)
         with torch.no_grad():
             if native:
-                return autograd.project_into(tensors, canvas, window, keys, conserve, scales, out)
-            bands = autograd.bands_of(tensors, canvas, window, keys, conserve, scales)
-            return out.copy_(reference.bitrate_map(tensors, bands, dtype))
-    if native and autograd.is_plain(tensors):
-        out = torch.empty((tensors[0].shape[0], 1, window[2], window[3]), dtype=dtype, device=tensors[0].device)
-        return autograd.project_into(tensors, canvas, window, keys, conserve, scales, out)
-    if native:
-        return autograd.call_map(tensors, canvas, window, keys, conserve, scales, dtype)
-    return reference.bitrate_map(tensors, autograd.bands_of(tensors, canvas, window, keys, conserve, scales), dtype)
+                return autograd.project_into(tensors, placement, out)
+            return out.copy_(reference.bitrate_map(tensors, autograd.bands_of(tensors, placement), dtype))
+    if not native:
+        return reference.bitrate_map(tensors, autograd.bands_of(tensors, placement), dtype)
+    if autograd.is_plain(tensors):
+        return autograd.project_into(tensors, placement, autograd.new_map(tensors, placement, dtype))
+    return autograd.call_map(tensors, placement, dtype)
 
 
 def latent_bits(likelihoods: Tensor, *, impl: str = "auto", dtype: torch.dtype | None = None) -> Tensor:

@@ -234,17 +234,25 @@ def test_double_backward_is_the_reference_s(device, rng):
         torch.testing.assert_close(*seconds, rtol=1e-10, atol=1e-12)
 
 
-def test_forward_mode_is_refused_and_never_dropped(device):
-    """The native operator has no forward-mode derivative: it says so. The reference has one."""
+@pytest.mark.parametrize("impl", ["auto", "reference"])
+def test_forward_mode(device, impl):
     p = torch.rand(1, 2, 3, 3, device=device, dtype=torch.float64) + 0.1
     tangent = torch.rand_like(p)
     with torch.autograd.forward_ad.dual_level():
         dual = torch.autograd.forward_ad.make_dual(p, tangent)
-        if device.type == "cpu":
-            with pytest.raises((NotImplementedError, RuntimeError), match="jvp"):
-                bitrate_ext.bitrate_map(dual, (6, 6), impl="native")
-        out = torch.autograd.forward_ad.unpack_dual(bitrate_ext.bitrate_map(dual, (6, 6), impl="reference")).tangent
-    expected = bitrate_ext.bitrate_map(
-        2 ** (tangent / (p * math.log(2))), (6, 6)
-    )  # linear in -log2: tangent -t / (p ln 2)
+        out = torch.autograd.forward_ad.unpack_dual(bitrate_ext.bitrate_map(dual, (6, 6), impl=impl)).tangent
+    # The map is linear in -log2 p, whose tangent is -t / (p ln 2).
+    expected = bitrate_ext.bitrate_map(2 ** (tangent / (p * math.log(2))), (6, 6))
     torch.testing.assert_close(out, expected)
+
+
+def test_forward_over_reverse(device):
+    """Two latents, so that one of them may have no tangent."""
+    p = torch.rand(2, 1, 3, 2, 2, device=device, dtype=torch.float64) + 0.1
+
+    def loss(y, z, impl):
+        return bitrate_ext.bitrate_map({"y": y, "z": z}, (5, 7), impl=impl).pow(2).sum()
+
+    for argument in (0, 1):
+        ours = torch.func.hessian(loss, argnums=argument)(p[0], p[1], "auto")
+        torch.testing.assert_close(ours, torch.func.hessian(loss, argnums=argument)(p[0], p[1], "reference"))
