@@ -177,6 +177,7 @@ def test_functional_gradients(device, rng):
     torch.testing.assert_close(
         hessian, torch.func.hessian(lambda q: loss(q, "reference"))(p), rtol=1e-11, atol=1e-13
     )  # fmt: skip
+    torch.testing.assert_close(torch.func.hessian(loss)(p), hessian, rtol=1e-12, atol=1e-14)
     # The map is a sum over likelihoods, so the Hessian is diagonal: -grad / p.
     diagonal = torch.diag((-expected / p).flatten())
     torch.testing.assert_close(hessian.reshape(12, 12), diagonal, rtol=1e-12, atol=1e-14)

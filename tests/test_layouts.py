@@ -9,6 +9,7 @@ import torch
 from cases import DTYPES, MODES, Case, assert_close_to_exact, assert_same_bytes, bytes_of, likelihoods, scaled
 
 import bitrate_ext
+from bitrate_ext.projection import PROJECTIONS, Axis, axis_band, transposed_axis_band
 
 LAYOUT_CASES = scaled(1500)
 OFFSETS = range(32)  # elements, for each of 8 shapes
@@ -92,10 +93,13 @@ def test_gradients_are_not_written_into_gaps(rng):
 
 
 def flat_bands(p, size, transposed=False):
-    from bitrate_ext import autograd
-
-    bands = autograd.bands_of([p], size, [0, 0, *size], ["bilinear"], True, [0.0, 0.0], transposed)
-    return [tensor for pair in bands for band in pair for tensor in (band.start, band.weight)]
+    """The bilinear bands of a whole canvas as the kernels take them."""
+    make = transposed_axis_band if transposed else axis_band
+    pair = [
+        make(PROJECTIONS["bilinear"], Axis(cells, pixels, 0, pixels), p.device)
+        for cells, pixels in zip(p.shape[2:], size, strict=True)
+    ]
+    return [tensor for band in pair for tensor in (band.start, band.weight)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -109,7 +109,7 @@ def test_many_threads_at_once(rng):
 
 @functools.cache
 def large_and_small():
-    """A latent for one thread, one for several. Kept: PyTorch's own operators may hang on large tensors after a fork."""
+    """One latent for one thread, one for several; kept, as PyTorch itself may hang on large tensors after a fork."""
     generator = torch.Generator().manual_seed(3)
     tensors = [torch.rand(1, c, h, w, generator=generator).clamp_min(1e-6) for c, h, w in ((4, 3, 5), (64, 40, 60))]
     return [(p, (p.shape[2] * 3, p.shape[3] * 2 + 1)) for p in tensors]
