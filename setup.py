@@ -33,6 +33,7 @@ def extensions() -> dict:
         # No contraction and no fast-math: the bytes must not depend on the instruction set.
         extra_compile_args=[
             "-O3",
+            "-g0",
             "-std=c++17",
             "-ffp-contract=off",
             "-fvisibility=hidden",
