@@ -106,7 +106,7 @@ def test_gradcheck(device, rng, impl):
 
         leaves = [t.requires_grad_() for t in ((p, other) if many else (p,))]
         assert torch.autograd.gradcheck(
-            run, leaves, check_batched_grad=True, check_undefined_grad=True, nondet_tol=0.0, check_forward_ad=False
+            run, leaves, check_batched_grad=True, check_undefined_grad=True, nondet_tol=0.0, check_forward_ad=True
         )
 
 
