@@ -136,3 +136,14 @@ def test_a_large_latent_with_one_bad_cell(device, rng):
     rows, columns = case.matrices(p)
     assert not reached[0].any()
     assert np.array_equal(reached[1, 0], np.outer(rows[:, 20] != 0, columns[:, 100] != 0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_gradient_too_small_to_hold_is_zero_without_a_sign(dtype):
+    likelihoods = torch.full((1, 1, 2, 2), 0.5, dtype=dtype, requires_grad=True)
+    out = bitrate_ext.bitrate_map(likelihoods, (2, 2), projection="nearest", dtype=torch.float64)
+    for size in (1e-60, 2e-41, 1e-9):
+        (gradient,) = torch.autograd.grad(out, likelihoods, torch.full_like(out, size), retain_graph=True)
+        small = gradient == 0
+        assert not torch.signbit(gradient[small]).any()
+        assert small.all() == (-size / (0.5 * math.log(2)) * torch.ones(1, dtype=torch.float64)).to(dtype).eq(0).all()

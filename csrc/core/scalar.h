@@ -78,7 +78,8 @@ struct Rounded<BFloat16> {
   static BITRATE_HD BFloat16 from(double value) {
     const uint32_t bits = bits_as<uint32_t>(Rounded<float>::from(value));
     if ((bits & 0x7fffffffu) > 0x7f800000u) return {uint16_t(0x7fc0u)};
-    return {uint16_t((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
+    const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    return {uint16_t(rounded == 0x8000u ? 0u : rounded)};
   }
 };
 
@@ -93,7 +94,7 @@ struct Rounded<Half> {
     uint32_t rounded;
     if (magnitude < 0x38800000u) {  // below 2^-14: a multiple of 2^-24, rounded by shifting the mantissa out
       const uint32_t exponent = magnitude >> 23;
-      if (exponent < 102u) return {uint16_t(sign)};  // below 2^-25
+      if (exponent < 102u) return {uint16_t(0u)};  // below 2^-25
       const uint32_t mantissa = (magnitude & 0x7fffffu) | 0x800000u;
       const uint32_t shift = 126u - exponent;  // 14 ... 24
       const uint32_t kept = mantissa >> shift;
@@ -103,7 +104,7 @@ struct Rounded<Half> {
     } else {
       rounded = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
     }
-    return {uint16_t(sign | rounded)};
+    return {uint16_t(rounded == 0u ? 0u : sign | rounded)};
   }
 };
 

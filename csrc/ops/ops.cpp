@@ -5,6 +5,8 @@
 // ops are the kernels: they apply given bands and write into given tensors.
 #include <torch/csrc/stable/library.h>
 
+#include <pthread.h>
+
 #include <atomic>
 #include <vector>
 
@@ -45,8 +47,12 @@ int64_t choose_instruction_set(int64_t index) {
   return int64_t(sets.size());
 }
 
+// Threads of an OpenMP pool do not live on in a forked child, where waiting for them would hang: children run alone.
+std::atomic<bool> in_forked_child{false};
+[[maybe_unused]] const int fork_watch = pthread_atfork(nullptr, nullptr, [] { in_forked_child = true; });
+
 void run_parallel(int64_t count, int64_t grain, const std::function<void(int64_t, int64_t)>& body) {
-  if (count <= grain) {
+  if (count <= grain || in_forked_child.load(std::memory_order_relaxed)) {
     if (count > 0) body(0, count);
     return;
   }
