@@ -10,8 +10,8 @@ constexpr int kDTypes = 4;
 
 // Cells a loop works on at once: their running products stay in the first-level cache.
 constexpr int64_t kCellBlock = 1024;
-// Pixels of a row a loop works on at once; a few rows of them in float64 stay in the first-level cache.
-constexpr int64_t kPixelBlock = 1024;
+// Pixels of a row a loop works on at once: a few rows of them in float64 stay near the core, and a run of stores is long.
+constexpr int64_t kPixelBlock = 2048;
 
 // Elements between neighbouring cells and neighbouring channels.
 struct CellStrides {

@@ -39,61 +39,37 @@ struct CellProducts {
   Floats smallest = {};   // see `load_likelihoods`
 };
 
-// One lane's factors, kGroup channels a group: channels[g][k] points at the block's cells of one channel.
-template <typename T, int Groups>
-using GroupChannels = const T* [Groups][kGroup];
-
 // Slots that read a whole cache line of float32 together: the channels of a lane tend to share a cache set, which cannot
 // hold them all until the next slot.
 constexpr int kSlotsPerLine = 16 / kWidth;
 
-// Multiply groups into `Slots` neighbouring slots.
-template <int Slots, int Groups, typename T>
-BITRATE_HD void multiply_slots(const GroupChannels<T, Groups>& channels, int64_t slot, int64_t count, bool first, bool last,
+// Multiply a group of a lane's channels into `Slots` neighbouring slots; channels[k] points at the block's first cell.
+template <int Slots, typename T>
+BITRATE_HD void multiply_slots(const T* const (&channels)[kGroup], int64_t slot, int64_t count, bool first, bool last,
                                CellProducts& products) {
-  Doubles running[Slots];
-  Ints powers[Slots];
+  Doubles group[Slots];
   int64_t cell[Slots];
   for (int i = 0; i < Slots; ++i) {
     cell[i] = slot_cell(slot + i, count);
-    running[i] = first ? Doubles{} + 1.0 : products.lane[slot + i];
-    powers[i] = products.exponent[slot + i];
+    group[i] = load_likelihoods(channels[0] + cell[i], products.smallest);
   }
-  for (int g = 0; g < Groups; ++g) {
-    Doubles group[Slots];
-    for (int i = 0; i < Slots; ++i) group[i] = load_likelihoods(channels[g][0] + cell[i], products.smallest);
-    for (int64_t k = 1; k < kGroup; ++k) {
-      for (int i = 0; i < Slots; ++i) group[i] = group[i] * load_likelihoods(channels[g][k] + cell[i], products.smallest);
-    }
-    for (int i = 0; i < Slots; ++i) {
-      running[i] = running[i] * group[i];
-      rebase(running[i], powers[i]);
-    }
+  for (int64_t k = 1; k < kGroup; ++k) {
+    for (int i = 0; i < Slots; ++i) group[i] = group[i] * load_likelihoods(channels[k] + cell[i], products.smallest);
   }
   for (int i = 0; i < Slots; ++i) {
-    products.exponent[slot + i] = powers[i];
+    Doubles running = first ? group[i] : products.lane[slot + i] * group[i];
+    rebase(running, products.exponent[slot + i]);
     if (last) {
-      products.all[slot + i] = products.all[slot + i] * running[i];
+      products.all[slot + i] = products.all[slot + i] * running;
     } else {
-      products.lane[slot + i] = running[i];
+      products.lane[slot + i] = running;
     }
   }
 }
 
-template <int Groups, typename T>
-BITRATE_HD void multiply_groups(const GroupChannels<T, Groups>& channels, int64_t count, bool first, bool last,
-                                CellProducts& products) {
-  const int64_t slots = (count + kWidth - 1) / kWidth;
-  int64_t slot = 0;
-  for (; slot + kSlotsPerLine <= slots; slot += kSlotsPerLine)
-    multiply_slots<kSlotsPerLine, Groups, T>(channels, slot, count, first, last, products);
-  for (; slot < slots; ++slot) multiply_slots<1, Groups, T>(channels, slot, count, first, last, products);
-}
-
-// Cells adjacent in memory: vectors of eight cells, one lane after the other, each channel read in one run.
+// Cells adjacent in memory: vectors of cells, one lane after the other, each channel read in one run.
 template <typename T>
 bool adjacent_cells(const T* likelihoods, int64_t count, int64_t channels, int64_t stride, double* bits) {
-  constexpr int kAtOnce = 2;
   CellProducts products;
   const int64_t slots = (count + kWidth - 1) / kWidth;
   for (int64_t slot = 0; slot < slots; ++slot) {
@@ -102,20 +78,19 @@ bool adjacent_cells(const T* likelihoods, int64_t count, int64_t channels, int64
   }
   for (int64_t lane = 0; lane < kLanes && lane < channels; ++lane) {
     const int64_t groups = lane_groups(channels, lane);
-    const auto multiply = [&](auto&& at_once, int64_t group) {
-      constexpr int kGroups = std::decay_t<decltype(at_once)>::value;
-      GroupChannels<T, kGroups> factors;
-      for (int g = 0; g < kGroups; ++g) {
-        for (int64_t k = 0; k < kGroup; ++k) {
-          const int64_t c = lane + ((group + g) * kGroup + k) * kLanes;
-          factors[g][k] = c < channels ? likelihoods + c * stride : ones<T>();
-        }
+    for (int64_t group = 0; group < groups; ++group) {
+      const T* factors[kGroup];
+      for (int64_t k = 0; k < kGroup; ++k) {
+        const int64_t c = lane + (group * kGroup + k) * kLanes;
+        factors[k] = c < channels ? likelihoods + c * stride : ones<T>();
       }
-      multiply_groups<kGroups, T>(factors, count, group == 0, group + kGroups == groups, products);
-    };
-    int64_t group = 0;
-    for (; group + kAtOnce <= groups; group += kAtOnce) multiply(std::integral_constant<int, kAtOnce>{}, group);
-    for (; group < groups; ++group) multiply(std::integral_constant<int, 1>{}, group);
+      const bool first = group == 0, last = group + 1 == groups;
+      int64_t slot = 0;
+      for (; slot + kSlotsPerLine <= slots; slot += kSlotsPerLine) {
+        multiply_slots<kSlotsPerLine>(factors, slot, count, first, last, products);
+      }
+      for (; slot < slots; ++slot) multiply_slots<1>(factors, slot, count, first, last, products);
+    }
   }
   if (any_negative(products.smallest)) return false;
   const int64_t rebased = count_groups(channels);
@@ -224,8 +199,11 @@ bool apply_columns(const int32_t* start, const double* weight, int64_t pitch, in
   int64_t x = 0;
   for (; x + kWidth <= count; x += kWidth) {
     Doubles sum = {};
-    bool same_start = true;  // neighbouring pixels mostly read the same cells
-    for (int64_t i = 1; i < kWidth; ++i) same_start &= start[x + i] == start[x];
+    // Neighbouring pixels mostly read the same cells. Two starts are compared at a time.
+    const uint64_t twice = uint64_t(uint32_t(start[x])) * 0x100000001u;
+    uint64_t difference = 0;
+    for (int64_t i = 0; i < kWidth; i += 2) difference |= load<uint64_t>(start + x + i) ^ twice;
+    const bool same_start = difference == 0;
     for (int64_t t = 0; t < taps; ++t) {
       Doubles value;
       if (same_start) {

@@ -77,10 +77,11 @@ void sweep_likelihoods(const std::vector<SlabTerm>& slab, Range images, const Ke
                        const ParallelFor& parallel) {
   for (const SlabTerm& part : slab) {
     const Latent& latent = part.term->latent;
-    // Long runs keep each channel's memory stream long; short ones give every thread a share.
-    const std::vector<Run> runs = cut_runs(latent, images, part.cell_rows, kCellBlock);
     const int64_t cells = part.cell_rows.size() * latent.w;
-    parallel(int64_t(runs.size()), task_grain(kCellBlock * latent.channels), [&](int64_t begin, int64_t end) {
+    // Long runs keep each channel's memory stream long; short ones give every thread an even share.
+    const int64_t longest = std::clamp(divide_up(cells, 8), int64_t(128), kCellBlock);
+    const std::vector<Run> runs = cut_runs(latent, images, part.cell_rows, longest);
+    parallel(int64_t(runs.size()), task_grain(longest * latent.channels), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const Run& run = runs[i];
         const int64_t offset = run_offset(latent, latent.w, run, part.cell_rows.begin);
