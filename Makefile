@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*/*.h csrc/*/*.cpp)
-CPP := $(wildcard csrc/*/*.h csrc/*/*.cpp tests/native/*.cpp)
+CPP := $(wildcard csrc/*/*.h csrc/*/*.cpp tests/native/*.c*)
 
 .PHONY: setup demo test lint format bench clean
 
