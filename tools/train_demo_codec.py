@@ -48,7 +48,7 @@ PLASMA_PHOTOGRAPHS = (
     "Path",
     "summer_1am",
 )
-REDUCTIONS = (3, 4, 6)  # each training photograph is area-averaged by these whole factors
+REDUCTIONS = (3, 4, 6, 8, 12)  # each training photograph is area-averaged by these whole factors
 CROP = 128  # pixels; twice the codec's largest stride
 LAMBDA = 0.013  # rate-distortion weight: loss = bpp + LAMBDA * 255^2 * MSE
 
@@ -88,20 +88,33 @@ def load_reduced(paths: list[Path]) -> list[Tensor]:
 
 
 def random_batch(pictures: list[Tensor], size: int, random: np.random.Generator) -> Tensor:
-    """``[size, 3, CROP, CROP]`` in [0, 1]: pictures drawn by area, then flipped and transposed at random."""
-    areas = np.array([p.shape[1] * p.shape[2] for p in pictures], dtype=np.float64)
+    """``[size, 3, CROP, CROP]`` in [0, 1], from pictures drawn evenly, each crop changed at random by ``augmented``."""
     crops = []
-    for index in random.choice(len(pictures), size=size, p=areas / areas.sum()):
+    for index in random.integers(len(pictures), size=size):
         picture = pictures[index]
         top = random.integers(picture.shape[1] - CROP + 1)
         left = random.integers(picture.shape[2] - CROP + 1)
-        crop = picture[:, top : top + CROP, left : left + CROP]
-        if random.random() < 0.5:
-            crop = crop.flip(2)
-        if random.random() < 0.25:
-            crop = crop.transpose(1, 2)
-        crops.append(crop)
-    return torch.stack(crops).float() / 255
+        crops.append(augmented(picture[:, top : top + CROP, left : left + CROP].float() / 255, random))
+    return torch.stack(crops)
+
+
+def augmented(crop: Tensor, random: np.random.Generator) -> Tensor:
+    """Turned, recoloured, sharpened, and noisy at random: the few photographs are soft and much alike."""
+    if random.random() < 0.5:
+        crop = crop.flip(2)
+    if random.random() < 0.25:
+        crop = crop.transpose(1, 2)
+    if random.random() < 0.3:
+        crop = crop[torch.from_numpy(random.permutation(3))]
+    if random.random() < 0.5:
+        blurred = F.avg_pool2d(F.pad(crop, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+        crop = crop + random.uniform(0.0, 2.0) * (crop - blurred)
+    if random.random() < 0.5:
+        crop = (crop - 0.5) * random.uniform(0.7, 1.4) + 0.5 + random.uniform(-0.1, 0.1)
+    if random.random() < 0.3:
+        noise = random.standard_normal(crop.shape, dtype=np.float32)
+        crop = crop + random.uniform(0.0, 0.03) * torch.from_numpy(noise)
+    return crop.clamp(0, 1)
 
 
 def training_loss(model: MeanScaleHyperprior, x: Tensor, low_precision: bool) -> tuple[Tensor, float, float]:
@@ -155,7 +168,7 @@ def train(
         progress = step / steps
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(progress)
-        loss, bpp, mse = training_loss(model, random_batch(pictures, batch, random), low_precision=progress < 0.9)
+        loss, bpp, mse = training_loss(model, random_batch(pictures, batch, random), low_precision=progress < 0.97)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(main, 1.0)
