@@ -50,7 +50,6 @@ PLASMA_PHOTOGRAPHS = (
 )
 REDUCTIONS = (3, 4, 6, 8, 12)  # each training photograph is area-averaged by these whole factors
 CROP = 128  # pixels; twice the codec's largest stride
-LAMBDA = 0.013  # rate-distortion weight: loss = bpp + LAMBDA * 255^2 * MSE
 
 
 def fetch_photographs(folder: Path) -> list[Path]:
@@ -117,10 +116,14 @@ def augmented(crop: Tensor, random: np.random.Generator) -> Tensor:
     return crop.clamp(0, 1)
 
 
-def training_loss(model: MeanScaleHyperprior, x: Tensor, low_precision: bool) -> tuple[Tensor, float, float]:
-    """Rate by additive noise, distortion by straight-through rounding (Minnen and Singh 2020, arXiv 2007.08739).
+def training_loss(
+    model: MeanScaleHyperprior, x: Tensor, lmbda: float, low_precision: bool
+) -> tuple[Tensor, float, float]:
+    """``bpp + lmbda * 255^2 * MSE``, its bpp and its MSE.
 
-    The two big transforms may run in bfloat16; entropy models always run in float32. Returns loss, bpp and MSE.
+    Rate by additive noise, distortion by straight-through rounding (Minnen and Singh 2020, arXiv 2007.08739).
+
+    The two big transforms may run in bfloat16; entropy models always run in float32.
     """
     with torch.autocast("cpu", torch.bfloat16, enabled=low_precision):
         y = model.g_a(x)
@@ -137,7 +140,7 @@ def training_loss(model: MeanScaleHyperprior, x: Tensor, low_precision: bool) ->
     pixels = x.shape[0] * x.shape[2] * x.shape[3]
     bpp = sum(-likelihoods.log2().sum() for likelihoods in (y_likelihoods, z_likelihoods)) / pixels
     mse = F.mse_loss(x_hat.float(), x)
-    return bpp + LAMBDA * 255**2 * mse, float(bpp), float(mse)
+    return bpp + lmbda * 255**2 * mse, float(bpp), float(mse)
 
 
 def learning_rate(progress: float) -> float:
@@ -147,7 +150,7 @@ def learning_rate(progress: float) -> float:
 
 
 def train(
-    pictures: list[Tensor], steps: int, seed: int, batch: int, checkpoint: Path, resume_at: int
+    pictures: list[Tensor], steps: int, seed: int, batch: int, lmbda: float, checkpoint: Path, resume_at: int
 ) -> MeanScaleHyperprior:
     """Train from scratch, or from step ``resume_at`` with the weights of ``checkpoint``.
 
@@ -168,7 +171,7 @@ def train(
         progress = step / steps
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(progress)
-        loss, bpp, mse = training_loss(model, random_batch(pictures, batch, random), low_precision=progress < 0.97)
+        loss, bpp, mse = training_loss(model, random_batch(pictures, batch, random), lmbda, progress < 0.97)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(main, 1.0)
@@ -264,7 +267,7 @@ def evaluate(weights: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def model_card(rows: list[dict[str, Any]], steps: int, seed: int, batch: int, seconds: float, photographs: int) -> str:
+def model_card(rows: list[dict[str, Any]], args: argparse.Namespace, seconds: float, photographs: int) -> str:
     """The model card, Markdown."""
 
     def line(name: str, *values: float) -> str:
@@ -288,17 +291,18 @@ def model_card(rows: list[dict[str, Any]], steps: int, seed: int, batch: int, se
             " (Minnen et al. 2018, arXiv 1809.02736) |",
             "| weights | `demo_codec.safetensors`, float16, converted to float32 on loading |",
             "| weights' licence | BSD-3-Clause, as the package |",
-            f"| objective | bpp + {LAMBDA} * 255^2 * MSE; rate by additive noise, distortion by straight-through"
+            f"| objective | bpp + {args.lmbda} * 255^2 * MSE; rate by additive noise, distortion by straight-through"
             " rounding |",
-            f"| training | {steps} steps of {batch} crops of {CROP}x{CROP}, Adam 1e-3 with cosine decay,"
+            f"| training | {args.steps} steps of {args.batch} crops of {CROP}x{CROP}, Adam 1e-3 with cosine decay,"
             " moving average of the weights |",
-            f"| seed | {seed} |",
+            f"| seed | {args.seed} |",
             f"| time | {seconds / 60:.0f} minutes on {torch.get_num_threads()} shared cores"
             f" ({platform.machine()}, torch {torch.__version__}) |",
             f"| data | {photographs} photographs: `nature` of Debian's `mate-backgrounds` (GPL-2+) and"
             " the photographs of Debian's `plasma-workspace-wallpapers` (LGPL-3), area-averaged"
             f" {', '.join(map(str, REDUCTIONS))} times; none of them is shipped |",
-            f"| made by | `tools/train_demo_codec.py --steps {steps} --seed {seed} --batch {batch}` |",
+            f"| made by | `tools/train_demo_codec.py --steps {args.steps} --seed {args.seed} --batch {args.batch}"
+            f" --lmbda {args.lmbda}` |",
             "",
             "Photographs it never saw (scikit-image and scikit-learn). JPEG is Pillow's, with optimised Huffman tables,"
             " at the same bits.",
@@ -320,17 +324,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=24_000)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--lmbda", type=float, default=0.0075, help="weight of the distortion: more is better and larger"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--resume-at", type=int, default=0, help="step to go on from, with the weights of --output")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     started = time.monotonic()
     paths = fetch_photographs(args.photographs)
-    averaged = train(load_reduced(paths), args.steps, args.seed, args.batch, args.output, args.resume_at)
+    averaged = train(load_reduced(paths), args.steps, args.seed, args.batch, args.lmbda, args.output, args.resume_at)
     save_weights(averaged, args.output)
-    card = model_card(
-        evaluate(args.output), args.steps, args.seed, args.batch, time.monotonic() - started, photographs=len(paths)
-    )
+    seconds = time.monotonic() - started
+    card = model_card(evaluate(args.output), args, seconds, photographs=len(paths))
     card_path = args.output.with_name("demo_codec.md")
     temporary = card_path.with_suffix(".partial")
     temporary.write_text(card)
