@@ -65,8 +65,6 @@ def test_the_demo_codec_maps_the_demo_photograph() -> None:
     assert 0.02 < result.bpp.item() < 3
     assert result.x_hat is not None
     assert (result.x_hat - x).square().mean() < 0.01  # 20 dB
-    coded = sum(8 * len(string) for strings in codec.compress(x)["strings"] for string in strings)
-    assert result.total_bits.item() == pytest.approx(coded, rel=0.02, abs=128)
 
 
 @pytest.mark.parametrize("module", ["compressai.models", "safetensors"])
