@@ -21,7 +21,7 @@ from torch import Tensor
 from . import _native, bitrate_map
 from .doctor import instruction_set
 
-IMAGES = {"Kodak": (512, 768), "1080p": (1080, 1920), "4K": (2160, 3840)}  # (H, W), pixels
+IMAGES = {"Kodak": (512, 768), "1080p": (1080, 1920), "4K": (2160, 3840), "8K": (4320, 7680)}  # (H, W), pixels
 CHANNELS, STRIDE = 192, 16
 SECONDS = 2.0  # of measuring, each image size
 TURN = 0.005  # seconds that a contender's turn should last at least, so that short calls queue up as in real use
