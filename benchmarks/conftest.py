@@ -10,10 +10,6 @@ import torch
 FUSED = "fused"
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    torch.set_num_threads(min(torch.get_num_threads(), 16))
-
-
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
     machine_info["torch"] = torch.__version__
     machine_info["threads"] = torch.get_num_threads()
