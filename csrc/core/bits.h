@@ -79,9 +79,15 @@ BITRATE_HD Double bits_of(Double product, Int exponent, int64_t groups) {
   return (product >= 1.0) & (product < infinity) ? finite : special;
 }
 
-// A likelihood as the products take it: NaN where it is negative, as log2 has it, and +0 for -0.
-BITRATE_HD double cleaned(double likelihood) {
-  return likelihood < 0.0 ? __builtin_nan("") : (likelihood == 0.0 ? 0.0 : likelihood);
+// A likelihood as the products take it: NaN where it is negative, as log2 has it. -0 may stay: a product of zero is
+// infinitely many bits whatever its sign.
+BITRATE_HD double factor(double likelihood) { return likelihood < 0.0 ? __builtin_nan("") : likelihood; }
+
+// The narrower formats compare before they widen: float64 comparisons are slow on most GPUs.
+template <typename T>
+BITRATE_HD double factor(T likelihood) {
+  const float value = to_float(likelihood);
+  return double(value < 0.0f ? __builtin_nanf("") : value);
 }
 
 // The definition, for one cell of float32 or 16-bit likelihoods, `stride` elements from channel to channel.
@@ -94,7 +100,7 @@ BITRATE_HD double cell_bits(const T* likelihoods, int64_t channels, int64_t stri
     for (int64_t first = lane; first < channels; first += kGroup * kLanes) {
       double group = 1.0;
       for (int64_t c = first; c < channels && c < first + kGroup * kLanes; c += kLanes) {
-        group = group * cleaned(to_double(likelihoods[c * stride]));
+        group = group * factor(likelihoods[c * stride]);
       }
       lane_product = lane_product * group;
       rebase(lane_product, exponent);
@@ -106,7 +112,7 @@ BITRATE_HD double cell_bits(const T* likelihoods, int64_t channels, int64_t stri
 
 // Bits of one float64 likelihood; two rebasings bring subnormals to [1, 16) too.
 BITRATE_HD double likelihood_bits(double likelihood) {
-  double product = cleaned(likelihood);
+  double product = factor(likelihood);
   int64_t exponent = 0;
   rebase(product, exponent);
   rebase(product, exponent);

@@ -1,12 +1,9 @@
 // The vectorised inner loops, compiled once for each instruction set; every set gives the same bytes.
 #pragma once
 
-#include <cstdint>
+#include "../core/tensors.h"
 
 namespace bitrate {
-
-enum class DType : int { Float64, Float32, Float16, BFloat16 };
-constexpr int kDTypes = 4;
 
 // Cells a loop works on at once: their running products stay in the first-level cache.
 constexpr int64_t kCellBlock = 1024;

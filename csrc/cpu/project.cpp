@@ -57,8 +57,6 @@ int64_t run_offset(const Strides& s, int64_t w, const Run& run, int64_t first_ro
   return run.image * s.batch_stride + (first_row + run.first_cell / w) * s.row_stride + run.first_cell % w * s.cell_stride;
 }
 
-constexpr int64_t kElementSize[kDTypes] = {8, 4, 2, 2};
-
 const char* at(const void* data, int64_t bytes) { return static_cast<const char*>(data) + bytes; }
 char* at(void* data, int64_t bytes) { return static_cast<char*>(data) + bytes; }
 

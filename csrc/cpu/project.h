@@ -4,40 +4,10 @@
 #include <functional>
 #include <vector>
 
-#include "../core/bands.h"
+#include "../core/tensors.h"
 #include "kernels.h"
 
 namespace bitrate {
-
-// Likelihoods [batch, channels, h, w] of one latent; strides in elements.
-struct Latent {
-  const void* likelihoods;
-  DType dtype;
-  int64_t batch, channels, h, w;
-  int64_t batch_stride, channel_stride, row_stride, cell_stride;
-};
-
-struct Term {
-  Latent latent;
-  Band rows;     // [H, h]
-  Band columns;  // [W, w]
-};
-
-// A map or its gradient, contiguous [batch, height, width].
-template <typename Data>
-struct Image {
-  Data* data;
-  bool is_double;  // float64, else float32
-  int64_t batch, height, width;
-};
-
-struct GradientTerm {
-  Latent latent;
-  void* gradient;  // of the likelihoods' dtype and shape
-  int64_t batch_stride, channel_stride, row_stride, cell_stride;
-  Band rows;     // transposed: [h, H]
-  Band columns;  // transposed: [w, W]
-};
 
 // Calls body(begin, end) on parts of [0, count) of at least `grain` each, on as many threads as it likes.
 using ParallelFor = std::function<void(int64_t count, int64_t grain, const std::function<void(int64_t, int64_t)>& body)>;

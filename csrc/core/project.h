@@ -1,0 +1,298 @@
+// Forward, as one thread of a block does it. A block makes a tile of the map:
+//   1. lanes: threads multiply the likelihoods of the cells that the tile reads, one lane of a cell (or several) a thread;
+//   2. cells: lanes are combined in their fixed order, and one logarithm is taken;
+//   3. spread: each cell row is spread over the tile's pixel columns;
+//   4. pixels: each thread sums the spread rows of kSide x kSide pixels, term after term, and rounds once.
+// Between the steps lie barriers and shared memory. Where a tile's cells do not fit (very wide bands), stages of them are
+// worked off one by one and the pixels' sums wait in shared memory; the order of additions stays the same.
+#pragma once
+
+#include "bits.h"
+#include "launch.h"
+
+namespace bitrate {
+
+// A thread's block of pixels has this many rows and columns.
+constexpr int32_t kSide = 4;
+
+// Cells that are worked on at once; `column` and `columns` are whole loads.
+struct Stage {
+  int32_t row, column, rows, columns;
+};
+
+template <typename T, int kWidth>
+BITRATE_HD Pack<T, kWidth> ones() {
+  Pack<T, kWidth> pack;
+  for (int v = 0; v < kWidth; ++v) pack.value[v] = Rounded<T>::from(1.0);
+  return pack;
+}
+
+// Step 1 for cells [first, first + count) of a stage. A load is kWidth cells of one lane's channel, or kWidth lanes of a
+// cell.
+template <typename T, int kWidth, bool kAcrossLanes, typename Ctx>
+BITRATE_HD void multiply_lanes(Ctx& ctx, const ProjectParams& p, const ProjectTerm& term, int32_t image, const Stage& stage,
+                               int32_t first, int32_t count) {
+  constexpr int32_t kLoadCells = kAcrossLanes ? 1 : kWidth, kLoadLanes = kAcrossLanes ? kWidth : 1;
+  constexpr int32_t kParts = int32_t(kLanes) / kLoadLanes;
+  constexpr int32_t kAhead = kWidth == 1 ? 4 : 1;  // groups whose loads are in flight together, as registers allow
+  const Latent& latent = term.latent;
+  const T* likelihoods = static_cast<const T*>(latent.likelihoods);
+  const int32_t loads = count / kLoadCells;
+  for (int32_t item = ctx.thread(); item < loads * kParts; item += ctx.threads()) {
+    const int32_t part = term.access.lanes_first ? item % kParts : item / loads;
+    const int32_t cell = (term.access.lanes_first ? item / kParts : item % loads) * kLoadCells;
+    const int32_t row = (first + cell) / stage.columns, column = (first + cell) % stage.columns;
+    const int32_t lane = part * kLoadLanes;
+    const int64_t step = kLanes * latent.channel_stride;
+    int64_t at = image * latent.batch_stride + (stage.row + row) * latent.row_stride +
+                 (stage.column + column) * latent.cell_stride + lane * latent.channel_stride;
+    double product[kWidth];
+    int32_t exponent[kWidth];
+    for (int v = 0; v < kWidth; ++v) {
+      product[v] = 1.0;
+      exponent[v] = 0;
+    }
+    for (int64_t channel = lane; channel < latent.channels; channel += kAhead * kGroup * kLanes) {
+      Pack<T, kWidth> values[kAhead * kGroup];
+      for (int k = 0; k < kAhead * kGroup; ++k) {
+        const bool there = channel + k * kLanes < latent.channels;
+        values[k] = there ? ctx.template load<kWidth>(likelihoods, at) : ones<T, kWidth>();
+        at += step;
+      }
+      for (int ahead = 0; ahead < kAhead; ++ahead) {
+        for (int v = 0; v < kWidth; ++v) {
+          double group = factor(values[ahead * kGroup].value[v]);
+          for (int k = 1; k < kGroup; ++k) group = group * factor(values[ahead * kGroup + k].value[v]);
+          product[v] = product[v] * group;
+          int64_t power = -1023;
+          rebase(product[v], power);
+          exponent[v] += int32_t(power);
+        }
+      }
+    }
+    for (int v = 0; v < kWidth; ++v) {
+      const int32_t slot = kAcrossLanes ? (lane + v) * p.lane_cells + cell : lane * p.lane_cells + cell + v;
+      put(ctx, p.product, slot, product[v]);
+      put(ctx, p.exponent, slot, exponent[v]);
+    }
+  }
+}
+
+// Step 1 for float64 likelihoods, whose logarithms are summed.
+template <typename Ctx>
+BITRATE_HD void add_lanes(Ctx& ctx, const ProjectParams& p, const ProjectTerm& term, int32_t image, const Stage& stage,
+                          int32_t first, int32_t count) {
+  const Latent& latent = term.latent;
+  const double* likelihoods = static_cast<const double*>(latent.likelihoods);
+  for (int32_t item = ctx.thread(); item < count * kLanes; item += ctx.threads()) {
+    const int32_t lane = item % kLanes, cell = item / kLanes;
+    const int64_t at = image * latent.batch_stride + (stage.row + (first + cell) / stage.columns) * latent.row_stride +
+                       (stage.column + (first + cell) % stage.columns) * latent.cell_stride;
+    CompensatedSum bits;
+    for (int64_t channel = lane; channel < latent.channels; channel += kLanes) {
+      bits.add(likelihood_bits(read(ctx, likelihoods, at + channel * latent.channel_stride)));
+    }
+    put(ctx, p.product, lane * p.lane_cells + cell, bits.value());
+  }
+}
+
+template <typename T, typename Ctx>
+BITRATE_HD void multiply_lanes(Ctx& ctx, const ProjectParams& p, const ProjectTerm& term, int32_t image, const Stage& stage,
+                               int32_t first, int32_t count) {
+  if (term.access.width == 1) {
+    multiply_lanes<T, 1, false>(ctx, p, term, image, stage, first, count);
+  } else if (term.access.across_lanes) {
+    multiply_lanes<T, 4, true>(ctx, p, term, image, stage, first, count);
+  } else {
+    multiply_lanes<T, 4, false>(ctx, p, term, image, stage, first, count);
+  }
+}
+
+// Step 2 for cells [first, first + count) of a stage.
+template <typename Ctx>
+BITRATE_HD void combine_lanes(Ctx& ctx, const ProjectParams& p, const ProjectTerm& term, int32_t first, int32_t count) {
+  for (int32_t cell = ctx.thread(); cell < count; cell += ctx.threads()) {
+    double bits;
+    if (term.latent.dtype == DType::Float64) {
+      CompensatedSum sum;
+      for (int32_t lane = 0; lane < kLanes; ++lane) sum.add(get(ctx, p.product, lane * p.lane_cells + cell));
+      bits = sum.value();
+    } else {
+      double product = 1.0;
+      int64_t exponent = 0;
+      for (int32_t lane = 0; lane < kLanes; ++lane) {
+        product = product * get(ctx, p.product, lane * p.lane_cells + cell);
+        exponent += get(ctx, p.exponent, lane * p.lane_cells + cell);
+      }
+      bits = bits_of(product, exponent, 0);
+    }
+    put(ctx, p.cells, first + cell, bits);
+  }
+}
+
+// Steps 1 and 2: the bits of a stage's cells; barriers inside.
+template <typename Ctx>
+BITRATE_HD void sum_cells(Ctx& ctx, const ProjectParams& p, const ProjectTerm& term, int32_t image, const Stage& stage) {
+  const int32_t cells = stage.rows * stage.columns;
+  for (int32_t first = 0; first < cells; first += p.lane_cells) {
+    const int32_t count = least(p.lane_cells, cells - first);
+    switch (term.latent.dtype) {
+      case DType::Float64: add_lanes(ctx, p, term, image, stage, first, count); break;
+      case DType::Float32: multiply_lanes<float>(ctx, p, term, image, stage, first, count); break;
+      case DType::Float16: multiply_lanes<Half>(ctx, p, term, image, stage, first, count); break;
+      case DType::BFloat16: multiply_lanes<BFloat16>(ctx, p, term, image, stage, first, count); break;
+    }
+    ctx.barrier();
+    combine_lanes(ctx, p, term, first, count);
+    ctx.barrier();
+  }
+}
+
+// Place of a tile's pixel column in a spread row: of each four, the first two lie in the first half of the row and the
+// others in the second, so that threads that read two at a time use all banks of shared memory.
+BITRATE_HD int32_t spread_slot(int32_t column, int32_t size) {
+  return column / 4 * 2 + column % 2 + (column % 4 < 2 ? 0 : size / 2);
+}
+
+// Step 3: spread rows of a stage over the tile's pixel columns, going on from the columns of cells before it.
+template <typename Ctx>
+BITRATE_HD void spread_cells(Ctx& ctx, const ProjectParams& p, const ProjectTerm& term, const Stage& stage, int32_t origin,
+                             Span pixels, bool go_on) {
+  const Band& band = term.columns;
+  const int32_t size = p.columns.size, items = stage.rows * size;
+  for (int32_t item = ctx.thread(); item < items; item += ctx.threads()) {
+    const int32_t row = item / size, column = item % size, x = origin + column;
+    const int32_t slot = row * size + spread_slot(column, size);
+    double sum = go_on ? get(ctx, term.spread, slot) : 0.0;
+    if (x >= pixels.begin && x < pixels.end) {
+      const int32_t start = read(ctx, band.start, x);
+      const int32_t end = least(int32_t(band.taps), stage.column + stage.columns - start);
+      for (int32_t t = most(0, stage.column - start); t < end; ++t) {
+        const double bits = get(ctx, p.cells, row * stage.columns + start + t - stage.column);
+        sum = tap<Arithmetic<double>>(sum, read(ctx, band.weight, t * band.rows + x), bits);
+      }
+    }
+    put(ctx, term.spread, slot, sum);
+  }
+}
+
+// Step 4 for one term: spread rows `cells` added to the pixels from column `column` of the tile and row y of the map on.
+template <typename Ctx>
+BITRATE_HD void add_rows(Ctx& ctx, const ProjectParams& p, const ProjectTerm& term, Span cells, int32_t column, int32_t y,
+                         int32_t end, double (&sums)[kSide][kSide]) {
+  const Band& band = term.rows;
+  const int32_t taps = int32_t(band.taps), size = p.columns.size, first = cells.begin, past = cells.end;
+  int32_t start[kSide], low = past, high = first;
+  for (int r = 0; r < kSide; ++r) {
+    start[r] = past;  // a row outside has no taps
+    if (y + r < end) {
+      start[r] = read(ctx, band.start, y + r);
+      low = least(low, start[r]);
+      high = most(high, start[r] + taps);
+    }
+  }
+  high = least(high, past);
+  for (int32_t row = most(low, first); row < high; ++row) {
+    const int32_t at = (row - first) * size + spread_slot(column, size);
+    const Pack<double, 2> left = ctx.template get<2>(term.spread, at);
+    const Pack<double, 2> right = ctx.template get<2>(term.spread, at + size / 2);
+    const double values[kSide] = {left.value[0], left.value[1], right.value[0], right.value[1]};
+    for (int r = 0; r < kSide; ++r) {
+      const int32_t t = row - start[r];
+      if (t < 0 || t >= taps) continue;
+      const double weight = read(ctx, band.weight, t * band.rows + y + r);
+      for (int v = 0; v < kSide; ++v) sums[r][v] = tap<Arithmetic<double>>(sums[r][v], weight, values[v]);
+    }
+  }
+}
+
+template <typename T, typename Ctx>
+BITRATE_HD void store_pixels(Ctx& ctx, const ProjectParams& p, int32_t image, Span rows, int32_t x, int32_t y, int32_t end,
+                             const double (&sums)[kSide][kSide]) {
+  constexpr int kWidth = 16 / sizeof(T);
+  T* map = static_cast<T*>(p.map);
+  for (int r = 0; r < kSide; ++r) {
+    if (y + r >= rows.end) break;
+    const int64_t at = (int64_t(image) * p.height + y + r) * p.width + x;
+    if (p.wide_stores) {
+      for (int v = 0; v < kSide; v += kWidth) {
+        Pack<T, kWidth> pixels;
+        for (int k = 0; k < kWidth; ++k) pixels.value[k] = Rounded<T>::from(sums[r][v + k]);
+        ctx.store(map, at + v, pixels);
+      }
+    } else {
+      for (int v = 0; v < kSide; ++v) {
+        if (x + v < end) ctx.store(map, at + v, Pack<T, 1>{{Rounded<T>::from(sums[r][v])}});
+      }
+    }
+  }
+}
+
+template <typename Ctx>
+BITRATE_HD void project(Ctx& ctx, const ProjectParams& p) {
+  const TileIndex tile = tile_index(ctx.block(), p.rows, p.columns);
+  const int32_t top = tile.row * p.rows.size - p.rows.shift, left = tile.column * p.columns.size - p.columns.shift;
+  const Span rows = tile_span(p.rows, tile.row, p.height), columns = tile_span(p.columns, tile.column, p.width);
+  const int32_t across = p.columns.size / kSide, blocks = p.rows.size / kSide * across;
+  // Runs body(block, its column in the tile, its first row in the map) for this thread's blocks of pixels.
+  const auto for_blocks = [&](const auto& body) {
+    for (int32_t block = ctx.thread(); block < blocks; block += ctx.threads()) {
+      const int32_t column = block % across * kSide;
+      const int32_t y = top + block / across * kSide;
+      if (y >= rows.begin && y < rows.end && left + column >= columns.begin && left + column < columns.end) {
+        body(block, column, y);
+      }
+    }
+  };
+  if (!p.whole) {
+    for_blocks([&](int32_t block, int32_t, int32_t) {
+      for (int k = 0; k < kSide * kSide; ++k) put(ctx, p.partial, k * blocks + block, 0.0);
+    });
+  }
+  for (int32_t k = 0; k < p.count; ++k) {
+    const ProjectTerm& term = p.terms[k];
+    const Span cell_rows = columns_read(ctx, term.rows, term.rows_sorted, rows);
+    Span cell_columns = columns_read(ctx, term.columns, term.columns_sorted, columns);
+    if (!term.access.across_lanes) {  // whole loads; a row of cells is a multiple of them
+      cell_columns.begin -= cell_columns.begin % term.access.width;
+      cell_columns.end += (term.access.width - cell_columns.end % term.access.width) % term.access.width;
+    }
+    for (int32_t row = cell_rows.begin; row < cell_rows.end; row += term.stage_rows) {
+      Stage stage{row, 0, least(term.stage_rows, cell_rows.end - row), 0};
+      for (int32_t column = cell_columns.begin; column < cell_columns.end; column += term.stage_columns) {
+        stage.column = column;
+        stage.columns = least(term.stage_columns, cell_columns.end - column);
+        sum_cells(ctx, p, term, tile.image, stage);
+        spread_cells(ctx, p, term, stage, left, columns, column > cell_columns.begin);
+      }
+      ctx.barrier();
+      if (!p.whole) {
+        for_blocks([&](int32_t block, int32_t column, int32_t y) {
+          double sums[kSide][kSide];
+          for (int i = 0; i < kSide * kSide; ++i) sums[i / kSide][i % kSide] = get(ctx, p.partial, i * blocks + block);
+          add_rows(ctx, p, term, {row, row + stage.rows}, column, y, rows.end, sums);
+          for (int i = 0; i < kSide * kSide; ++i) put(ctx, p.partial, i * blocks + block, sums[i / kSide][i % kSide]);
+        });
+      }
+    }
+  }
+  for_blocks([&](int32_t block, int32_t column, int32_t y) {
+    double sums[kSide][kSide] = {};
+    if (p.whole) {
+      for (int32_t k = 0; k < p.count; ++k) {
+        const ProjectTerm& term = p.terms[k];
+        const Span cells = columns_read(ctx, term.rows, term.rows_sorted, rows);
+        add_rows(ctx, p, term, cells, column, y, rows.end, sums);
+      }
+    } else {
+      for (int i = 0; i < kSide * kSide; ++i) sums[i / kSide][i % kSide] = get(ctx, p.partial, i * blocks + block);
+    }
+    if (p.map_is_double) {
+      store_pixels<double>(ctx, p, tile.image, rows, left + column, y, columns.end, sums);
+    } else {
+      store_pixels<float>(ctx, p, tile.image, rows, left + column, y, columns.end, sums);
+    }
+  });
+}
+
+}  // namespace bitrate

@@ -1,0 +1,137 @@
+#include "executor.h"
+
+#include "../core/plan.h"
+#include "../core/project.h"
+#include "../core/project_backward.h"
+#include "checked.h"
+
+namespace bitrate {
+namespace {
+
+Latent latent_of(const TensorView& view) {
+  const auto& s = view.sizes;
+  const auto& t = view.strides;
+  return {view.data, view.dtype, s[0], s[1], s[2], s[3], t[0], t[1], t[2], t[3]};
+}
+
+Image<const void> image_of(const TensorView& view) {
+  return {view.data, view.dtype == DType::Float64, view.sizes[0], view.sizes[2], view.sizes[3]};
+}
+
+Tuning tuning_of(const Setting& s) { return {s.threads, s.tile_rows, s.tile_columns, s.width}; }
+
+Launch<ProjectParams> plan(const std::vector<TermView>& terms, const TensorView& map, const Setting& setting) {
+  std::vector<PlannedTerm> planned;
+  for (const TermView& term : terms) {
+    planned.push_back({latent_of(term.likelihoods), term.rows, term.columns, term.rows.start, term.columns.start});
+  }
+  const Image<const void> image = image_of(map);
+  return plan_project(planned, {const_cast<void*>(image.data), image.is_double, image.batch, image.height, image.width},
+                      {setting.multiprocessors, setting.shared_bytes}, tuning_of(setting));
+}
+
+Launch<BackwardParams> plan(const TensorView& grad, const TermView& term, const TensorView& gradient,
+                            const Setting& setting) {
+  const auto& strides = gradient.strides;
+  const GradientTerm whole{latent_of(term.likelihoods),
+                           const_cast<void*>(gradient.data),
+                           strides[0],
+                           strides[1],
+                           strides[2],
+                           strides[3],
+                           term.rows,
+                           term.columns};
+  return plan_backward({whole, term.rows.start, term.columns.start}, image_of(grad),
+                       {setting.multiprocessors, setting.shared_bytes}, tuning_of(setting));
+}
+
+template <typename Params>
+Summary summary_of(const Launch<Params>& launch, int32_t width, bool whole) {
+  const Params& p = launch.params;
+  return {launch.blocks,   launch.shared_bytes, launch.threads,  p.rows.size, p.columns.size, p.rows.shift,
+          p.columns.shift, p.rows.count,        p.columns.count, width,       whole};
+}
+
+Summary summary_of(const Launch<ProjectParams>& launch) {
+  const ProjectParams& p = launch.params;
+  return summary_of(launch, p.count > 0 ? p.terms[0].access.width : 0, p.whole);
+}
+
+Summary summary_of(const Launch<BackwardParams>& launch) { return summary_of(launch, launch.params.width, true); }
+
+void watch(GlobalMemory& global, const TensorView& view, bool output) {
+  global.add(view.name, view.allocation, view.allocation_bytes, view.data, view.sizes, view.strides,
+             kElementSize[int(view.dtype)], output);
+}
+
+void watch(GlobalMemory& global, const Band& band) {
+  global.add("band start", band.start, band.rows * 4, band.start, {band.rows}, {1}, 4, false);
+  global.add("band weight", band.weight, band.taps * band.rows * 8, band.weight, {band.taps * band.rows}, {1}, 8, false);
+}
+
+template <typename Params, typename Body>
+void run(const Launch<Params>& launch, GlobalMemory& global, const Setting& setting, Body body) {
+  check_limits(launch.blocks, launch.threads, launch.shared_bytes);
+  CheckedRun<Params> checked(launch.params, launch.threads, launch.shared_bytes, global, body, Order(setting.order),
+                             setting.seed);
+  checked.run(launch.blocks);
+}
+
+template <typename Params, typename Body>
+void run_index(const Launch<Params>& launch, const std::vector<const void*>& real, const std::vector<int64_t>& blocks,
+               std::vector<Touched>& touched, Body body) {
+  for (const int64_t block : blocks) {
+    for (int thread = 0; thread < launch.threads; ++thread) {
+      IndexContext context(int32_t(block), thread, launch.threads, real, touched);
+      body(context, launch.params);
+    }
+  }
+}
+
+}  // namespace
+
+Summary run_project(const std::vector<TermView>& terms, const TensorView& map, const Setting& setting) {
+  const Launch<ProjectParams> launch = plan(terms, map, setting);
+  GlobalMemory global;
+  for (const TermView& term : terms) {
+    watch(global, term.likelihoods, false);
+    watch(global, term.rows);
+    watch(global, term.columns);
+  }
+  watch(global, map, true);
+  run(launch, global, setting, [](auto& ctx, const ProjectParams& p) { project(ctx, p); });
+  return summary_of(launch);
+}
+
+Summary run_backward(const TensorView& grad, const TermView& term, const TensorView& gradient, const Setting& setting) {
+  const Launch<BackwardParams> launch = plan(grad, term, gradient, setting);
+  GlobalMemory global;
+  watch(global, grad, false);
+  watch(global, term.likelihoods, false);
+  watch(global, term.rows);
+  watch(global, term.columns);
+  watch(global, gradient, true);
+  run(launch, global, setting, [](auto& ctx, const BackwardParams& p) { project_backward(ctx, p); });
+  return summary_of(launch);
+}
+
+Summary index_project(const std::vector<TermView>& terms, const TensorView& map, const Setting& setting,
+                      const std::vector<int64_t>& blocks, std::vector<Touched>& touched) {
+  const Launch<ProjectParams> launch = plan(terms, map, setting);
+  std::vector<const void*> real;
+  for (const TermView& term : terms) {
+    real.insert(real.end(), {term.rows.start, term.rows.weight, term.columns.start, term.columns.weight});
+  }
+  run_index(launch, real, blocks, touched, [](auto& ctx, const ProjectParams& p) { project(ctx, p); });
+  return summary_of(launch);
+}
+
+Summary index_backward(const TensorView& grad, const TermView& term, const TensorView& gradient, const Setting& setting,
+                       const std::vector<int64_t>& blocks, std::vector<Touched>& touched) {
+  const Launch<BackwardParams> launch = plan(grad, term, gradient, setting);
+  run_index(launch, {term.rows.start, term.rows.weight, term.columns.start, term.columns.weight}, blocks, touched,
+            [](auto& ctx, const BackwardParams& p) { project_backward(ctx, p); });
+  return summary_of(launch);
+}
+
+}  // namespace bitrate

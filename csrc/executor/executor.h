@@ -1,0 +1,54 @@
+// Launches of the GPU kernels on the CPU: planned as for a GPU, then run under watch (checked.h) or for their addresses
+// alone (index.h). Development only; no part of the installed package.
+#pragma once
+
+#include <vector>
+
+#include "../core/tensors.h"
+#include "index.h"
+
+namespace bitrate {
+
+// A tensor inside its allocation; strides in elements.
+struct TensorView {
+  const char* name;
+  const void* allocation;
+  int64_t allocation_bytes;
+  const void* data;
+  DType dtype;
+  std::vector<int64_t> sizes, strides;
+};
+
+struct TermView {
+  TensorView likelihoods;  // [N, C, h, w]
+  Band rows, columns;
+};
+
+// How to run; zeros leave the choice to the plan. `order`: 0 ascending, 1 descending, 2 random threads and blocks.
+struct Setting {
+  int64_t multiprocessors = 132, shared_bytes = 48 << 10;
+  int threads = 0;
+  int32_t tile_rows = 0, tile_columns = 0, width = 0;
+  int order = 0;
+  uint32_t seed = 0;
+};
+
+// What was planned. Tiles of pixels forward, of cells backward; `width` and `whole` are of the first term.
+struct Summary {
+  int64_t blocks = 0, shared_bytes = 0;
+  int threads = 0;
+  int32_t tile_rows = 0, tile_columns = 0, row_shift = 0, column_shift = 0, row_tiles = 0, column_tiles = 0, width = 0;
+  bool whole = true;
+};
+
+// Throw std::invalid_argument where the plan refuses, BrokenRule (a std::runtime_error) where the body breaks a rule.
+Summary run_project(const std::vector<TermView>& terms, const TensorView& map, const Setting& setting);
+Summary run_backward(const TensorView& grad, const TermView& term, const TensorView& gradient, const Setting& setting);
+
+// The same for some blocks of the grid, without tensors: `data` of each is an address to count from.
+Summary index_project(const std::vector<TermView>& terms, const TensorView& map, const Setting& setting,
+                      const std::vector<int64_t>& blocks, std::vector<Touched>& touched);
+Summary index_backward(const TensorView& grad, const TermView& term, const TensorView& gradient, const Setting& setting,
+                       const std::vector<int64_t>& blocks, std::vector<Touched>& touched);
+
+}  // namespace bitrate
