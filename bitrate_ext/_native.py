@@ -1,8 +1,9 @@
-"""Loads the compiled op library, and says once what to do where there is none."""
+"""Loads the compiled op libraries, and says once what to do where there is none."""
 
 from __future__ import annotations
 
 import warnings
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -10,11 +11,11 @@ import torch
 _FOLDER = Path(__file__).parent
 
 
-def _load() -> str | None:
-    """Load ``_ops_cpu``; returns why it is absent, or None."""
-    found = sorted(_FOLDER.glob("_ops_cpu*.so"))
+def _load(name: str, remedy: str) -> str | None:
+    """Load a library; returns why it is absent, or None."""
+    found = sorted(_FOLDER.glob(f"{name}*.so"))
     if not found:
-        return f"no compiled library in {_FOLDER} (install a C++17 compiler and run pip install again)"
+        return f"no compiled library {name} in {_FOLDER} ({remedy})"
     try:
         torch.ops.load_library(found[-1])
     except OSError as error:
@@ -22,28 +23,55 @@ def _load() -> str | None:
     return None
 
 
-absent_because = _load()
+def _load_cuda() -> str | None:
+    if absent_because is not None:
+        return absent_because
+    if torch.version.cuda is None:
+        return "this PyTorch is built without CUDA (install one that has it, then run pip install again)"
+    release = torch.version.cuda.split(".")[0]
+    return _load("_ops_cuda", f"install a CUDA {release} toolkit with nvcc and run pip install again")
+
+
+absent_because = _load("_ops_cpu", "install a C++17 compiler and run pip install again")
+cuda_absent_because = _load_cuda()
 _warned: set[str] = set()
 
 
-def available(device_type: str) -> bool:
-    """Whether a native kernel exists for tensors of this device."""
-    return absent_because is None and device_type == "cpu"
+@cache
+def _why_unable(device: torch.device) -> str:
+    """Why this GPU cannot run the kernels that were built; empty where it can, and where there is none to ask."""
+    if not torch.cuda.is_available():
+        return ""
+    because = torch.ops.bitrate_ext._cuda_unavailable(
+        torch.cuda.current_device() if device.index is None else device.index
+    )
+    return because and f"{because}; build again with that GPU visible, or name it in TORCH_CUDA_ARCH_LIST"
 
 
-def why_absent(device_type: str) -> str:
-    """One line for people: why there is no native kernel for this device, and what to do."""
+def why_absent(device: torch.device) -> str:
+    """One line for people: why there is no native kernel for this device, and what to do; empty where there is one."""
     if absent_because is not None:
         return absent_because
-    return f"this build has no kernels for {device_type} tensors"
+    if device.type == "cpu":
+        return ""
+    if device.type != "cuda":
+        return f"there are no kernels for {device.type} tensors"
+    if cuda_absent_because is not None:
+        return cuda_absent_because
+    return "" if torch.compiler.is_compiling() else _why_unable(device)
 
 
-def warn_once(device_type: str) -> None:
+def available(device: torch.device) -> bool:
+    """Whether a native kernel exists for tensors of this device."""
+    return not why_absent(device)
+
+
+def warn_once(device: torch.device) -> None:
     """Say, once for each kind of device, that the slower reference is used."""
-    if device_type not in _warned:
-        _warned.add(device_type)
+    if device.type not in _warned:
+        _warned.add(device.type)
         warnings.warn(
-            f"bitrate_ext uses its PyTorch reference for {device_type} tensors: {why_absent(device_type)}",
+            f"bitrate_ext uses its PyTorch reference for {device.type} tensors: {why_absent(device)}",
             RuntimeWarning,
             stacklevel=4,
         )

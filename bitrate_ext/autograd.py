@@ -45,13 +45,17 @@ def _cached_bands(
     top, left, height, width = window
     vertical, horizontal = (0.0, 0.0) if conserve else scales
     build = transposed_axis_band if transposed else axis_band
-    bands = []
+    bands, flat = [], []
     for (h, w), key in zip(grids, keys, strict=True):
         projection = find_projection(key)
         rows = Axis(h, canvas[0], top, height, conserve, vertical)
         columns = Axis(w, canvas[1], left, width, conserve, horizontal)
         bands.append((build(projection, rows, device), build(projection, columns, device)))
-    return bands, [tensor for pair in bands for band in pair for tensor in (band.start, band.weight)]
+        for axis, band in zip((rows, columns), bands[-1], strict=True):
+            flat += [band.start, band.weight]
+            if device.type == "cuda":  # the host plans launches from the starts
+                flat.append(build(projection, axis, torch.device("cpu")).start)
+    return bands, flat
 
 
 def _lookup(tensors: Sequence[Tensor], placement: Placement, transposed: bool = False) -> tuple[Bands, list[Tensor]]:
@@ -294,7 +298,8 @@ def register() -> None:
         ("bitrate_map_backward", _map_backward, _map_backward_fake, _map_backward_autograd, _map_backward_vmap),
     ):
         operator = f"bitrate_ext::{name}"
-        torch.library.impl(operator, "CPU")(run)
+        for key in ("CPU", "CUDA") if _native.cuda_absent_because is None else ("CPU",):
+            torch.library.impl(operator, key)(run)
         torch.library.impl(operator, "Autograd")(gradient)
         torch.library.register_fake(operator)(fake)
         torch.library.register_vmap(operator)(vmap)

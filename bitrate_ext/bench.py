@@ -48,8 +48,8 @@ def run(device: torch.device, say: Say = print) -> None:
     busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0  # absent on Windows
     if busy > 0.5 * (os.cpu_count() or 1):
         say(f"The machine is busy (load {busy:.1f}): these times are longer than they need be, and the ratios rough.")
-    if not _native.available(device.type):
-        say(f"No fused kernel: {_native.why_absent(device.type)}. The column shows the package's PyTorch reference.")
+    if not _native.available(device):
+        say(f"No fused kernel: {_native.why_absent(device)}. The column shows the package's PyTorch reference.")
     say("")
     say(_row("image", "map", "fused", "recipe", "compiled", "copy", "recipe/", "compiled/", "fused/"))
     say(_row("", "", "", "", "", "", "fused", "fused", "copy"))

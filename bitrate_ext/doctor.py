@@ -13,6 +13,7 @@ import torch
 
 from . import __version__, _native, bitrate_map
 
+CPU = torch.device("cpu")
 INSTRUCTION_SETS = ("baseline", "AVX2 with FMA", "AVX-512")
 INSTALL_ALL = 'pip install "bitrate-ext[compressai]"'
 CORE = ("torch", "numpy")
@@ -38,7 +39,7 @@ class Finding:
 
 def instruction_set() -> str:
     """The instruction set that the CPU kernels use on this processor."""
-    if not _native.available("cpu"):
+    if not _native.available(CPU):
         return "none: PyTorch reference"
     return INSTRUCTION_SETS[torch.ops.bitrate_ext._choose_instruction_set(-1) - 1]
 
@@ -53,7 +54,7 @@ def examine() -> list[Finding]:
         _cpu_kernels(),
         _cuda_kernels(),
         _answer("reference"),
-        *([_answer("native")] if _native.available("cpu") else []),
+        *([_answer("native")] if _native.available(CPU) else []),
     ]
 
 
@@ -89,9 +90,9 @@ def _optional(module: str, distribution: str, purpose: str) -> Finding:
 
 
 def _cpu_kernels() -> Finding:
-    if not _native.available("cpu"):
+    if not _native.available(CPU):
         remedy = f"install a C++17 compiler, then build again: {sys.executable} -m pip install -e . in the repository"
-        return Finding("CPU kernels", f"absent: {_native.why_absent('cpu')}", well=False, remedy=remedy)
+        return Finding("CPU kernels", f"absent: {_native.why_absent(CPU)}", well=False, remedy=remedy)
     return Finding("CPU kernels", f"active, {instruction_set()}, {torch.get_num_threads()} threads")
 
 
@@ -102,12 +103,13 @@ def _cuda_kernels() -> Finding:
         device = f"PyTorch is built for CUDA {torch.version.cuda} and finds no device"
     else:
         device = "this PyTorch is built without CUDA"
-    if _native.available("cuda"):
-        return Finding("CUDA kernels", f"built; {device}")
+    absent = _native.why_absent(torch.device("cuda"))
+    if not absent:
+        return Finding("CUDA kernels", f"{'active' if torch.cuda.is_available() else 'built'}; {device}")
     remedy = ""
     if torch.cuda.is_available():
-        remedy = "none in this version; tensors on the GPU are served by the slower PyTorch reference"
-    return Finding("CUDA kernels", f"not built; {device}", well=False, remedy=remedy)
+        remedy = f"{absent}. Until then tensors on the GPU are served by the slower PyTorch reference"
+    return Finding("CUDA kernels", f"absent; {device}", well=False, remedy=remedy)
 
 
 def _answer(impl: str) -> Finding:

@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "../cpu/project.h"
+#include "../core/tensors.h"
 
 namespace bitrate {
 
@@ -44,12 +44,16 @@ Image<Data> checked_map(const char* name, const Tensor& map) {
   return {map.data_ptr(), is_double, map.size(0), map.size(2), map.size(3)};
 }
 
-// A band of `rows` x `columns`: every column index it can reach is inside.
-inline Band checked_band(const Tensor& start, const Tensor& weight, int64_t rows, int64_t columns) {
-  STD_TORCH_CHECK(start.is_cpu() && weight.is_cpu(), "bands must be on the CPU");
+inline void check_start(const Tensor& start, int64_t rows) {
   STD_TORCH_CHECK(
       start.scalar_type() == ScalarType::Int && start.dim() == 1 && start.is_contiguous() && start.size(0) == rows,
       "a band's start must be contiguous int32 [", rows, "]");
+}
+
+// A band of `rows` x `columns`: every column index it can reach is inside. `start` is read here, so it is the CPU's.
+inline Band checked_band(const Tensor& start, const Tensor& weight, int64_t rows, int64_t columns) {
+  STD_TORCH_CHECK(start.is_cpu(), "a band's start must be on the CPU");
+  check_start(start, rows);
   STD_TORCH_CHECK(
       weight.scalar_type() == ScalarType::Double && weight.dim() == 2 && weight.is_contiguous() && weight.size(1) == rows,
       "a band's weight must be contiguous float64 [taps, ", rows, "]");
@@ -60,6 +64,14 @@ inline Band checked_band(const Tensor& start, const Tensor& weight, int64_t rows
                     columns, " columns");
   }
   return band;
+}
+
+inline GradientTerm checked_gradient(const Latent& latent, const Tensor& gradient, const Band& rows, const Band& columns) {
+  const Latent to = checked_latent(gradient, latent.batch);
+  STD_TORCH_CHECK(to.dtype == latent.dtype && to.channels == latent.channels && to.h == latent.h && to.w == latent.w,
+                  "gradient must have the likelihoods' dtype and shape");
+  return {latent, const_cast<void*>(to.likelihoods), to.batch_stride, to.channel_stride, to.row_stride, to.cell_stride, rows,
+          columns};
 }
 
 }  // namespace bitrate

@@ -1,4 +1,4 @@
-// Schemas of the library and the CPU entry points, on PyTorch's stable ABI.
+// Schemas of the library and the CPU entry points (CUDA's are in ops_cuda.cpp), on PyTorch's stable ABI.
 //
 // `bitrate_map` and `bitrate_map_backward` are what programs call and what compilers see: they carry sizes and names, and
 // Python gives them their implementations (bitrate_ext/ops.py) because bands are built and cached there. The underscored
@@ -59,6 +59,11 @@ void run_parallel(int64_t count, int64_t grain, const std::function<void(int64_t
   torch::stable::parallel_for(0, count, grain, body);
 }
 
+Band cpu_band(const Tensor& start, const Tensor& weight, int64_t rows, int64_t columns) {
+  STD_TORCH_CHECK(weight.is_cpu(), "a band's weight must be on the CPU");
+  return checked_band(start, weight, rows, columns);
+}
+
 void project_cpu(std::vector<Tensor> likelihoods, std::vector<Tensor> bands, Tensor out) {
   const Image<void> map = checked_map<void>("out", out);
   STD_TORCH_CHECK(bands.size() == 4 * likelihoods.size(), "bands must be four tensors a latent, got ", bands.size(), " for ",
@@ -66,8 +71,8 @@ void project_cpu(std::vector<Tensor> likelihoods, std::vector<Tensor> bands, Ten
   std::vector<Term> terms;
   for (size_t k = 0; k < likelihoods.size(); ++k) {
     const Latent latent = checked_latent(likelihoods[k], map.batch);
-    terms.push_back({latent, checked_band(bands[4 * k], bands[4 * k + 1], map.height, latent.h),
-                     checked_band(bands[4 * k + 2], bands[4 * k + 3], map.width, latent.w)});
+    terms.push_back({latent, cpu_band(bands[4 * k], bands[4 * k + 1], map.height, latent.h),
+                     cpu_band(bands[4 * k + 2], bands[4 * k + 3], map.width, latent.w)});
   }
   project(terms, map, kernels(), run_parallel);
 }
@@ -76,17 +81,8 @@ void project_backward_cpu(Tensor grad, Tensor likelihoods, std::vector<Tensor> b
   const Image<const void> image = checked_map<const void>("grad", grad);
   STD_TORCH_CHECK(bands.size() == 4, "bands must be four tensors, got ", bands.size());
   const Latent latent = checked_latent(likelihoods, image.batch);
-  const Latent to = checked_latent(gradient, image.batch);
-  STD_TORCH_CHECK(to.dtype == latent.dtype && to.channels == latent.channels && to.h == latent.h && to.w == latent.w,
-                  "gradient must have the likelihoods' dtype and shape");
-  const GradientTerm term{latent,
-                          const_cast<void*>(to.likelihoods),
-                          to.batch_stride,
-                          to.channel_stride,
-                          to.row_stride,
-                          to.cell_stride,
-                          checked_band(bands[0], bands[1], latent.h, image.height),
-                          checked_band(bands[2], bands[3], latent.w, image.width)};
+  const GradientTerm term = checked_gradient(latent, gradient, cpu_band(bands[0], bands[1], latent.h, image.height),
+                                             cpu_band(bands[2], bands[3], latent.w, image.width));
   project_backward(image, term, kernels(), run_parallel);
 }
 

@@ -1,0 +1,20 @@
+// Starts planned launches; free of torch and of CUDA's headers.
+#pragma once
+
+#include <string>
+
+#include "../core/plan.h"
+
+namespace bitrate {
+
+// What the plan has to know of the current device. Throws std::runtime_error where CUDA fails.
+Multiprocessors multiprocessors();
+
+// Why the current device cannot run these kernels; empty where it can.
+std::string why_not_here();
+
+// Put on the stream; the current device is the stream's. Throw std::runtime_error where the launch fails.
+void start(const Launch<ProjectParams>& launch, void* stream);
+void start(const Launch<BackwardParams>& launch, void* stream);
+
+}  // namespace bitrate
