@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 import bitrate_ext
+from bitrate_ext import _native
 
 SCALE = float(os.environ.get("BITRATE_EXT_TEST_SCALE", "1"))  # multiplies the number of cases of every test
 MODES = ("nearest", "bilinear", "area")
@@ -30,6 +32,13 @@ PRODUCT_ROUNDING = 2.0**-53 / np.log(2)
 
 def scaled(count: int) -> int:
     return max(1, round(count * SCALE))
+
+
+def need_native(device: torch.device) -> None:
+    """Skip, saying why, where there is no kernel for the device; fail where a GPU is required."""
+    because = _native.why_absent(device)
+    if because:
+        (pytest.fail if os.environ.get("REQUIRE_CUDA") else pytest.skip)(f"no native kernel: {because}")
 
 
 def _hat(points: int, grid: int) -> np.ndarray:

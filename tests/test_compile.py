@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from cases import MODES, assert_same_bytes, likelihoods, scaled
+from cases import MODES, assert_same_bytes, likelihoods, need_native, scaled
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import bitrate_ext
@@ -205,21 +205,20 @@ def test_fake_tensors_have_the_real_shapes(rng):
 
 def test_opcheck(device, rng):
     """Schema, fake tensors, autograd registration and AOT dispatch, static and dynamic."""
-    if device.type != "cpu":
-        pytest.skip("no native kernel for this device")
+    need_native(device)
     for index in range(OPCHECK):
         shapes = [tuple(int(v) for v in rng.integers(1, 5, 4))]
         shapes += [(shapes[0][0], *shapes[0][:3])] if index % 4 == 0 else []
         dtype = (torch.float32, torch.float64, torch.float16, torch.bfloat16)[index % 4]
         grads = index % 3 != 2
-        latents = [likelihoods(rng, shape, dtype, "uniform").requires_grad_(grads) for shape in shapes]
+        latents = [likelihoods(rng, shape, dtype, "uniform").to(device).requires_grad_(grads) for shape in shapes]
         canvas = [int(v) for v in rng.integers(1, 9, 2)]
         window = [0, 0, *canvas] if index % 2 else [canvas[0] // 2, canvas[1] // 3, 1, 1]
         out_dtype = torch.float64 if dtype == torch.float64 else torch.float32
         projection, conserve = MODES[index % 3], index % 5 != 0
         placement = (canvas, window, [projection] * len(shapes), conserve, [0.0, 0.0], out_dtype)
         torch.library.opcheck(torch.ops.bitrate_ext.bitrate_map.default, (latents, *placement))
-        grad = torch.from_numpy(rng.random((shapes[0][0], 1, *window[2:]))).to(out_dtype)
+        grad = torch.from_numpy(rng.random((shapes[0][0], 1, *window[2:]))).to(device, out_dtype)
         torch.library.opcheck(
             torch.ops.bitrate_ext.bitrate_map_backward.default,
             (grad, latents[0].detach(), canvas, window, projection, conserve, [0.0, 0.0]),

@@ -122,8 +122,8 @@ def test_certain_symbols_cost_plus_zero(device):
 
 def test_likelihoods_and_their_inverses_cancel(device):
     """Exactly for powers of two, whatever the order: zero, and never a minus zero."""
-    p = 2.0 ** torch.arange(-20, 21, device=device, dtype=torch.float32).reshape(1, 41, 1, 1).expand(1, 41, 2, 12)
-    out = bitrate_ext.bitrate_map(p, (4, 24))
+    powers = torch.from_numpy(np.ldexp(np.ones(41, np.float32), np.arange(-20, 21))).reshape(1, 41, 1, 1)
+    out = bitrate_ext.bitrate_map(powers.to(device).expand(1, 41, 2, 12), (4, 24))
     assert bytes_of(out) == bytes(out.numel() * 4)
 
 
