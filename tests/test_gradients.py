@@ -34,7 +34,7 @@ def impl_for(device, impl):
 
 
 def nondeterminism(device, impl):
-    """What two runs may differ by: PyTorch adds ``index_select``'s gradient atomically on a GPU; ours must not differ."""
+    """What two runs may differ by: PyTorch adds ``index_select``'s gradient atomically on a GPU; ours must not."""
     return 1e-10 if impl == "reference" and device.type == "cuda" else 0.0
 
 
@@ -257,6 +257,22 @@ def test_double_backward_is_the_reference_s(device, rng):
             (grad,) = torch.autograd.grad(out.pow(3).sum(), leaf, create_graph=True)
             seconds.append(torch.autograd.grad(grad.pow(2).sum(), leaf)[0])
         torch.testing.assert_close(*seconds, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_double_backward_computes_in_the_map_s_dtype(device, dtype):
+    """Narrow likelihoods are exact inputs: second derivatives are rounded to them once, at the end."""
+    p = (torch.rand(2, 3, 4, 5) * 0.9 + 0.05).to(dtype).to(device)
+    seconds = []
+    for leaf in (p.clone().requires_grad_(), p.double().requires_grad_()):
+        out = bitrate_ext.bitrate_map(leaf, (9, 7), dtype=torch.float64)
+        weight = torch.linspace(1, 2, out.numel(), dtype=torch.float64, device=device).reshape(out.shape)
+        (first,) = torch.autograd.grad(out, leaf, weight, create_graph=True)
+        direction = torch.linspace(-1, 1, first.numel(), dtype=torch.float64, device=device).reshape(first.shape)
+        seconds.append(torch.autograd.grad(first, leaf, direction.to(dtype).to(first.dtype))[0])
+    assert seconds[0].dtype == dtype
+    bar = torch.finfo(dtype).eps * 0.51
+    torch.testing.assert_close(seconds[0].double(), seconds[1], rtol=bar, atol=1e-12)
 
 
 @pytest.mark.parametrize("impl", ["auto", "reference"])
