@@ -29,8 +29,10 @@ from bitrate_ext.projection import get_projection
 ROOT = Path(__file__).parent.parent
 CACHE = ROOT / "build" / "executor"
 CODES = {torch.float64: 0, torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
-# -O1: built again for each planted fault, and quick enough when it runs.
-FLAGS = ("-std=c++17", "-O1", "-g0", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra", "-Wno-unknown-pragmas")
+# -O1: built again for each planted fault, and quick enough when it runs. Nothing is visible outside its library and
+# nothing unique in the process: several executors live in one.
+FLAGS = ("-std=c++17", "-O1", "-g0", "-fPIC", "-ffp-contract=off", "-fvisibility=hidden", "-fno-gnu-unique")
+WARNINGS = ("-Wall", "-Wextra", "-Wno-unknown-pragmas")
 
 
 def compiler() -> str:
@@ -42,7 +44,7 @@ def compiler() -> str:
 def _object(source: Path, *flags: str) -> Path:
     """The compiled source, kept under the hash of what went into it."""
     digest = hashlib.sha256(" ".join([compiler(), *FLAGS, *flags]).encode())
-    for file in sorted(source.parent.parent.glob("*/*.h")) + [source]:
+    for file in [*sorted(source.parent.parent.glob("*/*.h")), source]:
         if file.parent.name in ("core", "executor"):
             digest.update(file.read_bytes())
     target = CACHE / f"{source.stem}-{digest.hexdigest()[:16]}.o"
@@ -59,13 +61,13 @@ def build(tree: Path, folder: Path) -> ModuleType:
     """The executor of a tree that holds ``csrc``, as a module in ``folder``."""
     bindings = _object(
         ROOT / "csrc/executor/bindings.cpp",
-        "-fvisibility=hidden",
         *(f"-I{include}" for include in (pybind11.get_include(), sysconfig.get_path("include"))),
     )
-    body = _object(tree / "csrc/executor/executor.cpp")
+    body = _object(tree / "csrc/executor/executor.cpp", *(WARNINGS if tree == ROOT else ("-w",)))
     library = folder / f"_executor{sysconfig.get_config_var('EXT_SUFFIX')}"
     subprocess.run([compiler(), "-shared", body, bindings, "-o", library], check=True)
-    spec = importlib.util.spec_from_file_location("_executor", library)
+    # A name of its own: pybind11 gives out the first module again where a second has the same.
+    spec = importlib.util.spec_from_file_location(f"{body.stem}._executor", library)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -101,30 +103,67 @@ def term(p: Tensor, bands: Any) -> dict[str, Any]:
     return {"likelihoods": view(p), "rows": band(bands[0]), "columns": band(bands[1])}
 
 
-def _placement(case: Any, count: int) -> autograd.Placement:
-    key = get_projection(case.mode).key
-    return autograd.Placement(
-        case.canvas, case.crop or (0, 0, *case.canvas), [key] * count, case.conserve, case.scale or (0.0, 0.0)
-    )
+def case_bands(case: Any, tensors: list[Tensor], transposed: bool = False) -> autograd.Bands:
+    """The bands of a random case for those tensors."""
+    keys = [get_projection(case.mode).key] * len(tensors)
+    window = case.crop or (0, 0, *case.canvas)
+    scales = case.scale or (0.0, 0.0)
+    return autograd.bands_of(tensors, autograd.Placement(case.canvas, window, keys, case.conserve, scales), transposed)
 
 
-def map_dtype(case: Any, tensors: list[Tensor]) -> torch.dtype:
-    wide = any(p.dtype == torch.float64 for p in tensors)
-    return case.dtype or (torch.float64 if wide else torch.float32)
+def new_map(tensors: list[Tensor], bands: autograd.Bands, dtype: torch.dtype) -> Tensor:
+    """NaN, which a kernel has to overwrite."""
+    return torch.full((tensors[0].shape[0], 1, bands[0][0].pixels, bands[0][1].pixels), float("nan"), dtype=dtype)
 
 
-def run_map(module: ModuleType, case: Any, tensors: list[Tensor] | None = None, **setting: int) -> tuple[Tensor, dict]:
-    """``case.run()`` by the kernel body, with the summary of its launch."""
-    tensors = case.likelihoods if tensors is None else tensors
-    placement = _placement(case, len(tensors))
-    out = torch.full((tensors[0].shape[0], 1, *placement.window[2:]), float("nan"), dtype=map_dtype(case, tensors))
-    bands = autograd.bands_of(tensors, placement)
+def _flat(bands: autograd.Bands) -> list[Tensor]:
+    return [tensor for pair in bands for b in pair for tensor in (b.start, b.weight)]
+
+
+def native_map(tensors: list[Tensor], bands: autograd.Bands, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The map by the CPU path."""
+    out = new_map(tensors, bands, dtype)
+    torch.ops.bitrate_ext._project(tensors, _flat(bands), out)
+    return out
+
+
+def native_gradient(p: Tensor, bands: tuple[Any, Any], grad: Tensor) -> Tensor:
+    """The gradient by the CPU path; the bands are transposed."""
+    gradient = torch.full_like(p, float("nan"))
+    torch.ops.bitrate_ext._project_backward(grad, p, _flat([bands]), gradient)
+    return gradient
+
+
+def kernel_map(
+    module: ModuleType,
+    tensors: list[Tensor],
+    bands: autograd.Bands,
+    dtype: torch.dtype = torch.float32,
+    out: Tensor | None = None,
+    **setting: int,
+) -> tuple[Tensor, dict[str, Any]]:
+    """The map by the kernel's body, with the summary of its launch."""
+    out = new_map(tensors, bands, dtype) if out is None else out
     terms = [term(p, pair) for p, pair in zip(tensors, bands, strict=True)]
     return out, module.project(terms, view(out), setting)
 
 
-def run_gradient(module: ModuleType, case: Any, p: Tensor, grad: Tensor, **setting: int) -> tuple[Tensor, dict]:
-    """The gradient of ``case.run()`` in one of its likelihoods by the kernel body, with the summary of its launch."""
-    (bands,) = autograd.bands_of([p], _placement(case, 1), transposed=True)
-    gradient = torch.full_like(p, float("nan"))
+def kernel_gradient(
+    module: ModuleType,
+    p: Tensor,
+    bands: tuple[Any, Any],
+    grad: Tensor,
+    gradient: Tensor | None = None,
+    **setting: int,
+) -> tuple[Tensor, dict[str, Any]]:
+    """The gradient by the kernel's body, with the summary of its launch; the bands are transposed."""
+    gradient = torch.full_like(p, float("nan")) if gradient is None else gradient
     return gradient, module.backward(view(grad), term(p, bands), view(gradient), setting)
+
+
+def checks_of(*modules: ModuleType) -> dict[str, Any]:
+    """The functions ``check_NAME`` of modules, by NAME."""
+    found = {}
+    for module in modules:
+        found.update({name[6:]: value for name, value in vars(module).items() if name.startswith("check_")})
+    return found

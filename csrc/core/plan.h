@@ -94,6 +94,7 @@ inline int32_t best_shift(const HostBand& band) {
 }
 
 inline Tiles make_tiles(int64_t length, int32_t size, int32_t shift) {
+  shift %= size;  // no tile may lie before the first pixel
   return {int32_t(divide_up(length + shift, size)), size, shift};
 }
 
