@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 _FOLDER = Path(__file__).parent
+MOST_LATENTS_ON_CUDA = 20  # in one launch: kMaxTerms of csrc/core/launch.h
 
 
 def _load(name: str, remedy: str) -> str | None:
@@ -48,8 +49,9 @@ def _why_unable(device: torch.device) -> str:
     return because and f"{because}; build again with that GPU visible, or name it in TORCH_CUDA_ARCH_LIST"
 
 
-def why_absent(device: torch.device) -> str:
-    """One line for people: why there is no native kernel for this device, and what to do; empty where there is one."""
+def why_absent(device: torch.device, latents: int = 1) -> str:
+    """One line for people: why no native kernel serves so many latents on this device, and what to do; empty where one
+    does."""
     if absent_because is not None:
         return absent_because
     if device.type == "cpu":
@@ -58,6 +60,8 @@ def why_absent(device: torch.device) -> str:
         return f"there are no kernels for {device.type} tensors"
     if cuda_absent_because is not None:
         return cuda_absent_because
+    if latents > MOST_LATENTS_ON_CUDA:
+        return f"one launch adds at most {MOST_LATENTS_ON_CUDA} latents, not {latents} (add maps of fewer)"
     return "" if torch.compiler.is_compiling() else _why_unable(device)
 
 
@@ -66,12 +70,9 @@ def available(device: torch.device) -> bool:
     return not why_absent(device)
 
 
-def warn_once(device: torch.device) -> None:
-    """Say, once for each kind of device, that the slower reference is used."""
-    if device.type not in _warned:
-        _warned.add(device.type)
-        warnings.warn(
-            f"bitrate_ext uses its PyTorch reference for {device.type} tensors: {why_absent(device)}",
-            RuntimeWarning,
-            stacklevel=4,
-        )
+def warn_once(device: torch.device, because: str) -> None:
+    """Say, once for each kind of device and each reason, that the slower reference is used."""
+    what = f"bitrate_ext uses its PyTorch reference for {device.type} tensors: {because}"
+    if what not in _warned:
+        _warned.add(what)
+        warnings.warn(what, RuntimeWarning, stacklevel=4)

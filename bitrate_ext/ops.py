@@ -143,18 +143,19 @@ def _check_out(out: Any, shape: tuple[int, ...], dtype: torch.dtype, tensors: li
         raise ValueError("out must not share memory with likelihoods")
 
 
-def _chosen(impl: Any, device: torch.device) -> bool:
+def _chosen(impl: Any, tensors: list[Tensor]) -> bool:
     """True for native, False for the reference."""
     if impl not in IMPLEMENTATIONS:
         raise ValueError(f"impl must be one of {', '.join(map(repr, IMPLEMENTATIONS))}, got {impl!r}")
     if impl == "reference":
         return False
-    native = _native.available(device)
-    if not native:
+    device = tensors[0].device
+    because = _native.why_absent(device, len(tensors))
+    if because:
         if impl == "native":
-            raise RuntimeError(f"impl='native' was asked for, but {_native.why_absent(device)}")
-        _native.warn_once(device)
-    return native
+            raise RuntimeError(f"impl='native' was asked for, but {because}")
+        _native.warn_once(device, because)
+    return not because
 
 
 def bitrate_map(
@@ -226,7 +227,7 @@ def bitrate_map(
     keys = [get_projection(projection).key] * len(tensors)
     placement = autograd.Placement(canvas, window, keys, conserve, scales)
     dtype = _checked_dtype(dtype, tensors)
-    native = _chosen(impl, tensors[0].device)
+    native = _chosen(impl, tensors)
     if out is not None:
         _check_out(out, (tensors[0].shape[0], 1, window[2], window[3]), dtype, tensors)
         with torch.no_grad():
