@@ -1,4 +1,4 @@
-"""The CPU path under the address and undefined-behaviour sanitizers, apart from torch, on exactly sized buffers."""
+"""The CPU path under sanitizers, apart from torch: addresses and undefined behaviour, and races between threads."""
 
 from __future__ import annotations
 
@@ -7,33 +7,57 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from faults import cpu, native
 
-ROOT = Path(__file__).parent.parent
-SOURCES = (
-    "tests/native/sweep.cpp",
-    "csrc/cpu/project.cpp",
-    *(f"csrc/cpu/kernels_{s}.cpp" for s in ("baseline", "avx2", "avx512")),
-)
+ADDRESSES = ("-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+THREADS = ("-g1", "-pthread", "-fsanitize=thread")
 
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = shutil.which("g++") or shutil.which("c++")
-    assert compiler, "this test needs the compiler that builds the package"
-    program = tmp_path_factory.mktemp("native") / "sweep"
-    flags = ["-std=c++17", "-O1", "-g", "-ffp-contract=off", "-Wno-psabi", "-fsanitize=address,undefined"]
-    command = [compiler, *flags, "-fno-sanitize-recover=all", *(str(ROOT / s) for s in SOURCES), "-o", str(program)]
-    subprocess.run(command, check=True, capture_output=True, text=True)
-    return program
+    return native.Program("sweep", tmp_path_factory.mktemp("addresses"), *ADDRESSES).path
 
 
-def test_no_report_and_the_scalar_definitions_bytes(sweep: Path) -> None:
-    done = subprocess.run([sweep], capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def threads(tmp_path_factory: pytest.TempPathFactory) -> native.Program:
+    return native.Program("threads", tmp_path_factory.mktemp("threads"), *THREADS)
+
+
+def run_threads(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """At fixed addresses where that can be had: some kernels place memory where the sanitizer has its own."""
+    setarch = shutil.which("setarch")
+    fixed = [setarch, "-R"] if setarch and native.run([setarch, "-R", "true"]).returncode == 0 else []
+    return native.run([*fixed, program, *arguments], TSAN_OPTIONS="halt_on_error=1")
+
+
+def test_no_report_and_the_definitions_bytes(sweep: Path) -> None:
+    done = native.run([sweep])
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 wrong" in done.stdout
 
 
 def test_a_planted_overrun_is_reported(sweep: Path) -> None:
-    done = subprocess.run([sweep, "overrun"], capture_output=True, text=True)
+    done = native.run([sweep, "overrun"])
     assert done.returncode != 0
     assert "AddressSanitizer: heap-buffer-overflow" in done.stderr
+
+
+def test_no_race_and_the_bytes_of_one_thread(threads: native.Program) -> None:
+    done = run_threads(threads.path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ThreadSanitizer" not in done.stderr
+    assert "0 wrong" in done.stdout
+
+
+def test_tasks_that_overlap_are_reported(threads: native.Program) -> None:
+    done = run_threads(threads.path, "race")
+    assert done.returncode != 0
+    assert "ThreadSanitizer: data race" in done.stderr
+
+
+@pytest.mark.parametrize("fault", cpu.RACES, ids=str)
+def test_planted_races_are_reported(fault: native.Fault, threads: native.Program, record_property) -> None:
+    record_property("planted fault", "CPU path")
+    done = run_threads(threads.with_fault(fault))
+    assert done.returncode != 0
+    assert fault.caught_by in done.stderr
