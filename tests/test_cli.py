@@ -120,6 +120,16 @@ def test_numbers_agree_with_one_another(photos: Callable) -> None:
     }
 
 
+def test_psnr_is_that_of_values_a_picture_can_have(photos: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos("cat.png")
+    forward = BlockCodec.forward
+    monkeypatch.setattr(BlockCodec, "forward", lambda self, x: {**forward(self, x), "x_hat": 3 * x - 1})
+    assert cli.main(["map", "cat.png"]) == 0
+    pixels = np.asarray(Image.open("cat.png"), dtype=np.float64) / 255
+    error = ((3 * pixels - 1).clip(0, 1) - pixels) ** 2
+    assert json.loads(Path("cat.json").read_text())["psnr_db"] == pytest.approx(-10 * np.log10(error.mean()), abs=1e-4)
+
+
 def test_json_is_one_document_and_nothing_else(photos: Callable, capsys: pytest.CaptureFixture[str]) -> None:
     photos("a.png", "b.png")
     assert cli.main(["map", "a.png", "absent.png", "b.png", "--json", "--projection", "nearest"]) == 2
@@ -190,6 +200,20 @@ def test_a_failure_leaves_no_file(
         "bitrate-ext: error: a.png: its results cannot be written (No space left on device)\n"
     )
     assert files() == ["a.png"]
+
+
+def test_a_failure_keeps_old_results(photos: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos("a.png")
+    for ending in ENDINGS:
+        Path(f"a{ending}").write_text("old")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("bitrate_ext.render.overlay", full)
+    assert cli.main(["map", "a.png"]) == 2
+    assert files() == sorted(["a.png", *outputs("a")])
+    assert all(Path(f"a{ending}").read_text() == "old" for ending in ENDINGS)
 
 
 def test_a_folder_in_the_way_of_a_result(photos: Callable, capsys: pytest.CaptureFixture[str]) -> None:

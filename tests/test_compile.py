@@ -244,6 +244,7 @@ def test_autocast_leaves_likelihoods_alone(device, rng, autocast):
 
 def test_tensor_subclasses_and_modes_go_through_the_operator(rng):
     """Dispatch modes see the operator, not something past them."""
+    from torch.testing._internal import two_tensor
     from torch.utils._python_dispatch import TorchDispatchMode
 
     seen = []
@@ -258,6 +259,10 @@ def test_tensor_subclasses_and_modes_go_through_the_operator(rng):
         out = bitrate_ext.bitrate_map(p, (6, 6))
     assert any("bitrate_ext.bitrate_map" in name for name in seen)
     assert_same_bytes(out, bitrate_ext.bitrate_map(p, (6, 6)))
+    two = two_tensor.TwoTensor(p, p.flip(1))  # a subclass that runs every operator on both
+    both = bitrate_ext.bitrate_map(two, (6, 6))
+    assert isinstance(both, two_tensor.TwoTensor)
+    assert_same_bytes(both.a, out)
     parameter = torch.nn.Parameter(p)
     assert bitrate_ext.bitrate_map(parameter, (6, 6)).requires_grad
     assert math.isclose(out.double().sum().item(), -np.log2(p.double().numpy()).sum(), rel_tol=1e-6)

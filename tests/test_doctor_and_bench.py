@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -84,3 +87,10 @@ def test_compiled_program_is_cleared_of_an_absent_compiler(monkeypatch: pytest.M
 
     monkeypatch.setattr(torch, "compile", no_compiler)
     assert bench._compiled(torch.rand(1, 2, 3, 4)) == (None, "it does not compile here (OSError)")
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64" or not sys.platform.startswith("linux"), reason="reads Linux's list")
+def test_the_best_instruction_set_is_named() -> None:
+    flags = set(Path("/proc/cpuinfo").read_text().split())
+    expected = "AVX-512" if {"avx512bw", "avx512vl"} <= flags else "AVX2" if {"avx2", "fma"} <= flags else "baseline"
+    assert doctor.instruction_set().startswith(expected)

@@ -33,6 +33,8 @@ CASES = [
     (lambda: bitrate_map({}, SIZE), ValueError, "likelihoods must hold at least one tensor, got an empty dict"),
     (lambda: bitrate_map({"a": {}, "b": {"c": {}}}, SIZE), ValueError, "at least one tensor"),
     (lambda: bitrate_map(collections.OrderedDict(), SIZE), ValueError, "at least one tensor"),
+    (lambda: bitrate_map({"y": {"a": P}, "y.a": P}, SIZE), ValueError, "one tensor a name, got two for 'y.a'"),
+    (lambda: bitrate_map({1: P, "1": P}, SIZE), ValueError, "one tensor a name, got two for '1'"),
     # dtype, rank, batch, device, layout
     *[(lambda v=v: bitrate_map(v, SIZE), TypeError, f"float32, float64, float16 or bfloat16, got {v.dtype}")
       for v in (INT, COMPLEX, BOOL, P.int(), P.to(torch.uint8), P.to(torch.float8_e4m3fn), P.to(torch.int8),

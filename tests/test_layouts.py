@@ -144,6 +144,14 @@ def test_empty_extents(device, zero):
         assert bitrate_ext.latent_bits(p, impl=impl).shape == (n, h, w)
 
 
+@pytest.mark.parametrize("impl", ["auto", "reference"])
+@pytest.mark.parametrize(("h", "w"), [(0, 5), (4, 0), (0, 0)])
+def test_empty_grids_by_scale_factor(device, impl, h, w):
+    """No cells make no pixels; that is no error, unlike a factor that leaves no pixel of some cells."""
+    out = bitrate_ext.bitrate_map(torch.rand(2, 3, h, w, device=device), scale_factor=2, impl=impl)
+    assert out.shape == (2, 1, 2 * h, 2 * w)
+
+
 def test_empty_latent_beside_another(device):
     p = torch.rand(2, 3, 4, 5, device=device)
     alone = bitrate_ext.bitrate_map(p, (9, 9))

@@ -182,6 +182,17 @@ def test_the_model_is_probed_once() -> None:
     assert model.calls == [(1, 3, 128, 128), (2, 3, 64, 96), (1, 3, 32, 32)]
 
 
+def test_probing_records_no_graph() -> None:
+    recorded = []
+
+    def model(x: Tensor) -> dict[str, Any]:
+        recorded.append(torch.is_grad_enabled())
+        return {"likelihoods": F.avg_pool2d(x, 8) / 2 + 0.1}
+
+    BitrateMapper(model)(torch.rand(1, 3, 20, 20), gradients=True)
+    assert recorded == [False, True]
+
+
 def test_probing_goes_on_to_larger_images() -> None:
     model = Toy(multiple=(256, 512)).eval()
     bitrate_mapper = BitrateMapper(model)
@@ -226,6 +237,26 @@ def test_a_float64_model_gives_float64_maps() -> None:
     result = BitrateMapper(small_model("mbt2018-mean").double())(torch.rand(1, 3, 30, 70, dtype=torch.float64))
     assert {t.dtype for t in (result.map, *result.maps.values(), *result.latent_bits.values())} == {torch.float64}
     torch.testing.assert_close(result.map.sum((1, 2, 3)) + result.padding_bits, result.total_bits, rtol=1e-12, atol=0)
+
+
+def test_a_float32_model_gives_float32_maps_and_float64_totals() -> None:
+    result = BitrateMapper(Toy().eval())(torch.rand(1, 3, 30, 70))
+    assert {t.dtype for t in (result.map, *result.maps.values(), *result.latent_bits.values())} == {torch.float32}
+    assert {t.dtype for t in (result.total_bits, result.padding_bits, result.bpp)} == {torch.float64}
+
+
+def test_an_image_of_another_size_is_no_reconstruction() -> None:
+    def model(x: Tensor) -> dict[str, Any]:
+        return {"likelihoods": F.avg_pool2d(x, 8) / 2 + 0.1, "x_hat": F.avg_pool2d(x, 2)}
+
+    assert BitrateMapper(model)(torch.rand(1, 3, 64, 64)).x_hat is None
+
+
+def test_a_model_of_buffers_alone_has_a_device() -> None:
+    model = nn.Module()
+    model.register_buffer("table", torch.zeros(3, device="meta"))
+    with pytest.raises(ValueError, match=r"x must be on the model's device meta, got cpu"):
+        BitrateMapper(model.eval())(torch.rand(1, 3, 8, 8))
 
 
 def test_a_spatial_loss_reaches_the_image_and_the_parameters() -> None:

@@ -1,6 +1,8 @@
 """Bands against the dense oracle, PyTorch and hypothesis; projections of one's own; the caches."""
 
+import copy
 import gc
+import pickle
 
 import numpy as np
 import pytest
@@ -39,6 +41,14 @@ def test_conserving_bands_are_the_oracle_s(mode, extents):
 def test_other_bands_are_pytorch_s(mode, extents):
     matrix = band_of(mode, *extents, conserve=False).dense().numpy()
     np.testing.assert_allclose(matrix, axis_matrix(mode, *extents, conserve=False), rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize(("cells", "pixels"), [(2, 82), (2, 94), (2, 218), (2, 322)])
+def test_nearest_counts_in_float32_as_pytorch_does(cells, pixels):
+    """Sizes at which float64 would begin a cell one pixel earlier or later."""
+    matrix = band_of("nearest", cells, pixels, conserve=False).dense().numpy()
+    np.testing.assert_array_equal(matrix, axis_matrix("nearest", cells, pixels, conserve=False))
+    assert (matrix.argmax(axis=1) != np.floor(np.arange(pixels) * (cells / pixels))).any()
 
 
 @settings(max_examples=EXAMPLES // 2, derandomize=True, deadline=None)
@@ -150,6 +160,32 @@ def test_two_of_the_same_name_do_not_mix(device):
         torch.testing.assert_close(builtin, a)
         del follow, first
         gc.collect()
+
+
+class Shifted(bitrate_ext.Projection):
+    """Pixel p reads cell p + shift, round the end; nothing is conserved."""
+
+    name = "shifted"
+
+    def __init__(self, shift):
+        self.shift = shift
+
+    def rows(self, cells, pixels, cells_per_pixel, conserve):
+        return (np.arange(pixels) + self.shift) % cells, np.ones((1, pixels))
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda p: pickle.loads(pickle.dumps(p))])
+def test_copies_have_keys_of_their_own(duplicate):
+    """A copy that is changed, as in a search over parameters, gives its own map and leaves the first one's alone."""
+    p = torch.rand(1, 2, 1, 5)
+    first = Shifted(0)
+    second = duplicate(first)
+    second.shift = 2
+    assert first.key != second.key
+    bits = bitrate_ext.latent_bits(p)
+    for projection in (first, second, first):
+        out = bitrate_ext.bitrate_map(p, (1, 5), projection=projection, conserve=False)
+        torch.testing.assert_close(out[:, 0], bits.roll(-projection.shift, dims=2))
 
 
 def test_a_projection_that_loses_bits_is_refused(device):

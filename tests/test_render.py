@@ -53,12 +53,12 @@ def test_map_figure_follows_the_aspect_of_the_map(size: tuple[int, int]) -> None
 
 
 def test_every_map_pixel_is_a_square_of_its_colour() -> None:
-    bits = np.random.default_rng(0).random((6, 9), dtype=np.float32)
+    bits = np.random.default_rng(0).random((6, 11), dtype=np.float32)
     bits[0, 0] = 0.0
     pixels = np.asarray(render.map_figure(bits))
-    height, width = render._panel_size(6, 9)
+    height, width = render._panel_size(6, 11)
     scale = height // 6
-    assert (height, width) == (6 * scale, 9 * scale)
+    assert (height, width) == (6 * scale, 11 * scale)
     expected = (render._colours()(np.clip(bits / render.colour_limit(bits), 0, 1))[:, :, :3] * 255).round()
     black = np.argwhere(close_to(pixels, tuple(expected[0, 0].astype(int))))  # the first cell, and the bar's foot
     top, left = black[:, 0].min(), black[:, 1].min()
@@ -78,7 +78,8 @@ def test_odd_values_are_drawn() -> None:
 
 
 @pytest.mark.parametrize(
-    "title", ["cost $x^2 and $ more", "back\\slash \\frac{", "new\nline\ttab", "日本語.png", "\udcff", "", "%d {}"]
+    "title",
+    ["cost $x^2 and $ more", "$\\frac{$", "back\\slash \\frac{", "new\nline\ttab", "日本語.png", "\udcff", "", "%d {}"],
 )
 def test_any_file_name_makes_a_title(title: str) -> None:
     render.map_figure(ramp(8, 8), title=title, subtitle=title)
@@ -109,7 +110,7 @@ def test_overlay_has_the_size_of_the_photograph_and_keeps_it_where_nothing_is_sp
     assert (picture.mode, picture.size) == ("RGB", (80, 60))
     pixels = np.asarray(picture)[:, :40].astype(float)
     grey = 255 * (photo[:, :40] @ np.array([0.2126, 0.7152, 0.0722]))
-    assert np.abs(pixels - grey[:, :, None]).max() <= 1
+    assert np.abs(pixels - grey[:, :, None]).max() < 0.501  # rounded, not cut
 
 
 def test_overlay_gets_more_colour_with_more_bits_and_stays_readable() -> None:
@@ -122,6 +123,17 @@ def test_overlay_gets_more_colour_with_more_bits_and_stays_readable() -> None:
         for grey in (0.1, 0.9)
     )
     assert light - dark > 60  # lights and shades are there under the most bits, too
+
+
+def test_overlay_uses_the_figures_scale() -> None:
+    """One extreme pixel, or one of infinite bits, darkens no other."""
+    photo, bits = np.full((60, 80, 3), 0.5, np.float32), 4 * np.minimum(ramp(), 0.9)
+    expected = np.asarray(render.overlay(photo, bits))
+    for extreme in (100.0, np.inf):
+        bits[0, 0] = extreme
+        picture = np.asarray(render.overlay(photo, bits))
+        np.testing.assert_array_equal(picture[1:], expected[1:])
+        np.testing.assert_array_equal(picture[0, 0], expected[0, -1])
 
 
 def test_overlay_takes_tensors_as_the_mapper_returns_them() -> None:

@@ -94,14 +94,18 @@ def test_log2_of(device, impl, value, bits, dtype):
     assert not torch.signbit(out[out == 0]).any()
 
 
+@pytest.mark.parametrize("impl", ["auto", "reference"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_zero_times_infinity_never_happens(device, dtype):
-    """Nearest by two: the weight of an infinite cell in its neighbour's pixels is zero."""
+def test_zero_times_infinity_never_happens(device, dtype, impl):
+    """By two a pixel reads one cell; by one and a half two of them, of which one may have no weight."""
+    p = torch.tensor([0.0, 0.5, math.nan, 0.5], dtype=dtype, device=device).reshape(1, 1, 1, 4)
     for mode in ("nearest", "area"):
-        p = torch.tensor([0.0, 0.5, math.nan, 0.5], dtype=dtype, device=device).reshape(1, 1, 1, 4)
-        out = bitrate_ext.bitrate_map(p, (1, 8), projection=mode)[0, 0, 0]
+        out = bitrate_ext.bitrate_map(p, (1, 8), projection=mode, impl=impl)[0, 0, 0]
         expected = torch.tensor([math.inf] * 2 + [0.5] * 2 + [math.nan] * 2 + [0.5] * 2, dtype=dtype, device=device)
         torch.testing.assert_close(out, expected, rtol=0, atol=0, equal_nan=True)
+    out = bitrate_ext.bitrate_map(p, (1, 6), projection="area", impl=impl)[0, 0, 0]
+    expected = torch.tensor([math.inf] * 2 + [2 / 3] + [math.nan] * 2 + [2 / 3], dtype=dtype, device=device)
+    torch.testing.assert_close(out, expected, rtol=1e-7, atol=0, equal_nan=True)
 
 
 def test_infinity_and_its_opposite_make_nan(device):
