@@ -25,3 +25,16 @@ def rng(request):
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """How many planted faults were caught, by group; see test_faults.py."""
+    groups = {}
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.stats.get(outcome, []):
+            for name, group in report.user_properties:
+                if name == "planted fault":
+                    groups.setdefault(group, []).append(outcome == "passed")
+    if groups:
+        counts = ", ".join(f"{sum(caught)} of {len(caught)} ({group})" for group, caught in groups.items())
+        terminalreporter.write_line(f"planted faults caught: {counts}")
