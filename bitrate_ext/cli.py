@@ -33,7 +33,7 @@ For each IMAGE (PNG, JPEG, WebP, TIFF or BMP) DIR gets
   STEM.bitrate.npz   float32 arrays [H, W], bits per pixel: "map", and "maps/y", "maps/z" ... for each latent;
                      "metadata" holds the JSON record as text
   STEM.json          sizes, bits, bits per pixel, bits of each latent, PSNR
-Files of these names are replaced, all four at once or none. Of images with equal stems only the first is done.
+Files of these names are replaced once all four are written. Of images with equal stems only the first is done.
 Transparent parts of an image are laid on white. PSNR is that of the unrounded reconstruction, cut to [0, 1].
 """
 

@@ -120,7 +120,8 @@ def overlay(photograph: np.ndarray | Tensor, bits: np.ndarray | Tensor) -> Image
         photo = photo[0].transpose(1, 2, 0)
     if photo.shape != (*values.shape, 3):
         raise ValueError(f"photograph must be [H, W, 3] of {list(values.shape)} pixels, got {list(photo.shape)}")
-    share = np.clip(np.nan_to_num(values, nan=0.0) / colour_limit(values), 0.0, 1.0)
+    limit = colour_limit(values)
+    share = np.clip(np.minimum(np.nan_to_num(values, nan=0.0), limit) / limit, 0.0, 1.0)  # infinity as the limit
     grey = photo.clip(0, 1) @ np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)
     light, opacity = grey[:, :, None], 0.8 * share[:, :, None]
     tint = _colours()(share)[:, :, :3].astype(np.float32) * (0.45 + 0.55 * light)

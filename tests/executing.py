@@ -29,9 +29,9 @@ from bitrate_ext.projection import get_projection
 ROOT = Path(__file__).parent.parent
 CACHE = ROOT / "build" / "executor"
 CODES = {torch.float64: 0, torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
-# -O1: built again for each planted fault, and quick enough when it runs. Nothing is visible outside its library and
-# nothing unique in the process: several executors live in one.
+# Nothing is visible outside its library and nothing unique in the process: several executors live in one.
 FLAGS = ("-std=c++17", "-O1", "-g0", "-fPIC", "-ffp-contract=off", "-fvisibility=hidden", "-fno-gnu-unique")
+FAULTY = ("-O0", "-w")  # with a fault planted: built often, run briefly
 WARNINGS = ("-Wall", "-Wextra", "-Wno-unknown-pragmas")
 
 
@@ -57,17 +57,21 @@ def _object(source: Path, *flags: str) -> Path:
     return target
 
 
-def build(tree: Path, folder: Path) -> ModuleType:
-    """The executor of a tree that holds ``csrc``, as a module in ``folder``."""
+def build(tree: Path, folder: Path) -> Path:
+    """Build the executor of a tree that holds ``csrc``, into ``folder``."""
     bindings = _object(
         ROOT / "csrc/executor/bindings.cpp",
         *(f"-I{include}" for include in (pybind11.get_include(), sysconfig.get_path("include"))),
     )
-    body = _object(tree / "csrc/executor/executor.cpp", *(WARNINGS if tree == ROOT else ("-w",)))
-    library = folder / f"_executor{sysconfig.get_config_var('EXT_SUFFIX')}"
+    body = _object(tree / "csrc/executor/executor.cpp", *(WARNINGS if tree == ROOT else FAULTY))
+    library = folder / f"{body.stem}{sysconfig.get_config_var('EXT_SUFFIX')}"
     subprocess.run([compiler(), "-shared", body, bindings, "-o", library], check=True)
-    # A name of its own: pybind11 gives out the first module again where a second has the same.
-    spec = importlib.util.spec_from_file_location(f"{body.stem}._executor", library)
+    return library
+
+
+def load(library: Path) -> ModuleType:
+    """The executor as a module. Its name is its own: pybind11 gives out the first again where a second has its name."""
+    spec = importlib.util.spec_from_file_location(f"{library.name.split('.')[0]}._executor", library)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -79,7 +83,7 @@ def build(tree: Path, folder: Path) -> ModuleType:
 def executor() -> ModuleType:
     """The executor of this tree."""
     with tempfile.TemporaryDirectory() as folder:
-        return build(ROOT, Path(folder))
+        return load(build(ROOT, Path(folder)))
 
 
 def view(tensor: Tensor) -> dict[str, Any]:

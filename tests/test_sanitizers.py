@@ -1,4 +1,4 @@
-"""The CPU path under sanitizers, apart from torch: addresses and undefined behaviour, and races between threads."""
+"""The CPU path and the GPU kernels' bodies under sanitizers, without torch: addresses, undefined behaviour, races."""
 
 from __future__ import annotations
 
@@ -47,6 +47,30 @@ def test_no_race_and_the_bytes_of_one_thread(threads: native.Program) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "ThreadSanitizer" not in done.stderr
     assert "0 wrong" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def kernel_threads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The GPU kernels' bodies on real threads; they need nothing of the CPU path."""
+    program = tmp_path_factory.mktemp("kernel_threads") / "kernel_threads"
+    source = native.ROOT / "tests/native/kernel_threads.cpp"
+    command = [native.compiler(), *native.FLAGS, *THREADS, f"-I{native.ROOT}/csrc", source, "-o", program]
+    done = native.run(command)
+    assert done.returncode == 0, done.stderr
+    return program
+
+
+def test_kernel_bodies_have_no_race(kernel_threads: Path) -> None:
+    done = run_threads(kernel_threads)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ThreadSanitizer" not in done.stderr
+    assert "240 launches, 0 wrong" in done.stdout
+
+
+def test_kernel_bodies_without_barriers_are_reported(kernel_threads: Path) -> None:
+    done = run_threads(kernel_threads, "race")
+    assert done.returncode != 0
+    assert "ThreadSanitizer: data race" in done.stderr
 
 
 def test_tasks_that_overlap_are_reported(threads: native.Program) -> None:

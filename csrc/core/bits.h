@@ -58,9 +58,9 @@ template <typename Double, typename Int>
 BITRATE_HD Double bits_of(Double product, Int exponent, int64_t groups) {
   using A = Arithmetic<Double>;
   const Double zero = {};
-  const Int pattern = bits_as<Int>(product);
-  const Int shift = (pattern - 0x3fe6a09e667f3bcd) >> 52;  // the pattern of sqrt(1/2)
-  const Double m = bits_as<Double>(pattern - (shift << 52));
+  const Int pattern = bits_as<Int>(product) & 0x7fffffffffffffff;        // -0 is special, as 0 is
+  const Int shift = (pattern - 0x3fe6a09e667f3bcd) >> 52;                // the pattern of sqrt(1/2)
+  const Double m = bits_as<Double>(pattern - shift * 0x10000000000000);  // 2^52
   const Double s = (m - 1.0) / (m + 1.0);
   const Double z = s * s;
   Double series = zero + 0.15186263588304877;  // 2 / (19 ln 2)

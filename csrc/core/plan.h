@@ -1,8 +1,7 @@
 // Cuts a call into blocks of the GPU kernels, on the host. Every plan gives the same bytes; this one is to be the fastest.
 //
-// The measure is the bytes that the busiest multiprocessor moves: all its tiles' likelihoods, in whole sectors and with
-// what neighbouring tiles read too, their pixels, and a fixed price for each block. Large tiles read little twice, small
-// ones fill the device.
+// What is weighed is bytes: a tile's likelihoods, in whole sectors and with what neighbouring tiles read too, and its
+// pixels. Large tiles read little twice, small ones fill the device.
 #pragma once
 
 #include <algorithm>
@@ -46,7 +45,8 @@ constexpr int64_t kLongestAxis = (int64_t(1) << 31) - 1024;  // a tile's end sti
 constexpr int64_t kMostChannels = int64_t(1) << 22;          // items of a tile, and exponents, still fit in 32 bits
 constexpr int64_t kMostBlocks = (int64_t(1) << 31) - 1;      // of a grid
 constexpr int64_t kSectorBytes = 32;                         // what memory gives at least
-constexpr int64_t kBlockPrice = 8 << 10;  // bytes that a multiprocessor could move while a block starts and ends
+constexpr int64_t kRoundPrice = 8 << 10;                     // bytes that a multiprocessor could move while its blocks start
+constexpr int64_t kResident = 2;                             // blocks on a multiprocessor: see cuda/kernels.cu
 constexpr int32_t kTileRows[] = {16, 32, 64, 128}, kTileColumns[] = {64, 128, 256, 512};
 constexpr int32_t kGradientRows[] = {1, 2, 4, 8}, kGradientColumns[] = {4, 8, 16, 32};
 
@@ -192,16 +192,24 @@ inline int64_t lay_out(ProjectParams& p, const Cut& rows, const Cut& columns, bo
   return most_used;
 }
 
-// Bytes that the busiest multiprocessor moves.
-inline double busiest(const ProjectParams& p, const Cut& rows, const Cut& columns, int64_t batch, int64_t multiprocessors) {
+// What a launch of `blocks` blocks of so many bytes costs, in bytes that one multiprocessor moves meanwhile: its share of
+// all; a last block, which moves at twice the pace once others are done; and the start of each round of resident blocks.
+inline double cost(double blocks, double block_bytes, int64_t multiprocessors) {
+  const double count = double(multiprocessors);
+  return blocks * block_bytes / std::min(blocks, count) + block_bytes / 2.0 +
+         double(kRoundPrice) * std::ceil(blocks / (kResident * count));
+}
+
+// Bytes that a block moves, on average.
+inline double block_bytes(const ProjectParams& p, const Cut& rows, const Cut& columns) {
   const double tiles = double(rows.tiles.count) * columns.tiles.count;
-  double bytes = double(p.height) * p.width * (p.map_is_double ? 8 : 4) / tiles + kBlockPrice;
+  double bytes = double(p.height) * p.width * (p.map_is_double ? 8 : 4) / tiles;
   for (int32_t k = 0; k < p.count; ++k) {
     const Latent& latent = p.terms[k].latent;
     bytes += double(rows.reach[k].sum) * double(columns.reach[k].sum) / tiles * double(latent.channels) *
              double(kElementSize[int(latent.dtype)]);
   }
-  return std::ceil(double(batch) * tiles / double(multiprocessors)) * bytes;
+  return bytes;
 }
 
 }  // namespace planning
@@ -258,7 +266,8 @@ inline Launch<ProjectParams> plan_project(const std::vector<PlannedTerm>& terms,
     for (const Cut& some_rows : all_rows) {
       for (const Cut& some_columns : all_columns) {
         if (lay_out(p, some_rows, some_columns, true) > device.shared_bytes) continue;
-        const double score = busiest(p, some_rows, some_columns, map.batch, device.count);
+        const double tiles = double(some_rows.tiles.count) * some_columns.tiles.count;
+        const double score = cost(double(map.batch) * tiles, block_bytes(p, some_rows, some_columns), device.count);
         if (best < 0.0 || score < best) {
           best = score;
           rows = some_rows;
@@ -271,7 +280,7 @@ inline Launch<ProjectParams> plan_project(const std::vector<PlannedTerm>& terms,
   // Few cells a tile: a thread a cell and lane has more loads in flight than a thread for four of them.
   for (int32_t k = 0; k < p.count && tuning.width == 0; ++k) {
     const int64_t cells = rows.reach[k].most_loaded * columns.reach[k].most_loaded;
-    if (cells * kLanes / p.terms[k].access.width < launch.threads) p.terms[k].access = best_access(p.terms[k].latent, 1);
+    if (2 * cells * kLanes / p.terms[k].access.width < launch.threads) p.terms[k].access = best_access(p.terms[k].latent, 1);
   }
   columns = cut_columns(columns.tiles.size);
   launch.shared_bytes = lay_out(p, rows, columns, true);
@@ -317,8 +326,7 @@ inline Launch<BackwardParams> plan_backward(const PlannedGradient& planned, cons
       const int64_t sector = p.channels_first ? 1 : kSectorBytes / element;
       const double likelihoods = 2.0 * double(latent.channels * element * tile_rows * round_up(tile_columns, sector));
       const double pixels = double(reach(rows, row_tiles).sum) * double(across.sum) / tiles * double(pixel);
-      const double score =
-          std::ceil(double(latent.batch) * tiles / double(device.count)) * (likelihoods + pixels + double(kBlockPrice));
+      const double score = cost(double(latent.batch) * tiles, likelihoods + pixels, device.count);
       if (best >= 0.0 && score >= best) continue;
       best = score;
       p.rows = row_tiles;
