@@ -8,7 +8,9 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import executing
@@ -55,16 +57,22 @@ def _report(library: Path, name: str, to: Connection) -> None:
         to.send(SURVIVED)
 
 
-def outcome(library: Path, name: str) -> str:
-    """What the check says, in a process of its own, which a fault may crash.
-
-    It is forked from a server that has only imported: this one's threads do not live on in a fork, and torch would wait
-    for them.
-    """
+@pytest.fixture(scope="module")
+def server() -> BaseContext:
+    """Forks processes that have imported and done nothing else: this one's threads do not live on in a fork, and torch
+    would wait for them."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["kernel_checks", "kernel_addresses"])
-    here, there = context.Pipe(duplex=False)
-    child = context.Process(target=_report, args=(library, name, there))
+    with pytest.MonkeyPatch.context() as patch:  # the server finds its modules by this alone
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        forkserver.ensure_running()
+    return context
+
+
+def outcome(server: BaseContext, library: Path, name: str) -> str:
+    """What the check says, in a process of its own, which a fault may crash."""
+    here, there = server.Pipe(duplex=False)
+    child = server.Process(target=_report, args=(library, name, there))
     child.start()
     there.close()
     try:
@@ -77,17 +85,17 @@ def outcome(library: Path, name: str) -> str:
         child.join()
 
 
-def test_the_way_of_asking_passes_without_a_fault(plain: Path) -> None:
+def test_the_way_of_asking_passes_without_a_fault(server: BaseContext, plain: Path) -> None:
     for name in ("maps", "gradients", "refusals"):
-        assert outcome(plain, name) == SURVIVED
+        assert outcome(server, plain, name) == SURVIVED
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
 def test_faults_of_the_kernels(
-    fault: Fault, executors: dict[Fault, Future], record_property: Callable[[str, object], None]
+    fault: Fault, server: BaseContext, executors: dict[Fault, Future], record_property: Callable[[str, object], None]
 ) -> None:
     record_property("planted fault", "GPU kernels")
-    assert outcome(executors[fault].result(), fault.caught_by) != SURVIVED, (
+    assert outcome(server, executors[fault].result(), fault.caught_by) != SURVIVED, (
         f"{fault.name!r} survived {fault.caught_by!r}"
     )
 
