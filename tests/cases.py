@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -36,6 +35,8 @@ def scaled(count: int) -> int:
 
 def need_native(device: torch.device) -> None:
     """Skip, saying why, where there is no kernel for the device; fail where a GPU is required."""
+    import pytest  # not above: programs that run without pytest draw their cases here, too
+
     because = _native.why_absent(device)
     if because:
         (pytest.fail if os.environ.get("REQUIRE_CUDA") else pytest.skip)(f"no native kernel: {because}")

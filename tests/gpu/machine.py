@@ -1,0 +1,105 @@
+"""What tests do with a GPU beyond tensors: launches, graphs, streams. On a CPU each does nothing or the plain thing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bitrate_ext import autograd
+
+CLOCK = 2_000_000  # cycles in a millisecond, about
+WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def choose_launch(
+    device: torch.device, threads: int = 0, tile_rows: int = 0, tile_columns: int = 0, width: int = 0
+) -> None:
+    """Override the plan of launches from here on; zeros leave it the choice."""
+    if device.type == "cuda":
+        torch.ops.bitrate_ext._choose_launch(threads, tile_rows, tile_columns, width)
+
+
+@contextlib.contextmanager
+def launch(device: torch.device, **choice: int) -> Iterator[None]:
+    choose_launch(device, **choice)
+    try:
+        yield
+    finally:
+        choose_launch(device)
+
+
+def flat_bands(p: Tensor, size: Sequence[int], projection: str = "bilinear", transposed: bool = False) -> list[Tensor]:
+    """The bands of a whole canvas, as the kernels of the tensor's device take them."""
+    placement = autograd.Placement(size, (0, 0, *size), [projection], True, (0.0, 0.0))
+    return autograd._lookup([p], placement, transposed)[1]
+
+
+def differing(a: Tensor, b: Tensor) -> Tensor:
+    """How many elements are not the same bytes; stays on the device, so nothing waits for it."""
+    kind = WHOLE[a.element_size()]
+    return (a.detach().contiguous().view(kind) != b.detach().contiguous().view(kind)).sum()
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def recorded(call: Callable[[], Sequence[Tensor]], device: torch.device) -> tuple[Sequence[Tensor], Callable[[], Any]]:
+    """A CUDA graph of the call: its results, and what runs it again into them."""
+    if device.type != "cuda":
+        results = call()
+
+        def replay() -> None:
+            for result, again in zip(results, call(), strict=True):
+                result.detach().copy_(again)
+
+        return results, replay
+    warm = torch.cuda.Stream()
+    warm.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(warm):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(warm)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = call()
+    return results, graph.replay
+
+
+@contextlib.contextmanager
+def waiting_is_an_error(device: torch.device) -> Iterator[None]:
+    """Where PyTorch would wait for the device, it raises."""
+    if device.type != "cuda":
+        yield
+        return
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@contextlib.contextmanager
+def on_a_side_stream(device: torch.device, busy: float) -> Iterator[None]:
+    """Work goes to a stream of its own that is busy for so many milliseconds first; what follows waits for it."""
+    if device.type != "cuda":
+        yield
+        return
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        torch.cuda._sleep(int(busy * CLOCK))
+        yield
+    torch.cuda.current_stream().wait_stream(side)
+
+
+def free_bytes(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 1 << 40
+
+
+def allocated_bytes(device: torch.device) -> int:
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
