@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
-SOURCES := setup.py pyproject.toml $(wildcard csrc/*/*.h csrc/*/*.cpp)
-CPP := $(wildcard csrc/*/*.h csrc/*/*.cpp tests/native/*.c*)
+SOURCES := setup.py pyproject.toml $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
+CPP := $(wildcard $(foreach end,h cpp cu,csrc/*/*.$(end) tests/*/*.$(end)))
 
-.PHONY: setup demo test lint format bench clean
+.PHONY: setup demo test lint format bench gpu-check clean
 
 setup: $(READY)
 
@@ -41,6 +41,11 @@ format: $(READY)
 bench: $(READY)
 	mkdir -p benchmarks/results
 	$(BIN)/python -m pytest benchmarks --benchmark-json=benchmarks/results/latest.json
+
+# On a machine with an NVIDIA GPU, with a Python of its own that has torch: see tools/gpu_check.py.
+GPU_PYTHON ?= $(PYTHON)
+gpu-check:
+	$(GPU_PYTHON) tools/gpu_check.py
 
 clean:
 	rm -rf $(VENV) build out *.egg-info bitrate_ext/*.so

@@ -2,6 +2,7 @@
 
 import os
 
+import evidence
 import numpy as np
 import pytest
 import torch
@@ -28,7 +29,7 @@ def _seeded():
 
 
 def pytest_terminal_summary(terminalreporter):
-    """How many planted faults were caught, by group; see test_faults.py."""
+    """How many planted faults were caught, by group (see test_faults.py), and how old the evidence of a GPU is."""
     groups = {}
     for outcome in ("passed", "failed"):
         for report in terminalreporter.stats.get(outcome, []):
@@ -38,3 +39,4 @@ def pytest_terminal_summary(terminalreporter):
     if groups:
         counts = ", ".join(f"{sum(caught)} of {len(caught)} ({group})" for group, caught in groups.items())
         terminalreporter.write_line(f"planted faults caught: {counts}")
+    terminalreporter.write_line(evidence.report())

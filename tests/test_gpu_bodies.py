@@ -1,0 +1,143 @@
+"""What `make gpu-check` runs, on the CPU and at a small scale: mistakes show before a GPU's time is spent on them.
+
+This proves nothing of the kernels.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import gpu_check
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(command: list[str | Path], **environment: str) -> str:
+    paths = os.pathsep.join(str(ROOT / folder) for folder in (".", "tests", "benchmarks"))
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": paths, **environment},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def test_gpu_tests_on_the_cpu():
+    out = run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/gpu"],
+        BITRATE_EXT_GPU_TESTS_ON="cpu",
+        BITRATE_EXT_TEST_SCALE="0.002",
+        REQUIRE_CUDA="",
+    )
+    passed = re.search(r"(\d+) passed", out)
+    assert passed
+    assert int(passed[1]) >= 60
+
+
+def test_a_required_gpu_that_is_absent_fails_these_tests():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "tests/gpu/test_launches.py",
+        "-k",
+        "many",
+    ]
+    environment = {**os.environ, "REQUIRE_CUDA": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1, done.stdout
+    assert "this job must have a GPU" in done.stdout
+
+
+def test_what_the_sanitizers_watch():
+    out = run([sys.executable, "tests/gpu/sanitize.py", "cpu"])
+    assert re.fullmatch(r"sanitize: \d+ shapes, 0 wrong \n", out)
+
+
+@pytest.mark.parametrize("architecture", ["sm_75", "sm_90"])
+def test_planted_faults_compile(architecture: str, tmp_path: Path):
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        pytest.skip("no nvcc: the planted faults of the sanitizers are not compiled")
+    source = ROOT / "tests/gpu/planted.cu"
+    run([nvcc, "-std=c++17", f"-arch={architecture}", "-Werror", "all-warnings", "-o", tmp_path / "planted", source])
+
+
+def test_benchmarks_on_the_cpu(tmp_path: Path):
+    """Every part, with figures that bars and table read; then a wrong answer."""
+    code = f"""
+        import opponents
+        opponents.IMAGES.clear()
+        opponents.IMAGES.update({{"kodak": (32, 48), "4k": (48, 64)}})
+        import gpu
+        gpu.SECONDS, gpu.ROUNDS, gpu.GRAPH_CALLS, gpu.TURN = 0.0, (1, 1), 2, 1e-9
+        print("code", gpu.main(["--device", "cpu", "--json", {str(tmp_path / "figures.json")!r}]))
+        right, all_parts = gpu.bitrate_ext.bitrate_map, gpu.parts
+        gpu.bitrate_ext.bitrate_map = lambda p, **place: right(p * 0.9, **place)
+        gpu.parts = lambda *arguments: list(all_parts(*arguments))[:2]
+        print("code", gpu.main(["--device", "cpu", "--json", {str(tmp_path / "wrong.json")!r}]))
+    """
+    out = run([sys.executable, "-c", textwrap.dedent(code)])
+    assert re.findall(r"^code (\d)$", out, re.MULTILINE) == ["0", "1"]
+    figures, wrong = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("figures", "wrong"))
+    assert [len(figures[part]) for part in ("forward", "backward", "sweep", "left_out", "failed")] == [8, 4, 2, 0, 0]
+    for row in figures["forward"]:
+        assert {"fused", "recipe", "copy"} <= set(row["times"])
+        assert row["times"]["fused"]["graph"]["median"] > 0
+    assert figures["frames"]["linear"] > 0
+    assert "forward kodak C=192 float32" in out
+    names = {bar.name for bar in gpu_check.bars.bars(figures)}
+    assert "4k, share of a copy's rate" in names
+    assert "kodak, autograd of the recipe over fused" in names
+    assert [what.partition(": ")[0] for what in wrong["failed"]] == ["forward kodak"]
+    assert wrong["forward"] == [], "wrong answers are not timed"
+
+
+def test_triton_kernels_in_its_interpreter():
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("no Triton: its kernels are not tried")
+    code = """
+        import torch
+        import opponents_triton as t
+        from bitrate_ext.bench import recipe
+
+        for dtype, shape, blocks in zip((torch.float32, torch.bfloat16), ((2, 37, 3, 5), (1, 7, 4, 9)), t.TRIALS):
+            p = torch.rand(shape).clamp_min(1e-3).to(dtype)
+            out = torch.full((shape[0], 1, shape[2] * 16, shape[3] * 16), float("nan"))
+            t.by_triton(p, out, t.scratch(p), 16, blocks)
+            torch.testing.assert_close(out.double(), recipe(p.double()), rtol=1e-5, atol=1e-7)
+        print("right")
+    """
+    assert run([sys.executable, "-c", textwrap.dedent(code)], TRITON_INTERPRET="1").splitlines()[-1] == "right"
+
+
+def test_what_is_used_of_torch_cuda_exists():
+    """Lines for CUDA alone do not run here: at least no name in them is misspelt."""
+    files = [*(ROOT / "tests/gpu").glob("*.py"), ROOT / "benchmarks/gpu.py", ROOT / "tools/gpu_check.py"]
+    used = set()
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "torch.cuda":
+                used.add(node.attr)
+    assert {"CUDAGraph", "graph", "Stream", "_sleep", "mem_get_info"} <= used
+    assert [name for name in sorted(used) if not hasattr(torch.cuda, name)] == []
