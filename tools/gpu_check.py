@@ -109,6 +109,7 @@ class GpuCheck:
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
             "OMP_NUM_THREADS": "2",
         }
+        self.sources = evidence.sources_hash(ROOT)
         self.figures: dict[str, Any] = {}
         self.device: dict[str, Any] = {}
 
@@ -152,7 +153,7 @@ class GpuCheck:
     def read_probe(self, ended: Ended) -> list[Check]:
         if ended.code != 0:
             return [Check("device", "FAIL", ended.last_line(), ended.seconds, detail=ended.tail())]
-        found = json.loads(ended.last_line())
+        found = json.loads(next(line for line in reversed(ended.log.splitlines()) if line.startswith("{")))
         self.device = {key: found[key] for key in found if key not in ("package", "available", "absent", "same")}
         if Path(found["package"]).resolve() != (self.tree / "bitrate_ext/__init__.py").resolve():
             return [Check("device", "FAIL", f"another package was imported: {found['package']}", ended.seconds)]
@@ -276,12 +277,15 @@ class GpuCheck:
         nvcc = find_tool("nvcc")
         release = output_of([nvcc, "--version"]).splitlines() if nvcc else []
         git = ["git", "-C", str(ROOT)]
+        commit = output_of([*git, "rev-parse", "HEAD"]) or None
         found = {
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "verdict": "",
-            "csrc": evidence.sources_hash(ROOT),
-            "commit": output_of([*git, "rev-parse", "HEAD"]) or None,
-            "changed": bool(output_of([*git, "status", "--porcelain", "--", "csrc", "bitrate_ext"])),
+            "csrc": self.sources,
+            "commit": commit,
+            "changed": bool(output_of([*git, "status", "--porcelain", "--", "csrc", "bitrate_ext"]))
+            if commit
+            else None,
             "device": {"driver": driver_version(), **self.device},
             "python": platform.python_version(),
             "nvcc": next((line for line in release if "release" in line), None),
