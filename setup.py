@@ -7,8 +7,9 @@ torch.ops.load_library. Where something is missing, the package installs without
 - no C++ compiler, or BITRATE_EXT_REFERENCE_ONLY=1: the PyTorch reference alone;
 - torch without CUDA, no CUDA toolkit of torch's major version, or BITRATE_EXT_NO_CUDA=1: no CUDA kernels.
 
-A toolkit is looked for in CUDA_HOME, on the PATH, and among Python packages. TORCH_CUDA_ARCH_LIST chooses the GPUs to
-compile for; by default those of this machine, or every supported one where none is seen.
+A toolkit is looked for in CUDA_HOME and, where that is not set, on the PATH, among Python packages and in
+/usr/local/cuda. TORCH_CUDA_ARCH_LIST chooses the GPUs to compile for; by default those of this machine, or every
+supported one where none is seen.
 """
 
 import os
@@ -21,6 +22,7 @@ from pathlib import Path
 from setuptools import setup
 
 ARCHITECTURES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
+USUAL_TOOLKIT = Path("/usr/local/cuda")
 TORCH_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"
 # No contraction and no fast-math: the bytes must not depend on the instruction set.
 CXX_FLAGS = [
@@ -42,19 +44,52 @@ def say(what: str) -> None:
     print(f"bitrate_ext: {what}", file=sys.stderr)
 
 
-def find_toolkit() -> Path | None:
-    """The folder whose bin/ holds nvcc, where there is one."""
+def places(major: str) -> list[Path]:
+    """Folders that may hold a CUDA toolkit, the likeliest first."""
     named = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     if named:
-        return Path(named) if (Path(named) / "bin/nvcc").exists() else None
+        return [Path(named)]
+    found = []
     nvcc = shutil.which("nvcc")
-    if nvcc is not None:  # which may be a link or a script: ask it where it lives
+    if nvcc is not None:  # it may be a link or a script: ask it where it lives
         said = subprocess.run([nvcc, "--dryrun", "-x", "cu", os.devnull], capture_output=True, text=True, check=False)
         top = re.search(r"^#\$ TOP=(.+)$", said.stderr, re.MULTILINE)
-        return Path(top[1]).resolve() if top else Path(nvcc).resolve().parent.parent
-    for folder in ("/usr/local/cuda", *(f"{path}/nvidia/cu13" for path in sys.path if path)):
-        if (Path(folder) / "bin/nvcc").exists():
-            return Path(folder)
+        found.append(Path(top[1]).resolve() if top else Path(nvcc).resolve().parent.parent)
+    packages = [Path(path, f"nvidia/cu{major}") for path in sys.path if path]
+    return [*found, *packages, USUAL_TOOLKIT]
+
+
+def nvcc_release(toolkit: Path) -> str | None:
+    """13.0, say; None where there is no nvcc that says so."""
+    try:
+        said = subprocess.run([toolkit / "bin/nvcc", "--version"], capture_output=True, text=True, check=False).stdout
+    except OSError:
+        return None
+    release = re.search(r"release (\d+\.\d+)", said)
+    return release and release[1]
+
+
+def static_runtime(toolkit: Path) -> Path | None:
+    return next((path for lib in ("lib64", "lib") for path in (toolkit / lib).glob("libcudart_static.a")), None)
+
+
+def find_toolkit(wanted: str) -> Path | None:
+    """The first toolkit that fits a torch built with CUDA `wanted`; says why there is none."""
+    major = wanted.split(".")[0]
+    unfit = []
+    for folder in places(major):
+        release = nvcc_release(folder)
+        if release is None:
+            continue
+        if release.split(".")[0] != major:
+            unfit.append(f"the CUDA toolkit in {folder} is {release}, torch's is {wanted}")
+        elif static_runtime(folder) is None:
+            unfit.append(f"no libcudart_static.a in {folder}")
+        else:
+            return folder
+    named = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    because = unfit[0] if unfit else f"no nvcc in {named}/bin" if named else "no CUDA toolkit (nvcc)"
+    say(f"{because}; building without CUDA kernels")
     return None
 
 
@@ -79,19 +114,8 @@ def cuda_extension() -> list:
 
     if os.environ.get("BITRATE_EXT_NO_CUDA") == "1" or torch.version.cuda is None:
         return []
-    toolkit = find_toolkit()
+    toolkit = find_toolkit(torch.version.cuda)
     if toolkit is None:
-        say("no CUDA toolkit (nvcc); building without CUDA kernels")
-        return []
-    said = subprocess.run([toolkit / "bin/nvcc", "--version"], capture_output=True, text=True, check=True).stdout
-    release = re.search(r"release (\d+)\.(\d+)", said)
-    if release is None or release[1] != torch.version.cuda.split(".")[0]:
-        found = f"{release[1]}.{release[2]}" if release else "of an unknown release"
-        say(f"the CUDA toolkit in {toolkit} is {found}, torch's is {torch.version.cuda}; building without CUDA kernels")
-        return []
-    runtime = [path for name in ("lib64", "lib") for path in (toolkit / name).glob("libcudart_static.a")]
-    if not runtime:
-        say(f"no libcudart_static.a in {toolkit}; building without CUDA kernels")
         return []
     os.environ["CUDA_HOME"] = str(toolkit)  # before cpp_extension looks for one itself
     os.environ.setdefault("TORCH_CUDA_ARCH_LIST", compiled_for(toolkit / "bin/nvcc"))
@@ -103,7 +127,7 @@ def cuda_extension() -> list:
             ["csrc/ops/ops_cuda.cpp", "csrc/cuda/kernels.cu"],
             extra_compile_args={"cxx": [*CXX_FLAGS, "-DUSE_CUDA"], "nvcc": NVCC_FLAGS},
             libraries=["torch_cuda", "dl", "rt", "pthread"],
-            extra_objects=[str(runtime[0])],
+            extra_objects=[str(static_runtime(toolkit))],
             py_limited_api=True,
         )
     ]
@@ -129,4 +153,5 @@ def extensions() -> dict:
     return {"ext_modules": [ops_cpu, *cuda], "cmdclass": {"build_ext": BuildExtension.with_options(use_ninja=True)}}
 
 
-setup(**extensions(), options={"bdist_wheel": {"py_limited_api": "cp310"}})
+if __name__ == "__main__":
+    setup(**extensions(), options={"bdist_wheel": {"py_limited_api": "cp310"}})
