@@ -197,11 +197,13 @@ BITRATE_HD void add_rows(Ctx& ctx, const ProjectParams& p, const ProjectTerm& te
     const Pack<double, 2> left = ctx.template get<2>(term.spread, at);
     const Pack<double, 2> right = ctx.template get<2>(term.spread, at + size / 2);
     const double values[kSide] = {left.value[0], left.value[1], right.value[0], right.value[1]};
+    double weights[kSide];  // loaded together; zero is no tap
     for (int r = 0; r < kSide; ++r) {
       const int32_t t = row - start[r];
-      if (t < 0 || t >= taps) continue;
-      const double weight = read(ctx, band.weight, t * band.rows + y + r);
-      for (int v = 0; v < kSide; ++v) sums[r][v] = tap<Arithmetic<double>>(sums[r][v], weight, values[v]);
+      weights[r] = t >= 0 && t < taps ? read(ctx, band.weight, t * band.rows + y + r) : 0.0;
+    }
+    for (int r = 0; r < kSide; ++r) {
+      for (int v = 0; v < kSide; ++v) sums[r][v] = tap<Arithmetic<double>>(sums[r][v], weights[r], values[v]);
     }
   }
 }

@@ -25,14 +25,14 @@ BITRATE_HD void sum_pixel_rows(Ctx& ctx, const BackwardParams& p, int32_t image,
     const int32_t taps = int32_t(band.taps);
     for (int32_t first = 0; first < taps; first += kAhead) {
       T values[kAhead];
+      double weights[kAhead];
       for (int k = 0; k < kAhead; ++k) {
-        values[k] = first + k < taps ? read(ctx, grad, at) : T(0);
+        const bool there = first + k < taps;
+        values[k] = there ? read(ctx, grad, at) : T(0);
+        weights[k] = there ? read(ctx, band.weight, (first + k) * band.rows + cell_row) : 0.0;  // zero is no tap
         at += p.grad.width;
       }
-      for (int k = 0; k < kAhead && first + k < taps; ++k) {
-        const double weight = read(ctx, band.weight, (first + k) * band.rows + cell_row);
-        sum = tap<Arithmetic<double>>(sum, weight, double(values[k]));
-      }
+      for (int k = 0; k < kAhead; ++k) sum = tap<Arithmetic<double>>(sum, weights[k], double(values[k]));
     }
     put(ctx, p.sums, row * p.chunk + column, sum);
   }
@@ -60,6 +60,7 @@ BITRATE_HD void sum_pixel_columns(Ctx& ctx, const BackwardParams& p, Span rows, 
 // Step 3. A load and a store are kWidth cells of a channel, or kWidth channels of a cell.
 template <typename T, int kWidth, typename Ctx>
 BITRATE_HD void divide(Ctx& ctx, const BackwardParams& p, int32_t image, Span rows, Span columns) {
+  constexpr int32_t kAhead = 2;  // loads in flight together
   const GradientTerm& term = p.term;
   const Latent& latent = term.latent;
   const T* likelihoods = static_cast<const T*>(latent.likelihoods) + image * latent.batch_stride;
@@ -68,18 +69,28 @@ BITRATE_HD void divide(Ctx& ctx, const BackwardParams& p, int32_t image, Span ro
   const int32_t channels = int32_t(latent.channels);  // few enough for 32 bits: see plan.h
   const int32_t fast = p.channels_first ? channels / kWidth : cells / kWidth;
   const int32_t items = fast * (p.channels_first ? cells : channels);
-  for (int32_t item = ctx.thread(); item < items; item += ctx.threads()) {
-    const int32_t cell = p.channels_first ? item / fast : item % fast * kWidth;
-    const int64_t channel = p.channels_first ? item % fast * kWidth : item / fast;
-    const int32_t row = rows.begin + cell / across, column = columns.begin + cell % across;
-    const Pack<T, kWidth> from = ctx.template load<kWidth>(
-        likelihoods, channel * latent.channel_stride + row * latent.row_stride + column * latent.cell_stride);
-    Pack<T, kWidth> to;
-    for (int v = 0; v < kWidth; ++v) {
-      const double shared = get(ctx, p.cells, p.channels_first ? cell : cell + v);
-      to.value[v] = Rounded<T>::from(shared / to_double(from.value[v]));
+  for (int32_t first = ctx.thread(); first < items; first += kAhead * ctx.threads()) {
+    Pack<T, kWidth> values[kAhead];
+    int32_t cell[kAhead];
+    int64_t to[kAhead];
+    for (int k = 0; k < kAhead; ++k) {
+      const int32_t item = first + k * ctx.threads();
+      if (item >= items) break;
+      cell[k] = p.channels_first ? item / fast : item % fast * kWidth;
+      const int64_t channel = p.channels_first ? item % fast * kWidth : item / fast;
+      const int32_t row = rows.begin + cell[k] / across, column = columns.begin + cell[k] % across;
+      values[k] = ctx.template load<kWidth>(
+          likelihoods, channel * latent.channel_stride + row * latent.row_stride + column * latent.cell_stride);
+      to[k] = channel * term.channel_stride + row * term.row_stride + column * term.cell_stride;
     }
-    ctx.store(gradient, channel * term.channel_stride + row * term.row_stride + column * term.cell_stride, to);
+    for (int k = 0; k < kAhead; ++k) {
+      if (first + k * ctx.threads() >= items) break;
+      for (int v = 0; v < kWidth; ++v) {
+        const double shared = get(ctx, p.cells, p.channels_first ? cell[k] : cell[k] + v);
+        values[k].value[v] = Rounded<T>::from(shared / to_double(values[k].value[v]));
+      }
+      ctx.store(gradient, to[k], values[k]);
+    }
   }
 }
 

@@ -44,7 +44,7 @@ FAULTS = [
     Fault(
         "pixel rows past the band",
         BACKWARD,
-        "first + k < taps ? read(ctx, grad, at) : T(0)",
+        "there ? read(ctx, grad, at) : T(0)",
         "read(ctx, grad, at)",
         "gradients",
     ),
@@ -62,7 +62,13 @@ FAULTS = [
         "+ int32_t(image * latent.batch_stride)",
         "gradient_addresses",
     ),
-    Fault("one cell's gradient for four", BACKWARD, "p.channels_first ? cell : cell + v)", "cell)", "gradient_tiles"),
+    Fault(
+        "one cell's gradient for four",
+        BACKWARD,
+        "p.channels_first ? cell[k] : cell[k] + v)",
+        "cell[k])",
+        "gradient_tiles",
+    ),
     Fault(
         "cells and channels exchanged",
         BACKWARD,
@@ -102,8 +108,8 @@ FAULTS = [
     Fault(
         "gradients rounded as they come",
         BACKWARD,
-        "Rounded<T>::from(shared / to_double(from.value[v]))",
-        "Rounded<T>::from(Rounded<float>::from(shared) / to_double(from.value[v]))",
+        "Rounded<T>::from(shared / to_double(values[k].value[v]))",
+        "Rounded<T>::from(Rounded<float>::from(shared) / to_double(values[k].value[v]))",
         "gradients",
     ),
 ]

@@ -187,7 +187,7 @@ PIXELS = [
         "stages",
     ),
     Fault("halves of a spread row mixed up", PROJECT, "(term.spread, at + size / 2)", "(term.spread, at + 2)", "maps"),
-    Fault("one row tap too many", PROJECT, "t >= taps", "t > taps", "maps"),
+    Fault("one row tap too many", PROJECT, "t >= 0 && t < taps", "t >= 0 && t <= taps", "maps"),
     Fault("one row's weights for four", PROJECT, "t * band.rows + y + r)", "t * band.rows + y)", "maps"),
     Fault("rows below the stage", PROJECT, "  high = least(high, past);\n", "", "stages"),
     Fault("rows above the stage", PROJECT, "row = most(low, first)", "row = low", "stages"),
