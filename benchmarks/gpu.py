@@ -42,7 +42,7 @@ TURN = 1e-3  # seconds that one timed stretch should take, far above the clock's
 ROUNDS = (7, 60)  # fewest and most
 SECONDS = 0.12  # of measuring, a contender
 MODES = ("default", "max-autotune-no-cudagraphs")  # it is recorded into a graph here, as all contenders are
-LAUNCHES = (*itertools.product((128, 256), (16, 32, 64), (64, 128, 256), (0,)), (0, 0, 0, 1), (128, 0, 0, 0))
+LAUNCHES = (*itertools.product((128, 256), (16, 32, 64, 128), (64, 128, 256, 512), (0,)), (0, 0, 0, 1), (128, 0, 0, 0))
 BACKWARD_LAUNCHES = (*itertools.product((128, 256), (1, 2, 4, 8), (8, 16, 32), (0,)), (0, 0, 0, 1))
 
 
