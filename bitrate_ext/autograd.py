@@ -41,7 +41,7 @@ def _cached_bands(
     scales: tuple[float, ...],
     device: torch.device,
     transposed: bool,
-) -> tuple[Bands, list[Tensor], int]:
+) -> tuple[Bands, list[Tensor]]:
     top, left, height, width = window
     vertical, horizontal = (0.0, 0.0) if conserve else scales
     build = transposed_axis_band if transposed else axis_band
@@ -55,26 +55,24 @@ def _cached_bands(
             flat += [band.start, band.weight]
             if device.type == "cuda":  # the host plans launches from the starts
                 flat.append(build(projection, axis, torch.device("cpu")).start)
-    return bands, flat, torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+    return bands, flat
 
 
 _captured: dict[int, list[Tensor]] = {}  # bands that a CUDA graph reads, which may be replayed for ever
 
 
-def _outlive(tensors: list[Tensor], home: int, device: torch.device) -> None:
-    """See that bands live as long as the GPU reads them, though the cache may drop them as soon as the call returns.
+def _outlive(tensors: list[Tensor], device: torch.device) -> None:
+    """See that bands live as long as the GPU reads them, though the cache may drop them when the call has returned.
 
-    On the stream that they were made on (``home``) memory is given out again in order; elsewhere the allocator has to
-    know, and a captured graph keeps them.
+    The allocator is told of the stream, and what a graph has captured is kept.
     """
     if torch.cuda.is_current_stream_capturing():
         _captured[id(tensors)] = tensors
         return
     stream = torch.cuda.current_stream(device)
-    if stream.cuda_stream != home:
-        for tensor in tensors:
-            if tensor.is_cuda:
-                tensor.record_stream(stream)
+    for tensor in tensors:
+        if tensor.is_cuda:
+            tensor.record_stream(stream)
 
 
 def _lookup(tensors: Sequence[Tensor], placement: Placement, transposed: bool = False) -> tuple[Bands, list[Tensor]]:
@@ -82,7 +80,7 @@ def _lookup(tensors: Sequence[Tensor], placement: Placement, transposed: bool = 
     canvas, window, keys, conserve, scales = placement
     device = tensors[0].device
     # int(): a second derivative may be traced with symbolic sizes, for which bands are then fixed.
-    bands, flat, home = _cached_bands(
+    bands, flat = _cached_bands(
         tuple([(int(t.shape[2]), int(t.shape[3])) for t in tensors]),
         (int(canvas[0]), int(canvas[1])),
         (int(window[0]), int(window[1]), int(window[2]), int(window[3])),
@@ -93,7 +91,7 @@ def _lookup(tensors: Sequence[Tensor], placement: Placement, transposed: bool = 
         transposed,
     )
     if device.type == "cuda":
-        _outlive(flat, home, device)
+        _outlive(flat, device)
     return bands, flat
 
 

@@ -10,6 +10,7 @@ With ``conserve=True`` every column of a band sums to one over the canvas, so th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count
@@ -70,8 +71,15 @@ class Band:
         return _band(first, turned, self.pixels).to(self.start.device)
 
     def to(self, device: torch.device) -> Band:
-        with torch.inference_mode(False):
-            return Band(self.start.to(device), self.weight.to(device), self.cells)
+        """The band on another device, in memory that outlives the caller's modes.
+
+        A thread of its own has none of them: neither inference mode, nor the private pool into which ``torch.compile``
+        with CUDA graphs leads this thread's allocations, and which it takes for its own.
+        """
+        if device == self.start.device:
+            return self
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(lambda: Band(self.start.to(device), self.weight.to(device), self.cells)).result()
 
 
 def _band(start: np.ndarray, weight: np.ndarray, cells: int) -> Band:
@@ -261,7 +269,7 @@ def axis_band(projection: Projection, axis: Axis, device: torch.device) -> Band:
 @lru_cache(maxsize=256)
 def transposed_axis_band(projection: Projection, axis: Axis, device: torch.device) -> Band:
     """The transposed band of one axis, cached."""
-    return axis_band(projection, axis, device).transposed()
+    return axis_band(projection, axis, torch.device("cpu")).transposed().to(device)
 
 
 def outside_share(projection: Projection, axis: Axis) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 
 import bitrate_ext
 from bitrate_ext import _native, autograd
+from bitrate_ext.projection import Band
 
 CUDA = torch.device("cuda", 0)
 ROOT = Path(__file__).parent.parent
@@ -62,7 +63,7 @@ def test_a_gpu_that_was_not_built_for(built: None, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def stream(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    now = SimpleNamespace(cuda_stream=7, capturing=False)
+    now = SimpleNamespace(capturing=False)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: now)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: now.capturing)
     monkeypatch.setattr(autograd, "_captured", {})
@@ -77,13 +78,23 @@ def test_bands_outlive_other_streams_and_graphs(stream: SimpleNamespace) -> None
     """The cache may drop a band while a kernel reads it: the allocator is told, and captured graphs keep theirs."""
     recorded: list = []
     bands = [recorder(True, recorded), recorder(False, recorded), recorder(True, recorded)]
-    autograd._outlive(bands, 7, CUDA)  # the stream that they were made on
-    assert recorded == []
-    assert autograd._captured == {}
-    autograd._outlive(bands, 5, CUDA)
+    autograd._outlive(bands, CUDA)
     assert recorded == [stream, stream]
+    assert autograd._captured == {}
     stream.capturing = True
-    autograd._outlive(bands, 5, CUDA)
-    autograd._outlive(bands, 5, CUDA)
+    autograd._outlive(bands, CUDA)
+    autograd._outlive(bands, CUDA)
     assert list(autograd._captured.values()) == [bands]
     assert len(recorded) == 2
+
+
+def test_bands_go_to_a_device_outside_the_callers_modes() -> None:
+    """As ``torch.compile`` with CUDA graphs leads allocations of its thread into a pool of its own."""
+    start, weight = torch.zeros(3, dtype=torch.int32), torch.ones(1, 3, dtype=torch.float64)
+    with torch.inference_mode():
+        moved = Band(start, weight, 1).to(torch.device("meta"))
+    assert not moved.start.is_inference()
+    assert not moved.weight.is_inference()
+    assert moved.weight.device.type == "meta"
+    same = Band(start, weight, 1)
+    assert same.to(torch.device("cpu")) is same
