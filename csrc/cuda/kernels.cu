@@ -7,7 +7,7 @@
 namespace bitrate {
 namespace {
 
-// The second number keeps so many blocks on a multiprocessor: what registers would cost in loads in flight.
+// The second number is of blocks that must fit on a multiprocessor: it bounds registers, so that enough loads are in flight.
 __global__ void __launch_bounds__(kThreads, 2) project_kernel(const __grid_constant__ ProjectParams params) {
   CudaContext context;
   project(context, params);

@@ -435,8 +435,8 @@ FILES = [
     Fault(
         "overlay by its largest pixel",
         RENDER,
-        "values, nan=0.0) / colour_limit(values)",
-        "values, nan=0.0) / np.nanmax(values)",
+        "limit) / limit, 0.0",
+        "limit) / np.nanmax(values), 0.0",
         "test_render.py::test_overlay_uses_the_figures_scale",
     ),
 ]
