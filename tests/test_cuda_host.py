@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 import bitrate_ext
 from bitrate_ext import _native, autograd
@@ -85,6 +86,10 @@ def test_bands_outlive_other_streams_and_graphs(stream: SimpleNamespace) -> None
     autograd._outlive(bands, CUDA)
     autograd._outlive(bands, CUDA)
     assert list(autograd._captured.values()) == [bands]
+    assert len(recorded) == 2
+    with FakeTensorMode():  # nothing runs
+        stream.capturing = False
+        autograd._outlive(bands, CUDA)
     assert len(recorded) == 2
 
 
