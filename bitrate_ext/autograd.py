@@ -64,7 +64,7 @@ _captured: dict[int, list[Tensor]] = {}  # bands that a CUDA graph reads, which 
 def _outlive(tensors: list[Tensor], device: torch.device) -> None:
     """See that bands live as long as the GPU reads them, though the cache may drop them when the call has returned.
 
-    The allocator is told of the stream, and what a graph has captured is kept. A traced program keeps its own constants.
+    The allocator is told of the stream, and what a graph has captured is kept. Programs that are traced keep their own.
     """
     if torch._C._len_torch_dispatch_stack():  # fake tensors, tracing
         return
