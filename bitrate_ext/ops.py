@@ -195,9 +195,12 @@ def bitrate_map(
         6e-8 of it (float32). NaN likelihoods give NaN, zeros give infinity, in the pixels that they weigh on and no
         others.
 
+    On CUDA one launch adds up to 20 latents; more are served by the reference. A CUDA graph can record a call once the same
+    sizes have been called outside of it: their bands are copied to the GPU then.
+
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.
-        RuntimeError: ``impl="native"`` where there is no kernel.
+        RuntimeError: ``impl="native"`` where there is no kernel, or a map that one CUDA launch cannot index.
     """
     if isinstance(likelihoods, (list, tuple)):
         if out is not None:

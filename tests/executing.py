@@ -9,8 +9,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
-import os
-import shutil
 import subprocess
 import sysconfig
 import tempfile
@@ -21,6 +19,7 @@ from typing import Any
 import numpy as np
 import pybind11
 import torch
+from faults.native import compiler
 from torch import Tensor
 
 from bitrate_ext import autograd
@@ -33,12 +32,6 @@ CODES = {torch.float64: 0, torch.float32: 1, torch.float16: 2, torch.bfloat16: 3
 FLAGS = ("-std=c++17", "-O1", "-g0", "-fPIC", "-ffp-contract=off", "-fvisibility=hidden", "-fno-gnu-unique")
 FAULTY = ("-O0", "-w")  # with a fault planted: built often, run briefly
 WARNINGS = ("-Wall", "-Wextra", "-Wno-unknown-pragmas")
-
-
-def compiler() -> str:
-    found = shutil.which(os.environ.get("CXX", "c++").split()[0])
-    assert found, "these tests need the compiler that builds the package"
-    return found
 
 
 def _object(source: Path, *flags: str) -> Path:

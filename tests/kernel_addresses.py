@@ -189,6 +189,8 @@ def check_refusals(module: ModuleType) -> None:
         return module.index_backward(grad, term, p, {}, [])[0]
 
     assert launch([1, 1, 2, 2], (4, 4), count=20)["blocks"] == 1
+    _refused(lambda: launch([1, 1, 2, 2], (4, 4), tile_rows=3, tile_columns=8), "multiples of 4 pixels, got 3 x 8")
+    _refused(lambda: launch([1, 1, 2, 2], (4, 4), tile_rows=8, tile_columns=-4), "multiples of 4 pixels, got 8 x -4")
     _refused(lambda: launch([1, 1, 2, 2], (4, 4), count=21), "at most 20 latents")
     assert launch([2**31 - 1, 1, 1, 1], (1, 1))["blocks"] == 2**31 - 1
     _refused(lambda: launch([2**31, 1, 1, 1], (1, 1)), "too large for one launch")

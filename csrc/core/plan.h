@@ -256,6 +256,10 @@ inline Launch<ProjectParams> plan_project(const std::vector<PlannedTerm>& terms,
     }
     return cut;
   };
+  check(
+      tuning.tile_rows >= 0 && tuning.tile_columns >= 0 && tuning.tile_rows % kSide == 0 && tuning.tile_columns % kSide == 0,
+      "tiles must be multiples of " + std::to_string(kSide) + " pixels, got " + std::to_string(tuning.tile_rows) + " x " +
+          std::to_string(tuning.tile_columns));
   Cut rows = cut_rows(tuning.tile_rows != 0 ? tuning.tile_rows : kTileRows[0]);
   Cut columns = cut_columns(tuning.tile_columns != 0 ? tuning.tile_columns : kTileColumns[0]);
   if (tuning.tile_rows == 0) {

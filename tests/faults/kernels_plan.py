@@ -108,4 +108,5 @@ FAULTS = [
         "refusals",
     ),
     Fault("axes of any length", PLAN, "<= kLongestAxis,", "<= 2 * kLongestAxis,", "refusals"),
+    Fault("tiles of any size", PLAN, "tuning.tile_rows % kSide == 0 &&", "true &&", "refusals"),
 ]
