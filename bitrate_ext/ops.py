@@ -195,8 +195,8 @@ def bitrate_map(
         6e-8 of it (float32). NaN likelihoods give NaN, zeros give infinity, in the pixels that they weigh on and no
         others.
 
-    On CUDA one launch adds up to 20 latents; more are served by the reference. A CUDA graph can record a call once the same
-    sizes have been called outside of it: their bands are copied to the GPU then.
+    On CUDA one launch adds up to 20 latents; more are served by the reference. A CUDA graph can record a call once
+    the same sizes have been called outside of it: their bands are copied to the GPU then.
 
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.
