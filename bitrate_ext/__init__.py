@@ -1,9 +1,20 @@
 """Where the bits go: per-pixel bitrate maps of learned image codecs, as one fused PyTorch operator."""
 
+from .calibration import calibrate
 from .demo_codec import load_demo_codec
 from .mapper import BitrateMapper, BitrateResult
 from .ops import bitrate_map, latent_bits
 from .projection import Projection
+from .receptive_field import ReceptiveField
 
 __version__ = "0.1.0"
-__all__ = ["BitrateMapper", "BitrateResult", "Projection", "bitrate_map", "latent_bits", "load_demo_codec"]
+__all__ = [
+    "BitrateMapper",
+    "BitrateResult",
+    "Projection",
+    "ReceptiveField",
+    "bitrate_map",
+    "calibrate",
+    "latent_bits",
+    "load_demo_codec",
+]

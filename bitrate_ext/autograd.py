@@ -50,11 +50,14 @@ def _cached_bands(
         projection = find_projection(key)
         rows = Axis(h, canvas[0], top, height, conserve, vertical)
         columns = Axis(w, canvas[1], left, width, conserve, horizontal)
-        bands.append((build(projection, rows, device), build(projection, columns, device)))
-        for axis, band in zip((rows, columns), bands[-1], strict=True):
-            flat += [band.start, band.weight]
+        pair = []
+        for axis, placed in enumerate((rows, columns)):
+            one = projection.along(axis)
+            pair.append(build(one, placed, device))
+            flat += [pair[-1].start, pair[-1].weight]
             if device.type == "cuda":  # the host plans launches from the starts
-                flat.append(build(projection, axis, torch.device("cpu")).start)
+                flat.append(build(one, placed, torch.device("cpu")).start)
+        bands.append((pair[0], pair[1]))
     return bands, flat
 
 

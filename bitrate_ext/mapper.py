@@ -19,8 +19,12 @@ from torch import Tensor, nn
 from .ops import bitrate_map, latent_bits, named_likelihoods
 from .projection import Axis, Projection, get_projection, outside_share
 
+AnyProjection = str | Projection | Mapping[str, str | Projection]
+Crop = tuple[int, int, int, int]  # top, left, height, width, pixels
+
 # Sides of the square images that a model is probed with, pixels. 960 is there for strides with factors 3 and 5.
 PROBE_SIZES = (128, 256, 512, 960, 1024, 2048)
+RECEPTIVE_FIELD = "receptive-field"
 TOLERANCE = 1e-6  # by which resampled images may leave [0, 1]
 
 
@@ -47,23 +51,31 @@ class BitrateMapper:
     Args:
         model: a module in eval mode, or any callable, that takes ``[N, C, H, W]`` in [0, 1] and returns a mapping
             whose ``"likelihoods"`` is a tensor ``[N, C, h, w]`` (which is called ``"y"``) or nested dicts of them.
-        projection: as for ``bitrate_map``.
+        projection: as for ``bitrate_map``, or ``"receptive-field"``: kernels measured on the model's own decoder, see
+            ``calibrate``. Where they are not in the cache, the first call takes up to a minute longer.
 
     The size that the model needs is found by running it once on a black image, at the first call; ``strides`` then
-    holds pixels per latent cell, ``{"y": (16, 16), ...}``. A model changed after that needs a new mapper.
+    holds pixels per latent cell, ``{"y": (16, 16), ...}``, and ``projections`` how each latent is laid over the image.
+    A model changed after that needs a new mapper.
 
     Raises:
         TypeError: ``model`` is no callable.
         ValueError, TypeError: unknown ``projection``.
     """
 
-    def __init__(self, model: Callable[..., Any], *, projection: str | Projection = "bilinear") -> None:
+    def __init__(self, model: Callable[..., Any], *, projection: AnyProjection = "bilinear") -> None:
         if isinstance(model, type) or not callable(model):
             what = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
             raise TypeError(f"model must be an nn.Module or another callable object, got {what}")
         self.model = model
-        self.projection = get_projection(projection)
+        self._asked = projection
+        if isinstance(projection, Mapping):
+            for one in projection.values():
+                get_projection(one)
+        elif projection != RECEPTIVE_FIELD:
+            get_projection(projection)
         self.strides: dict[str, tuple[int, int]] = {}
+        self.projections: dict[str, Projection] = {}
 
     def __call__(self, x: Tensor, *, gradients: bool | None = None, **forward_kwargs: Any) -> BitrateResult:
         """Run the model on ``x`` and say where its bits go.
@@ -84,37 +96,32 @@ class BitrateMapper:
         """
         _check_eval_mode(self.model)
         _check_image(x)
-        _check_device(self.model, x)
-        _check_range(x)
         if gradients is None:
             gradients = x.requires_grad and torch.is_grad_enabled()
+        self._resolve_projections(x, forward_kwargs)
         with torch.inference_mode(not gradients), torch.set_grad_enabled(gradients):
             return self._map(x, forward_kwargs)
 
     def _map(self, x: Tensor, forward_kwargs: dict[str, Any]) -> BitrateResult:
-        if not self.strides:
-            self.strides = self._find_strides(x, forward_kwargs)
         height, width = x.shape[-2:]
-        rows, columns = (math.lcm(*axis) for axis in zip(*self.strides.values(), strict=True))
-        size = (-(-height // rows) * rows, -(-width // columns) * columns)
-        top, left = (size[0] - height) // 2, (size[1] - width) // 2
-        output = self.model(F.pad(x, (left, size[1] - width - left, top, size[0] - height - top)), **forward_kwargs)
-        likelihoods = _image_likelihoods(output)
-        self._check_grids(likelihoods, x.shape[0], size)
-
-        crop = (top, left, height, width)
-        total_map = bitrate_map(likelihoods, size, crop=crop, projection=self.projection)
+        padded, crop = self.pad(x)
+        output, likelihoods = self.run(padded, forward_kwargs)
+        size = (padded.shape[2], padded.shape[3])
+        total_map = bitrate_map(likelihoods, size, crop=crop, projection=self.projections)
         maps = {next(iter(likelihoods)): total_map}
         if len(likelihoods) > 1:
             maps = {
-                name: bitrate_map(p, size, crop=crop, projection=self.projection) for name, p in likelihoods.items()
+                name: bitrate_map(p, size, crop=crop, projection=self.projections[name])
+                for name, p in likelihoods.items()
             }
         bits = {name: latent_bits(p, dtype=torch.float64) for name, p in likelihoods.items()}
         total_bits = torch.stack([b.sum(dim=(1, 2)) for b in bits.values()]).sum(dim=0)
-        padding_bits = torch.stack([self._outside(b, size, crop) for b in bits.values()]).sum(dim=0)
+        padding_bits = torch.stack(
+            [outside_bits(b, self.projections[name], size, crop) for name, b in bits.items()]
+        ).sum(dim=0)
         x_hat = output.get("x_hat")
         if isinstance(x_hat, Tensor) and tuple(x_hat.shape[-2:]) == size:
-            x_hat = x_hat[..., top : top + height, left : left + width]
+            x_hat = x_hat[..., crop[0] : crop[0] + height, crop[1] : crop[1] + width]
         else:
             x_hat = None
         return BitrateResult(
@@ -126,6 +133,51 @@ class BitrateMapper:
             bpp=total_bits / (height * width),
             x_hat=x_hat,
         )
+
+    def prepare(self, x: Tensor, forward_kwargs: dict[str, Any]) -> None:
+        """Check the model and the images, and find the strides where they are not known yet."""
+        _check_eval_mode(self.model)
+        _check_image(x)
+        _check_device(self.model, x)
+        _check_range(x)
+        if not self.strides:
+            self.strides = self._find_strides(x, forward_kwargs)
+
+    def pad(self, x: Tensor) -> tuple[Tensor, Crop]:
+        """Images as the model needs them, and where the picture lies on them: ``(top, left, height, width)``."""
+        height, width = x.shape[-2:]
+        rows, columns = (math.lcm(*axis) for axis in zip(*self.strides.values(), strict=True))
+        size = (-(-height // rows) * rows, -(-width // columns) * columns)
+        top, left = (size[0] - height) // 2, (size[1] - width) // 2
+        padded = F.pad(x, (left, size[1] - width - left, top, size[0] - height - top))
+        return padded, (top, left, height, width)
+
+    def run(self, padded: Tensor, forward_kwargs: dict[str, Any]) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
+        """The model's output for images of a size that suits it, and its likelihoods by name, checked."""
+        output = self.model(padded, **forward_kwargs)
+        likelihoods = _image_likelihoods(output)
+        self._check_grids(likelihoods, padded.shape[0], (padded.shape[2], padded.shape[3]))
+        return output, likelihoods
+
+    def _resolve_projections(self, x: Tensor, forward_kwargs: dict[str, Any]) -> None:
+        """At the first call: the strides, and a projection for each latent."""
+        self.prepare(x, forward_kwargs)
+        if self.projections.keys() == self.strides.keys():
+            return
+        if isinstance(self._asked, Mapping):
+            missing = [name for name in self.strides if name not in self._asked]
+            if missing:
+                raise ValueError(
+                    f"projection must name each latent of the model, {', '.join(map(repr, self.strides))}; "
+                    f"{missing[0]!r} is missing"
+                )
+            self.projections = {name: get_projection(self._asked[name]) for name in self.strides}
+        elif self._asked == RECEPTIVE_FIELD:
+            from .calibration import receptive_fields
+
+            self.projections = receptive_fields(self, x, forward_kwargs)
+        else:
+            self.projections = dict.fromkeys(self.strides, get_projection(self._asked))
 
     @torch.no_grad()
     def _find_strides(self, x: Tensor, forward_kwargs: dict[str, Any]) -> dict[str, tuple[int, int]]:
@@ -169,17 +221,21 @@ class BitrateMapper:
             if p.shape[0] != batch:
                 raise ValueError(f"model returned {p.shape[0]} images' likelihoods for latent {name!r}, x has {batch}")
 
-    def _outside(self, bits: Tensor, size: Sequence[int], crop: Sequence[int]) -> Tensor:
-        """Bits, float64 ``[N]``, of the cells ``[N, h, w]`` that the projection puts outside the crop.
 
-        From each cell's own shares and not from the map, so the two check each other. A cell leaves the image across
-        its rows, its columns or both.
-        """
-        (top, left, height, width), (h, w) = crop, bits.shape[-2:]
-        rows = outside_share(self.projection, Axis(h, size[0], top, height)).to(bits.device)[:, None]
-        columns = outside_share(self.projection, Axis(w, size[1], left, width)).to(bits.device)
-        share = rows + columns - rows * columns
-        return torch.where(share > 0, share * bits, 0).sum(dim=(1, 2))  # where: a cell of infinite bits may be inside
+def outside_bits(bits: Tensor, projection: Projection, size: Sequence[int], crop: Crop) -> Tensor:
+    """Bits, float64 ``[N]``, of the cells ``[N, h, w]`` that the projection puts outside the crop.
+
+    From each cell's own shares and not from the map, so the two check each other. A cell leaves the image across
+    its rows, its columns or both.
+    """
+    (top, left, height, width), (h, w) = crop, bits.shape[-2:]
+    share = torch.zeros(h, w, dtype=torch.float64)
+    for term in projection.terms:
+        rows = outside_share(term.along(0), Axis(h, size[0], top, height))[:, None]
+        columns = outside_share(term.along(1), Axis(w, size[1], left, width))
+        share += rows + (term.along(0).share - rows) * columns
+    share = share.to(bits.device)
+    return torch.where(share > 0, share * bits, 0).sum(dim=(1, 2))  # where: a cell of infinite bits may be inside
 
 
 def _check_eval_mode(model: Callable[..., Any]) -> None:

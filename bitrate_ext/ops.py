@@ -158,12 +158,27 @@ def _chosen(impl: Any, tensors: list[Tensor]) -> bool:
     return not because
 
 
+def _terms(likelihoods: Any, tensors: list[Tensor], projection: Any) -> tuple[list[Tensor], list[str]]:
+    """Each latent with the key of its projection; once for each term of it."""
+    if isinstance(projection, Mapping):
+        names = named_likelihoods(likelihoods)
+        for name in names:
+            if name not in projection:
+                known = ", ".join(map(repr, projection)) or "none"
+                raise ValueError(f"projection must name each of the latents, {name!r} is missing; it names {known}")
+        chosen = [get_projection(projection[name]) for name in names]
+    else:
+        chosen = [get_projection(projection)] * len(tensors)
+    pairs = [(tensor, term.key) for tensor, one in zip(tensors, chosen, strict=True) for term in one.terms]
+    return [tensor for tensor, _ in pairs], [key for _, key in pairs]
+
+
 def bitrate_map(
     likelihoods: Likelihoods | Sequence[Likelihoods],
     size: Sequence[int] | None = None,
     *,
     scale_factor: float | Sequence[float] | None = None,
-    projection: str | Projection = "bilinear",
+    projection: str | Projection | Mapping[str, str | Projection] = "bilinear",
     conserve: bool = True,
     impl: str = "auto",
     out: Tensor | None = None,
@@ -182,7 +197,8 @@ def bitrate_map(
             gives a list of maps. float32, float64, float16 or bfloat16; any strides.
         size: ``(H, W)`` of the image, pixels. Exactly one of ``size`` and ``scale_factor`` must be given.
         scale_factor: pixels per cell, a number or a pair ``(vertical, horizontal)``; ``H = floor(h * scale)``.
-        projection: ``"nearest"``, ``"bilinear"``, ``"area"`` or a ``Projection``.
+        projection: ``"nearest"``, ``"bilinear"``, ``"area"`` or a ``Projection``, such as ``calibrate`` measures; or a
+            dict with one for each latent.
         conserve: give every cell weights that add up to one, so that the map adds up to all bits at any size. False:
             exactly the values of ``F.interpolate``, which differ where the scale is not a whole number.
         impl: ``"auto"`` (native where there is a kernel, else the reference), ``"native"`` or ``"reference"``.
@@ -227,7 +243,7 @@ def bitrate_map(
     else:
         canvas, scales = _scaled_size(scale_factor, tensors)
     window = [0, 0, *canvas] if crop is None else _checked_crop(crop, canvas)
-    keys = [get_projection(projection).key] * len(tensors)
+    tensors, keys = _terms(likelihoods, tensors, projection)
     placement = autograd.Placement(canvas, window, keys, conserve, scales)
     dtype = _checked_dtype(dtype, tensors)
     native = _chosen(impl, tensors)

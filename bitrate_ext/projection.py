@@ -99,6 +99,16 @@ class Projection(ABC):
 
     name: str
     key: str  # stands for the object in operator arguments; see `find_projection`
+    share: float = 1.0  # of a cell's bits that this projection lays out, as one of several terms
+
+    @property
+    def terms(self) -> tuple[Projection, ...]:
+        """Separable projections that add up to this one; their shares add up to one."""
+        return (self,)
+
+    def along(self, axis: int) -> Projection:
+        """The projection that gives the rows of one axis: 0 vertical, 1 horizontal."""
+        return self
 
     def __new__(cls, *_: Any, **__: Any) -> Projection:
         self = super().__new__(cls)
@@ -243,19 +253,19 @@ class Axis:
 
 
 def _canvas_rows(projection: Projection, axis: Axis) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the whole canvas, scaled to bits: columns that sum to one, or PyTorch's values over the scale."""
+    """Rows of the whole canvas, scaled to bits: columns that sum to the share, or PyTorch's values over the scale."""
     if axis.cells == 0 or axis.canvas == 0:
         return np.zeros(axis.canvas, dtype=np.int64), np.zeros((0, axis.canvas))
     cells_per_pixel = 1.0 / axis.scale if axis.scale else axis.cells / axis.canvas
     start, weight = projection.rows(axis.cells, axis.canvas, cells_per_pixel, axis.conserve)
     if not axis.conserve:
-        return start, weight * cells_per_pixel
+        return start, weight * (cells_per_pixel * projection.share)
     cell = start + np.arange(weight.shape[0])[:, None]
     column = np.bincount(cell.ravel(), weights=weight.ravel(), minlength=axis.cells)
     if not (column > 0).all():
         lost = int(np.argmin(column > 0))
         raise ValueError(f"projection {projection.name!r} gives the bits of cell {lost} of {axis.cells} to no pixel")
-    return start, weight / column[cell]
+    return start, weight / column[cell] * projection.share
 
 
 @lru_cache(maxsize=256)
