@@ -17,6 +17,12 @@ def device(request):
     return torch.device(request.param)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory):
+    """Receptive fields are kept beside PyTorch's downloads: of these tests in a folder of their own."""
+    os.environ["TORCH_HOME"] = str(tmp_path_factory.mktemp("torch"))
+
+
 @pytest.fixture
 def rng(request):
     """A generator of its own for each test, the same in every run."""

@@ -164,7 +164,7 @@ def test_what_a_crop_leaves_out(rng: np.random.Generator) -> None:
 
 
 def test_a_kernel_beside_the_image_is_refused() -> None:
-    with pytest.raises(ValueError, match="gives the bits of cell 2 of 3 to no pixel"):
+    with pytest.raises(ValueError, match="gives the bits of cell 1 of 3 to no pixel"):
         axis_band(axis(2, 5, [1, 1]).along(0), Axis(3, 6, 0, 6), CPU)
 
 
