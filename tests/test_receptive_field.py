@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +223,16 @@ def test_saved_and_loaded(tmp_path: Path, rng: np.random.Generator) -> None:
     p = likelihoods(1, 2, 6, 6)
     assert torch.equal(bitrate_map(p, scale_factor=4, projection=one), bitrate_map(p, scale_factor=4, projection=two))
     assert [path.name for path in tmp_path.iterdir()] == ["kernel.npz"]
+
+
+def test_a_file_is_replaced_in_one_step(tmp_path: Path, rng: np.random.Generator) -> None:
+    field(rng).save(tmp_path / "kernel.npz")
+    before = (tmp_path / "kernel.npz").read_bytes()
+    os.link(tmp_path / "kernel.npz", tmp_path / "the file that a reader has open")
+    field(rng).save(tmp_path / "kernel.npz")
+    assert (
+        (tmp_path / "the file that a reader has open").read_bytes() == before != (tmp_path / "kernel.npz").read_bytes()
+    )
 
 
 def test_a_failed_save_leaves_nothing(tmp_path: Path, rng: np.random.Generator) -> None:
