@@ -18,6 +18,13 @@ constexpr int64_t kStreamingBytes = int64_t(4) << 20;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Pixels of an image row summed at a time: as many as let all float64 rows that are read stay in a first cache of 32 KiB.
+int64_t pixel_block(int64_t taps) {
+  constexpr int64_t kBytes = int64_t(32) << 10, kLeast = 256;
+  const int64_t fitting = kBytes / int64_t(sizeof(double)) / std::max<int64_t>(1, taps) / kLeast * kLeast;
+  return std::clamp(fitting, kLeast, kPixelBlock);
+}
+
 struct Range {
   int64_t begin, end;
   int64_t size() const { return end - begin; }
@@ -148,7 +155,9 @@ void sweep_pixels(const std::vector<SlabTerm>& slab, Range images, Range pixel_r
                   const Kernels& kernels, const ParallelFor& parallel) {
   const bool streaming = map.batch * map.height * map.width * int64_t(sizeof(float)) > kStreamingBytes;
   parallel(images.size() * pixel_rows.size(), task_grain(map.width), [&](int64_t begin, int64_t end) {
-    const int64_t block = std::min(kPixelBlock, map.width);
+    int64_t taps = 0;
+    for (const SlabTerm& part : slab) taps += part.term->rows.taps;
+    const int64_t block = std::min(pixel_block(taps), map.width);
     std::vector<SpreadRows> spread;
     spread.reserve(slab.size());
     for (const SlabTerm& part : slab) spread.emplace_back(part, block);
