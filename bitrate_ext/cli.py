@@ -1,4 +1,4 @@
-"""The command ``bitrate-ext``: maps of photographs, a short benchmark, and a look at the installation.
+"""The command ``bitrate-ext``: maps of photographs, receptive fields, a benchmark, and a look at the installation.
 
 Exit codes: 0 everything done, 2 something asked for could not be (each with one line on stderr), 130 interrupted.
 """
@@ -19,10 +19,11 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 import torch
 
+from .mapper import RECEPTIVE_FIELD
 from .projection import PROJECTIONS
 
 if TYPE_CHECKING:
-    from .mapper import BitrateMapper, BitrateResult
+    from .mapper import AnyProjection, BitrateMapper, BitrateResult
 
 OK, FAILED, INTERRUPTED = 0, 2, 130
 OUTPUTS = (".bitrate.png", ".overlay.png", ".bitrate.npz", ".json")  # the record comes last
@@ -63,6 +64,7 @@ class Record:
     latent_bits: dict[str, float | None]  # of each latent; they add up to total_bits
     psnr_db: float | None  # null where the reconstruction is exact, or the model gives none
     version: str
+    receptive_field: dict[str, dict[str, Any]] | None = None  # how each latent is laid out, for that projection
     files: dict[str, str] = field(default_factory=dict)
 
 
@@ -89,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from . import __version__
+    from . import __version__, cli_calibrate
 
     parser = _Parser("bitrate-ext", description="Where a learned image codec spends its bits.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"bitrate-ext {__version__}")
@@ -105,16 +107,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("images", nargs="+", metavar="IMAGE", help="photographs")
     command.add_argument("-o", "--output", default=".", metavar="DIR", help="folder for the results; made if absent")
+    _add_model_arguments(command)
     command.add_argument(
-        "--model", metavar="NAME", help="CompressAI model, such as mbt2018-mean; default: the demo codec"
+        "--projection",
+        choices=(*PROJECTIONS, RECEPTIVE_FIELD),
+        default="bilinear",
+        help="default bilinear; receptive-field is measured on the model's own decoder, see bitrate-ext calibrate",
     )
-    command.add_argument("--quality", type=int, metavar="Q", help="quality of the published weights, from 1 on")
-    command.add_argument("--metric", choices=("mse", "ms-ssim"), help="what they were trained for (default mse)")
-    command.add_argument("--checkpoint", metavar="FILE", help="your own weights; --model then names the architecture")
-    command.add_argument("--projection", choices=tuple(PROJECTIONS), default="bilinear", help="default bilinear")
-    command.add_argument("--device", default="cpu", metavar="D", help="such as cpu or cuda:0 (default cpu)")
-    command.add_argument("--json", action="store_true", help="print one JSON document instead of the summary")
     command.set_defaults(run=_run_map)
+
+    command = commands.add_parser(
+        "calibrate",
+        help="where a decoder paints with the bits of one latent cell",
+        description="Measures the receptive field of a latent: how a decoder spreads the bits of one cell over pixels.",
+        epilog=cli_calibrate.NOTES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.add_argument("-o", "--output", default=".", metavar="DIR", help="folder for the results; made if absent")
+    _add_model_arguments(command)
+    cli_calibrate.add_arguments(command)
+    command.set_defaults(run=cli_calibrate.run)
 
     command = commands.add_parser("bench", help="a short comparison on this machine", allow_abbrev=False)
     command.add_argument("--device", default="cpu", metavar="D", help="such as cpu or cuda:0 (default cpu)")
@@ -123,6 +136,17 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("doctor", help="what is installed, and how to mend what is not", allow_abbrev=False)
     command.set_defaults(run=_run_doctor)
     return parser
+
+
+def _add_model_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--model", metavar="NAME", help="CompressAI model, such as mbt2018-mean; default: the demo codec"
+    )
+    command.add_argument("--quality", type=int, metavar="Q", help="quality of the published weights, from 1 on")
+    command.add_argument("--metric", choices=("mse", "ms-ssim"), help="what they were trained for (default mse)")
+    command.add_argument("--checkpoint", metavar="FILE", help="your own weights; --model then names the architecture")
+    command.add_argument("--device", default="cpu", metavar="D", help="such as cpu or cuda:0 (default cpu)")
+    command.add_argument("--json", action="store_true", help="print one JSON document instead of the summary")
 
 
 def _run_bench(arguments: argparse.Namespace) -> int:
@@ -141,20 +165,17 @@ def _run_doctor(arguments: argparse.Namespace) -> int:
 
 
 def _run_map(arguments: argparse.Namespace) -> int:
-    from . import __version__
+    from . import __version__, cli_calibrate
     from .mapper import BitrateMapper
 
     device = _checked_device(arguments.device)
     _check_model_arguments(arguments)
     folder = _made_folder(arguments.output)
-    if sys.stderr.isatty():  # importing CompressAI takes many seconds
-        _say("Loading the model ...", sys.stderr)
-    model, name = _loaded_model(arguments)
-    try:
-        model.to(device)
-    except RuntimeError as error:
-        raise UsageError(f"--device {device}: the model cannot be moved there ({_one_line(error)})") from error
-    mapper = BitrateMapper(model, projection=arguments.projection)
+    model, name = _model_on(device, arguments)
+    projection: AnyProjection = arguments.projection
+    if projection == RECEPTIVE_FIELD:
+        projection = cli_calibrate.measured_projections(model, device)
+    mapper = BitrateMapper(model, projection=projection)
 
     records: list[Record] = []
     failures: list[dict[str, str]] = []
@@ -162,7 +183,7 @@ def _run_map(arguments: argparse.Namespace) -> int:
     for image in _with_progress(arguments.images):
         try:
             targets = _targets(folder, image, owners, arguments.images)
-            record = _map_one(mapper, image, device, name, targets)
+            record = _map_one(mapper, image, device, name, arguments.projection, targets)
         except (ValueError, OSError, MemoryError, RuntimeError) as error:
             reason = _reason(error, image)
             if reason is None:
@@ -221,8 +242,18 @@ def _made_folder(text: str) -> Path:
     return folder
 
 
+def _model_on(device: torch.device, arguments: argparse.Namespace) -> tuple[torch.nn.Module, str]:
+    """The model that the arguments ask for, on its device, and what to call it."""
+    if sys.stderr.isatty():  # importing CompressAI takes many seconds
+        _say("Loading the model ...", sys.stderr)
+    model, name = _loaded_model(arguments)
+    try:
+        return model.to(device), name
+    except RuntimeError as error:
+        raise UsageError(f"--device {device}: the model cannot be moved there ({_one_line(error)})") from error
+
+
 def _loaded_model(arguments: argparse.Namespace) -> tuple[torch.nn.Module, str]:
-    """The model that the arguments ask for, and what to call it."""
     from . import demo_codec, models
 
     try:
@@ -257,16 +288,20 @@ def _targets(folder: Path, image: str, owners: dict[str, str], images: Sequence[
     return targets
 
 
-def _map_one(mapper: BitrateMapper, image: str, device: torch.device, model: str, targets: Sequence[Path]) -> Record:
+def _map_one(
+    mapper: BitrateMapper, image: str, device: torch.device, model: str, projection: str, targets: Sequence[Path]
+) -> Record:
     """Map one image and write its files, all or none."""
     import numpy as np
 
+    from .cli_calibrate import described
     from .images import load_image
     from .render import map_figure, overlay
 
     photograph = load_image(image)
     result = mapper(photograph.to(device))
-    record = _record(result, photograph, image, str(device), model, mapper.projection.name)
+    record = _record(result, photograph, image, str(device), model, projection)
+    record.receptive_field = described(mapper) if projection == RECEPTIVE_FIELD else None
     record.files = dict(zip(("map", "overlay", "arrays", "record"), map(str, targets), strict=True))
     text = json.dumps(asdict(record), indent=2, allow_nan=False)
     arrays = {"map": result.map, **{f"maps/{name}": one for name, one in result.maps.items()}}
@@ -357,11 +392,28 @@ def _say_outcome(folder: Path, records: Sequence[Record], failures: Sequence[dic
 
 def _reason(error: Exception, image: str) -> str | None:
     """One line that names the image; None for what is trouble of neither the image nor the machine."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
+    if _is_out_of_memory(error):
         return f"{image}: not enough memory to map it on this device"
     if isinstance(error, OSError):
         return f"{image}: its results cannot be written ({error.strerror or _one_line(error)})"
     return _one_line(error) if isinstance(error, ValueError) else None
+
+
+@contextlib.contextmanager
+def _trouble_in_one_line(option: str) -> Iterator[None]:
+    """Trouble with the model or the arguments, or too little memory for them, as an error for the user."""
+    try:
+        yield
+    except (ValueError, MemoryError, RuntimeError) as error:
+        if _is_out_of_memory(error):
+            raise UsageError(f"{option}not enough memory to measure the receptive field on this device") from error
+        if not isinstance(error, ValueError):
+            raise
+        raise UsageError(f"{option}{_one_line(error)}") from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
 
 
 def _one_line(error: BaseException) -> str:

@@ -111,6 +111,7 @@ def test_numbers_agree_with_one_another(photos: Callable) -> None:
         "projection": "bilinear",
         "device": "cpu",
         "version": bitrate_ext.__version__,
+        "receptive_field": None,
         "files": {
             "map": "cat.bitrate.png",
             "overlay": "cat.overlay.png",
@@ -412,7 +413,8 @@ def test_progress_only_for_several_images_on_a_terminal(
 
 
 @pytest.mark.parametrize(
-    "argv", [["--help"], ["map", "--help"], ["bench", "--help"], ["doctor", "--help"], ["--version"]]
+    "argv",
+    [["--help"], ["--version"], *([name, "--help"] for name in ("map", "calibrate", "bench", "doctor"))],
 )
 def test_help_and_version(capsys: pytest.CaptureFixture[str], argv: list[str]) -> None:
     assert cli.main(argv) == 0
