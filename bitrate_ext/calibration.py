@@ -23,6 +23,7 @@ from .projection import Projection, get_projection
 from .receptive_field import FORMAT, Reach, ReceptiveField, Term
 from .synthesis import Run, Synthesis, random_signs, symbol_bits
 
+METHOD = 1  # of measuring: what is in the cache of another one is not used
 SAMPLES = 64  # passes in forward mode
 NORM_PASSES = 16  # passes in reverse mode for each image; their noise averages out over the symbols
 TOLERANCE = 0.1  # share of the bits that a sum of separable terms may put elsewhere before it gets one more term
@@ -38,6 +39,7 @@ def calibrate(
     *,
     synthesis: str | None = None,
     cache: bool | Path = True,
+    notice: Callable[[str], object] | None = None,
     **forward_kwargs: Any,
 ) -> ReceptiveField:
     """Measure where a decoder spends the bits of a latent.
@@ -52,6 +54,7 @@ def calibrate(
         synthesis: name of the synthesis transform among ``model.named_modules()``. Default: found by running.
         cache: keep the result, and look for it, in PyTorch's folder for downloads (``torch.hub.get_dir()``), or in the
             folder given. It is found again by the weights and all arguments.
+        notice: called with the latent's name where it has to be measured, which may take a minute.
         **forward_kwargs: for the model's ``forward``.
 
     Returns:
@@ -82,9 +85,13 @@ def calibrate(
             return ReceptiveField.load(stored)
         except (OSError, ValueError):
             pass  # damaged: measured anew and replaced
+    if notice is not None:
+        notice(latent)
 
     def painted(onto: str) -> ReceptiveField:
-        return calibrate(model, onto, images, samples, synthesis=synthesis, cache=cache, **forward_kwargs)
+        return calibrate(
+            model, onto, images, samples, synthesis=synthesis, cache=cache, notice=notice, **forward_kwargs
+        )
 
     field = _Calibration(model, given, samples, synthesis, forward_kwargs, painted).measure(latent)
     if stored is not None:
@@ -96,7 +103,9 @@ def calibrate(
     return field
 
 
-def receptive_fields(mapper: BitrateMapper, x: Tensor, forward_kwargs: dict[str, Any]) -> dict[str, Projection]:
+def receptive_fields(
+    mapper: BitrateMapper, x: Tensor, forward_kwargs: dict[str, Any], notice: Callable[[str], object] | None = None
+) -> dict[str, Projection]:
     """A projection for each latent of a model.
 
     - A latent that a synthesis transform reads: its kernel.
@@ -121,7 +130,7 @@ def receptive_fields(mapper: BitrateMapper, x: Tensor, forward_kwargs: dict[str,
         except ValueError as error:
             direct, trouble = False, trouble or error
         if direct or (hyper is not None and run.reaches_image(*hyper)):
-            chosen[latent] = calibrate(mapper.model, latent, images, **forward_kwargs)
+            chosen[latent] = calibrate(mapper.model, latent, images, notice=notice, **forward_kwargs)
         else:
             chosen[latent] = get_projection("nearest")
     if trouble is not None and not any(isinstance(one, ReceptiveField) for one in chosen.values()):
@@ -411,7 +420,7 @@ def _key(
     """A hash of all that a measurement depends on."""
     digest = hashlib.sha256()
     kind = f"{type(model).__module__}.{type(model).__qualname__}"
-    digest.update(repr((FORMAT, kind, str(model), latent, samples, synthesis)).encode())
+    digest.update(repr((FORMAT, METHOD, kind, str(model), latent, samples, synthesis)).encode())
     for name, value in [*model.state_dict().items(), *enumerate(images), *sorted(forward_kwargs.items())]:
         digest.update(repr(name).encode())
         if isinstance(value, Tensor):

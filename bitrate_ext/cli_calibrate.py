@@ -7,7 +7,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from . import calibration, cli
 from .demo_codec import demo_photograph
@@ -93,10 +92,12 @@ def run(arguments: argparse.Namespace) -> int:
     folder = cli._made_folder(arguments.output)
     model, name = cli._model_on(device, arguments)
 
-    wanted = (arguments.latent, images, arguments.samples, arguments.synthesis)
-    kept = not arguments.no_cache and _is_kept(model, *wanted)
-    if sys.stderr.isatty() and not kept:
-        cli._say(f"Measuring the receptive field of latent {arguments.latent!r} ...", sys.stderr)
+    measured_latents: list[str] = []
+
+    def notice(latent: str) -> None:
+        measured_latents.append(latent)
+        _say_measuring(latent)
+
     before = time.perf_counter()
     with cli._trouble_in_one_line(""):
         measured = calibration.calibrate(
@@ -106,9 +107,10 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.samples,
             synthesis=arguments.synthesis,
             cache=not arguments.no_cache,
+            notice=notice,
         )
     seconds = time.perf_counter() - before
-    measurement = _measurement(measured, name, str(device), seconds, kept)
+    measurement = _measurement(measured, name, str(device), seconds, kept=not measured_latents)
     _write(measured, measurement, folder, [*arguments.images, *filter(None, [arguments.checkpoint])])
     if arguments.json:
         cli._say(json.dumps(asdict(measurement), indent=2, allow_nan=False), sys.stdout)
@@ -126,9 +128,7 @@ def measured_projections(model: nn.Module, device: torch.device) -> dict[str, Pr
     with cli._trouble_in_one_line("--projection receptive-field: "):
         mapper, photograph = BitrateMapper(model), load_image(demo_photograph()).to(device)
         mapper.prepare(photograph, {})
-        if sys.stderr.isatty() and not _is_kept(model, next(iter(mapper.strides)), [], calibration.SAMPLES, None):
-            cli._say("Measuring the receptive field (kept for the next time) ...", sys.stderr)
-        return calibration.receptive_fields(mapper, photograph, {})
+        return calibration.receptive_fields(mapper, photograph, {}, _say_measuring)
 
 
 def described(mapper: BitrateMapper) -> dict[str, dict[str, Any]]:
@@ -154,10 +154,9 @@ def described(mapper: BitrateMapper) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _is_kept(model: nn.Module, latent: str, images: list[Tensor], samples: int, synthesis: str | None) -> bool:
-    """Whether ``calibrate`` will find the result of an earlier time."""
-    key = calibration._key(model, latent, images, samples, synthesis, {})
-    return (calibration._cache_folder() / f"{key}.npz").exists()
+def _say_measuring(latent: str) -> None:
+    if sys.stderr.isatty():
+        cli._say(f"Measuring the receptive field of latent {latent!r} ...", sys.stderr)
 
 
 def _measurement(measured: ReceptiveField, model: str, device: str, seconds: float, kept: bool) -> Measurement:
@@ -196,11 +195,8 @@ def _write(measured: ReceptiveField, measurement: Measurement, folder: Path, inp
         if os.path.realpath(target) in map(os.path.realpath, inputs):
             raise cli.UsageError(f"{target} would replace an input; choose another folder with -o")
     try:
-        with tempfile.TemporaryDirectory() as scratch:
-            measured.save(Path(scratch) / "kernel.npz")
-            kernel = (Path(scratch) / "kernel.npz").read_bytes()
         with cli._all_or_none(targets) as (kernel_file, picture_file):
-            kernel_file.write(kernel)
+            measured.save(kernel_file)
             kernel_figure(measured, model=measurement.model).save(picture_file, format="PNG")
     except OSError as error:
         reason = error.strerror or cli._one_line(error)

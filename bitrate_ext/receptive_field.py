@@ -6,14 +6,13 @@ A kernel over pixels, the same for every cell, as a short sum of separable terms
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -122,8 +121,21 @@ class ReceptiveField(Projection):
     def rows(self, cells: int, pixels: int, cells_per_pixel: float, conserve: bool) -> tuple[np.ndarray, np.ndarray]:
         raise TypeError("a receptive field has rows for each of its terms and axes: projection.terms[0].along(0)")
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it to a small file, which ``ReceptiveField.load`` reads. The file is replaced in one step."""
+    def save(self, file: str | os.PathLike[str] | IO[bytes]) -> None:
+        """Write it to a small file, which ``ReceptiveField.load`` reads; one of that name is replaced in one step."""
+        if not isinstance(file, (str, os.PathLike)):
+            self._write(file)
+            return
+        path = Path(file)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            with partial.open("wb") as opened:
+                self._write(opened)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _write(self, file: IO[bytes]) -> None:
         about = {
             "format": FORMAT,
             "latent": self.latent,
@@ -133,20 +145,12 @@ class ReceptiveField(Projection):
             "fit": self.fit,
             "origin": self.origin,
         }
-        buffer = io.BytesIO()
         np.savez(
-            buffer,
+            file,
             about=np.array(json.dumps(about)),
             vertical=np.stack([term.vertical for term in self.kernel]),
             horizontal=np.stack([term.horizontal for term in self.kernel]),
         )
-        path = Path(path)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            partial.write_bytes(buffer.getvalue())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ReceptiveField:

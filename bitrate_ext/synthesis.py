@@ -223,7 +223,7 @@ class Run:
             raise ValueError(
                 f"no synthesis transform found for latent {latent!r}: looked for {looked} of the model that is given a "
                 f"tensor [N, {self.likelihoods[latent].shape[1]}, {h}, {w}] and returns one [N, C, {rows}, {columns}]; "
-                'make the decoder one nn.Module of the model, and name it where another one was taken: synthesis="g_s"'
+                "make the decoder one nn.Module of the model, and give its name, `synthesis`, where another was taken"
             )
         return found
 

@@ -195,9 +195,9 @@ def test_arguments_reach_the_measurement(
     work("a.png", "b.png", size=(200, 300))
     measure, asked = calibration.calibrate, []
 
-    def noted(model: nn.Module, *arguments: Any, **options: Any) -> ReceptiveField:
+    def noted(model: nn.Module, *arguments: Any, notice: Any, **options: Any) -> ReceptiveField:
         asked.append((arguments, options))
-        return measure(model, *arguments, **options)
+        return measure(model, *arguments, notice=notice, **options)
 
     monkeypatch.setattr(calibration, "calibrate", noted)
     argv = ["calibrate", "--images", "a.png", "b.png", "--samples", "6", "--synthesis", "g_s", "--no-cache"]

@@ -1,0 +1,155 @@
+"""Compare projections with the exact attribution of each bit, and draw them, for docs/projections.md.
+
+    python tools/compare_projections.py --table                  # as Markdown; half an hour on two cores
+    python tools/compare_projections.py --picture docs/images/projections.png
+
+The exact map spreads each symbol's bits by the energy of its own impulse response, which is found one channel and one
+comb of cells at a time, a reach apart. Photographs come from scikit-image and scikit-learn: needs the ``train`` extra.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import bitrate_ext
+from bitrate_ext.mapper import BitrateMapper
+from bitrate_ext.projection import Projection
+from bitrate_ext.receptive_field import ReceptiveField, Term
+from bitrate_ext.synthesis import Run, symbol_bits
+
+SIDE = 256  # of the photographs' middles, pixels
+BATCH = 8  # combs at a time
+SKIMAGE, SKLEARN = ("astronaut", "chelsea", "coffee", "rocket"), ("china", "flower")
+STATIC = ("nearest", "bilinear", "area", "centred bilinear", "receptive field")
+
+
+def photograph(name: str, side: int = SIDE) -> Tensor:
+    """The middle of a photograph, ``[1, 3, side, side]`` in [0, 1]."""
+    import skimage.data
+    from sklearn.datasets import load_sample_image
+
+    pixels = load_sample_image(f"{name}.jpg") if name in SKLEARN else getattr(skimage.data, name)()
+    image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].float() / 255
+    top, left = (image.shape[2] - side) // 2, (image.shape[3] - side) // 2
+    return image[..., top : top + side, left : left + side]
+
+
+def exact(run: Run) -> Tensor:
+    """Where the bits of ``y`` go, float64 ``[H, W]``: each symbol's bits by the energy of its own impulse response."""
+    synthesis = run.synthesis("y")
+    reach, stride = synthesis.reach()
+    bits = symbol_bits(run.likelihoods["y"].double())[0]
+    channels, h, w = bits.shape
+    apart = [-(-(last - first + 1) // step) for (first, last), step in zip(reach, stride, strict=True)]
+    combs = [(c, a, b) for c in range(channels) for a in range(min(apart[0], h)) for b in range(min(apart[1], w))]
+    result = torch.zeros(run.size, dtype=torch.float64)
+    for start in range(0, len(combs), BATCH):
+        chosen = combs[start : start + BATCH]
+        tangent = torch.zeros(len(chosen), channels, h, w)
+        for one, (c, a, b) in zip(tangent, chosen, strict=True):
+            one[c, a :: apart[0], b :: apart[1]] = 1
+        several = type(synthesis)("", synthesis.transform, synthesis.inputs.repeat(len(chosen), 1, 1, 1), slice(None))
+        for energy, (c, a, b) in zip(several.energy(tangent).double(), chosen, strict=True):
+            rows, columns = (
+                owner(cells, first, step, reach[axis][0], stride[axis])
+                for axis, (cells, first, step) in enumerate(((h, a, apart[0]), (w, b, apart[1])))
+            )
+            landed = torch.zeros(h, w, dtype=torch.float64)
+            landed.index_put_((rows[:, None], columns[None, :]), energy, accumulate=True)
+            result += energy * (bits[c] / landed.clamp_min(1e-300))[rows][:, columns]
+    return result
+
+
+def owner(cells: int, first: int, step: int, low: int, stride: int) -> Tensor:
+    """Which cell of ``first, first + step ...`` reaches each pixel of an axis."""
+    number = (torch.arange(cells * stride) - stride * first - low).div(stride * step, rounding_mode="floor")
+    return first + step * number.clamp(0, len(range(first, cells, step)) - 1)
+
+
+def hat(field: ReceptiveField) -> ReceptiveField:
+    """Linear interpolation, moved so that it is centred where the decoder's reach is."""
+    (step, _), (center, _) = field.stride, field.center
+    reach = (int(np.floor(center - step)) + 1, int(np.ceil(center + step)) - 1)
+    kernel = 1 - np.abs(np.arange(reach[0], reach[1] + 1) - center) / step
+    return ReceptiveField(field.stride, (reach, reach), [Term(1.0, kernel, kernel)])
+
+
+def statics(model: nn.Module) -> dict[str, str | Projection]:
+    field = bitrate_ext.calibrate(model)
+    return dict(zip(STATIC, ("nearest", "bilinear", "area", hat(field), field), strict=True))
+
+
+def random_model(name: str) -> nn.Module:
+    """Random weights, latents spread over many symbols."""
+    from compressai.registry import MODELS
+
+    torch.manual_seed(0)
+    model = MODELS[name](**{"cheng2020-anchor": {"N": 12}, "mbt2018-mean": {"N": 24, "M": 32}}[name]).eval()
+    with torch.no_grad():
+        [m for m in model.g_a.modules() if isinstance(m, nn.Conv2d)][-1].weight.mul_(30)
+    return model
+
+
+def distance(found: Tensor, truth: Tensor) -> float:
+    """L1, in per cent of the bits."""
+    return 100 * float((found.double() - truth).abs().sum() / truth.sum())
+
+
+def timed(call: Callable[[], Tensor]) -> tuple[Tensor, float]:
+    start = time.perf_counter()
+    return call(), time.perf_counter() - start
+
+
+def compare(model: nn.Module, names: tuple[str, ...], passes: tuple[int, ...], side: int) -> dict[str, list[float]]:
+    """Distances to the exact map of ``y``, by method, for each photograph."""
+    found: dict[str, list[float]] = {}
+    projections = statics(model)
+    for name in names:
+        x = photograph(name, side)
+        run = Run(BitrateMapper(model), x, {})
+        truth, seconds = timed(lambda run=run: exact(run))
+        print(f"{name}: exact in {seconds:.0f} s", flush=True)
+        for method, projection in projections.items():
+            one = bitrate_ext.bitrate_map(run.likelihoods["y"], run.size, projection=projection)[0, 0]
+            found.setdefault(method, []).append(distance(one, truth))
+        for count in passes:
+            result, seconds = timed(lambda x=x, count=count: bitrate_ext.attribute(model, x, passes=count))
+            found.setdefault(f"Jacobian, {count} passes", []).append(distance(result.maps["y"][0, 0], truth))
+            print(
+                f"{name}: {count} passes in {seconds:.1f} s, error said {100 * float(result.error):.1f} %", flush=True
+            )
+    return found
+
+
+def table(found: dict[str, list[float]], names: tuple[str, ...]) -> str:
+    lines = [f"| | {' | '.join(names)} | mean |", "|---" * (len(names) + 2) + "|"]
+    for method, values in found.items():
+        numbers = " | ".join(f"{value:.1f}" for value in (*values, sum(values) / len(values)))
+        lines.append(f"| {method} | {numbers} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--picture", type=Path)
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    if arguments.table:
+        names = SKIMAGE + SKLEARN
+        print(table(compare(bitrate_ext.load_demo_codec(), names, (16, 64), SIDE), names), flush=True)
+        for random in ("mbt2018-mean", "cheng2020-anchor"):
+            print(f"\n{random}, random weights\n", flush=True)
+            print(table(compare(random_model(random), names[:2], (16, 64), SIDE), names[:2]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
