@@ -229,8 +229,8 @@ bool apply_columns(const int32_t* start, const double* weight, int64_t pitch, in
   return ordinary;
 }
 
-// One to four rows are summed in registers; more go through a buffer, four at a time and in the same order.
-constexpr int64_t kRowsAtOnce = 4;
+// Up to eight rows are summed in registers; more go through a buffer, eight at a time and in the same order.
+constexpr int64_t kRowsAtOnce = 8;
 
 // sum = from[x] + sum over k of weights[k] * rows[k][x], given to finish(x, sum) a vector at a time, the rest singly.
 template <int64_t Taps, typename T, typename Finish>
@@ -265,7 +265,11 @@ BITRATE_HD void sum_few_rows(const T* const* rows, const double* weights, int64_
     case 1: return sum_rows<1>(rows, weights, from, begin, count, finish);
     case 2: return sum_rows<2>(rows, weights, from, begin, count, finish);
     case 3: return sum_rows<3>(rows, weights, from, begin, count, finish);
-    default: return sum_rows<4>(rows, weights, from, begin, count, finish);
+    case 4: return sum_rows<4>(rows, weights, from, begin, count, finish);
+    case 5: return sum_rows<5>(rows, weights, from, begin, count, finish);
+    case 6: return sum_rows<6>(rows, weights, from, begin, count, finish);
+    case 7: return sum_rows<7>(rows, weights, from, begin, count, finish);
+    default: return sum_rows<8>(rows, weights, from, begin, count, finish);
   }
 }
 
