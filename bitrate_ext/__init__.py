@@ -1,5 +1,6 @@
 """Where the bits go: per-pixel bitrate maps of learned image codecs, as one fused PyTorch operator."""
 
+from .attribution import Attribution, attribute
 from .calibration import calibrate
 from .demo_codec import load_demo_codec
 from .mapper import BitrateMapper, BitrateResult
@@ -9,10 +10,12 @@ from .receptive_field import ReceptiveField
 
 __version__ = "0.1.0"
 __all__ = [
+    "Attribution",
     "BitrateMapper",
     "BitrateResult",
     "Projection",
     "ReceptiveField",
+    "attribute",
     "bitrate_map",
     "calibrate",
     "latent_bits",

@@ -100,7 +100,7 @@ def random_model(name: str) -> nn.Module:
 
 def distance(found: Tensor, truth: Tensor) -> float:
     """L1, in per cent of the bits."""
-    return 100 * float((found.double() - truth).abs().sum() / truth.sum())
+    return 100 * float((found.detach().double() - truth).abs().sum() / truth.sum())
 
 
 def timed(call: Callable[[], Tensor]) -> tuple[Tensor, float]:
