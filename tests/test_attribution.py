@@ -64,13 +64,19 @@ def cat(height: int, width: int) -> Tensor:
     return load_image(demo_photograph())[..., 60 : 60 + height, 100 : 100 + width]
 
 
-def test_decoders_that_paint_blocks_spread_evenly() -> None:
-    codec, x = Codec(Blocks()), torch.rand(1, 3, 16, 24)
+@pytest.mark.parametrize(("height", "width"), [(16, 24), (13, 22)])
+def test_decoders_that_paint_blocks_spread_evenly(height: int, width: int) -> None:
+    codec, x = Codec(Blocks()), torch.rand(1, 3, height, width)
     result = attribute(codec, x, passes=64)  # more passes than symbols that overlap
-    expected = bitrate_ext.bitrate_map(codec(x)["likelihoods"], size=(16, 24), projection="nearest")
+    mapper = BitrateMapper(codec, projection="nearest")
+    expected = mapper(x).map
     torch.testing.assert_close(result.map, expected, rtol=0.3, atol=0)  # a cell's bits: the noise of 128 reverse passes
-    flat = torch.nn.functional.avg_pool2d(result.map, 4).repeat_interleave(4, 2).repeat_interleave(4, 3)
-    torch.testing.assert_close(result.map, flat, rtol=0.1, atol=0)
+    (top, left, *_), size = mapper.pad(x)[1], (height, width)
+    cell = 100 * ((torch.arange(height) + top) // 4)[:, None] + (torch.arange(width) + left) // 4
+    for number in cell.unique():
+        values = result.map[0, 0][cell == number]
+        torch.testing.assert_close(values, values.mean().expand_as(values), rtol=0.1, atol=0)
+    assert result.map.shape[2:] == size
 
 
 @pytest.mark.parametrize("passes", [16, 256])
@@ -78,7 +84,7 @@ def test_against_the_exact_map(passes: int) -> None:
     codec, x = Codec(Curved()), torch.rand(1, 3, 64, 64)
     truth = exact(Run(BitrateMapper(codec), x, {}))
     result = attribute(codec, x, passes=passes)
-    assert distance(result.map[0, 0], truth) < {16: 18, 256: 5}[passes]
+    assert distance(result.map[0, 0], truth) < {16: 18, 256: 3.9}[passes]  # 256: fewer symbols overlap
     torch.testing.assert_close(truth.sum(), result.total[0], rtol=1e-6, atol=0)
 
 

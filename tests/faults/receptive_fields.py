@@ -1,14 +1,12 @@
-"""Faults in the measuring of receptive fields and in the projection made of them."""
+"""Faults in the measuring of receptive fields, the projection made of them, and attribution."""
 
 from __future__ import annotations
 
 from . import Fault
 
-FIELD, CALIBRATION, SYNTHESIS = (
-    "bitrate_ext/receptive_field.py",
-    "bitrate_ext/calibration.py",
-    "bitrate_ext/synthesis.py",
-)
+FIELD, CALIBRATION = "bitrate_ext/receptive_field.py", "bitrate_ext/calibration.py"
+SYNTHESIS, ATTRIBUTION = "bitrate_ext/synthesis.py", "bitrate_ext/attribution.py"
+SENSITIVITY = "bitrate_ext/sensitivity.py"
 
 FAULTS = [
     Fault(
@@ -164,5 +162,82 @@ FAULTS = [
         "module(t, *rest, **kwargs)",
         "module(t, *[1.0 for _ in rest], **kwargs)",
         "test_reach.py::test_a_decoder_with_other_inputs_beside",
+    ),
+    Fault(
+        "strength instead of bits attributed",
+        ATTRIBUTION,
+        "torch.where(energy > 0, bits / energy, 0).sqrt()",
+        "torch.where(energy > 0, bits, 0).sqrt()",
+        "test_attribution.py::test_decoders_that_paint_blocks_spread_evenly",
+    ),
+    Fault(
+        "symbols driven in every pass",
+        ATTRIBUTION,
+        "torch.where(part_of == part, tangent, 0)",
+        "tangent",
+        "test_attribution.py::test_against_the_exact_map",
+    ),
+    Fault(
+        "all symbols of a cell in one pass",
+        ATTRIBUTION,
+        "part_of = (rank + start) % parts",
+        "part_of = (0 * rank + start) % parts",
+        "test_attribution.py::test_against_the_exact_map",
+    ),
+    Fault(
+        "speckle left in",
+        ATTRIBUTION,
+        "return average + trust * (noisy - average),",
+        "return noisy,",
+        "test_attribution.py::test_the_demo_codec_against_the_exact_map",
+    ),
+    Fault(
+        "all taken for speckle",
+        ATTRIBUTION,
+        "return average + trust * (noisy - average),",
+        "return average,",
+        "test_attribution.py::test_against_the_exact_map",
+    ),
+    Fault(
+        "noise of two draws taken for that of one",
+        ATTRIBUTION,
+        "(one - other).square().sum() / 2",
+        "(one - other).square().sum() * 4",
+        "test_attribution.py::test_the_demo_codec_against_the_exact_map",
+    ),
+    Fault(
+        "bits of the padding in the image",
+        ATTRIBUTION,
+        "inside = spread[top : top + height, left : left + width]",
+        "inside = spread[:height, :width]",
+        "test_attribution.py::test_decoders_that_paint_blocks_spread_evenly",
+    ),
+    Fault(
+        "rounding left in the rate",
+        SENSITIVITY,
+        "return args[0] if function in self.ROUNDING else",
+        "return",
+        "test_attribution.py::TestIntegratedGradients::test_a_rate_that_is_known",
+    ),
+    Fault(
+        "black baseline",
+        SENSITIVITY,
+        "baseline = x.mean(dim=(2, 3), keepdim=True)",
+        "baseline = torch.zeros_like(x)",
+        "test_attribution.py::TestIntegratedGradients::test_the_default_baseline_is_the_mean_colour",
+    ),
+    Fault(
+        "negative sensitivities kept",
+        SENSITIVITY,
+        "relu_attributions=True",
+        "relu_attributions=False",
+        "test_attribution.py::TestGradCam::test_a_rate_that_is_known",
+    ),
+    Fault(
+        "gap not told",
+        SENSITIVITY,
+        "if (error > LARGE_GAP).any():",
+        "if (error > 100 * LARGE_GAP).any():",
+        "test_attribution.py::TestIntegratedGradients::test_a_gap_is_told",
     ),
 ]
