@@ -36,6 +36,7 @@ class Attribution:
     maps: dict[str, Tensor]  # of each latent, for "jacobian"
 
 
+@torch.inference_mode(False)
 def attribute(
     model: nn.Module,
     x: Tensor,
@@ -90,6 +91,7 @@ def attribute(
             raise ValueError(f"{name} belongs to method {owner!r}, and method is {method!r}")
     mapper = BitrateMapper(model)
     mapper.prepare(x, forward_kwargs)
+    x = x.detach().clone()  # an inference tensor cannot be differentiated
     if method == "jacobian":
         return _jacobian(mapper, x, passes, synthesis, seed, forward_kwargs)
     from . import sensitivity

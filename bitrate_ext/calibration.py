@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .mapper import BitrateMapper
+from .mapper import BitrateMapper, check_eval_mode
 from .projection import Projection, get_projection
 from .receptive_field import FORMAT, Reach, ReceptiveField, Term
 from .synthesis import Run, Synthesis, random_signs, symbol_bits
@@ -31,6 +31,7 @@ MOST_TERMS = 3
 SPARE_CELLS = (8, 3)  # by which the bundled photograph is made larger than the reach, of y and of z
 
 
+@torch.inference_mode(False)
 def calibrate(
     model: nn.Module,
     latent: str = "y",
@@ -76,6 +77,7 @@ def calibrate(
         raise ValueError(f"samples must be a whole number of at least 2, got {samples!r}")
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, whose parts can be watched, got {type(model).__name__}")
+    check_eval_mode(model)
     given = _checked_images(images)
     key = _key(model, latent, given, samples, synthesis, forward_kwargs)
     folder = _cache_folder() if cache is True else Path(cache) if cache else None
@@ -103,6 +105,7 @@ def calibrate(
     return field
 
 
+@torch.inference_mode(False)
 def receptive_fields(
     mapper: BitrateMapper, x: Tensor, forward_kwargs: dict[str, Any], notice: Callable[[str], object] | None = None
 ) -> dict[str, Projection]:
@@ -119,17 +122,20 @@ def receptive_fields(
     """
     if not isinstance(mapper.model, nn.Module):
         raise TypeError(f"model must be an nn.Module, whose parts can be watched, got {type(mapper.model).__name__}")
+    x = x.clone()  # an inference tensor cannot be differentiated
     images = None if x.shape[1] == 3 else x
     run = Run(mapper, _fitted(x[:1], _multiple(mapper), (1, 1)), forward_kwargs)
     chosen: dict[str, Projection] = {}
     trouble: ValueError | None = None
     for latent in run.likelihoods:
         hyper = run.hyper_synthesis(latent)
-        try:
-            direct = hyper is None and bool(run.synthesis(latent))
-        except ValueError as error:
-            direct, trouble = False, trouble or error
-        if direct or (hyper is not None and run.reaches_image(*hyper)):
+        paints = hyper is None or run.reaches_image(*hyper)
+        if hyper is None:
+            try:
+                run.synthesis(latent)
+            except ValueError as error:
+                paints, trouble = False, trouble or error
+        if paints:
             chosen[latent] = calibrate(mapper.model, latent, images, notice=notice, **forward_kwargs)
         else:
             chosen[latent] = get_projection("nearest")
@@ -188,11 +194,12 @@ class _Calibration:
             if not passes:
                 continue
             run = self._run(image, (rows + spare_rows, columns + spare_columns))
-            if run.size[0] < rows or run.size[1] < columns:
+            height, width = image.shape[-2:]
+            too_small = not self.mirrored and (height < rows or width < columns)
+            if too_small or run.size[0] < rows or run.size[1] < columns:
                 raise ValueError(
                     f"images must have at least {rows} x {columns} pixels, what a cell of latent {latent!r} can touch; "
-                    f"images[{index}] has {image.shape[-2]} x {image.shape[-1]}, of which the model takes "
-                    f"{run.size[0]} x {run.size[1]}"
+                    f"images[{index}] has {height} x {width}, of which the model takes {run.size[0]} x {run.size[1]}"
                 )
             transform = self._transform(run, latent, onto, probe.name)
             amplitude = _amplitude(transform, symbol_bits(run.likelihoods[latent]), generator)
@@ -228,7 +235,7 @@ def _amplitude(transform: Synthesis, bits: Tensor, generator: torch.Generator) -
 
     Where nothing costs bits, as in a model that was never trained, every symbol counts the same.
     """
-    bits = torch.where(bits.isfinite(), bits, 0)
+    bits = torch.where(bits.isfinite(), bits, 0).clamp_min(0)
     if not bits.any():
         bits = torch.ones_like(bits)
     energy = transform.symbol_energy(NORM_PASSES, generator)
@@ -394,7 +401,7 @@ def _checked_images(images: Any) -> list[Tensor]:
         if not isinstance(image, Tensor) or image.dim() != 4:
             got = f"shape {list(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
             raise TypeError(f"images[{index}] must be a tensor [N, C, H, W], got {got}")
-    return [one for image in images for one in image.split(1)]
+    return [one for image in images for one in image.clone().split(1)]  # clones: inference tensors have no gradients
 
 
 def _bundled(model: nn.Module) -> Tensor:

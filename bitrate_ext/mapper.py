@@ -94,11 +94,9 @@ class BitrateMapper:
             TypeError, ValueError: naming the argument, what was expected and what came; also where part of the model
                 is in train mode, where no image size suits it, and where its output has no image's likelihoods.
         """
-        _check_eval_mode(self.model)
-        _check_image(x)
+        self._resolve_projections(x, forward_kwargs)
         if gradients is None:
             gradients = x.requires_grad and torch.is_grad_enabled()
-        self._resolve_projections(x, forward_kwargs)
         with torch.inference_mode(not gradients), torch.set_grad_enabled(gradients):
             return self._map(x, forward_kwargs)
 
@@ -136,7 +134,7 @@ class BitrateMapper:
 
     def prepare(self, x: Tensor, forward_kwargs: dict[str, Any]) -> None:
         """Check the model and the images, and find the strides where they are not known yet."""
-        _check_eval_mode(self.model)
+        check_eval_mode(self.model)
         _check_image(x)
         _check_device(self.model, x)
         _check_range(x)
@@ -160,7 +158,7 @@ class BitrateMapper:
         return output, likelihoods
 
     def _resolve_projections(self, x: Tensor, forward_kwargs: dict[str, Any]) -> None:
-        """At the first call: the strides, and a projection for each latent."""
+        """Checks; and at the first call the strides, and a projection for each latent."""
         self.prepare(x, forward_kwargs)
         if self.projections.keys() == self.strides.keys():
             return
@@ -238,7 +236,8 @@ def outside_bits(bits: Tensor, projection: Projection, size: Sequence[int], crop
     return torch.where(share > 0, share * bits, 0).sum(dim=(1, 2))  # where: a cell of infinite bits may be inside
 
 
-def _check_eval_mode(model: Callable[..., Any]) -> None:
+def check_eval_mode(model: Callable[..., Any]) -> None:
+    """Raises ``ValueError`` where a part of the model is in train mode."""
     if isinstance(model, nn.Module):
         for name, module in model.named_modules():
             if module.training:

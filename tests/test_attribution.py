@@ -175,6 +175,18 @@ def test_the_model_is_left_as_it_was(method: str, trainable: bool) -> None:
     assert all(torch.equal(value, before[name]) for name, value in codec.state_dict().items())
 
 
+@pytest.mark.parametrize("method", ["jacobian", "integrated-gradients", "grad-cam"])
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_the_callers_mode_does_not_matter(method: str, mode: Any) -> None:
+    codec, x = Codec(Curved()), torch.rand(1, 3, 16, 16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        expected = attribute(codec, x, method, 4)
+        with mode():
+            found = attribute(codec, x.clone(), method, 4)
+    torch.testing.assert_close(found.map, expected.map)
+
+
 def test_float64_models_and_forward_arguments() -> None:
     codec, x = Codec(Curved()).double(), torch.rand(1, 3, 16, 16, dtype=torch.float64)
     result = attribute(codec, x, passes=4)

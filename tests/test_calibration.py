@@ -148,6 +148,15 @@ def test_policies_of_the_mapper(name: str, z: str | None, tmp_path: Path, monkey
     assert torch.equal(again.map, result.map)
 
 
+def test_the_callers_mode_does_not_matter() -> None:
+    model, x = small_model("bmshj2018-factorized"), torch.rand(1, 3, 64, 64)
+    expected = BitrateMapper(model, projection={"y": calibrate(model, cache=False)})(x).map
+    for mode in (torch.inference_mode, torch.no_grad):
+        with mode():
+            torch.testing.assert_close(BitrateMapper(model, projection="receptive-field")(x.clone()).map, expected)
+            calibrate(model, images=torch.rand(1, 3, 96, 96), samples=2, cache=False)
+
+
 def test_a_projection_for_each_latent() -> None:
     model = small_model("mbt2018-mean")
     y = calibrate(model, samples=2, cache=False)
@@ -244,6 +253,10 @@ class TestBadInput:
         images = [torch.rand(1, 3, 96, 128), torch.rand(1, 3, 48, 96)]
         with pytest.raises(ValueError, match=r"at least 63 x 63 pixels, .* latent 'y' .* images\[1\] has 48 x 96"):
             calibrate(model, images=images, samples=2, cache=False)
+
+    def test_images_that_padding_alone_would_make_large_enough(self) -> None:
+        with pytest.raises(ValueError, match=r"at least 63 x 63 pixels, .* images\[0\] has 62 x 70, .* 64 x 64"):
+            calibrate(small_model("mbt2018-mean"), images=torch.rand(1, 3, 62, 70), samples=2, cache=False)
 
     @pytest.mark.parametrize("samples", [1, 0, 2.0, True, "2"])
     def test_samples(self, samples: Any) -> None:
