@@ -15,7 +15,7 @@ from . import __version__, _native, bitrate_map
 
 CPU = torch.device("cpu")
 INSTRUCTION_SETS = ("baseline", "AVX2 with FMA", "AVX-512")
-INSTALL_ALL = 'pip install "bitrate-ext[compressai]"'
+INSTALL_ALL = 'pip install "bitrate-ext[explain]"'  # brings compressai's, too
 CORE = ("torch", "numpy")
 OPTIONAL = {  # module to (distribution, what needs it)
     "compressai": ("compressai", "the demo codec and other models"),
@@ -23,6 +23,7 @@ OPTIONAL = {  # module to (distribution, what needs it)
     "PIL": ("pillow", "reading images"),
     "matplotlib": ("matplotlib", "drawing maps"),
     "tqdm": ("tqdm", "progress bars"),
+    "captum": ("captum", "integrated gradients and Grad-CAM"),
 }
 
 

@@ -18,13 +18,14 @@ from torch import Tensor, nn
 
 from .ops import bitrate_map, latent_bits, named_likelihoods
 from .projection import Axis, Projection, get_projection, outside_share
+from .receptive_field import ReceptiveField
 
 AnyProjection = str | Projection | Mapping[str, str | Projection]
 Crop = tuple[int, int, int, int]  # top, left, height, width, pixels
 
 # Sides of the square images that a model is probed with, pixels. 960 is there for strides with factors 3 and 5.
 PROBE_SIZES = (128, 256, 512, 960, 1024, 2048)
-RECEPTIVE_FIELD = "receptive-field"
+RECEPTIVE_FIELD = ReceptiveField.name
 TOLERANCE = 1e-6  # by which resampled images may leave [0, 1]
 
 

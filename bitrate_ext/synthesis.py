@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from .ops import latent_bits
+from .receptive_field import Reach
 
 if TYPE_CHECKING:
     from .mapper import BitrateMapper
-
-Reach = tuple[tuple[int, int], tuple[int, int]]  # ((top, bottom), (left, right)), inclusive
 
 SAME, EQUAL, UNLIKE = range(3)  # as what a module was given is to a latent
 PROBE_CELLS = (16, 32, 64)  # sides of the grids on which reach is measured, cells

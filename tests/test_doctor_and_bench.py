@@ -34,7 +34,7 @@ def test_doctor_says_how_to_mend(capsys: pytest.CaptureFixture[str], monkeypatch
     at = next(i for i, line in enumerate(lines) if "no-such-package" in line)
     assert lines[at].startswith("--  no-such-package")
     assert lines[at].endswith("not installed; needed for this test")
-    assert lines[at + 1].strip() == 'to mend: pip install "bitrate-ext[compressai]"'
+    assert lines[at + 1].strip() == 'to mend: pip install "bitrate-ext[explain]"'
     assert any("but it does not import: No module named 'no_such_module_either'" in line for line in lines)
     at = next(i for i, line in enumerate(lines) if "CPU kernels" in line)
     assert "absent: no compiled library in the package" in lines[at]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import zoo
 from torch import nn
 
 import bitrate_ext
@@ -21,20 +22,11 @@ zoo_image = pytest.importorskip("compressai.zoo.image")
 zoo_image_vbr = pytest.importorskip("compressai.zoo.image_vbr")
 safetensors_torch = pytest.importorskip("safetensors.torch")
 
-SMALL = {  # one of each way in which CompressAI's models are built from their weights
-    "bmshj2018-factorized": {"N": 8, "M": 12},
-    "bmshj2018-factorized-relu": {"N": 8, "M": 12},
-    "bmshj2018-hyperprior": {"N": 8, "M": 12},
-    "mbt2018-mean": {"N": 8, "M": 12},
-    "mbt2018": {"N": 8, "M": 12},
-    "cheng2020-anchor": {"N": 12},
-    "cheng2020-attn": {"N": 12},
-    "cheng2020-anchor-checkerboard": {"N": 12},
-    "bmshj2018-hyperprior-vbr": {"N": 8, "M": 12, "vr_entbttlnck": True},
-    "mbt2018-mean-vbr": {"N": 8, "M": 12},
-    "mbt2018-vbr": {"N": 8, "M": 12},
-}
 ELIC = ("elic2022-official", "elic2022-chandelier")  # their full size is part of from_state_dict
+SMALL: dict[str, dict[str, Any]] = {  # one of each way in which CompressAI's models are built from their weights
+    **{name: arguments for name, arguments in zoo.SMALL.items() if name not in ELIC},
+    "mbt2018-mean-vbr": {"N": 8, "M": 12},
+}
 
 
 def small_model(name: str) -> nn.Module:
