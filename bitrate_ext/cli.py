@@ -13,7 +13,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from .mapper import AnyProjection, BitrateMapper, BitrateResult
 
 OK, FAILED, INTERRUPTED = 0, 2, 130
+JACOBIAN = "jacobian"  # no projection of the cells but of each symbol: see `attribute`
+PASSES = 16
 OUTPUTS = (".bitrate.png", ".overlay.png", ".bitrate.npz", ".json")  # the record comes last
 MAP_NOTES = """\
 For each IMAGE (PNG, JPEG, WebP, TIFF or BMP) DIR gets
@@ -65,6 +67,9 @@ class Record:
     psnr_db: float | None  # null where the reconstruction is exact, or the model gives none
     version: str
     receptive_field: dict[str, dict[str, Any]] | None = None  # how each latent is laid out, for that projection
+    jacobian: dict[str, Any] | None = (
+        None  # for that one: passes, and the share of the bits expected in the wrong place
+    )
     files: dict[str, str] = field(default_factory=dict)
 
 
@@ -110,9 +115,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_model_arguments(command)
     command.add_argument(
         "--projection",
-        choices=(*PROJECTIONS, RECEPTIVE_FIELD),
+        choices=(*PROJECTIONS, RECEPTIVE_FIELD, JACOBIAN),
         default="bilinear",
-        help="default bilinear; receptive-field is measured on the model's own decoder, see bitrate-ext calibrate",
+        help="default bilinear; receptive-field is measured on the model's own decoder, see bitrate-ext calibrate; "
+        "jacobian follows the bits of each image through the decoder, pixel by pixel",
+    )
+    command.add_argument(
+        "--passes", type=int, metavar="N", help=f"of jacobian: more take longer and err less (default {PASSES})"
     )
     command.set_defaults(run=_run_map)
 
@@ -170,12 +179,14 @@ def _run_map(arguments: argparse.Namespace) -> int:
 
     device = _checked_device(arguments.device)
     _check_model_arguments(arguments)
+    if arguments.passes is not None and arguments.projection != JACOBIAN:
+        raise UsageError(f"--passes {arguments.passes} goes with --projection {JACOBIAN}")
     folder = _made_folder(arguments.output)
     model, name = _model_on(device, arguments)
     projection: AnyProjection = arguments.projection
     if projection == RECEPTIVE_FIELD:
         projection = cli_calibrate.measured_projections(model, device)
-    mapper = BitrateMapper(model, projection=projection)
+    mapper = BitrateMapper(model, projection="nearest" if projection == JACOBIAN else projection)
 
     records: list[Record] = []
     failures: list[dict[str, str]] = []
@@ -183,7 +194,7 @@ def _run_map(arguments: argparse.Namespace) -> int:
     for image in _with_progress(arguments.images):
         try:
             targets = _targets(folder, image, owners, arguments.images)
-            record = _map_one(mapper, image, device, name, arguments.projection, targets)
+            record = _map_one(mapper, image, device, name, arguments, targets)
         except (ValueError, OSError, MemoryError, RuntimeError) as error:
             reason = _reason(error, image)
             if reason is None:
@@ -289,19 +300,33 @@ def _targets(folder: Path, image: str, owners: dict[str, str], images: Sequence[
 
 
 def _map_one(
-    mapper: BitrateMapper, image: str, device: torch.device, model: str, projection: str, targets: Sequence[Path]
+    mapper: BitrateMapper,
+    image: str,
+    device: torch.device,
+    model: str,
+    arguments: argparse.Namespace,
+    targets: Sequence[Path],
 ) -> Record:
     """Map one image and write its files, all or none."""
     import numpy as np
 
+    from .attribution import attribute
     from .cli_calibrate import described
     from .images import load_image
     from .render import map_figure, overlay
 
     photograph = load_image(image)
     result = mapper(photograph.to(device))
-    record = _record(result, photograph, image, str(device), model, projection)
-    record.receptive_field = described(mapper) if projection == RECEPTIVE_FIELD else None
+    jacobian = None
+    if arguments.projection == JACOBIAN:
+        assert isinstance(mapper.model, torch.nn.Module)
+        passes = PASSES if arguments.passes is None else arguments.passes
+        followed = attribute(mapper.model, photograph.to(device), passes=passes)
+        result = replace(result, map=followed.map, maps=followed.maps, padding_bits=followed.padding)
+        jacobian = {"passes": passes, "error": None if followed.error is None else _finite(followed.error.item())}
+    record = _record(result, photograph, image, str(device), model, arguments.projection)
+    record.receptive_field = described(mapper) if arguments.projection == RECEPTIVE_FIELD else None
+    record.jacobian = jacobian
     record.files = dict(zip(("map", "overlay", "arrays", "record"), map(str, targets), strict=True))
     text = json.dumps(asdict(record), indent=2, allow_nan=False)
     arrays = {"map": result.map, **{f"maps/{name}": one for name, one in result.maps.items()}}

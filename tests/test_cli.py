@@ -112,6 +112,7 @@ def test_numbers_agree_with_one_another(photos: Callable) -> None:
         "device": "cpu",
         "version": bitrate_ext.__version__,
         "receptive_field": None,
+        "jacobian": None,
         "files": {
             "map": "cat.bitrate.png",
             "overlay": "cat.overlay.png",

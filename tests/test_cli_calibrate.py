@@ -394,3 +394,36 @@ def test_the_demo_codec_itself(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     said = json.loads(capsys.readouterr().out)
     assert said["reach"] == [[-30, 30], [-30, 30]]
     assert all(4 < one < 8 for one in said["centroid"])
+
+
+def test_map_by_the_jacobian(work: Callable, capsys: pytest.CaptureFixture[str]) -> None:
+    work("a.png")
+    for folder, passes in (("few", []), ("many", ["--passes", "64"])):
+        assert cli.main(["map", "a.png", "--projection", "jacobian", *passes, "-o", folder]) == 0
+        record = json.loads(Path(folder, "a.json").read_text())
+        assert (record["projection"], record["receptive_field"]) == ("jacobian", None)
+        assert record["jacobian"]["passes"] == (64 if passes else 16)
+        assert 0 <= record["jacobian"]["error"] < 0.3
+        with np.load(Path(folder, "a.bitrate.npz")) as arrays:
+            maps = {name: arrays[name] for name in ("map", "maps/y", "maps/z")}
+        kept = maps["map"].sum(dtype=np.float64) + record["padding_bits"]
+        assert kept == pytest.approx(record["total_bits"], rel=1e-6)
+        np.testing.assert_allclose(maps["maps/y"] + maps["maps/z"], maps["map"], rtol=1e-5)
+        painted, rest = (np.tile(np.arange(100) + 14, (70, 1)) % 16 // 8 == half for half in (0, 1))
+        assert maps["maps/y"][painted].mean() > 1.5 * maps["maps/y"][rest].mean()  # the decoder's rows of 12 columns
+    capsys.readouterr()
+    assert "--passes 8 goes with --projection jacobian" in error_of(capsys, "map", "a.png", "--passes", "8")
+    argv = ["map", "a.png", "--projection", "jacobian", "--passes", "3"]
+    assert "passes must be a whole number of at least 4, got 3" in error_of(capsys, *argv)
+
+
+def test_the_jacobian_serves_decoders_of_global_reach(
+    work: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, AttentiveCodec)
+    work("a.png")
+    assert cli.main(["map", "a.png", "--projection", "jacobian"]) == 0
+    use(monkeypatch, SilentCodec)
+    capsys.readouterr()
+    error = error_of(capsys, "map", "a.png", "--projection", "jacobian")
+    assert "no synthesis transform found for latent 'y'" in error
