@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from cases import MODES, axis_matrix
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import bitrate_ext
@@ -53,6 +53,7 @@ def test_nearest_counts_in_float32_as_pytorch_does(cells, pixels):
 
 @settings(max_examples=EXAMPLES // 2, derandomize=True, deadline=None)
 @given(mode=modes, cells=st.integers(1, 70), scale=st.floats(0.3, 9.0))
+@example(mode="bilinear", cells=7, scale=1.1)  # equal sizes, which PyTorch copies
 def test_bands_by_scale_factor_are_pytorch_s(mode, cells, scale):
     pixels = int(np.floor(cells * scale))
     if pixels:
