@@ -83,7 +83,7 @@ class Synthesis:
         case the decoder treats them differently.
 
         Raises:
-            ValueError: it reaches across the largest grid tried.
+            ValueError: it reaches across the largest grid tried, or serves no grid but the image's.
         """
         for cells in PROBE_CELLS:
             inputs = self.inputs.new_zeros(4, self.inputs.shape[1], cells, cells)
@@ -91,8 +91,16 @@ class Synthesis:
             positions = [(middle, middle), (middle, middle + 1), (middle + 1, middle), (middle + 1, middle + 1)]
             for one, (row, column) in zip(inputs, positions, strict=True):
                 one[self.channels, row, column] = torch.nan
-            with torch.no_grad():
-                touched = self.transform(inputs).isnan().any(dim=1)  # [4, H, W]
+            try:
+                with torch.no_grad():
+                    touched = self.transform(inputs).isnan().any(dim=1)  # [4, H, W]
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                raise ValueError(
+                    f"the reach of {self.name} cannot be measured, since it does not run on {cells} x {cells} cells: "
+                    f"{error}"
+                ) from error
             stride = (touched.shape[1] // cells, touched.shape[2] // cells)
             found = [_extents(one, position, stride) for one, position in zip(touched, positions, strict=True)]
             if all(inside for _, inside in found):
