@@ -197,15 +197,19 @@ def test_a_global_decoder_is_refused() -> None:
         BitrateMapper(Codec(decoder=Mixed()), projection="receptive-field")(torch.rand(1, 3, 16, 16))
 
 
-def test_a_decoder_of_one_size_is_refused() -> None:
-    class Fixed(Decoder):
-        def forward(self, y: Tensor) -> Tensor:
-            return super().forward(y) + torch.ones(12, 12)
+def test_a_decoder_that_reads_more_of_the_images_size_is_refused() -> None:
+    class Residual(Decoder):
+        def forward(self, y: Tensor, prediction: Tensor) -> Tensor:
+            return super().forward(y) + prediction
 
-    with pytest.raises(
-        ValueError, match=r"the reach of decoder cannot be measured, .* not run on 16 x 16 cells: .* 12"
-    ):
-        run_of(Codec(decoder=Fixed(4)), 12).synthesis("y").reach()
+    class Predicted(Codec):
+        def forward(self, x: Tensor) -> dict[str, Any]:
+            y = self.analysis(x).round()
+            return {"x_hat": self.decoder(y, x), "likelihoods": {"y": torch.full_like(y, 0.5)}}
+
+    message = r"the reach of decoder cannot be measured, since it does not run on 16 x 16 cells: .* 12"
+    with pytest.raises(ValueError, match=message):
+        run_of(Predicted(decoder=Residual(4)), 12).synthesis("y").reach()
 
 
 def test_a_decoder_in_pieces_is_refused_and_a_name_helps() -> None:
