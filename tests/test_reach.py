@@ -207,7 +207,7 @@ def test_a_decoder_that_reads_more_of_the_images_size_is_refused() -> None:
             y = self.analysis(x).round()
             return {"x_hat": self.decoder(y, x), "likelihoods": {"y": torch.full_like(y, 0.5)}}
 
-    message = r"the reach of decoder cannot be measured, since it does not run on 16 x 16 cells: .* 12"
+    message = r"the reach of decoder cannot be measured, since it does not run on 16 x 16 cells: .*12"
     with pytest.raises(ValueError, match=message):
         run_of(Predicted(decoder=Residual(4)), 12).synthesis("y").reach()
 
