@@ -43,7 +43,12 @@ SUITE = (
     ("compiled", ("test_compile",), "cuda", 1.0),
     ("gradients", ("test_gradients",), "cuda and not closed_form", 0.3),
     ("closed form", ("test_gradients",), "cuda and closed_form", 2.0),
-    ("values", ("test_layouts", "test_special_values", "test_reference", "test_golden"), "cuda", 1.0),
+    (
+        "values",
+        ("test_layouts", "test_special_values", "test_reference", "test_golden", "test_receptive_field"),
+        "cuda",
+        1.0,
+    ),
     ("relations", ("test_conservation", "test_metamorphic", "test_bitwise"), "cuda", 0.25),
     ("projections", ("test_projection",), "cuda", 1.0),
 )
