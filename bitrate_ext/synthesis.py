@@ -172,7 +172,7 @@ class Run:
             self._calls: list[_Call] = []
             self._values: list[tuple[Tensor, Tensor, list[Tensor]]] = []  # see _place
             self._means = False
-            self.output, self.likelihoods = self._watched()
+            self.likelihoods = self._watched()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -184,7 +184,8 @@ class Run:
         rows, columns = self.mapper.strides[latent]
         return self.size[0] // rows, self.size[1] // columns
 
-    def _watched(self) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
+    def _watched(self) -> dict[str, Tensor]:
+        """Run the model; returns its likelihoods by name."""
         grids = {self.grid(latent) for latent in self.mapper.strides}
         entered: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
@@ -208,7 +209,7 @@ class Run:
                 handles.append(module.register_forward_pre_hook(before))
                 handles.append(module.register_forward_hook(partial(after, name), with_kwargs=True))
         try:
-            return self.mapper.run(self.padded, self.forward_kwargs)
+            return self.mapper.run(self.padded, self.forward_kwargs)[1]
         finally:
             for handle in handles:
                 handle.remove()
