@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from commands import error_of
 from torch import Tensor, nn
 
 import bitrate_ext
@@ -57,16 +58,6 @@ def files(folder: str = ".") -> list[str]:
 
 def outputs(stem: str) -> list[str]:
     return [f"{stem}{ending}" for ending in ENDINGS]
-
-
-def error_of(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
-    """The one line on stderr of a command that must fail; nothing may be on stdout."""
-    assert cli.main(list(argv)) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("bitrate-ext: error: ")
-    assert captured.err.count("\n") == 1, captured.err
-    return captured.err
 
 
 def test_map_writes_four_files(photos: Callable, capsys: pytest.CaptureFixture[str]) -> None:

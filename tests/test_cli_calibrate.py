@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from commands import error_of
 from torch import Tensor, nn
 
 import bitrate_ext
@@ -109,16 +110,6 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
 
 def files(folder: Path | str = ".") -> list[str]:
     return sorted(entry.name for entry in Path(folder).iterdir())
-
-
-def error_of(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
-    """The one line on stderr of a command that must fail; nothing may be on stdout."""
-    assert cli.main(list(argv)) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("bitrate-ext: error: ")
-    assert captured.err.count("\n") == 1, captured.err
-    return captured.err
 
 
 def test_calibrate_prints_a_table_and_writes_two_files(capsys: pytest.CaptureFixture[str]) -> None:
