@@ -23,6 +23,7 @@ struct Arithmetic;
 template <>
 struct Arithmetic<double> {
   static BITRATE_HD double fma(double a, double b, double c) { return __builtin_fma(a, b, c); }
+  static BITRATE_HD int64_t shift_right(int64_t value, int places) { return value >> places; }  // of 0 and more
   static BITRATE_HD double from(int64_t value) { return double(value); }
 };
 
@@ -48,7 +49,7 @@ template <typename Double, typename Int>
 BITRATE_HD void rebase(Double& product, Int& exponent) {
   const Int field = bits_as<Int>(product) & 0x7fc0000000000000;
   product = product * bits_as<Double>(0x7fe0000000000000 - field);
-  exponent = exponent + (field >> 52);
+  exponent = exponent + Arithmetic<Double>::shift_right(field, 52);
 }
 
 // -(log2(product) + exponent - 1023 * groups) for a product in [1, 2^64), or 0, infinity or NaN, as IEEE's log2 has it.

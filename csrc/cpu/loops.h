@@ -36,25 +36,49 @@ struct CellProducts {
   Doubles lane[kSlots];   // running product of the present lane
   Doubles all[kSlots];    // product of the finished lanes
   Ints exponent[kSlots];  // see `rebase`
-  Floats smallest = {};   // see `load_likelihoods`
+  Ints signs = {};        // see `watch`
 };
 
-// Slots that read a whole cache line of float32 together: the channels of a lane tend to share a cache set, which cannot
-// hold them all until the next slot.
-constexpr int kSlotsPerLine = 16 / kWidth;
+// Slots multiplied side by side: as many as the registers of AVX2 hold.
+constexpr int kSlotsAtOnce = 2;
 
-// Multiply a group of a lane's channels into `Slots` neighbouring slots; channels[k] points at the block's first cell.
+// Likelihoods of `Slots` vectors of cells, as something whose vectors load quickly: float32 in memory.
 template <int Slots, typename T>
-BITRATE_HD void multiply_slots(const T* const (&channels)[kGroup], int64_t slot, int64_t count, bool first, bool last,
-                               CellProducts& products) {
-  Doubles group[Slots];
-  int64_t cell[Slots];
-  for (int i = 0; i < Slots; ++i) {
-    cell[i] = slot_cell(slot + i, count);
-    group[i] = load_likelihoods(channels[0] + cell[i], products.smallest);
+struct Line {
+  alignas(64) float values[Slots * kWidth];
+
+  BITRATE_HD explicit Line(const T* from) {
+    if constexpr (Slots == 1) {
+      store(values, load_floats(from));
+    } else {
+      for (int i = 0; i < Slots; i += 2) store(values + i * kWidth, load_two(from + i * kWidth));
+    }
   }
-  for (int64_t k = 1; k < kGroup; ++k) {
-    for (int i = 0; i < Slots; ++i) group[i] = group[i] * load_likelihoods(channels[k] + cell[i], products.smallest);
+  BITRATE_HD Doubles vector(int i) const { return load_doubles(values + i * kWidth); }
+};
+
+template <int Slots>
+struct Line<Slots, float> {
+  const float* values;
+
+  BITRATE_HD explicit Line(const float* from) : values(from) {}
+  BITRATE_HD Doubles vector(int i) const { return load_doubles(values + i * kWidth); }
+};
+
+// Multiply a group of a lane's channels into `Slots` slots; channels[k] points at the block's first cell.
+template <int Slots, typename T>
+BITRATE_HD void multiply_slots(const T* const (&channels)[kGroup], const T* const (&coming)[kGroup], int64_t slot,
+                               int64_t count, bool first, bool last, CellProducts& products) {
+  Doubles group[Slots];
+  const int64_t cell = slot_cell(slot, count);
+  for (const T* channel : coming) prefetch(channel + cell);
+  for (int64_t k = 0; k < kGroup; k += 2) {
+    const Line<Slots, T> line(channels[k] + cell), next(channels[k + 1] + cell);
+    for (int i = 0; i < Slots; ++i) {
+      const Doubles one = line.vector(i), other = next.vector(i);
+      watch(products.signs, one, other);
+      group[i] = (k == 0 ? one : group[i] * one) * other;
+    }
   }
   for (int i = 0; i < Slots; ++i) {
     Doubles running = first ? group[i] : products.lane[slot + i] * group[i];
@@ -79,20 +103,23 @@ bool adjacent_cells(const T* likelihoods, int64_t count, int64_t channels, int64
   for (int64_t lane = 0; lane < kLanes && lane < channels; ++lane) {
     const int64_t groups = lane_groups(channels, lane);
     for (int64_t group = 0; group < groups; ++group) {
-      const T* factors[kGroup];
+      const T *factors[kGroup], *coming[kGroup];
+      const bool more = group + 1 < groups;
       for (int64_t k = 0; k < kGroup; ++k) {
         const int64_t c = lane + (group * kGroup + k) * kLanes;
         factors[k] = c < channels ? likelihoods + c * stride : ones<T>();
+        const int64_t then = more ? c + kGroup * kLanes : lane + 1 + k * kLanes;
+        coming[k] = then < channels ? likelihoods + then * stride : factors[k];
       }
       const bool first = group == 0, last = group + 1 == groups;
       int64_t slot = 0;
-      for (; slot + kSlotsPerLine <= slots; slot += kSlotsPerLine) {
-        multiply_slots<kSlotsPerLine>(factors, slot, count, first, last, products);
+      for (; (slot + kSlotsAtOnce) * kWidth <= count; slot += kSlotsAtOnce) {
+        multiply_slots<kSlotsAtOnce>(factors, coming, slot, count, first, last, products);
       }
-      for (; slot < slots; ++slot) multiply_slots<1>(factors, slot, count, first, last, products);
+      for (; slot < slots; ++slot) multiply_slots<1>(factors, coming, slot, count, first, last, products);
     }
   }
-  if (any_negative(products.smallest)) return false;
+  if (any_negative(products.signs)) return false;
   const int64_t rebased = count_groups(channels);
   for (int64_t slot = 0; slot < slots; ++slot) {
     store(bits + slot_cell(slot, count), bits_of(products.all[slot], products.exponent[slot], rebased));
@@ -106,20 +133,22 @@ template <typename T>
 bool adjacent_channels(const T* likelihoods, int64_t count, int64_t channels, int64_t stride, double* bits) {
   constexpr int64_t kParts = kLanes / kWidth;  // vectors that hold the lanes of a cell
   constexpr int64_t kCells = kWidth < 4 ? kWidth : 4;
-  double lanes[kLanes][kWidth];  // [lane][cell]
-  int64_t exponents[kLanes][kWidth];
+  Doubles lanes[kParts][kWidth];  // a vector for each cell; once transposed, for each lane
+  Ints exponents[kParts][kWidth];
   T tail[kCells][kLanes];  // the last channels of each cell, filled up with ones
-  Floats smallest = {};
+  Ints signs = {};
   const int64_t whole = channels / kLanes, rest = channels % kLanes;
   const int64_t vectors = whole + (rest != 0), groups = (vectors + kGroup - 1) / kGroup;
   for (int64_t slot = 0; slot * kWidth < count; ++slot) {
     const int64_t cell = slot_cell(slot, count);
     for (int64_t first = 0; first < kWidth; first += kCells) {
-      const T* from[kCells];
+      const T *from[kCells], *coming[kCells];
       Doubles running[kCells][kParts];
       Ints powers[kCells][kParts];
       for (int64_t i = 0; i < kCells; ++i) {
-        from[i] = likelihoods + (cell + first + i) * stride;
+        const int64_t j = cell + first + i;
+        from[i] = likelihoods + j * stride;
+        coming[i] = j + kCells < count ? from[i] + kCells * stride : from[i];
         for (int64_t part = 0; part < kParts; ++part) {
           running[i][part] = Doubles{} + 1.0;
           powers[i][part] = Ints{};
@@ -128,18 +157,17 @@ bool adjacent_channels(const T* likelihoods, int64_t count, int64_t channels, in
           tail[i][lane] = lane < rest ? from[i][whole * kLanes + lane] : *ones<T>();
         }
       }
-      for (int64_t vector = 0; vector < vectors;) {
-        const int64_t end = std::min(vector + kGroup, vectors);
+      const auto multiply = [&](int64_t begin, bool ahead, const auto& channels_of) {
         Doubles group[kCells][kParts];
-        for (int64_t i = 0; i < kCells; ++i) {
-          for (int64_t part = 0; part < kParts; ++part) group[i][part] = Doubles{} + 1.0;
-        }
-        for (; vector < end; ++vector) {
+        for (int64_t vector = begin; vector < begin + kGroup; vector += 2) {
           for (int64_t i = 0; i < kCells; ++i) {
-            const T* eight = vector < whole ? from[i] + vector * kLanes : tail[i];
+            const T *line = channels_of(i, vector), *next = channels_of(i, vector + 1);
             for (int64_t part = 0; part < kParts; ++part) {
-              group[i][part] = group[i][part] * load_likelihoods(eight + part * kWidth, smallest);
+              const Doubles one = load_doubles(line + part * kWidth), other = load_doubles(next + part * kWidth);
+              watch(signs, one, other);
+              group[i][part] = (vector == begin ? one : group[i][part] * one) * other;
             }
+            if (ahead) prefetch(coming[i] + vector * kLanes);
           }
         }
         for (int64_t i = 0; i < kCells; ++i) {
@@ -148,23 +176,36 @@ bool adjacent_channels(const T* likelihoods, int64_t count, int64_t channels, in
             rebase(running[i][part], powers[i][part]);
           }
         }
+      };
+      int64_t begin = 0;
+      for (; begin + kGroup <= whole; begin += kGroup) {
+        multiply(begin, true, [&](int64_t i, int64_t vector) { return from[i] + vector * kLanes; });
+      }
+      if (begin < vectors) {
+        multiply(begin, false, [&](int64_t i, int64_t vector) {
+          return vector < whole ? from[i] + vector * kLanes : vector < vectors ? tail[i] : ones<T>();
+        });
       }
       for (int64_t i = 0; i < kCells; ++i) {
-        for (int64_t lane = 0; lane < kLanes; ++lane) {
-          lanes[lane][first + i] = running[i][lane / kWidth][lane % kWidth];
-          exponents[lane][first + i] = powers[i][lane / kWidth][lane % kWidth];
+        for (int64_t part = 0; part < kParts; ++part) {
+          lanes[part][first + i] = running[i][part];
+          exponents[part][first + i] = powers[i][part];
         }
       }
     }
     Doubles product = Doubles{} + 1.0;
     Ints exponent = {};
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
-      product = product * load<Doubles>(lanes[lane]);
-      exponent = exponent + load<Ints>(exponents[lane]);
+    for (int64_t part = 0; part < kParts; ++part) {
+      transpose(lanes[part]);
+      transpose(exponents[part]);
+      for (int64_t lane = 0; lane < kWidth; ++lane) {
+        product = product * lanes[part][lane];
+        exponent = exponent + exponents[part][lane];
+      }
     }
     store(bits + cell, bits_of(product, exponent, kLanes * groups));
   }
-  return !any_negative(smallest);
+  return !any_negative(signs);
 }
 
 template <typename T>

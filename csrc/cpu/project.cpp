@@ -103,10 +103,11 @@ class SpreadRows {
  public:
   SpreadRows(const SlabTerm& part, int64_t width)
       : part_(part),
-        width_(width),
+        pitch_(divide_up(width, kLine) * kLine),
         owner_(part.term->rows.taps, -1),
         ordinary_(part.term->rows.taps),
-        rows_(part.term->rows.taps * width) {}
+        memory_(part.term->rows.taps * pitch_ + kLine),
+        rows_(memory_.data() + (kLine - address(memory_.data()) / sizeof(double) % kLine) % kLine) {}
 
   void select(const double* bits, int64_t first_column, int64_t count) {
     bits_ = bits;
@@ -124,7 +125,7 @@ class SpreadRows {
       if (weight == 0.0) continue;
       const int64_t slot = spread_row(band.start[pixel_row] + t, kernels);
       ordinary = ordinary && ordinary_[slot] && weight > 0.0;
-      rows.push_back(rows_.data() + slot * width_);
+      rows.push_back(rows_ + slot * pitch_);
       weights.push_back(weight);
     }
     return ordinary;
@@ -133,7 +134,7 @@ class SpreadRows {
  private:
   int64_t spread_row(int64_t cell_row, const Kernels& kernels) {
     const int64_t slot = cell_row % part_.term->rows.taps;
-    double* spread = rows_.data() + slot * width_;
+    double* spread = rows_ + slot * pitch_;
     if (owner_[slot] != cell_row) {
       owner_[slot] = cell_row;
       const Band& band = part_.term->columns;
@@ -143,12 +144,16 @@ class SpreadRows {
     return slot;
   }
 
+  static constexpr int64_t kLine = 8;  // float64 of a cache line; rows begin with one
+  static uintptr_t address(const void* data) { return reinterpret_cast<uintptr_t>(data); }
+
   const SlabTerm& part_;
-  int64_t width_, first_column_ = 0, count_ = 0;
+  int64_t pitch_, first_column_ = 0, count_ = 0;
   const double* bits_ = nullptr;
   std::vector<int64_t> owner_;  // the cell row in each slot
   std::vector<char> ordinary_;
-  std::vector<double> rows_;
+  std::vector<double> memory_;
+  double* rows_;  // in `memory_`
 };
 
 void sweep_pixels(const std::vector<SlabTerm>& slab, Range images, Range pixel_rows, const Image<void>& map,
