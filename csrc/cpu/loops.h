@@ -235,26 +235,25 @@ void cell_bits_loop(const void* from, int64_t count, int64_t channels, CellStrid
 
 bool apply_columns(const int32_t* start, const double* weight, int64_t pitch, int64_t taps, const double* values,
                    int64_t count, double* sums) {
-  const auto strange = [](const auto& sum) { return (sum < 0.0) | !(sum < __builtin_inf()); };
+  // The sign bit tells a sum below zero; one more in the exponent's field makes a sign bit of infinity and NaN.
+  const auto strange = [](const auto& pattern) { return pattern | (pattern + 0x10000000000000); };
   Ints any_strange = {};
   int64_t x = 0;
   for (; x + kWidth <= count; x += kWidth) {
     Doubles sum = {};
-    // Neighbouring pixels mostly read the same cells. Two starts are compared at a time.
-    const uint64_t twice = uint64_t(uint32_t(start[x])) * 0x100000001u;
-    uint64_t difference = 0;
-    for (int64_t i = 0; i < kWidth; i += 2) difference |= load<uint64_t>(start + x + i) ^ twice;
-    const bool same_start = difference == 0;
-    for (int64_t t = 0; t < taps; ++t) {
-      Doubles value;
-      if (same_start) {
-        value = Doubles{} + values[start[x] + t];
-      } else {
-        for (int64_t i = 0; i < kWidth; ++i) value[i] = values[start[x + i] + t];
-      }
+    const auto add = [&](int64_t t, Doubles value) {
       sum = tap<Arithmetic<Doubles>>(sum, load<Doubles>(weight + t * pitch + x), value);
+    };
+    if (all_equal(start + x)) {  // neighbouring pixels mostly read the same cells
+      for (int64_t t = 0; t < taps; ++t) add(t, broadcast(values[start[x] + t]));
+    } else {
+      for (int64_t t = 0; t < taps; ++t) {
+        Doubles value;
+        for (int64_t i = 0; i < kWidth; ++i) value[i] = values[start[x + i] + t];
+        add(t, value);
+      }
     }
-    any_strange |= strange(sum);
+    any_strange |= strange(bits_as<Ints>(sum));
     store(sums + x, sum);
   }
   bool ordinary = true;
@@ -263,11 +262,10 @@ bool apply_columns(const int32_t* start, const double* weight, int64_t pitch, in
     for (int64_t t = 0; t < taps; ++t) {
       sum = tap<Arithmetic<double>>(sum, weight[t * pitch + x], values[start[x] + t]);
     }
-    ordinary &= !strange(sum);
+    ordinary &= strange(bits_as<int64_t>(sum)) >= 0;
     sums[x] = sum;
   }
-  for (int64_t i = 0; i < kWidth; ++i) ordinary &= any_strange[i] == 0;
-  return ordinary;
+  return ordinary && !any_negative(any_strange);
 }
 
 // Up to eight rows are summed in registers; more go through a buffer, eight at a time and in the same order.
@@ -287,7 +285,7 @@ BITRATE_HD void sum_rows(const T* const* rows, const double* weights, const doub
   for (; x + kWidth <= count; x += kWidth) {
     Doubles sum = from != nullptr ? load_doubles(from + x) : Doubles{};
     for (int64_t k = 0; k < Taps; ++k) {
-      sum = Arithmetic<Doubles>::fma(Doubles{} + weight[k], load_doubles(row[k] + x), sum);
+      sum = Arithmetic<Doubles>::fma(broadcast(weight[k]), load_doubles(row[k] + x), sum);
     }
     finish(x, sum);
   }
@@ -382,9 +380,11 @@ BITRATE_HD void store_rounded(T* to, Doubles values, bool) {
   for (int64_t i = 0; i < kWidth; ++i) to[i] = Rounded<T>::from(values[i]);
 }
 
-// One run of adjacent elements; shared(x) gives the numerators, singly or by vectors.
+// One run of adjacent elements; shared(x) gives the numerators, singly or by vectors. The run that follows begins `ahead`
+// elements on.
 template <typename T, typename Shared>
-BITRATE_HD void divide_run(const T* likelihoods, int64_t count, const Shared& shared, bool streaming, T* gradient) {
+BITRATE_HD void divide_run(const T* likelihoods, int64_t count, int64_t ahead, const Shared& shared, bool streaming,
+                           T* gradient) {
   int64_t x = 0;
   const auto one = [&] {
     gradient[x] = Rounded<T>::from(shared(x, double{}) / to_double(likelihoods[x]));
@@ -392,6 +392,7 @@ BITRATE_HD void divide_run(const T* likelihoods, int64_t count, const Shared& sh
   };
   while (streaming && x < count && reinterpret_cast<uintptr_t>(gradient + x) % sizeof(Floats) != 0) one();
   for (; x + kWidth <= count; x += kWidth) {
+    prefetch(likelihoods + ahead + x);
     store_rounded(gradient + x, shared(x, Doubles{}) / load_doubles(likelihoods + x), streaming);
   }
   while (x < count) one();
@@ -411,12 +412,16 @@ void gradient_loop(const double* shared, const void* from, int64_t count, int64_
       }
     };
     for (int64_t c = 0; c < channels; ++c) {
-      divide_run(likelihoods + c * strides.channel, count, by_cell, streaming, gradient + c * gradient_strides.channel);
+      const int64_t ahead = c + 1 < channels ? strides.channel : 0;
+      divide_run(likelihoods + c * strides.channel, count, ahead, by_cell, streaming,
+                 gradient + c * gradient_strides.channel);
     }
   } else if (strides.channel == 1 && gradient_strides.channel == 1) {
     for (int64_t j = 0; j < count; ++j) {
       const auto by_channel = [&](int64_t, auto kind) { return decltype(kind){} + shared[j]; };
-      divide_run(likelihoods + j * strides.cell, channels, by_channel, streaming, gradient + j * gradient_strides.cell);
+      const int64_t ahead = j + 1 < count ? strides.cell : 0;
+      divide_run(likelihoods + j * strides.cell, channels, ahead, by_channel, streaming,
+                 gradient + j * gradient_strides.cell);
     }
   } else {
     for (int64_t j = 0; j < count; ++j) {

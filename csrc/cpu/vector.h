@@ -44,6 +44,16 @@ BITRATE_HD void store(T* to, const Vector& vector) {
   __builtin_memcpy(to, &vector, sizeof(Vector));
 }
 
+BITRATE_HD Doubles broadcast(double value) {
+#if defined(BITRATE_AVX512)
+  return (Doubles)_mm512_set1_pd(value);
+#elif defined(BITRATE_AVX2)
+  return (Doubles)_mm256_set1_pd(value);
+#else
+  return Doubles{value, value};
+#endif
+}
+
 // By name where g++ would split a conversion in halves.
 BITRATE_HD Doubles widen(Floats values) {
 #if defined(BITRATE_AVX512)
@@ -149,6 +159,18 @@ BITRATE_HD bool any_negative(Ints signs) {
   bool negative = false;
   for (int64_t i = 0; i < kWidth; ++i) negative |= signs[i] < 0;
   return negative;
+}
+
+// Whether a vector's worth of 32-bit integers are the same; two are compared at a time, or all.
+BITRATE_HD bool all_equal(const int32_t* values) {
+#if defined(BITRATE_AVX512)
+  return _mm256_cmpneq_epi32_mask(_mm256_loadu_si256((const __m256i*)values), _mm256_set1_epi32(*values)) == 0;
+#else
+  const uint64_t twice = uint64_t(uint32_t(*values)) * 0x100000001u;
+  uint64_t difference = 0;
+  for (int64_t i = 0; i < kWidth; i += 2) difference |= load<uint64_t>(values + i) ^ twice;
+  return difference == 0;
+#endif
 }
 
 // Swaps blocks of `Half` x `Half` elements on either side of the diagonal, from halves of the whole down to single ones.
