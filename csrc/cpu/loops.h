@@ -158,7 +158,7 @@ bool adjacent_channels(const T* likelihoods, int64_t count, int64_t channels, in
         }
       }
       const auto multiply = [&](int64_t begin, bool ahead, const auto& channels_of) {
-        Doubles group[kCells][kParts];
+        Doubles group[kCells][kParts] = {};
         for (int64_t vector = begin; vector < begin + kGroup; vector += 2) {
           for (int64_t i = 0; i < kCells; ++i) {
             const T *line = channels_of(i, vector), *next = channels_of(i, vector + 1);
@@ -236,8 +236,8 @@ void cell_bits_loop(const void* from, int64_t count, int64_t channels, CellStrid
 bool apply_columns(const int32_t* start, const double* weight, int64_t pitch, int64_t taps, const double* values,
                    int64_t count, double* sums) {
   // The sign bit tells a sum below zero; one more in the exponent's field makes a sign bit of infinity and NaN.
-  const auto strange = [](const auto& pattern) { return pattern | (pattern + 0x10000000000000); };
-  Ints any_strange = {};
+  const auto strange = [](const auto& pattern) { return pattern | (pattern + 0x10000000000000u); };
+  UnsignedInts any_strange = {};
   int64_t x = 0;
   for (; x + kWidth <= count; x += kWidth) {
     Doubles sum = {};
@@ -253,7 +253,7 @@ bool apply_columns(const int32_t* start, const double* weight, int64_t pitch, in
         add(t, value);
       }
     }
-    any_strange |= strange(bits_as<Ints>(sum));
+    any_strange |= strange(bits_as<UnsignedInts>(sum));
     store(sums + x, sum);
   }
   bool ordinary = true;
@@ -262,10 +262,10 @@ bool apply_columns(const int32_t* start, const double* weight, int64_t pitch, in
     for (int64_t t = 0; t < taps; ++t) {
       sum = tap<Arithmetic<double>>(sum, weight[t * pitch + x], values[start[x] + t]);
     }
-    ordinary &= strange(bits_as<int64_t>(sum)) >= 0;
+    ordinary &= strange(bits_as<uint64_t>(sum)) >> 63 == 0;
     sums[x] = sum;
   }
-  return ordinary && !any_negative(any_strange);
+  return ordinary && !any_negative(Ints(any_strange));
 }
 
 // Up to eight rows are summed in registers; more go through a buffer, eight at a time and in the same order.
@@ -367,17 +367,22 @@ void canonicalise(double* values, int64_t count) {
 void fence() { stream_fence(); }
 
 // Quotients in the gradient's type.
-BITRATE_HD void store_rounded(float* to, Doubles values, bool streaming) {
-  if (streaming) {
-    stream(to, rounded(values));
-  } else {
-    store(to, rounded(values));
-  }
-}
-
 template <typename T>
-BITRATE_HD void store_rounded(T* to, Doubles values, bool) {
-  for (int64_t i = 0; i < kWidth; ++i) to[i] = Rounded<T>::from(values[i]);
+BITRATE_HD void store_rounded(T* to, Doubles values, bool streaming) {
+  const auto put = [&](const auto& result) {
+    if (streaming) {
+      stream(to, result);
+    } else {
+      store(to, result);
+    }
+  };
+  if constexpr (std::is_same_v<T, double>) {
+    for (int64_t i = 0; i < kWidth; ++i) to[i] = Rounded<double>::from(values[i]);
+  } else if constexpr (std::is_same_v<T, float>) {
+    put(rounded(values));
+  } else {
+    put(rounded(values, T{}));
+  }
 }
 
 // One run of adjacent elements; shared(x) gives the numerators, singly or by vectors. The run that follows begins `ahead`

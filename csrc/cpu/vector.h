@@ -180,8 +180,8 @@ BITRATE_HD void transpose(Vector* rows, std::integer_sequence<int64_t, J...> col
     for (int64_t i = 0; i < kWidth; ++i) {
       if (i & Half) continue;
       const Vector upper = rows[i], lower = rows[i + Half];
-      rows[i] = Vector{(J & Half ? lower[J - Half] : upper[J])...};
-      rows[i + Half] = Vector{(J & Half ? lower[J] : upper[J + Half])...};
+      rows[i] = Vector{(J & Half ? lower[J ^ Half] : upper[J])...};
+      rows[i + Half] = Vector{(J & Half ? lower[J] : upper[J ^ Half])...};
     }
     transpose<Vector, Half / 2>(rows, columns);
   }
@@ -203,12 +203,41 @@ BITRATE_HD Floats rounded(Doubles values) {
 // Ask for a line that is read soon, as far as the second cache.
 BITRATE_HD void prefetch(const void* line) { __builtin_prefetch(line, 0, 2); }
 
+// The same in the 16-bit formats; see Rounded<BFloat16> and Rounded<Half>.
+BITRATE_HD Shorts rounded(Doubles values, BFloat16) {
+  const Words bits = bits_as<Words>(rounded(values));
+  const Words result = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  return __builtin_convertvector(result == 0x8000u ? Words{} : result, Shorts);
+}
+
+BITRATE_HD Shorts rounded(Doubles values, Half) {
+#if defined(BITRATE_AVX512)
+  const Shorts result = (Shorts)_mm256_cvtps_ph((__m256)rounded(values), _MM_FROUND_TO_NEAREST_INT);
+#elif defined(BITRATE_AVX2)
+  const Shorts result = bits_as<Shorts>(_mm_cvtsi128_si64(_mm_cvtps_ph((__m128)rounded(values), _MM_FROUND_TO_NEAREST_INT)));
+#else
+  Shorts result;
+  for (int64_t i = 0; i < kWidth; ++i) result[i] = Rounded<Half>::from(values[i]).bits;
+#endif
+  return result == 0x8000u ? Shorts{} : result;
+}
+
 // A store that does not read its line first and leaves the caches alone; `to` is aligned to the vector.
 BITRATE_HD void stream(float* to, Floats values) {
 #if defined(BITRATE_AVX512)
   _mm256_stream_ps(to, (__m256)values);
 #elif defined(BITRATE_AVX2)
   _mm_stream_ps(to, (__m128)values);
+#else
+  store(to, values);
+#endif
+}
+
+BITRATE_HD void stream(void* to, Shorts values) {
+#if defined(BITRATE_AVX512)
+  _mm_stream_si128(static_cast<__m128i*>(to), (__m128i)values);
+#elif defined(BITRATE_AVX2)
+  _mm_stream_si64(static_cast<long long*>(to), bits_as<int64_t>(values));
 #else
   store(to, values);
 #endif

@@ -147,12 +147,12 @@ inline Sample random_sample(DType dtype, const Grid& grid, int layout, int kind,
     for (int64_t k = 0; k < strange && grid.n * grid.c * grid.h * grid.w > 0; ++k) {
       const int64_t at = pick(0, grid.n - 1) * s.batch + pick(0, grid.c - 1) * s.channel + pick(0, grid.h - 1) * s.row +
                          pick(0, grid.w - 1) * s.cell;
-      const int64_t chosen = pick(0, 8);
+      const int64_t chosen = pick(0, 10);
       if (chosen < 8) {
         data[at] = oracle::Nearest<T>::of(values[chosen]);
-      } else {  // -0, which rounding would not keep
-        std::memset(static_cast<void*>(data + at), 0, sizeof(T));
-        reinterpret_cast<unsigned char*>(data + at)[sizeof(T) - 1] = 0x80;
+      } else {  // -0, and NaN of either sign with all other bits set: rounding would not keep them
+        std::memset(static_cast<void*>(data + at), chosen == 8 ? 0 : 0xff, sizeof(T));
+        reinterpret_cast<unsigned char*>(data + at)[sizeof(T) - 1] = chosen == 8 ? 0x80 : chosen == 9 ? 0xff : 0x7f;
       }
     }
   });
