@@ -1,36 +1,128 @@
-"""Ratios within one run, printed after pytest-benchmark's table: times on shared machines drift, ratios less."""
+"""Where benchmarks run and where their record goes."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import report
 import torch
+from record import Record, free_memory, row_of
+from workloads import Workload
 
-BASES = {"implementation": "fused", "projection": "bilinear"}  # what the others of a group are compared with
+SECONDS = 0.5  # of measuring, each row
+SHORT = 1e-3  # seconds that a round should last, so that the clock does not count
+ROUNDS = (5, 400)  # fewest and most
+Time = Callable[..., None]
 
 
-def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
-    machine_info["torch"] = torch.__version__
-    machine_info["threads"] = torch.get_num_threads()
-    machine_info["instruction_sets"] = torch.ops.bitrate_ext._choose_instruction_set(-1)
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="all", choices=["cpu", "cuda", "all"], help="all: the CPU, and a GPU if any")
+    parser.addoption("--record", type=Path, default=None, help="file for the record of the run (.json)")
+    parser.addoption("--memory", type=float, default=None, help="GiB that a workload may take; what is free, else")
+
+
+RECORD: pytest.StashKey[Record | None] = pytest.StashKey()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--device") == "cuda" and not torch.cuda.is_available():
+        raise pytest.UsageError("--device cuda: torch finds no CUDA device; nothing was timed")
+    path = config.getoption("--record")
+    config.stash[RECORD] = Record(path) if path else None
+
+
+def devices(config: pytest.Config) -> list[torch.device]:
+    wanted = config.getoption("--device")
+    names = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])] if wanted == "all" else [wanted]
+    return [torch.device(name) for name in names]
+
+
+def clock() -> float:
+    """Read at the two ends of a round: what a GPU was given has then been done. Never read inside."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+@pytest.fixture(scope="session")
+def record(request: pytest.FixtureRequest) -> Record | None:
+    return request.config.stash[RECORD]
+
+
+@pytest.fixture
+def needs_memory(
+    request: pytest.FixtureRequest, record: Record | None
+) -> Callable[[str, Workload, torch.device], None]:
+    """Skips a workload that is too large for the machine, and says so in the record."""
+
+    def check(name: str, workload: Workload, device: torch.device) -> None:
+        limit = request.config.getoption("--memory")
+        if limit is not None:
+            free = int(limit * 2**30)
+        else:
+            free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else free_memory()
+        if workload.memory > free:
+            why = f"needs {workload.memory / 2**30:.1f} GiB of memory, {free / 2**30:.1f} are free"
+            if record:
+                record.leave_out(name, why)
+            pytest.skip(f"{name}: {why}")
+
+    return check
+
+
+@pytest.fixture
+def timed(benchmark: Any) -> Callable[[Callable[[], object]], list[float]]:
+    """Seconds a call, round by round."""
+
+    def run(call: Callable[[], object]) -> list[float]:
+        start = clock()
+        call()
+        first = max(clock() - start, 1e-7)
+        iterations = max(1, round(SHORT / first))
+        fewest, most = ROUNDS
+        rounds = min(most, max(fewest, int(SECONDS / (first * iterations))))
+        benchmark.pedantic(call, rounds=rounds, iterations=iterations, warmup_rounds=1)
+        return list(benchmark.stats.stats.data)
+
+    return run
+
+
+@pytest.fixture
+def store(benchmark: Any, record: Record | None) -> Callable[..., dict[str, Any]]:
+    """Puts a time on record."""
+
+    def put(
+        part: str,
+        workload: Workload,
+        opponent: str,
+        device: torch.device,
+        seconds: list[float],
+        error: float | None,
+        **more: Any,
+    ) -> dict[str, Any]:
+        row = {**row_of(workload, opponent, device, seconds, error), **more}
+        benchmark.group = f"{workload.name} on {device.type}"
+        benchmark.extra_info.update({key: row[key] for key in ("bytes", "gbps")})
+        if record:
+            record.add(part, row)
+        return row
+
+    return put
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    record = session.config.stash[RECORD]
+    if record and exitstatus == pytest.ExitCode.OK:
+        record.finish()
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    session = getattr(config, "_benchmarksession", None)
-    groups: dict[str, dict[str, Any]] = {}
-    for bench in session.benchmarks if session else []:
-        if bench.group and bench.stats.rounds:
-            kind = next(kind for kind in BASES if kind in bench.params)
-            row = "base" if bench.params[kind] == BASES[kind] else bench.params[kind]
-            groups.setdefault(bench.group, {})[row] = bench
-    if not groups:
-        return
-    terminalreporter.section("each one's time over the fused operator's, bilinear (medians)")
-    for group, rows in groups.items():
-        if "base" not in rows:
-            continue
-        base = rows["base"].stats.median
-        rate = rows["base"].extra_info.get("bytes", 0) / base / 1e9
-        ratios = "  ".join(f"{name} {row.stats.median / base:.2f}" for name, row in rows.items() if name != "base")
-        terminalreporter.write_line(f"{group:32} fused {base * 1e3:8.3f} ms {rate:5.1f} GB/s   {ratios}")
+    record = config.stash[RECORD]
+    if record and record.content["rows"]:
+        terminalreporter.section("times within this run")
+        for line in report.table(record.content):
+            terminalreporter.write_line(line)

@@ -22,12 +22,12 @@ from typing import Any
 
 import torch
 from bars import table
-from opponents import IMAGES, recipe
 from torch import Tensor
+from workloads import IMAGES
 
 import bitrate_ext
 from bitrate_ext import autograd
-from bitrate_ext.bench import STRIDE
+from bitrate_ext.bench import STRIDE, recipe
 
 try:
     import opponents_triton

@@ -86,9 +86,9 @@ def test_planted_faults_compile(architecture: str, tmp_path: Path):
 def test_benchmarks_on_the_cpu(tmp_path: Path):
     """Every part, with figures that bars and table read; then a wrong answer."""
     code = f"""
-        import opponents
-        opponents.IMAGES.clear()
-        opponents.IMAGES.update({{"kodak": (32, 48), "4k": (48, 64)}})
+        import workloads
+        workloads.IMAGES.clear()
+        workloads.IMAGES.update({{"kodak": (32, 48), "4k": (48, 64)}})
         import gpu
         gpu.SECONDS, gpu.ROUNDS, gpu.GRAPH_CALLS, gpu.TURN = 0.0, (1, 1), 2, 1e-9
         print("code", gpu.main(["--device", "cpu", "--json", {str(tmp_path / "figures.json")!r}]))

@@ -1,0 +1,76 @@
+"""Every workload by every opponent that can do it: first the right answer, then the time. `make bench` runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import Any
+
+import opponents
+import pytest
+import torch
+from conftest import clock, devices
+from torch import Tensor
+from workloads import WORKLOADS, Buffers, Workload, exact_answer, in_turn, make_buffers
+
+pytestmark = pytest.mark.benchmark(timer=clock, disable_gc=True, warmup=False)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    cases = [
+        pytest.param(workload, opponent, device, id=f"{name}-{opponent}-{device}")
+        for device in devices(metafunc.config)
+        for name, workload in WORKLOADS.items()
+        for opponent in opponents.OPPONENTS
+        if not opponents.why_not(opponent, workload, device)
+    ]
+    metafunc.parametrize(("workload", "opponent", "device"), cases)
+
+
+@lru_cache(maxsize=1)
+def prepared(workload: Workload, device: torch.device) -> tuple[list[Buffers], list[Tensor]]:
+    """Buffers and the exact answer for the first; opponents of a workload follow each other."""
+    buffers = make_buffers(workload, device)
+    return buffers, exact_answer(workload, buffers[0])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def tidy() -> Iterator[None]:
+    yield
+    prepared.cache_clear()
+
+
+def relative_error(found: Any, exact: list[Tensor]) -> float:
+    """The largest difference over the largest value, of all tensors."""
+    tensors = [found] if isinstance(found, Tensor) else list(found)
+    assert [t.shape for t in tensors] == [e.shape for e in exact]
+    return max(float((t.double() - e).abs().max() / e.abs().max()) for t, e in zip(tensors, exact, strict=True))
+
+
+def allowed_error(workload: Workload, opponent: str) -> float:
+    if workload.dtype == "float32":
+        return 1e-5
+    if opponent == "recipe" and workload.direction == "forward":
+        return 0.1  # it takes logarithms, and gives the map, in the likelihoods' type
+    return 1e-5 if workload.direction == "forward" else 1e-2
+
+
+def test_workload(
+    workload: Workload,
+    opponent: str,
+    device: torch.device,
+    timed: Callable[[Callable[[], object]], list[float]],
+    store: Callable[..., Any],
+    needs_memory: Callable[..., None],
+) -> None:
+    needs_memory(f"{workload.name}, {opponent}, {device.type}", workload, device)
+    buffers, exact = prepared(workload, device)
+    calls = [opponents.OPPONENTS[opponent](workload, one) for one in buffers]
+    error = None
+    for call in calls[::-1]:  # the first call comes last: its answer is the one that is known
+        answer = call()
+    if opponent not in opponents.LIMITS:
+        error = relative_error(answer, exact)
+        assert error <= allowed_error(workload, opponent), f"{opponent} is wrong by {error:.1e}; it was not timed"
+    del answer
+    store("rows", workload, opponent, device, timed(in_turn(calls)), error)
