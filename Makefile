@@ -6,7 +6,7 @@ READY := $(VENV)/ready
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
 CPP := $(wildcard $(foreach end,h cpp cu,csrc/*/*.$(end) tests/*/*.$(end)))
 
-.PHONY: setup demo test lint format bench gpu-check clean
+.PHONY: setup demo test lint format bench bench-compare gpu-check clean
 
 setup: $(READY)
 
@@ -37,10 +37,16 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
 
-# Times go to benchmarks/results/latest.json; ratios within the run are printed at the end.
+# Every workload by every opponent: a record, a table and plots. An interrupted run keeps what it has.
+RECORD ?= benchmarks/results/latest.json
 bench: $(READY)
-	mkdir -p benchmarks/results
-	$(BIN)/python -m pytest benchmarks --benchmark-json=benchmarks/results/latest.json
+	$(BIN)/python -m pytest benchmarks --quiet --benchmark-quiet --record $(RECORD) $(BENCH); code=$$?; \
+	$(BIN)/python benchmarks/report.py $(RECORD) || exit 1; exit $$code
+
+# This run beside a stored one: make bench-compare OLD=benchmarks/results/NAME.json
+bench-compare: $(READY)
+	@test -n "$(OLD)" || { echo "make bench-compare: name the stored record, OLD=benchmarks/results/NAME.json" >&2; exit 2; }
+	$(BIN)/python benchmarks/compare.py $(OLD) $(RECORD)
 
 # On a machine with an NVIDIA GPU, with a Python of its own that has torch: see tools/gpu_check.py.
 GPU_PYTHON ?= $(PYTHON)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +12,13 @@ from typing import Any
 import pytest
 import report
 import torch
-from record import Record, free_memory, row_of
+from record import Record, free_memory
 from workloads import Workload
 
 SECONDS = 0.5  # of measuring, each row
 SHORT = 1e-3  # seconds that a round should last, so that the clock does not count
 ROUNDS = (5, 400)  # fewest and most
-Time = Callable[..., None]
+Check = Callable[[str, Workload, torch.device], None]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -53,6 +55,14 @@ def record(request: pytest.FixtureRequest) -> Record | None:
     return request.config.stash[RECORD]
 
 
+def give_memory_back() -> None:
+    """The C library keeps what was freed; a workload that would need it is not too large."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim:
+        trim(0)
+
+
 @pytest.fixture
 def needs_memory(
     request: pytest.FixtureRequest, record: Record | None
@@ -60,6 +70,7 @@ def needs_memory(
     """Skips a workload that is too large for the machine, and says so in the record."""
 
     def check(name: str, workload: Workload, device: torch.device) -> None:
+        give_memory_back()
         limit = request.config.getoption("--memory")
         if limit is not None:
             free = int(limit * 2**30)
@@ -92,24 +103,14 @@ def timed(benchmark: Any) -> Callable[[Callable[[], object]], list[float]]:
 
 
 @pytest.fixture
-def store(benchmark: Any, record: Record | None) -> Callable[..., dict[str, Any]]:
+def store(benchmark: Any, record: Record | None) -> Callable[[str, dict[str, Any]], None]:
     """Puts a time on record."""
 
-    def put(
-        part: str,
-        workload: Workload,
-        opponent: str,
-        device: torch.device,
-        seconds: list[float],
-        error: float | None,
-        **more: Any,
-    ) -> dict[str, Any]:
-        row = {**row_of(workload, opponent, device, seconds, error), **more}
-        benchmark.group = f"{workload.name} on {device.type}"
+    def put(part: str, row: dict[str, Any]) -> None:
+        benchmark.group = f"{row['workload']} on {row['device']}"
         benchmark.extra_info.update({key: row[key] for key in ("bytes", "gbps")})
         if record:
             record.add(part, row)
-        return row
 
     return put
 

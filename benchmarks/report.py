@@ -50,6 +50,11 @@ def head(record: Row) -> list[str]:
     return lines
 
 
+def cells_of(row: Row, share: float | None) -> str:
+    parts = f"{row['median'] * 1e3:.3f}", spread(row), f"{row['gbps']:.1f}", "-" if share is None else f"{share:.2f}"
+    return f"{parts[0]:>10}{parts[1]:>8}{parts[2]:>7}{parts[3]:>9}   "
+
+
 def table(record: Row) -> list[str]:
     """A line for each workload: the fused operator's time, its rate, and the others' times over its own."""
     lines = [*head(record), ""]
@@ -60,26 +65,19 @@ def table(record: Row) -> list[str]:
         if fused is None:
             lines.append(f"{name:46}{'-':>10}")
             continue
-        share = share_of_copy(rows, fused)
         ratios = [
             f"{OTHERS[r['opponent']]} {r['median'] / fused['median']:.2f}" for r in rows if r["opponent"] in OTHERS
         ]
-        cells = (
-            f"{fused['median'] * 1e3:.3f}",
-            spread(fused),
-            f"{fused['gbps']:.1f}",
-            f"{share:.2f}" if share else "-",
-        )
-        lines.append(f"{name:46}{cells[0]:>10}{cells[1]:>8}{cells[2]:>7}{cells[3]:>9}   {', '.join(ratios)}")
+        lines.append(f"{name:46}{cells_of(fused, share_of_copy(rows, fused))}{', '.join(ratios)}")
     if record["growth"]:
         lines += ["", f"{'growth':46}{'fused ms':>10}{'spread':>8}{'GB/s':>7}{'of copy':>9}   ns a pixel, extra memory"]
     for row in record["growth"]:
         if row["opponent"] == "fused":
-            share, extra = share_of_copy(record["growth"], row), row.get("extra_memory")
+            extra, pace = row.get("extra_memory"), row["median"] * 1e9 / row["pixels"]
             memory = f"{extra / 2**20:.1f} MiB" if extra is not None else "-"
-            cells = (f"{row['median'] * 1e3:.3f}", spread(row), f"{row['gbps']:.1f}", f"{share:.2f}" if share else "-")
-            line = f"{row['workload']:46}{cells[0]:>10}{cells[1]:>8}{cells[2]:>7}{cells[3]:>9}   "
-            lines.append(line + f"{row['median'] * 1e9 / row['pixels']:.3f}, {memory}")
+            lines.append(
+                f"{row['workload']:46}{cells_of(row, share_of_copy(record['growth'], row))}{pace:.3f}, {memory}"
+            )
     lines += [f"left out: {name} {why}" for name, why in record["left_out"].items()]
     return lines
 

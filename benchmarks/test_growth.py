@@ -10,6 +10,7 @@ import opponents
 import pytest
 import torch
 from conftest import clock, devices
+from record import row_of
 from workloads import GROWING, Workload, in_turn, make_buffers
 
 import bitrate_ext
@@ -52,7 +53,7 @@ def test_growth(
     opponent: str,
     device: torch.device,
     timed: Callable[[Callable[[], object]], list[float]],
-    store: Callable[..., Any],
+    store: Callable[[str, dict[str, Any]], None],
     needs_memory: Callable[..., None],
 ) -> None:
     needs_memory(f"growth, {workload.name}, {opponent}, {device.type}", workload, device)
@@ -66,4 +67,4 @@ def test_growth(
         error = abs(float(buffers[0].out.double().sum()) - bits) / bits
         assert error <= 1e-5, f"the map's sum is wrong by {error:.1e}; it was not timed"
         more["extra_memory"] = extra_memory(calls[0], device)
-    store("growth", workload, opponent, device, timed(in_turn(calls)), error, **more)
+    store("growth", {**row_of(workload, opponent, device, timed(in_turn(calls)), error), **more})

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from typing import Any
 
 import opponents
 import pytest
 import torch
 from conftest import clock, devices
+from record import row_of
 from torch import Tensor
 from workloads import WORKLOADS, Buffers, Workload, exact_answer, in_turn, make_buffers
 
@@ -27,17 +27,27 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(("workload", "opponent", "device"), cases)
 
 
-@lru_cache(maxsize=1)
+_prepared: dict[tuple[Workload, torch.device], tuple[list[Buffers], list[Tensor]]] = {}
+
+
+def forget_all_but(workload: Workload, device: torch.device) -> None:
+    """Opponents of a workload follow each other; what the last workload needed is not needed any more."""
+    for key in [key for key in _prepared if key != (workload, device)]:
+        del _prepared[key]
+
+
 def prepared(workload: Workload, device: torch.device) -> tuple[list[Buffers], list[Tensor]]:
-    """Buffers and the exact answer for the first; opponents of a workload follow each other."""
-    buffers = make_buffers(workload, device)
-    return buffers, exact_answer(workload, buffers[0])
+    """Buffers and the exact answer for the first."""
+    if (workload, device) not in _prepared:
+        buffers = make_buffers(workload, device)
+        _prepared[workload, device] = buffers, exact_answer(workload, buffers[0])
+    return _prepared[workload, device]
 
 
 @pytest.fixture(autouse=True, scope="module")
 def tidy() -> Iterator[None]:
     yield
-    prepared.cache_clear()
+    _prepared.clear()
 
 
 def relative_error(found: Any, exact: list[Tensor]) -> float:
@@ -60,9 +70,10 @@ def test_workload(
     opponent: str,
     device: torch.device,
     timed: Callable[[Callable[[], object]], list[float]],
-    store: Callable[..., Any],
+    store: Callable[[str, dict[str, Any]], None],
     needs_memory: Callable[..., None],
 ) -> None:
+    forget_all_but(workload, device)
     needs_memory(f"{workload.name}, {opponent}, {device.type}", workload, device)
     buffers, exact = prepared(workload, device)
     calls = [opponents.OPPONENTS[opponent](workload, one) for one in buffers]
@@ -73,4 +84,4 @@ def test_workload(
         error = relative_error(answer, exact)
         assert error <= allowed_error(workload, opponent), f"{opponent} is wrong by {error:.1e}; it was not timed"
     del answer
-    store("rows", workload, opponent, device, timed(in_turn(calls)), error)
+    store("rows", row_of(workload, opponent, device, timed(in_turn(calls)), error))

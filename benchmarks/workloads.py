@@ -18,7 +18,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Exact support of an image model's decoder, pixels relative to stride * i: bands of 4, 5 and 22 taps.
 REACHES = {"4 taps": (-30, 30), "5 taps": (-36, 36), "22 taps": (-164, 179)}
 HYPER_STRIDE = 64  # of z
-ROTATED = 1 << 31  # bytes that a large workload's buffers have together: more than a processor's caches
+HYPER_REACH = (-158, 158)  # of z through y: five taps
+ROTATED = 1 << 30  # bytes that a large workload's buffers have together: more than a processor's caches
 SMALL = 1 << 24  # workloads of fewer bytes are what a cache is for: they keep one set of buffers
 
 
@@ -73,19 +74,20 @@ class Workload:
 
     @property
     def bytes(self) -> int:
-        """Forward reads likelihoods and writes the map; backward reads them and the map's gradient, and writes theirs."""
+        """Forward: likelihoods and the map. Backward: likelihoods, the map's gradient, and theirs."""
         element = DTYPES[self.dtype].itemsize
         return self.likelihoods * element * (2 if self.direction == "backward" else 1) + 4 * self.pixels
 
     @property
     def sets(self) -> int:
-        """Sets of buffers that calls use in turn, so that none finds its own in a cache where it is too large for one."""
+        """Sets of buffers that calls use in turn, so that none finds its own in a cache; one where all fit in one."""
         return 1 if self.bytes < SMALL else 1 + ROTATED // self.bytes
 
     @property
     def memory(self) -> int:
-        """Bytes that timing takes at most: all sets, and the float64 answer with what leads to it."""
-        return self.sets * self.bytes * 2 + 5 * 8 * self.likelihoods + 3 * 8 * self.pixels
+        """Bytes that timing takes at most: all sets, the graphs of those that have them, and the exact answer."""
+        graphs = 8 if self.direction == "backward" else 2
+        return self.sets * self.bytes * graphs + 5 * 8 * self.likelihoods + 3 * 8 * self.pixels
 
 
 USUAL = ("float32", "contiguous", "bilinear")
@@ -99,15 +101,17 @@ class Buffers:
     out: Tensor  # [N, 1, H, W], the map; or its gradient where the direction is backward
 
 
-def bell(first: int, last: int) -> ReceptiveField:
+def bell(stride: int, first: int, last: int) -> ReceptiveField:
     """A kernel of that reach; what is in it does not matter to the time."""
     kernel = np.exp(-((np.linspace(-3, 3, last - first + 1)) ** 2))
-    return ReceptiveField((16, 16), ((first, last), (first, last)), [Term(1, kernel, kernel)])
+    return ReceptiveField((stride, stride), ((first, last), (first, last)), [Term(1, kernel, kernel)])
 
 
 def projection_of(workload: Workload) -> Any:
     reach = REACHES.get(workload.projection)
-    return bell(*reach) if reach else workload.projection
+    if reach is None:
+        return workload.projection
+    return {"y": bell(16, *reach), **({"z": bell(HYPER_STRIDE, *HYPER_REACH)} if workload.hyper else {})}
 
 
 def make_buffers(workload: Workload, device: torch.device) -> list[Buffers]:
@@ -157,6 +161,7 @@ FORWARD = [
     *(Workload(image, layout="channels_last") for image in ("kodak", "4k", "8k")),
     *(Workload(image, dtype="bfloat16") for image in ("kodak", "4k", "8k")),
     Workload("1080p", stride=8),
+    *(Workload(image, hyper=True, projection="4 taps") for image in ("kodak", "4k")),
     *(Workload(image, projection=taps) for taps in REACHES for image in ("kodak", "4k")),
 ]
 BACKWARD = [

@@ -269,7 +269,7 @@ bool apply_columns(const int32_t* start, const double* weight, int64_t pitch, in
 }
 
 // Up to eight rows are summed in registers; more go through a buffer, eight at a time and in the same order.
-constexpr int64_t kRowsAtOnce = 8;
+constexpr int64_t kRowsAtOnce = 12;
 
 // sum = from[x] + sum over k of weights[k] * rows[k][x], given to finish(x, sum) a vector at a time, the rest singly.
 template <int64_t Taps, typename T, typename Finish>
@@ -308,7 +308,11 @@ BITRATE_HD void sum_few_rows(const T* const* rows, const double* weights, int64_
     case 5: return sum_rows<5>(rows, weights, from, begin, count, finish);
     case 6: return sum_rows<6>(rows, weights, from, begin, count, finish);
     case 7: return sum_rows<7>(rows, weights, from, begin, count, finish);
-    default: return sum_rows<8>(rows, weights, from, begin, count, finish);
+    case 8: return sum_rows<8>(rows, weights, from, begin, count, finish);
+    case 9: return sum_rows<9>(rows, weights, from, begin, count, finish);
+    case 10: return sum_rows<10>(rows, weights, from, begin, count, finish);
+    case 11: return sum_rows<11>(rows, weights, from, begin, count, finish);
+    default: return sum_rows<12>(rows, weights, from, begin, count, finish);
   }
 }
 

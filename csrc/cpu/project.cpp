@@ -104,6 +104,7 @@ class SpreadRows {
   SpreadRows(const SlabTerm& part, int64_t width)
       : part_(part),
         pitch_(divide_up(width, kLine) * kLine),
+        slots_(part.term->rows.taps),
         owner_(part.term->rows.taps, -1),
         ordinary_(part.term->rows.taps),
         memory_(part.term->rows.taps * pitch_ + kLine),
@@ -113,19 +114,23 @@ class SpreadRows {
     bits_ = bits;
     first_column_ = first_column;
     count_ = count;
+    start_ = -1;
     std::fill(owner_.begin(), owner_.end(), -1);
   }
 
   // The non-zero taps of a pixel row, appended to `rows` and `weights`; false if one is not ordinary.
   bool collect(int64_t pixel_row, const Kernels& kernels, std::vector<const double*>& rows, std::vector<double>& weights) {
     const Band& band = part_.term->rows;
+    if (band.start[pixel_row] != start_) {
+      start_ = band.start[pixel_row];
+      for (int64_t t = 0; t < band.taps; ++t) slots_[t] = spread_row(start_ + t, kernels);
+    }
     bool ordinary = true;
     for (int64_t t = 0; t < band.taps; ++t) {
       const double weight = band.weight[t * band.rows + pixel_row];
       if (weight == 0.0) continue;
-      const int64_t slot = spread_row(band.start[pixel_row] + t, kernels);
-      ordinary = ordinary && ordinary_[slot] && weight > 0.0;
-      rows.push_back(rows_ + slot * pitch_);
+      ordinary = ordinary && ordinary_[slots_[t]] && weight > 0.0;
+      rows.push_back(rows_ + slots_[t] * pitch_);
       weights.push_back(weight);
     }
     return ordinary;
@@ -149,6 +154,8 @@ class SpreadRows {
 
   const SlabTerm& part_;
   int64_t pitch_, first_column_ = 0, count_ = 0;
+  int64_t start_ = -1;          // the first cell row that the last pixel row read
+  std::vector<int64_t> slots_;  // of the cell rows from there on
   const double* bits_ = nullptr;
   std::vector<int64_t> owner_;  // the cell row in each slot
   std::vector<char> ordinary_;
