@@ -17,6 +17,7 @@ from workloads import Workload
 
 SECONDS = 0.5  # of measuring, each row
 SHORT = 1e-3  # seconds that a round should last, so that the clock does not count
+INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
 ROUNDS = (5, 400)  # fewest and most
 Check = Callable[[str, Workload, torch.device], None]
 
@@ -24,6 +25,7 @@ Check = Callable[[str, Workload, torch.device], None]
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="all", choices=["cpu", "cuda", "all"], help="all: the CPU, and a GPU if any")
     parser.addoption("--record", type=Path, default=None, help="file for the record of the run (.json)")
+    parser.addoption("--instruction-set", default=None, choices=INSTRUCTION_SETS, help="of the CPU; the best, else")
     parser.addoption("--memory", type=float, default=None, help="GiB that a workload may take; what is free, else")
 
 
@@ -34,7 +36,15 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--device") == "cuda" and not torch.cuda.is_available():
         raise pytest.UsageError("--device cuda: torch finds no CUDA device; nothing was timed")
     path = config.getoption("--record")
-    config.stash[RECORD] = Record(path) if path else None
+    config.stash[RECORD] = record = Record(path) if path else None
+    wanted = config.getoption("--instruction-set")
+    if wanted:  # after the record, which asks for the best
+        index = INSTRUCTION_SETS.index(wanted)
+        if torch.ops.bitrate_ext._choose_instruction_set(-1) <= index:
+            raise pytest.UsageError(f"--instruction-set {wanted}: this processor does not have it; nothing was timed")
+        torch.ops.bitrate_ext._choose_instruction_set(index)
+        if record:
+            record.content["machine"]["instruction_set"] = f"{wanted}, as asked for"
 
 
 def devices(config: pytest.Config) -> list[torch.device]:
@@ -77,7 +87,7 @@ def needs_memory(
         else:
             free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else free_memory()
         if workload.memory > free:
-            why = f"needs {workload.memory / 2**30:.1f} GiB of memory, {free / 2**30:.1f} are free"
+            why = f"needs {workload.memory / 2**30:.3g} GiB of memory, {free / 2**30:.3g} are free"
             if record:
                 record.leave_out(name, why)
             pytest.skip(f"{name}: {why}")

@@ -23,7 +23,8 @@ OTHERS = {
     "empty call": "empty",
 }
 COLOURS = {"fused": "#0b6e4f", "copy": "#888888", "recipe": "#c1440e", "compiled recipe": "#d99a2b"}
-COLOURS |= {"NumPy and SciPy": "#6b4e9b", "reference": "#3d7ea6", "Triton": "#3d7ea6"}
+COLOURS |= {"NumPy and SciPy": "#6b4e9b", "reference": "#3d7ea6", "Triton": "#b5547a"}
+BAR = 0.2  # of the place of a workload
 
 
 def groups(record: Row) -> Iterator[tuple[str, str, list[Row]]]:
@@ -46,7 +47,7 @@ def head(record: Row) -> list[str]:
         f"torch {record['torch']}, {record['threads']} threads, commit {record['commit']}, {record['started']}",
     ]
     if not record["complete"]:
-        lines.append("The run did not come to its end: rows are missing.")
+        lines.append("The run was interrupted, or a check failed: rows are missing.")
     return lines
 
 
@@ -78,7 +79,7 @@ def table(record: Row) -> list[str]:
             lines.append(
                 f"{row['workload']:46}{cells_of(row, share_of_copy(record['growth'], row))}{pace:.3f}, {memory}"
             )
-    lines += [f"left out: {name} {why}" for name, why in record["left_out"].items()]
+    lines += [f"left out: {name}: {why}" for name, why in record["left_out"].items()]
     return lines
 
 
@@ -95,6 +96,7 @@ def plot_roofline(record: Row, device: str, path: Path) -> None:
         axes.barh(place, copy["gbps"], height=0.75, color="#dddddd", label="a copy of the same bytes" * (place == 0))
         axes.barh(place, row["gbps"], height=0.4, color=COLOURS["fused"], label="fused operator" * (place == 0))
         axes.text(max(copy["gbps"], row["gbps"]), place, f" {row['gbps'] / copy['gbps']:.2f}", va="center", fontsize=8)
+    axes.margins(y=0.01)
     axes.set_yticks(range(len(rows)), [row["workload"] for row in reversed(rows)], fontsize=8)
     axes.set_xlabel("GB/s of the bytes that a call must move; beside the bars, the share of the copy's rate")
     axes.legend(fontsize=8, loc="lower right")
@@ -144,13 +146,13 @@ def plot_speedups(record: Row, device: str, path: Path) -> None:
         present = [row for name in shown if (row := find(rows, workload, name, device))]
         for k, row in enumerate(present):
             name = row["opponent"]
-            height = 0.8 / len(present)
             ratio = row["median"] / fused["median"] if fused else 0.0
-            at = place + 0.4 - (k + 0.5) * height
-            axes.barh(at, ratio, height=height, color=COLOURS[name], label="" if name in told else name)
+            at = place + (len(present) / 2 - k - 0.5) * BAR
+            axes.barh(at, ratio - 1, height=BAR, left=1, color=COLOURS[name], label="" if name in told else name)
             axes.text(ratio, at, f" {ratio:.1f}", va="center", fontsize=6)
             told.add(name)
     axes.axvline(1, color="black", linewidth=0.8)
+    axes.margins(y=0.01)
     axes.set_xscale("log")
     axes.set_yticks(range(len(wanted)), [workload for workload, _ in reversed(wanted)], fontsize=8)
     axes.set_xlabel("time over the fused operator's; right of the line, the fused operator is faster")

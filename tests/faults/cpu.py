@@ -205,7 +205,11 @@ SWEEPS = [
     Fault("another row kept in the slot", PROJECT, "owner_[slot] != cell_row", "owner_[slot] < 0", "forward, baseline"),
     Fault("rows of the block before", PROJECT, "std::fill(owner_.begin(), owner_.end(), -1);", "", "forward, baseline"),
     Fault(
-        "strange rows taken for ordinary", PROJECT, "ordinary && ordinary_[slots_[t]] &&", "ordinary &&", "forward, baseline"
+        "strange rows taken for ordinary",
+        PROJECT,
+        "ordinary && ordinary_[slots_[t]] &&",
+        "ordinary &&",
+        "forward, baseline",
     ),
     Fault("float64 maps as they come", PROJECT, "kernels.canonicalise(out, count);", "", "forward, baseline"),
     Fault(

@@ -1,0 +1,173 @@
+"""The benchmark suite: only right answers are timed, and nothing that went wrong looks like a result."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from faults import ROOT
+
+sys.path.append(str(ROOT / "benchmarks"))
+import compare
+import record
+import report
+
+QUICK = ["--device", "cpu", "-p", "no:cacheprovider"]
+
+
+def run(folder: Path, *arguments: str, patch: str = "") -> subprocess.CompletedProcess[str]:
+    """The suite's smallest workloads, a few rounds each, in a process of their own; with some code before them."""
+    code = f"""
+import sys
+sys.path[:0] = [{str(ROOT / "benchmarks")!r}]
+import pytest, workloads
+workloads.WORKLOADS = {{workloads.SMALLEST.name: workloads.SMALLEST}}
+workloads.GROWING = workloads.GROWING[:1]
+{patch}
+class Few:
+    def pytest_configure(self, config):
+        sys.modules["conftest"].SECONDS, sys.modules["conftest"].ROUNDS = 0.0, (2, 2)
+sys.exit(pytest.main(sys.argv[1:], plugins=[Few()]))
+"""
+    command = [sys.executable, "-c", code, "benchmarks", "--record", str(folder / "record.json"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    done = run(folder, *QUICK)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "forward 64 x 64, C=8" in done.stdout
+    return folder / "record.json"
+
+
+def test_a_row_says_what_it_is(small_run: Path) -> None:
+    content = record.load(small_run)
+    assert content["complete"]
+    assert content["torch"] == torch.__version__
+    assert content["machine"]["processor"]
+    rows = {row["opponent"]: row for row in content["rows"]}
+    assert set(rows) == {"fused", "copy", "recipe", "empty call"}
+    fused = rows["fused"]
+    assert fused["bytes"] == 4 * (8 * 4 * 4 + 64 * 64)
+    assert 0 < fused["low"] <= fused["median"] <= fused["high"]
+    assert fused["gbps"] == pytest.approx(fused["bytes"] / fused["median"] / 1e9)
+    assert 0 <= fused["error"] < 1e-6
+    assert rows["copy"]["error"] is None
+    assert [row["opponent"] for row in content["growth"]] == ["fused", "copy"]
+    assert content["growth"][0]["extra_memory"] >= 0
+
+
+def test_tables_and_plots(small_run: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "benchmarks/report.py", small_run, "--plots", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    assert "recipe " in done.stdout
+    assert done.stdout.startswith(small_run.with_suffix(".txt").read_text())
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "roofline-cpu.png",
+        "growth-cpu.png",
+        "speedups-cpu.png",
+    }
+
+
+def test_a_wrong_answer_is_not_timed(tmp_path: Path) -> None:
+    patch = "import bitrate_ext; right = bitrate_ext.bitrate_map\n"
+    patch += "bitrate_ext.bitrate_map = lambda *a, **k: right(*a, **k).mul_(1 if k.get('impl') else 0.999)"
+    done = run(tmp_path, *QUICK, patch=patch)
+    assert done.returncode == 1
+    assert "fused is wrong by 1.0e-03; it was not timed" in done.stdout
+    assert "the map's sum is wrong by 1.0e-03; it was not timed" in done.stdout
+    content = record.load(tmp_path / "record.json")
+    assert not content["complete"]
+    assert {row["opponent"] for row in content["rows"]} == {"copy", "recipe", "empty call"}
+
+
+def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path) -> None:
+    patch = "import opponents\ndef stop(*_):\n    raise KeyboardInterrupt\n"
+    patch += "opponents.OPPONENTS['recipe'] = stop"
+    done = run(tmp_path, *QUICK, patch=patch)
+    assert done.returncode == pytest.ExitCode.INTERRUPTED
+    content = record.load(tmp_path / "record.json")
+    assert not content["complete"]
+    assert [row["opponent"] for row in content["rows"]] == ["fused", "copy"]
+    assert "The run was interrupted, or a check failed: rows are missing." in report.table(content)
+
+
+def test_too_little_memory_is_told(tmp_path: Path) -> None:
+    done = run(tmp_path, *QUICK, "--memory", "0.00001")
+    assert done.returncode == 0
+    content = record.load(tmp_path / "record.json")
+    assert (content["rows"], content["growth"]) == ([], [])
+    why = content["left_out"]["forward 64 x 64, C=8, fused, cpu"]
+    assert why == "needs 0.000128 GiB of memory, 1e-05 are free"
+    assert f"left out: forward 64 x 64, C=8, fused, cpu: {why}" in report.table(content)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:
+    done = run(tmp_path, "--device", "cuda")
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "--device cuda: torch finds no CUDA device; nothing was timed" in done.stderr
+    assert not (tmp_path / "record.json").exists()
+
+
+def made_up(**changes: Any) -> dict[str, Any]:
+    """A record of two rows; a change is of the fused operator's row, or of the record."""
+    base = {"workload": "forward 4k", "device": "cpu", "low": 0.9, "median": 1.0, "high": 1.1}
+    row = {key: value for key, value in changes.items() if key in base}
+    content = {"machine": {"processor": "one"}, "complete": True, "growth": []}
+    content |= {key: value for key, value in changes.items() if key not in base}
+    copy = {**base, "opponent": "copy", "low": 2.0, "median": 2.0, "high": 2.0}
+    return {**content, "rows": [{**base, "opponent": "fused", **row}, copy]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "the same"),
+        ({"low": 1.15, "median": 1.2, "high": 1.3}, "slower"),
+        ({"low": 0.7, "median": 0.75, "high": 0.8}, "faster"),
+        ({"low": 1.05, "median": 1.2, "high": 1.3}, "the same"),  # the middle halves touch
+        ({"low": 1.101, "median": 1.102, "high": 1.103}, "slower"),
+        ({"low": 1.09, "median": 1.095, "high": 1.1}, "the same"),
+    ],
+)
+def test_what_of_a_difference_is_noise(changes: dict[str, Any], said: str) -> None:
+    line = next(line for line in compare.lines(made_up(), made_up(**changes)) if "fused" in line)
+    assert line.endswith(said)
+
+
+def test_a_machine_that_is_slower_at_all_things() -> None:
+    slow = made_up(low=1.8, median=2.0, high=2.2)
+    slow["rows"][1] = {**slow["rows"][1], "low": 4.0, "median": 4.0, "high": 4.0}
+    lines = compare.lines(made_up(), {**slow, "machine": {"processor": "another"}, "complete": False})
+    assert lines[0] == "The machines differ: times do not compare, shares of the copy may."
+    assert lines[1] == "The new run did not come to its end."
+    assert next(line for line in lines if "fused" in line).endswith("1.00  the same")
+
+
+def test_rows_of_one_run_only() -> None:
+    new = made_up()
+    new["rows"][0] = {**new["rows"][0], "workload": "forward 8k"}
+    lines = compare.lines(made_up(), new)
+    assert any(line.startswith("forward 8k, fused") and line.endswith("not in the old run") for line in lines)
+    assert "forward 4k, fused, cpu: not in the new run" in lines
+
+
+@pytest.mark.parametrize("content", ["", "[]", json.dumps({"rows": []})])
+def test_a_file_that_is_no_record(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "other.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match="is no record of benchmarks"):
+        record.load(path)
+    done = subprocess.run(
+        [sys.executable, "benchmarks/report.py", path], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == 2
+    assert "is no record of benchmarks" in done.stderr
