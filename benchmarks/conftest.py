@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import report
 import torch
 from record import Record, free_memory
 from workloads import Workload
@@ -129,11 +128,3 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     record = session.config.stash[RECORD]
     if record and exitstatus == pytest.ExitCode.OK:
         record.finish()
-
-
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    record = config.stash[RECORD]
-    if record and record.content["rows"]:
-        terminalreporter.section("times within this run")
-        for line in report.table(record.content):
-            terminalreporter.write_line(line)

@@ -11,9 +11,10 @@ import pytest
 import torch
 from conftest import clock, devices
 from record import row_of
-from workloads import GROWING, Workload, in_turn, make_buffers
+from workloads import GROWING, Workload, make_buffers
 
 import bitrate_ext
+from bitrate_ext.bench import in_turn
 
 pytestmark = pytest.mark.benchmark(timer=clock, disable_gc=True, warmup=False)
 

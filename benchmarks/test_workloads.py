@@ -11,7 +11,9 @@ import torch
 from conftest import clock, devices
 from record import row_of
 from torch import Tensor
-from workloads import WORKLOADS, Buffers, Workload, exact_answer, in_turn, make_buffers
+from workloads import WORKLOADS, Buffers, Workload, exact_answer, make_buffers
+
+from bitrate_ext.bench import in_turn
 
 pytestmark = pytest.mark.benchmark(timer=clock, disable_gc=True, warmup=False)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 import bitrate_ext
+from bitrate_ext.bench import sets_of_buffers
 from bitrate_ext.receptive_field import ReceptiveField, Term
 
 IMAGES = {"kodak": (512, 768), "1080p": (1088, 1920), "4k": (2160, 3840), "8k": (4320, 7680)}  # (H, W), pixels
@@ -19,8 +19,6 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 REACHES = {"4 taps": (-30, 30), "5 taps": (-36, 36), "22 taps": (-164, 179)}
 HYPER_STRIDE = 64  # of z
 HYPER_REACH = (-158, 158)  # of z through y: five taps
-ROTATED = 1 << 30  # bytes that a large workload's buffers have together: more than a processor's caches
-SMALL = 1 << 24  # workloads of fewer bytes are what a cache is for: they keep one set of buffers
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ class Workload:
     @property
     def sets(self) -> int:
         """Sets of buffers that calls use in turn, so that none finds its own in a cache; one where all fit in one."""
-        return 1 if self.bytes < SMALL else 1 + ROTATED // self.bytes
+        return sets_of_buffers(self.bytes)
 
     @property
     def memory(self) -> int:
@@ -138,18 +136,6 @@ def exact_answer(workload: Workload, buffers: Buffers) -> list[Tensor]:
 
 def _values(buffers: Buffers) -> list[tuple[str, Tensor]]:
     return [(name, value.detach()) for name, value in buffers.likelihoods.items()]
-
-
-def in_turn(calls: list[Callable[[], Any]]) -> Callable[[], Any]:
-    """One call after the other, over and over."""
-    place = [0]
-
-    def call() -> Any:
-        chosen = calls[place[0]]
-        place[0] = (place[0] + 1) % len(calls)
-        return chosen()
-
-    return call
 
 
 FORWARD = [

@@ -43,7 +43,6 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     done = run(folder, *QUICK)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "forward 64 x 64, C=8" in done.stdout
     return folder / "record.json"
 
 
