@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #define BITRATE_AVX2
 #pragma GCC target("avx2,fma,f16c")

@@ -268,7 +268,7 @@ bool apply_columns(const int32_t* start, const double* weight, int64_t pitch, in
   return ordinary && !any_negative(Ints(any_strange));
 }
 
-// Up to eight rows are summed in registers; more go through a buffer, eight at a time and in the same order.
+// Up to twelve rows are summed in registers; more go through a buffer, twelve at a time and in the same order.
 constexpr int64_t kRowsAtOnce = 12;
 
 // sum = from[x] + sum over k of weights[k] * rows[k][x], given to finish(x, sum) a vector at a time, the rest singly.
