@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from record import Row, find, load, share_of_copy
+from record import Row, find, load
 
 OTHERS = {
     "recipe": "recipe",
@@ -51,8 +51,9 @@ def head(record: Row) -> list[str]:
     return lines
 
 
-def cells_of(row: Row, share: float | None) -> str:
-    parts = f"{row['median'] * 1e3:.3f}", spread(row), f"{row['gbps']:.1f}", "-" if share is None else f"{share:.2f}"
+def cells_of(row: Row) -> str:
+    share = "-" if row["of_copy"] is None else f"{row['of_copy']:.2f}"
+    parts = f"{row['median'] * 1e3:.3f}", spread(row), f"{row['gbps']:.1f}", share
     return f"{parts[0]:>10}{parts[1]:>8}{parts[2]:>7}{parts[3]:>9}   "
 
 
@@ -69,16 +70,14 @@ def table(record: Row) -> list[str]:
         ratios = [
             f"{OTHERS[r['opponent']]} {r['median'] / fused['median']:.2f}" for r in rows if r["opponent"] in OTHERS
         ]
-        lines.append(f"{name:46}{cells_of(fused, share_of_copy(rows, fused))}{', '.join(ratios)}")
+        lines.append(f"{name:46}{cells_of(fused)}{', '.join(ratios)}")
     if record["growth"]:
         lines += ["", f"{'growth':46}{'fused ms':>10}{'spread':>8}{'GB/s':>7}{'of copy':>9}   ns a pixel, extra memory"]
     for row in record["growth"]:
         if row["opponent"] == "fused":
             extra, pace = row.get("extra_memory"), row["median"] * 1e9 / row["pixels"]
             memory = f"{extra / 2**20:.1f} MiB" if extra is not None else "-"
-            lines.append(
-                f"{row['workload']:46}{cells_of(row, share_of_copy(record['growth'], row))}{pace:.3f}, {memory}"
-            )
+            lines.append(f"{row['workload']:46}{cells_of(row)}{pace:.3f}, {memory}")
     lines += [f"left out: {name}: {why}" for name, why in record["left_out"].items()]
     return lines
 
@@ -88,14 +87,14 @@ def plot_roofline(record: Row, device: str, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     rows = [row for row in record["rows"] if row["device"] == device and row["opponent"] == "fused"]
-    rows = [row for row in rows if share_of_copy(record["rows"], row) is not None and row["bytes"] > 1 << 20]
+    rows = [row for row in rows if row["of_copy"] is not None and row["bytes"] > 1 << 20]
     figure, axes = plt.subplots(figsize=(8, 0.3 * len(rows) + 1.4), layout="constrained")
     for place, row in enumerate(reversed(rows)):
         copy = find(record["rows"], row["workload"], "copy", device)
         assert copy is not None
         axes.barh(place, copy["gbps"], height=0.75, color="#dddddd", label="a copy of the same bytes" * (place == 0))
         axes.barh(place, row["gbps"], height=0.4, color=COLOURS["fused"], label="fused operator" * (place == 0))
-        axes.text(max(copy["gbps"], row["gbps"]), place, f" {row['gbps'] / copy['gbps']:.2f}", va="center", fontsize=8)
+        axes.text(max(copy["gbps"], row["gbps"]), place, f" {row['of_copy']:.2f}", va="center", fontsize=8)
     axes.margins(y=0.01)
     axes.set_yticks(range(len(rows)), [row["workload"] for row in reversed(rows)], fontsize=8)
     axes.set_xlabel("GB/s of the bytes that a call must move; beside the bars, the share of the copy's rate")

@@ -46,7 +46,7 @@ def resident(status: Path, field: str) -> int:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("device", devices(metafunc.config), ids=str)
     metafunc.parametrize("workload", GROWING, ids=lambda workload: workload.name)
-    metafunc.parametrize("opponent", ["fused", "copy"])
+    metafunc.parametrize("opponent", ["copy", "fused"])
 
 
 def test_growth(

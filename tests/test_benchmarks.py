@@ -59,8 +59,10 @@ def test_a_row_says_what_it_is(small_run: Path) -> None:
     assert fused["gbps"] == pytest.approx(fused["bytes"] / fused["median"] / 1e9)
     assert 0 <= fused["error"] < 1e-6
     assert rows["copy"]["error"] is None
-    assert [row["opponent"] for row in content["growth"]] == ["fused", "copy"]
-    assert content["growth"][0]["extra_memory"] >= 0
+    assert fused["of_copy"] == rows["copy"]["median"] / fused["median"]
+    assert rows["copy"]["of_copy"] == 1
+    assert [row["opponent"] for row in content["growth"]] == ["copy", "fused"]
+    assert content["growth"][1]["extra_memory"] >= 0
 
 
 def test_tables_and_plots(small_run: Path, tmp_path: Path) -> None:
@@ -94,7 +96,7 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path) -> None:
     assert done.returncode == pytest.ExitCode.INTERRUPTED
     content = record.load(tmp_path / "record.json")
     assert not content["complete"]
-    assert [row["opponent"] for row in content["rows"]] == ["fused", "copy"]
+    assert [row["opponent"] for row in content["rows"]] == ["copy", "fused"]
     assert "The run was interrupted, or a check failed: rows are missing." in report.table(content)
 
 
