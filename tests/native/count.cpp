@@ -132,6 +132,37 @@ void* operator new(std::size_t size) {
 void operator delete(void*) noexcept {}
 void operator delete(void*, std::size_t) noexcept {}
 
+// The C library chooses its own by processor, and some of them are one instruction that is stepped byte by byte.
+#pragma GCC push_options
+#pragma GCC optimize("no-tree-loop-distribute-patterns")
+using Line = unsigned char __attribute__((vector_size(16), aligned(1)));
+
+extern "C" void* memset(void* to, int value, std::size_t size) {
+  unsigned char* place = static_cast<unsigned char*>(to);
+  const Line line = Line{} + static_cast<unsigned char>(value);
+  std::size_t done = 0;
+  for (; done + sizeof(Line) <= size; done += sizeof(Line)) *reinterpret_cast<Line*>(place + done) = line;
+  for (; done < size; ++done) place[done] = static_cast<unsigned char>(value);
+  return to;
+}
+
+extern "C" void* memmove(void* to, const void* from, std::size_t size) {
+  unsigned char* place = static_cast<unsigned char*>(to);
+  const unsigned char* source = static_cast<const unsigned char*>(from);
+  if (place > source && place < source + size) std::abort();  // not needed here
+  std::size_t done = 0;
+  for (; done + sizeof(Line) <= size; done += sizeof(Line)) {
+    *reinterpret_cast<Line*>(place + done) = *reinterpret_cast<const Line*>(source + done);
+  }
+  for (; done < size; ++done) place[done] = source[done];
+  return to;
+}
+
+extern "C" void* memcpy(void* __restrict to, const void* __restrict from, std::size_t size) {
+  return memmove(to, from, size);
+}
+#pragma GCC pop_options
+
 int main(int argc, char** argv) {
   for (const Kernels* kernels : {&avx2_kernels, &avx512_kernels}) {
     if (argc < 2 || std::strcmp(argv[1], kernels->name) != 0) continue;
