@@ -2,9 +2,9 @@
 
     python benchmarks/compare.py OLD.json NEW.json
 
-Machines drift from run to run, and the copy of the same bytes drifts with them: each time is divided by the copy's of
-its run, where there is one. A difference counts if it is larger than 10 per cent and the middle halves of the two
-runs' rounds lie apart.
+Machines drift from run to run, and the copy of the same bytes drifts with them, if not always alike. So a difference
+counts if it is larger than 15 per cent both in time and in time over the copy's of the same run, and if the middle
+halves of the two runs' rounds lie apart. On different machines only times over the copy's count.
 """
 
 from __future__ import annotations
@@ -14,28 +14,33 @@ from pathlib import Path
 
 from record import Row, find, load
 
-COUNTS = 0.10
+COUNTS = 0.15
 
 
-def scaled(record: Row, part: str, row: Row) -> tuple[float, float, float, bool]:
-    """First quartile, median and third quartile, over the copy's median where there is one; and whether there is."""
+def over_copy(record: Row, part: str, row: Row) -> Row | None:
+    """The row's times over the copy's median; None where there is no copy, or the row is the copy."""
     copy = find(record[part], row["workload"], "copy", row["device"])
-    known = copy is not None and row["opponent"] != "copy"
-    unit = copy["median"] if copy is not None and known else 1.0
-    return row["low"] / unit, row["median"] / unit, row["high"] / unit, known
+    if copy is None or row["opponent"] == "copy":
+        return None
+    return {key: row[key] / copy["median"] for key in ("low", "median", "high")}
 
 
-def verdict(old: tuple[float, float, float, bool], new: tuple[float, float, float, bool]) -> str:
-    apart = new[0] > old[2] or new[2] < old[0]
-    change = new[1] / old[1] - 1
-    if abs(change) <= COUNTS or not apart:
-        return "the same"
-    return "slower" if change > 0 else "faster"
+def change(old: Row, new: Row) -> float:
+    """By how much the median grew; zero where the middle halves of the rounds touch."""
+    apart = new["low"] > old["high"] or new["high"] < old["low"]
+    return float(new["median"] / old["median"] - 1) if apart else 0.0
+
+
+def verdict(changes: list[float]) -> str:
+    if all(one > COUNTS for one in changes):
+        return "slower"
+    return "faster" if all(one < -COUNTS for one in changes) else "the same"
 
 
 def lines(old: Row, new: Row) -> list[str]:
     found = []
-    if old["machine"] != new["machine"]:
+    same_machine = old["machine"] == new["machine"]
+    if not same_machine:
         found.append("The machines differ: times do not compare, shares of the copy may.")
     for name, record in (("old", old), ("new", new)):
         if not record["complete"]:
@@ -48,10 +53,13 @@ def lines(old: Row, new: Row) -> list[str]:
             if before is None:
                 found.append(f"{name:70}{'-':>10}{row['median'] * 1e3:10.3f}{'':>8}  not in the old run")
                 continue
-            one, other = scaled(old, part, before), scaled(new, part, row)
+            pairs = [(before, row)] if same_machine else []
+            one, other = over_copy(old, part, before), over_copy(new, part, row)
+            if one is not None and other is not None:
+                pairs.append((one, other))
             times = f"{before['median'] * 1e3:10.3f}{row['median'] * 1e3:10.3f}"
-            said = verdict(one, other) if one[3] == other[3] else "no copy to compare with"
-            ratio = f"{other[1] / one[1]:8.2f}" if one[3] == other[3] else f"{'-':>8}"
+            ratio = f"{other['median'] / one['median']:8.2f}" if one is not None and other is not None else f"{'-':>8}"
+            said = verdict([change(*pair) for pair in pairs]) if pairs else "no copy to compare with"
             found.append(f"{name:70}{times}{ratio}  {said}")
         for row in old[part]:
             if find(new[part], row["workload"], row["opponent"], row["device"]) is None:

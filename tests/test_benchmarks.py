@@ -135,8 +135,9 @@ def made_up(**changes: Any) -> dict[str, Any]:
         ({"low": 1.15, "median": 1.2, "high": 1.3}, "slower"),
         ({"low": 0.7, "median": 0.75, "high": 0.8}, "faster"),
         ({"low": 1.05, "median": 1.2, "high": 1.3}, "the same"),  # the middle halves touch
-        ({"low": 1.101, "median": 1.102, "high": 1.103}, "slower"),
-        ({"low": 1.09, "median": 1.095, "high": 1.1}, "the same"),
+        ({"low": 1.151, "median": 1.152, "high": 1.153}, "slower"),
+        ({"low": 1.145, "median": 1.149, "high": 1.15}, "the same"),
+        ({"low": 0.8, "median": 0.851, "high": 0.89}, "the same"),
     ],
 )
 def test_what_of_a_difference_is_noise(changes: dict[str, Any], said: str) -> None:
@@ -147,10 +148,21 @@ def test_what_of_a_difference_is_noise(changes: dict[str, Any], said: str) -> No
 def test_a_machine_that_is_slower_at_all_things() -> None:
     slow = made_up(low=1.8, median=2.0, high=2.2)
     slow["rows"][1] = {**slow["rows"][1], "low": 4.0, "median": 4.0, "high": 4.0}
+    assert next(line for line in compare.lines(made_up(), slow) if "fused" in line).endswith("1.00  the same")
     lines = compare.lines(made_up(), {**slow, "machine": {"processor": "another"}, "complete": False})
     assert lines[0] == "The machines differ: times do not compare, shares of the copy may."
     assert lines[1] == "The new run did not come to its end."
     assert next(line for line in lines if "fused" in line).endswith("1.00  the same")
+
+
+def test_a_faster_machine_does_not_hide_a_loss() -> None:
+    new = made_up()
+    new["rows"][1] = {**new["rows"][1], "low": 1.0, "median": 1.0, "high": 1.0}
+    assert next(line for line in compare.lines(made_up(), new) if "fused" in line).endswith("2.00  the same")
+    new["machine"] = {"processor": "another"}
+    lines = compare.lines(made_up(), new)
+    assert next(line for line in lines if "fused" in line).endswith("2.00  slower")
+    assert next(line for line in lines if ", copy" in line).endswith("-  no copy to compare with")
 
 
 def test_rows_of_one_run_only() -> None:
