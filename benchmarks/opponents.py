@@ -147,12 +147,21 @@ OPPONENTS: dict[str, Callable[[Workload, Buffers], Call]] = {
 }
 
 
+def calls_of(opponent: str, workload: Workload, buffers: list[Buffers]) -> tuple[list[Call], object]:
+    """A call for each set of buffers, each run once, the first of them last; and that one's answer."""
+    calls = [OPPONENTS[opponent](workload, one) for one in buffers]
+    answer: object = None
+    for call in calls[::-1]:
+        answer = call()
+    return calls, answer
+
+
 def why_not(opponent: str, workload: Workload, device: torch.device) -> str:
     """Why an opponent does not take part in a workload; "" where it does."""
     plain = list(workload.shapes) == ["y"] and workload.projection == "bilinear"
     usual = plain and workload.direction == "forward" and workload.frames == 1 and workload.channels == 192
     usual = usual and (workload.dtype, workload.layout, workload.stride) == ("float32", "contiguous", 16)
-    if opponent in ("recipe",) and workload.projection != "bilinear":
+    if opponent == "recipe" and workload.projection != "bilinear":
         return "it knows bilinear interpolation only"
     if opponent == "kernel" and not (workload.direction == "backward" and plain):
         return "it is the backward pass"

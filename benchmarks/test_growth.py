@@ -59,9 +59,7 @@ def test_growth(
 ) -> None:
     needs_memory(f"growth, {workload.name}, {opponent}, {device.type}", workload, device)
     buffers = make_buffers(workload, device)
-    calls = [opponents.OPPONENTS[opponent](workload, one) for one in buffers]
-    for call in calls[::-1]:
-        call()
+    calls, _ = opponents.calls_of(opponent, workload, buffers)
     error, more = None, {}
     if opponent == "fused":  # the answers are checked with the workloads; here, that no bit is lost
         bits = float(bitrate_ext.latent_bits(buffers[0].likelihoods["y"]).double().sum())

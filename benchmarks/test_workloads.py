@@ -78,10 +78,8 @@ def test_workload(
     forget_all_but(workload, device)
     needs_memory(f"{workload.name}, {opponent}, {device.type}", workload, device)
     buffers, exact = prepared(workload, device)
-    calls = [opponents.OPPONENTS[opponent](workload, one) for one in buffers]
+    calls, answer = opponents.calls_of(opponent, workload, buffers)
     error = None
-    for call in calls[::-1]:  # the first call comes last: its answer is the one that is known
-        answer = call()
     if opponent not in opponents.LIMITS:
         error = relative_error(answer, exact)
         assert error <= allowed_error(workload, opponent), f"{opponent} is wrong by {error:.1e}; it was not timed"
