@@ -95,7 +95,7 @@ class BitrateMapper:
             TypeError, ValueError: naming the argument, what was expected and what came; also where part of the model
                 is in train mode, where no image size suits it, and where its output has no image's likelihoods.
         """
-        self._resolve_projections(x, forward_kwargs)
+        self.resolve_projections(x, forward_kwargs)
         if gradients is None:
             gradients = x.requires_grad and torch.is_grad_enabled()
         with torch.inference_mode(not gradients), torch.set_grad_enabled(gradients):
@@ -107,31 +107,35 @@ class BitrateMapper:
         output, likelihoods = self.run(padded, forward_kwargs)
         size = (padded.shape[2], padded.shape[3])
         total_map = bitrate_map(likelihoods, size, crop=crop, projection=self.projections)
-        maps = {next(iter(likelihoods)): total_map}
-        if len(likelihoods) > 1:
-            maps = {
-                name: bitrate_map(p, size, crop=crop, projection=self.projections[name])
-                for name, p in likelihoods.items()
-            }
-        bits = {name: latent_bits(p, dtype=torch.float64) for name, p in likelihoods.items()}
-        total_bits = torch.stack([b.sum(dim=(1, 2)) for b in bits.values()]).sum(dim=0)
-        padding_bits = torch.stack(
-            [outside_bits(b, self.projections[name], size, crop) for name, b in bits.items()]
-        ).sum(dim=0)
-        x_hat = output.get("x_hat")
-        if isinstance(x_hat, Tensor) and tuple(x_hat.shape[-2:]) == size:
-            x_hat = x_hat[..., crop[0] : crop[0] + height, crop[1] : crop[1] + width]
-        else:
-            x_hat = None
+        bits, total_bits, padding_bits = self.books(likelihoods, size, crop)
         return BitrateResult(
             map=total_map,
-            maps=maps,
+            maps=self.maps_of_each(likelihoods, total_map, size, crop),
             latent_bits={name: b.to(total_map.dtype) for name, b in bits.items()},
             total_bits=total_bits,
             padding_bits=padding_bits,
             bpp=total_bits / (height * width),
-            x_hat=x_hat,
+            x_hat=cropped_image(output.get("x_hat"), size, crop),
         )
+
+    def maps_of_each(
+        self, likelihoods: Mapping[str, Tensor], total_map: Tensor, size: tuple[int, int], crop: Crop
+    ) -> dict[str, Tensor]:
+        """The map of each latent; of an only one, it is the map of all."""
+        if len(likelihoods) == 1:
+            return {next(iter(likelihoods)): total_map}
+        return {
+            name: bitrate_map(p, size, crop=crop, projection=self.projections[name]) for name, p in likelihoods.items()
+        }
+
+    def books(
+        self, likelihoods: Mapping[str, Tensor], size: tuple[int, int], crop: Crop
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Bits of each cell, float64 ``[N, h, w]``; of each image, and of the part outside the crop, float64 ``[N]``."""
+        bits = {name: latent_bits(p, dtype=torch.float64) for name, p in likelihoods.items()}
+        total_bits = torch.stack([b.sum(dim=(1, 2)) for b in bits.values()]).sum(dim=0)
+        outside = [outside_bits(b, self.projections[name], size, crop) for name, b in bits.items()]
+        return bits, total_bits, torch.stack(outside).sum(dim=0)
 
     def prepare(self, x: Tensor, forward_kwargs: dict[str, Any]) -> None:
         """Check the model and the images, and find the strides where they are not known yet."""
@@ -142,14 +146,18 @@ class BitrateMapper:
         if not self.strides:
             self.strides = self._find_strides(x, forward_kwargs)
 
+    def canvas(self, height: int, width: int) -> tuple[tuple[int, int], Crop]:
+        """Size of the padded image that the model needs, pixels, and where the picture lies on it."""
+        rows, columns = (math.lcm(*axis) for axis in zip(*self.strides.values(), strict=True))
+        size = (-(-height // rows) * rows, -(-width // columns) * columns)
+        return size, ((size[0] - height) // 2, (size[1] - width) // 2, height, width)
+
     def pad(self, x: Tensor) -> tuple[Tensor, Crop]:
         """Images as the model needs them, and where the picture lies on them: ``(top, left, height, width)``."""
         height, width = x.shape[-2:]
-        rows, columns = (math.lcm(*axis) for axis in zip(*self.strides.values(), strict=True))
-        size = (-(-height // rows) * rows, -(-width // columns) * columns)
-        top, left = (size[0] - height) // 2, (size[1] - width) // 2
-        padded = F.pad(x, (left, size[1] - width - left, top, size[0] - height - top))
-        return padded, (top, left, height, width)
+        size, crop = self.canvas(height, width)
+        top, left = crop[:2]
+        return F.pad(x, (left, size[1] - width - left, top, size[0] - height - top)), crop
 
     def run(self, padded: Tensor, forward_kwargs: dict[str, Any]) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
         """The model's output for images of a size that suits it, and its likelihoods by name, checked."""
@@ -158,7 +166,7 @@ class BitrateMapper:
         self._check_grids(likelihoods, padded.shape[0], (padded.shape[2], padded.shape[3]))
         return output, likelihoods
 
-    def _resolve_projections(self, x: Tensor, forward_kwargs: dict[str, Any]) -> None:
+    def resolve_projections(self, x: Tensor, forward_kwargs: dict[str, Any]) -> None:
         """Checks; and at the first call the strides, and a projection for each latent."""
         self.prepare(x, forward_kwargs)
         if self.projections.keys() == self.strides.keys():
@@ -235,6 +243,14 @@ def outside_bits(bits: Tensor, projection: Projection, size: Sequence[int], crop
         share += rows + (term.along(0).share - rows) * columns
     share = share.to(bits.device)
     return torch.where(share > 0, share * bits, 0).sum(dim=(1, 2))  # where: a cell of infinite bits may be inside
+
+
+def cropped_image(x_hat: Any, size: tuple[int, int], crop: Crop) -> Tensor | None:
+    """The picture's part of a reconstruction; None of what is no image of the padded size."""
+    if not isinstance(x_hat, Tensor) or tuple(x_hat.shape[-2:]) != size:
+        return None
+    top, left, height, width = crop
+    return x_hat[..., top : top + height, left : left + width]
 
 
 def check_eval_mode(model: Callable[..., Any]) -> None:
