@@ -11,25 +11,15 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
+
+from .colours import colour_limit, colour_map, overlaid
 
 if TYPE_CHECKING:
     from PIL import Image
 
-COLOURS = "inferno"  # perceptually even, black where nothing is spent
-BROKEN = (0.55, 0.55, 0.55)  # of pixels that are not a number
-PERCENTILE = 99.5  # the colour scale ends there, so that a few extreme pixels do not darken all others
 LONG_SIDE = (720, 1600)  # shortest and longest a panel's long side gets, pixels
-
-
-def colour_limit(bits: np.ndarray | Tensor) -> float:
-    """Upper end of the colour scale, bits per pixel: a robust maximum of the finite values, above zero."""
-    values = _checked_map(bits)
-    finite = values[np.isfinite(values)]
-    limit = float(np.percentile(finite, PERCENTILE)) if finite.size else 0.0
-    if limit <= 0.0:  # next to everything costs nothing
-        limit = float(finite.max(initial=0.0))
-    return limit if limit > 0.0 else 1.0
 
 
 def map_figure(bits: np.ndarray | Tensor, *, title: str = "", subtitle: str = "") -> Image.Image:
@@ -72,7 +62,7 @@ def map_figure(bits: np.ndarray | Tensor, *, title: str = "", subtitle: str = ""
     panel = figure.add_axes(_placed((left, bottom, width, height), full_width, full_height))
     limit = colour_limit(values)
     shown = np.where(np.isnan(values), np.nan, np.clip(values, 0.0, np.finfo(np.float32).max))
-    picture = panel.imshow(shown, cmap=_colours(), vmin=0.0, vmax=limit, aspect="auto")
+    picture = panel.imshow(shown, cmap=colour_map(), vmin=0.0, vmax=limit, aspect="auto")
     panel.set_axis_off()
 
     scale = figure.colorbar(
@@ -120,12 +110,8 @@ def overlay(photograph: np.ndarray | Tensor, bits: np.ndarray | Tensor) -> Image
         photo = photo[0].transpose(1, 2, 0)
     if photo.shape != (*values.shape, 3):
         raise ValueError(f"photograph must be [H, W, 3] of {list(values.shape)} pixels, got {list(photo.shape)}")
-    limit = colour_limit(values)
-    share = np.clip(np.minimum(np.nan_to_num(values, nan=0.0), limit) / limit, 0.0, 1.0)  # infinity as the limit
-    grey = photo.clip(0, 1) @ np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)
-    light, opacity = grey[:, :, None], 0.8 * share[:, :, None]
-    tint = _colours()(share)[:, :, :3].astype(np.float32) * (0.45 + 0.55 * light)
-    return Image.fromarray(np.rint(255 * ((1 - opacity) * light + opacity * tint)).astype(np.uint8))
+    levels = torch.from_numpy(np.rint(255 * photo.clip(0, 1)).astype(np.uint8))
+    return Image.fromarray(overlaid(levels, torch.from_numpy(values), colour_limit(values)).numpy())
 
 
 def _checked_map(bits: np.ndarray | Tensor) -> np.ndarray:
@@ -143,12 +129,6 @@ def _panel_size(height: int, width: int) -> tuple[int, int]:
     long = max(height, width)
     scale = max(1.0, -(-shortest // long)) if long <= longest else longest / long
     return max(1, round(height * scale)), max(1, round(width * scale))
-
-
-def _colours() -> Any:
-    import matplotlib
-
-    return matplotlib.colormaps[COLOURS].with_extremes(bad=BROKEN)
 
 
 def _placed(box: tuple[float, float, float, float], width: int, height: int) -> tuple[float, float, float, float]:

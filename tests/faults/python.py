@@ -7,6 +7,7 @@ from . import Fault, receptive_fields
 PROJECTION, OPS, AUTOGRAD = "bitrate_ext/projection.py", "bitrate_ext/ops.py", "bitrate_ext/autograd.py"
 REFERENCE, MAPPER, MODELS = "bitrate_ext/reference.py", "bitrate_ext/mapper.py", "bitrate_ext/models.py"
 CLI, IMAGES, RENDER = "bitrate_ext/cli.py", "bitrate_ext/images.py", "bitrate_ext/render.py"
+COLOURS = "bitrate_ext/colours.py"
 
 BANDS = [
     Fault(
@@ -406,10 +407,10 @@ FILES = [
     ),
     Fault(
         "colour scale with infinite values",
-        RENDER,
-        "finite = values[np.isfinite(values)]",
-        "finite = values[~np.isnan(values)]",
-        "test_render.py::test_colour_limit",
+        COLOURS,
+        "finite = bits[np.isfinite(bits)]",
+        "finite = bits[~np.isnan(bits)]",
+        "test_colours.py::test_colour_limit",
     ),
     Fault(
         "colour bar of another scale",
@@ -427,16 +428,16 @@ FILES = [
     ),
     Fault(
         "overlay cut instead of rounded",
-        RENDER,
-        "np.rint(255 *",
-        "(255 *",
+        COLOURS,
+        "light.add_(1 << 15)",
+        "light",
         "test_render.py::test_overlay_has_the_size_of_the_photograph_and_keeps_it_where_nothing_is_spent",
     ),
     Fault(
         "overlay by its largest pixel",
         RENDER,
-        "limit) / limit, 0.0",
-        "limit) / np.nanmax(values), 0.0",
+        "torch.from_numpy(values), colour_limit(values))",
+        "torch.from_numpy(values), float(np.nanmax(values)))",
         "test_render.py::test_overlay_uses_the_figures_scale",
     ),
 ]
