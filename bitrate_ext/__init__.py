@@ -3,6 +3,7 @@
 from .attribution import Attribution, attribute
 from .calibration import calibrate
 from .demo_codec import load_demo_codec
+from .frames import FrameMapper, FrameResult
 from .mapper import BitrateMapper, BitrateResult
 from .ops import bitrate_map, latent_bits
 from .projection import Projection
@@ -13,6 +14,8 @@ __all__ = [
     "Attribution",
     "BitrateMapper",
     "BitrateResult",
+    "FrameMapper",
+    "FrameResult",
     "Projection",
     "ReceptiveField",
     "attribute",

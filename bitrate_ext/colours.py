@@ -1,8 +1,8 @@
 """Colours of bitrate maps, on the tensor's own device: the map as a picture, and laid over the photograph.
 
-Both are look-ups in a table of ``[LEVELS + 1, 256, 3]`` bytes: the level of a pixel's bits (the last one stands for what
-is not a number) and the lightness of the photograph there. Levels and lightness are whole numbers, so the same map gives
-the same bytes on every device. The table is the only copy of the formula:
+Both are look-ups in a table of ``[LEVELS + 1, 256, 3]`` bytes: the level of a pixel's bits (the last one stands for
+what is not a number) and the lightness of the photograph there. Levels and lightness are whole numbers, so the same map
+gives the same bytes on every device. The table is the only copy of the formula:
 
     opacity = STRENGTH * share of the limit, tint = colour * (0.45 + 0.55 * light)
     pixel   = (1 - opacity) * light + opacity * tint
@@ -83,7 +83,7 @@ def _looked_up(table: Tensor, index: Tensor, out: Tensor | None) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _table(device: torch.device) -> tuple[Tensor, Tensor]:
-    """uint8 ``[LEVELS + 1, 3]`` of the map alone, and ``[(LEVELS + 1) * 256, 3]`` of an overlay, by level and lightness."""
+    """uint8 ``[LEVELS + 1, 3]`` of the map alone; and ``[(LEVELS + 1) * 256, 3]`` of an overlay, by level and light."""
     share = (np.arange(LEVELS) / (LEVELS - 1))[:, None, None]
     colour = colour_map()(np.arange(LEVELS))[:, None, :3]
     light = (np.arange(256) / 255)[None, :, None]

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .colours import COLOURS
 from .receptive_field import ReceptiveField
-from .render import COLOURS, _placed, _write
+from .render import _placed, _write
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -131,7 +131,7 @@ class BitrateMapper:
     def books(
         self, likelihoods: Mapping[str, Tensor], size: tuple[int, int], crop: Crop
     ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Bits of each cell, float64 ``[N, h, w]``; of each image, and of the part outside the crop, float64 ``[N]``."""
+        """Bits of each cell, float64 ``[N, h, w]``; of each image, and those outside the crop, float64 ``[N]``."""
         bits = {name: latent_bits(p, dtype=torch.float64) for name, p in likelihoods.items()}
         total_bits = torch.stack([b.sum(dim=(1, 2)) for b in bits.values()]).sum(dim=0)
         outside = [outside_bits(b, self.projections[name], size, crop) for name, b in bits.items()]
