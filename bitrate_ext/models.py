@@ -37,9 +37,14 @@ def require(module: str) -> Any:
 
 def image_architectures() -> dict[str, type[nn.Module]]:
     """CompressAI's image models by registry name, and those that users have added with ``register_model``."""
+    video = require("compressai.zoo").video_models
+    return {name: architecture for name, architecture in _architectures().items() if name not in video}
+
+
+def _architectures() -> dict[str, type[nn.Module]]:
+    """Those of images and of video: of all but point clouds."""
     require("compressai.models")
-    zoo = require("compressai.zoo")
-    others = {*zoo.video_models, *zoo.pointcloud_models}
+    others = require("compressai.zoo").pointcloud_models
     registry = require("compressai.registry").MODELS
     return {name: architecture for name, architecture in registry.items() if name not in others}
 
@@ -50,8 +55,8 @@ def load_zoo_model(name: str, quality: int | None = None, metric: str = "mse") -
     The weights are downloaded once, into ``torch.hub``'s cache.
 
     Args:
-        name: such as ``"mbt2018-mean"``.
-        quality: 1 (fewest bits) to 6 or 8. None for the variable-rate models (``"...-vbr"``): they have one
+        name: such as ``"mbt2018-mean"``, or ``"ssf2020"``, the video model.
+        quality: 1 (fewest bits) to 6, 8 or 9. None for the variable-rate models (``"...-vbr"``): they have one
             checkpoint, and their rate is chosen at each call, ``mapper(x, s=level)``.
         metric: the distortion that it was trained for, ``"mse"`` or ``"ms-ssim"``.
 
@@ -61,7 +66,8 @@ def load_zoo_model(name: str, quality: int | None = None, metric: str = "mse") -
         ImportError: CompressAI is not installed.
     """
     image, variable = require("compressai.zoo.image"), require("compressai.zoo.image_vbr")
-    urls = {**image.model_urls, **variable.model_urls}
+    video = require("compressai.zoo.video")
+    urls = {**image.model_urls, **variable.model_urls, **video.model_urls}
     if name == "bmshj2018-factorized-relu":
         raise ValueError(
             f"there are no weights for {name!r}: CompressAI publishes none, and its zoo function of that name returns "
@@ -81,12 +87,13 @@ def load_zoo_model(name: str, quality: int | None = None, metric: str = "mse") -
             weights = torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         raise RuntimeError(f"the weights of {name!r} could not be loaded from {url}: {_first_line(error)}") from error
-    architecture = {**image.model_architectures, **variable.model_architectures}[name]
+    architectures = {**image.model_architectures, **variable.model_architectures, **video.model_architectures}
+    architecture = architectures[name]
     return _ready(_build(architecture, _prepared(weights)))
 
 
 def load_checkpoint(path: str | Path, name: str | None = None) -> nn.Module:
-    """A CompressAI image model from a file of weights, in eval mode, coder tables built.
+    """A CompressAI image or video model from a file of weights, in eval mode, coder tables built.
 
     Args:
         path: a ``.safetensors`` file, or what ``torch.save`` wrote: a state dict, or a training checkpoint that holds
@@ -102,7 +109,7 @@ def load_checkpoint(path: str | Path, name: str | None = None) -> nn.Module:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint file {path}")
-    architectures = image_architectures()
+    architectures = _architectures()
     if name is not None:
         _check_choice("name", name, architectures)
     weights, sizes = _read_safetensors(path) if path.suffix == ".safetensors" else (_read_pickle(path), ())

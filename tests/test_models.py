@@ -186,7 +186,7 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
     torch.save(small_model("bmshj2018-hyperprior").state_dict(), path)
     with pytest.raises(ValueError, match=r"do not fit 'mbt2018-mean': Error\(s\) in loading state_dict .* \.\.\.$"):
         load_checkpoint(path, "mbt2018-mean")
-    for name in ("mbt2019", "ssf2020", "sfu2023-pcc-rec-pointnet"):
+    for name in ("mbt2019", "sfu2023-pcc-rec-pointnet"):
         with pytest.raises(ValueError, match=rf"name must be one of 'bmshj2018-factorized', .*, got '{name}'"):
             load_checkpoint(path, name)
 
@@ -241,7 +241,7 @@ def test_every_published_file_name_carries_a_hash() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("mbt2019", 1), r"name must be one of 'bmshj2018-factorized', .*'mbt2018-vbr', got 'mbt2019'"),
+        (("mbt2019", 1), r"name must be one of 'bmshj2018-factorized', .*'mbt2018-vbr', 'ssf2020', got 'mbt2019'"),
         (("elic2022-official", 1), r"name must be one of"),
         (("mbt2018-mean", 9), r"quality of 'mbt2018-mean' must be one of 1, 2, 3, 4, 5, 6, 7, 8, got 9"),
         (("cheng2020-attn", 7), r"quality of 'cheng2020-attn' must be one of 1, 2, 3, 4, 5, 6, got 7"),
@@ -284,3 +284,18 @@ def test_full_size_elic_is_told_from_the_other(name: str, tmp_path: Path) -> Non
     with pytest.raises(ValueError, match=f"do not fit '{(set(ELIC) - {name}).pop()}'"):
         load_checkpoint(tmp_path / "weights.pt", (set(ELIC) - {name}).pop())
     assert_same_ready_model(load_checkpoint(tmp_path / "weights.pt", name), model)
+
+
+def test_the_video_model_loads(tmp_path: Path, downloads: dict[str, Any]) -> None:
+    torch.manual_seed(1)
+    model = MODELS["ssf2020"]().eval()
+    model.update(force=True)
+    torch.save(model.state_dict(), tmp_path / "video.pt")
+    downloads["weights"] = model.state_dict()
+    for loaded in (load_checkpoint(tmp_path / "video.pt", "ssf2020"), load_zoo_model("ssf2020", 3)):
+        assert not loaded.training
+        assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
+        assert loaded.motion_hyperprior.gaussian_conditional._quantized_cdf.numel() > 0
+    assert downloads["url"].endswith("ssf2020-mse-3-9c8b998d.pth.tar")
+    with pytest.raises(ValueError, match="quality of 'ssf2020' must be one of 1, 2, 3, 4, 5, 6, 7, 8, 9, got 10"):
+        load_zoo_model("ssf2020", 10)
