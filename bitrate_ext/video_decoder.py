@@ -64,6 +64,7 @@ UNSPECIFIED, BT709, BT601 = 2, 1, 5  # matrix coefficients: FFmpeg's AVColorSpac
 FULL_RANGE = 2
 HIGH_DEFINITION = 720  # rows from which an unlabelled video is BT.709, as players take it
 MOST_THREADS = 8
+CUT = "the file is cut short"
 
 
 class Unreadable(Exception):
@@ -250,6 +251,7 @@ def decode(video: Input, size: int, max_pixels: int, sandboxed: bool) -> Iterato
     reformatter = VideoReformatter()  # keeps its tables from frame to frame
     frames = lost = cut = 0
     first = end = None
+    read_to = size  # where the last packet ends in the file
     packets = container.demux(stream)
     while True:
         try:
@@ -260,6 +262,8 @@ def decode(video: Input, size: int, max_pixels: int, sandboxed: bool) -> Iterato
         if packet is None:
             break
         cut += bool(packet.is_corrupt)
+        if packet.pos is not None:
+            read_to = packet.pos + packet.size
         try:
             decoded = packet.decode()
         except MemoryError:
@@ -275,6 +279,8 @@ def decode(video: Input, size: int, max_pixels: int, sandboxed: bool) -> Iterato
                 end = max(end or pts, pts + duration)
             yield frame_message(rgb(frame, reformatter), frame, pts, duration, lost)
             frames += 1
+    if container.format.name == "yuv4mpegpipe" and read_to < size:  # FFmpeg leaves part of a frame out without a word
+        amiss.append(CUT)
     if lost:
         amiss.append(f"{lost} packets could not be decoded")
     if cut:
@@ -363,7 +369,7 @@ def cut_short(video: Input, size: int) -> list[str]:
     elif head[:4] == b"GIF8":
         video.seek(size - 16)
         end = size + 1 if b"\x3b" not in video.read(16) else 0
-    return ["the file is cut short"] if end > size else []
+    return [CUT] if end > size else []
 
 
 def _end_of_boxes(video: Input, size: int) -> int:
