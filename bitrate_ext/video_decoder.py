@@ -58,6 +58,7 @@ CONTAINERS = {
     "yuv4mpegpipe": "Y4M",
     "gif": "GIF",
 }
+PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"v=0", b"[playlist]")  # how they begin
 # Of these the header states how long the video is; of the others FFmpeg guesses.
 STATE_DURATION = {"mov", "matroska", "avi", "flv", "asf", "ivf"}
 UNSPECIFIED, BT709, BT601 = 2, 1, 5  # matrix coefficients: FFmpeg's AVColorSpace, then PyAV's Colorspace
@@ -243,6 +244,9 @@ def decode(video: Input, size: int, max_pixels: int, sandboxed: bool) -> Iterato
     import av
     from av.video.reformatter import VideoReformatter
 
+    video.seek(0)
+    if video.read(16).lstrip(b"\xef\xbb\xbf \r\n").startswith(PLAYLISTS):
+        raise Unreadable("is a playlist: it names other files, which are not opened")
     amiss = cut_short(video, size)
     video.seek(0)
     container = opened(video, max_pixels)
@@ -282,7 +286,8 @@ def decode(video: Input, size: int, max_pixels: int, sandboxed: bool) -> Iterato
     if container.format.name == "yuv4mpegpipe" and read_to < size:  # FFmpeg leaves part of a frame out without a word
         amiss.append(CUT)
     if lost:
-        amiss.append(f"{lost} packets could not be decoded")
+        hint = "" if frames else f" (frames of more than {max_pixels:,} pixels are refused)"
+        amiss.append(f"{lost} packets could not be decoded{hint}")
     if cut:
         amiss.append(f"{cut} packets are cut or marked as damaged")
     missing = first is not None and end is not None and time_missing(container, stream, end - first)
@@ -356,7 +361,7 @@ def time_missing(container: Any, stream: Any, ticks: int) -> str | None:
 
 
 def cut_short(video: Input, size: int) -> list[str]:
-    """Whether the file ends before it should, by what its outermost parts say of their sizes: MP4, Matroska, AVI, GIF."""
+    """Whether the file ends before it should, by its outermost parts: MP4, Matroska, AVI, MPEG-TS, GIF."""
     video.seek(0)
     head = video.read(16)
     end = 0
@@ -369,7 +374,19 @@ def cut_short(video: Input, size: int) -> list[str]:
     elif head[:4] == b"GIF8":
         video.seek(size - 16)
         end = size + 1 if b"\x3b" not in video.read(16) else 0
+    elif packet := _packet_bytes(video):
+        end = size + bool(size % packet)
     return [CUT] if end > size else []
+
+
+def _packet_bytes(video: Input) -> int:
+    """Of MPEG-TS; 0 where it is none. Discs put a time before each packet, broadcasts put check bytes behind."""
+    video.seek(0)
+    head = video.read(2 * 204)
+    for packet, sync in ((188, 0), (192, 4), (204, 0)):
+        if head[sync::packet][:2] == b"GG":
+            return packet
+    return 0
 
 
 def _end_of_boxes(video: Input, size: int) -> int:
