@@ -1,0 +1,85 @@
+"""Small videos for tests, made when they are asked for."""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+SIZE = (64, 48)  # width, height
+FRAMES = 12
+RATE = 25
+FORMATS = {  # suffix: FFmpeg's names of container and codec, pixel format
+    "mp4": ("mp4", "libx264", "yuv420p"),
+    "mkv": ("matroska", "libx264", "yuv420p"),
+    "avi": ("avi", "mpeg4", "yuv420p"),
+    "webm": ("webm", "libvpx-vp9", "yuv420p"),
+    "flv": ("flv", "libx264", "yuv420p"),
+    "ts": ("mpegts", "libx264", "yuv420p"),
+    "mpg": ("mpeg", "mpeg2video", "yuv420p"),
+    "wmv": ("asf", "msmpeg4", "yuv420p"),
+    "ivf": ("ivf", "libvpx-vp9", "yuv420p"),
+    "gif": ("gif", "gif", "rgb8"),
+    "y4m": ("yuv4mpegpipe", "wrapped_avframe", "yuv420p"),
+    "h264": ("h264", "libx264", "yuv420p"),
+}
+
+
+def picture(index: int, size: tuple[int, int] = SIZE) -> np.ndarray:
+    """uint8 [H, W, 3]: blocks of eight pixels, of other colours in each frame."""
+    width, height = size
+    blocks = np.random.default_rng(index).integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
+    return blocks.repeat(8, axis=0).repeat(8, axis=1)[:height, :width]
+
+
+@functools.cache
+def clip(
+    suffix: str,
+    *,
+    size: tuple[int, int] = SIZE,
+    frames: int = FRAMES,
+    pts: tuple[int, ...] | None = None,
+    index_first: bool = False,
+    keyframes: int = 250,
+) -> bytes:
+    """A video file's bytes. ``pts``: of each frame, in 1/25 s. ``index_first``: as an MP4 that can be cut has it."""
+    container, codec, pixel_format = FORMATS[suffix]
+    file = io.BytesIO()
+    options = {"movflags": "+faststart"} if index_first else {}
+    # What was written so far, for FFmpeg to move.
+    back: Callable[..., io.BytesIO] | None = (lambda *_: io.BytesIO(file.getvalue())) if index_first else None
+    with av.open(file, "w", format=container, container_options=options, io_open=back) as output:
+        stream = output.add_stream(codec, rate=RATE, options={"g": str(keyframes)})
+        stream.width, stream.height = size
+        stream.pix_fmt = pixel_format
+        stream.codec_context.thread_count = 1
+        for index in range(frames):
+            frame = av.VideoFrame.from_ndarray(picture(index, size), format="rgb24").reformat(format=pixel_format)
+            frame.pts, frame.time_base = (pts[index] if pts else index), Fraction(1, RATE)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def in_process(data: bytes) -> list[np.ndarray]:
+    """The frames as PyAV alone gives them."""
+    reformatter = VideoReformatter()
+    with av.open(io.BytesIO(data)) as container:
+        return [
+            reformatter.reformat(
+                frame, format="rgb24", src_colorspace="ITU601", src_color_range=frame.color_range, dst_color_range="JPEG"
+            ).to_ndarray()
+            for frame in container.decode(video=0)
+        ]
+
+
+def written(folder: Path, name: str, data: bytes) -> Path:
+    path = folder / name
+    path.write_bytes(data)
+    return path
