@@ -1,6 +1,7 @@
 """The command ``bitrate-ext``: maps of photographs, receptive fields, a benchmark, and a look at the installation.
 
-Exit codes: 0 everything done, 2 something asked for could not be (each with one line on stderr), 130 interrupted.
+Exit codes: 0 everything done, 1 a video was damaged and is mapped in part, 2 something asked for could not be (each
+with one line on stderr), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from . import __version__, cli_calibrate
+    from . import __version__, cli_calibrate, cli_video
 
     parser = _Parser("bitrate-ext", description="Where a learned image codec spends its bits.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"bitrate-ext {__version__}")
@@ -137,6 +138,18 @@ def _parser() -> argparse.ArgumentParser:
     _add_model_arguments(command)
     cli_calibrate.add_arguments(command)
     command.set_defaults(run=cli_calibrate.run)
+
+    command = commands.add_parser(
+        "video",
+        help="maps of videos",
+        description="Bitrate maps of videos, as videos and as numbers; or of a photograph over a codec's qualities.",
+        epilog=cli_video.NOTES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _add_model_arguments(command)
+    cli_video.add_arguments(command)
+    command.set_defaults(run=cli_video.run)
 
     command = commands.add_parser("bench", help="a short comparison on this machine", allow_abbrev=False)
     command.add_argument("--device", default="cpu", metavar="D", help="such as cpu or cuda:0 (default cpu)")
@@ -253,11 +266,15 @@ def _made_folder(text: str) -> Path:
     return folder
 
 
-def _model_on(device: torch.device, arguments: argparse.Namespace) -> tuple[torch.nn.Module, str]:
-    """The model that the arguments ask for, on its device, and what to call it."""
+def _model_on(device: torch.device, arguments: argparse.Namespace, video: bool = False) -> tuple[torch.nn.Module, str]:
+    """The model that the arguments ask for, on its device, and what to call it; one of video only where it may be."""
+    from .frames import is_sequential
+
     if sys.stderr.isatty():  # importing CompressAI takes many seconds
         _say("Loading the model ...", sys.stderr)
     model, name = _loaded_model(arguments)
+    if is_sequential(model) and not video:
+        raise UsageError(f"{name} is a video codec; bitrate-ext video takes it")
     try:
         return model.to(device), name
     except RuntimeError as error:

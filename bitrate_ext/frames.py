@@ -7,7 +7,7 @@ reference is the reconstruction cut to [0, 1], which ``ScaleSpaceFlow.forward`` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -114,7 +114,7 @@ class FrameMapper:
         self._turn = 0
         self._padded = torch.empty(0)
 
-    def __call__(self, frames: Iterable[Frame]) -> Iterator[FrameResult]:
+    def __call__(self, frames: Iterable[Frame]) -> Generator[FrameResult, None, None]:
         """Map frames one after the other.
 
         Args:
@@ -140,7 +140,7 @@ class FrameMapper:
                 yield from self._mapped(chunk, index)
                 index += len(chunk)
         finally:
-            source.close()  # type: ignore[attr-defined]
+            source.close()
 
     @torch.inference_mode()
     def _mapped(self, chunk: list[Tensor], index: int) -> list[FrameResult]:

@@ -13,6 +13,7 @@ from . import _native, autograd, reference
 from .projection import Projection, get_projection
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+MOST_BITS = 1000  # of a likelihood in float64
 IMPLEMENTATIONS = ("auto", "native", "reference")
 
 Likelihoods = Tensor | Mapping[str, "Likelihoods"]
@@ -258,6 +259,16 @@ def bitrate_map(
     if autograd.is_plain(tensors):
         return autograd.project_into(tensors, placement, autograd.new_map(tensors, placement, dtype))
     return autograd.call_map(tensors, placement, dtype)
+
+
+def likelihoods_of(bits: Tensor) -> Tensor:
+    """Likelihoods that cost those bits: float64 ``[N, C, h, w]`` for cells ``[N, h, w]``.
+
+    Of one symbol a cell, or of as many as keep each above float64's smallest number.
+    """
+    largest = bits.nan_to_num(posinf=0.0).max().item() if bits.numel() else 0.0
+    symbols = max(1, math.ceil(largest / MOST_BITS))
+    return torch.exp2(-bits.double() / symbols).unsqueeze(1).expand(-1, symbols, -1, -1)
 
 
 def latent_bits(likelihoods: Tensor, *, impl: str = "auto", dtype: torch.dtype | None = None) -> Tensor:

@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -21,7 +21,7 @@ Item = TypeVar("Item")
 POLL = 0.1  # seconds between looks at whether the other side has gone
 
 
-def prefetched(items: Iterable[Item], depth: int) -> Iterator[Item]:
+def prefetched(items: Iterable[Item], depth: int) -> Generator[Item, None, None]:
     """The same items, taken from their source by a thread up to ``depth`` ahead; 0: without a thread.
 
     What the source raises is raised here, after the items before it. Closing this iterator ends the thread once the

@@ -22,13 +22,16 @@ if TYPE_CHECKING:
 LONG_SIDE = (720, 1600)  # shortest and longest a panel's long side gets, pixels
 
 
-def map_figure(bits: np.ndarray | Tensor, *, title: str = "", subtitle: str = "") -> Image.Image:
+def map_figure(
+    bits: np.ndarray | Tensor, *, title: str = "", subtitle: str = "", limit: float | None = None
+) -> Image.Image:
     """The map with a colour bar in bits per pixel and a title.
 
     Args:
         bits: ``[H, W]`` or ``[1, 1, H, W]``, bits per pixel. Infinite values get the last colour, NaN is grey.
         title: cut in its middle where it is wider than the picture.
         subtitle: one smaller line below.
+        limit: upper end of the colour scale, bits per pixel. Default: ``colour_limit`` of the map.
 
     Returns:
         An RGB image. The panel has the map's aspect; small maps are enlarged, large ones reduced.
@@ -60,7 +63,7 @@ def map_figure(bits: np.ndarray | Tensor, *, title: str = "", subtitle: str = ""
     figure = Figure(figsize=(full_width / 72, full_height / 72), dpi=72, facecolor="white")
     canvas = FigureCanvasAgg(figure)
     panel = figure.add_axes(_placed((left, bottom, width, height), full_width, full_height))
-    limit = colour_limit(values)
+    limit = colour_limit(values) if limit is None else limit
     shown = np.where(np.isnan(values), np.nan, np.clip(values, 0.0, np.finfo(np.float32).max))
     picture = panel.imshow(shown, cmap=colour_map(), vmin=0.0, vmax=limit, aspect="auto")
     panel.set_axis_off()
