@@ -111,7 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
             continue
         records.append(document)
         if document["partial"]:
-            cli._say(f"bitrate-ext: warning: {document['partial']}; mapped as far as it goes", sys.stderr)
+            cli._say(f"bitrate-ext: warning: {video}: {document['partial']}; mapped as far as it goes", sys.stderr)
         if not arguments.json:
             cli._say(_summary(document), sys.stdout)
     if arguments.json:

@@ -162,6 +162,8 @@ class FrameMapper:
             maps = mapper.maps_of_each(likelihoods, whole, size, crop) if self.each_latent else {}
             bits, total, padding = mapper.books(likelihoods, size, crop)
         x_hat = cropped_image(output.get("x_hat"), size, crop) if self.reconstruction else None
+        if x_hat is not None and x_hat.untyped_storage().data_ptr() == padded.untyped_storage().data_ptr():
+            x_hat = x_hat.clone()  # of a model that gives back what it was given, which the next frame overwrites
         return [
             FrameResult(
                 map=whole[k : k + 1],

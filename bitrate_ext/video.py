@@ -25,14 +25,15 @@ from .colours import ClipLimit, coloured, overlaid
 from .frames import FrameMapper, FrameResult
 from .ops import bitrate_map, likelihoods_of
 from .pipeline import Background, Stopwatch, prefetched
-from .strip import Strip
+from .strip import GROUND, Strip
 from .video_reader import VideoReader
 from .video_writer import VideoWriter
 
 VIEWS = ("side", "overlay", "map")
 SCALES = ("clip", "frame")
 USUAL_RATE = Fraction(25)  # where a video does not state its own
-LEAST_SIDE = (180, 360)  # height and width that small pictures are enlarged to at least, pixels
+LEAST_WIDTH = 360  # of a result, pixels: small pictures are enlarged
+MOST_ZOOM = 6
 AHEAD = 2  # items that wait between two stages
 Progress = Callable[
     [str, int | None], Callable[[], None]
@@ -277,10 +278,10 @@ class _Canvas:
     def __init__(self, reader: VideoReader, view: str, device: torch.device, count: int | None = None) -> None:
         self._view = view
         panels = 2 if view == "side" else 1
-        self._zoom = max(1, -(-LEAST_SIDE[0] // reader.height), -(-LEAST_SIDE[1] // (panels * reader.width)))
         self._size = (reader.height, panels * reader.width)
+        self._zoom = min(MOST_ZOOM, -(-LEAST_WIDTH // self._size[1]))
         self._device = device
-        self.width = self._zoom * self._size[1]
+        self.width = max(LEAST_WIDTH, self._zoom * self._size[1])
         self.strip = Strip(self.width, count or reader.count)
         self.height = self._zoom * self._size[0] + self.strip.height
 
@@ -304,7 +305,8 @@ class _Canvas:
         if self._zoom > 1:
             panels = panels.repeat_interleave(self._zoom, 0).repeat_interleave(self._zoom, 1)
         picture = np.empty((self.height, self.width, 3), dtype=np.uint8)
-        torch.from_numpy(picture)[: panels.shape[0]] = panels
+        picture[: panels.shape[0], panels.shape[1] :] = GROUND
+        torch.from_numpy(picture)[: panels.shape[0], : panels.shape[1]] = panels
         picture[panels.shape[0] :] = self.strip.at(row.index, _words(row, count), limit)
         return picture
 
