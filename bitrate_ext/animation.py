@@ -29,6 +29,7 @@ def run(arguments: argparse.Namespace, device: torch.device) -> int:
     """The command: map, write the file, print."""
     if len(arguments.videos) != 1:
         raise cli.UsageError(f"--animate takes one photograph, got {len(arguments.videos)} files")
+    _check(arguments)
     photograph = Path(arguments.videos[0])
     try:
         x = load_image(photograph).to(device)
@@ -72,16 +73,19 @@ def animated(maps: list[np.ndarray], title: str, subtitles: list[str]) -> list[I
     ]
 
 
-def _models(arguments: argparse.Namespace, device: torch.device) -> Iterator[tuple[nn.Module, str]]:
-    """Each in turn, so that only one is in memory."""
+def _check(arguments: argparse.Namespace) -> None:
     if arguments.quality is not None or arguments.checkpoint is not None:
         raise cli.UsageError("--animate goes over all qualities of --model, or over the checkpoints named after it")
     if not arguments.animate and arguments.model is None:
         raise cli.UsageError("--animate needs --model NAME, or checkpoints: --animate LOW.pth HIGH.pth")
+    if arguments.animate and arguments.metric is not None:
+        raise cli.UsageError("--metric is for published weights and cannot go with checkpoints")
+
+
+def _models(arguments: argparse.Namespace, device: torch.device) -> Iterator[tuple[nn.Module, str]]:
+    """Each in turn, so that only one is in memory."""
     one = copy.copy(arguments)
     if arguments.animate:
-        if arguments.metric is not None:
-            raise cli.UsageError("--metric is for published weights and cannot go with checkpoints")
         for one.checkpoint in arguments.animate:
             yield cli._model_on(device, one)
         return
