@@ -1,0 +1,235 @@
+"""Frames per second of whole videos, and where the time goes: read, run the demo codec, map, colour, write.
+
+    python benchmarks/frames.py [--sizes 1080p 4k] [--device cpu] [--memory 300] [--record FILE]
+
+Each contender maps the same synthetic clip, decoded and encoded alike; they take turns. The naive loop is what people
+write today: ``model(x)`` frame by frame, the recipe of CompressAI issue 265, matplotlib's colours, then the next frame.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import matplotlib
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from record import Record
+
+import bitrate_ext
+from bitrate_ext.bench import recipe
+from bitrate_ext.colours import coloured, overlaid
+from bitrate_ext.demo_codec import demo_photograph
+from bitrate_ext.frames import FrameMapper
+from bitrate_ext.pipeline import Stopwatch
+from bitrate_ext.video import map_video
+from bitrate_ext.video_reader import VideoReader
+from bitrate_ext.video_writer import VideoWriter
+
+SIZES = {"480p": (480, 854), "1080p": (1080, 1920), "4k": (2160, 3840)}  # (H, W), pixels
+LIMIT = 1.0  # bits per pixel, upper end of the colours
+RATE = Fraction(25)
+STAGES = ("decode", "network", "map", "colour", "overlay", "encode")
+STEADY = 20  # frames after which memory may no longer grow
+
+
+def make_clip(path: Path, size: tuple[int, int], frames: int) -> None:
+    """A walk over the bundled photograph, enlarged."""
+    height, width = size
+    with Image.open(demo_photograph()) as photograph:
+        large = np.asarray(photograph.convert("RGB").resize((width + 4 * frames, height + 2 * frames), Image.LANCZOS))
+    with VideoWriter(path, width, height, RATE) as video:
+        for k in range(frames):
+            video.write(np.ascontiguousarray(large[2 * k : 2 * k + height, 4 * k : 4 * k + width]), k / RATE)
+
+
+def naive(source: Path, target: Path, model: torch.nn.Module, device: torch.device) -> int:
+    """Frame by frame, as the recipe's readers do it; returns how many there were."""
+    count = 0
+    with av.open(str(source)) as video, av.open(str(target), "w") as result, torch.no_grad():
+        stream = result.add_stream("libx264", rate=RATE, options={"crf": "18", "preset": "veryfast"})
+        shape = video.streams.video[0]
+        stream.width, stream.height, stream.pix_fmt = 2 * shape.width, shape.height, "yuv420p"
+        for frame in video.decode(video=0):
+            pixels = frame.to_ndarray(format="rgb24")
+            height, width = pixels.shape[:2]
+            x = torch.from_numpy(pixels).to(device).permute(2, 0, 1)[None].float() / 255
+            bottom, right = -height % 64, -width % 64
+            likelihoods = model(F.pad(x, (0, right, 0, bottom)))["likelihoods"]
+            bits = recipe(likelihoods["y"], 16) + recipe(likelihoods["z"], 64)
+            shown = matplotlib.colormaps["inferno"](bits[0, 0, :height, :width].cpu().numpy() / LIMIT)[:, :, :3]
+            canvas = np.concatenate([pixels, (255 * shown).astype(np.uint8)], axis=1)
+            result.mux(stream.encode(av.VideoFrame.from_ndarray(canvas, format="rgb24")))
+            count += 1
+        result.mux(stream.encode(None))
+    return count
+
+
+def contenders(model: torch.nn.Module, device: torch.device) -> dict[str, Callable[[Path, Path], int]]:
+    def pipeline(scale: str | float = LIMIT, **options: Any) -> Callable[[Path, Path], int]:
+        mapper = FrameMapper(model, **options)
+        return lambda source, target: len(map_video(source, target, mapper, scale=scale).frames)
+
+    half = torch.float16 if device.type == "cuda" else torch.bfloat16
+    return {
+        "naive loop": lambda source, target: naive(source, target, model, device),
+        "bitrate_ext": pipeline(),
+        "with reconstruction": pipeline(reconstruction=True),
+        "one scale for the clip": pipeline(scale="clip"),
+        f"network in {str(half).removeprefix('torch.')}": pipeline(dtype=half),
+    }
+
+
+def stages(source: Path, target: Path, model: torch.nn.Module, device: torch.device) -> dict[str, float]:
+    """Seconds a frame of each stage, one after the other: nothing overlaps."""
+    watch = Stopwatch(synchronise=True)
+    mapper = FrameMapper(model, prefetch=0, watch=watch)
+    count = 0
+    with VideoReader(source) as reader:
+        size = (reader.height, 2 * reader.width)
+        with VideoWriter(target, size[1], size[0], RATE) as writer:
+
+            def decoded() -> Iterator[np.ndarray]:
+                frames = iter(reader)
+                while True:
+                    with watch("decode"):
+                        frame = next(frames, None)
+                    if frame is None:
+                        return
+                    yield frame.pixels
+
+            for result in mapper(decoded()):
+                if result.index == 0:
+                    watch.seconds.clear()  # what is found out at the first frame is no frame's
+                    continue
+                count += 1
+                canvas = torch.empty((*size, 3), dtype=torch.uint8)
+                with watch("colour"):
+                    canvas[:, : size[1] // 2] = result.frame
+                    canvas[:, size[1] // 2 :] = coloured(result.map[0, 0], LIMIT)
+                with watch("overlay"):
+                    overlaid(result.frame, result.map[0, 0], LIMIT)
+                with watch("encode"):
+                    writer.write(canvas.numpy(), result.index / RATE)
+    return {stage: watch.seconds[stage] / count for stage in STAGES}
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS"))
+
+
+def memory(folder: Path, size: tuple[int, int], frames: int, model: torch.nn.Module) -> dict[str, Any]:
+    """Resident bytes while a long clip is mapped: the largest after frame 20 over that at frame 20."""
+    make_clip(folder / "long.mp4", size, min(frames, 60))
+    seen: list[int] = []
+
+    def progress(what: str, total: int | None) -> Callable[[], None]:
+        return lambda: seen.append(resident())
+
+    mapper = FrameMapper(model, dtype=torch.bfloat16)
+    while len(seen) < frames:  # the clip again and again, in one process
+        map_video(folder / "long.mp4", folder / "out.mp4", mapper, scale=LIMIT, progress=progress)
+    steady = seen[STEADY]
+    return {
+        "frames": len(seen),
+        "at_20": steady,
+        "largest_after": max(seen[STEADY:]),
+        "last": seen[-1],
+        "growth": max(seen[STEADY:]) / steady - 1,
+    }
+
+
+def measured(size: str, folder: Path, frames: int, rounds: int, device: torch.device) -> dict[str, Any]:
+    source, target = folder / f"{size}.mp4", folder / "out.mp4"
+    model = bitrate_ext.load_demo_codec().to(device)
+    make_clip(source, SIZES[size], frames)
+    calls = contenders(model, device)
+    make_clip(folder / "short.mp4", SIZES[size], 2)
+    for call in calls.values():
+        call(folder / "short.mp4", target)
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            assert call(source, target) == frames
+            seconds[name].append(time.perf_counter() - start)
+    naive_rounds = seconds["naive loop"]
+    rows = {
+        name: {
+            "frames_per_second": frames / statistics.median(times),
+            "over_naive": statistics.median(n / t for n, t in zip(naive_rounds, times, strict=True)),
+            "rounds": times,
+        }
+        for name, times in seconds.items()
+    }
+    by_stage = stages(source, target, model, device)
+    ours = by_stage["map"] + by_stage["colour"] + by_stage["overlay"]
+    return {
+        "size": size,
+        "device": str(device),
+        "frames": frames,
+        "contenders": rows,
+        "stages": by_stage,
+        "share": ours / sum(by_stage.values()),
+    }
+
+
+def table(rows: list[dict[str, Any]], grown: dict[str, Any] | None) -> str:
+    lines = []
+    for row in rows:
+        where = f"{row['size']} on {row['device']}, {row['frames']} frames"
+        lines.append(f"{where}: frames per second, and times the naive loop's")
+        for name, one in row["contenders"].items():
+            lines.append(f"  {name:<26}{one['frames_per_second']:>8.2f}{one['over_naive']:>8.2f}")
+        parts = ", ".join(f"{stage} {1e3 * row['stages'][stage]:.1f}" for stage in STAGES)
+        lines.append(f"  ms a frame, one stage after the other: {parts}")
+        lines.append(f"  map, colour and overlay: {100 * row['share']:.1f} % of the whole")
+    if grown:
+        first, most = grown["at_20"] / 2**20, grown["largest_after"] / 2**20
+        lines.append(
+            f"memory over {grown['frames']} frames of 1080p: {first:.0f} MiB at frame {STEADY}, at most {most:.0f} MiB "
+            f"after it ({100 * grown['growth']:+.1f} %)"
+        )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["1080p", "4k"])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--frames", type=int, default=8, help="of each clip")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--memory", type=int, default=0, metavar="N", help="watch memory over N frames of 1080p")
+    parser.add_argument("--record", type=Path, help="file for the figures (.json)")
+    chosen = parser.parse_args()
+    device = torch.device(chosen.device)
+    with tempfile.TemporaryDirectory() as text:
+        folder = Path(text)
+        grown = None
+        if chosen.memory:
+            grown = memory(folder, SIZES["1080p"], chosen.memory, bitrate_ext.load_demo_codec().to(device))
+        rows = [measured(size, folder, chosen.frames, chosen.rounds, device) for size in chosen.sizes]
+    print(table(rows, grown))
+    if chosen.record:
+        record = Record(chosen.record)
+        del record.content["rows"], record.content["growth"], record.content["left_out"]
+        record.content.update({"videos": rows, "memory": grown})
+        record.finish()
+        print(json.dumps(record.content["machine"]))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
