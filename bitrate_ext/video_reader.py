@@ -7,7 +7,6 @@ more; a video that gives no frame at all raises ``VideoError``. See ``video_deco
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import importlib.util
 import json
@@ -146,7 +145,12 @@ class VideoReader:
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         self._process: Process | None = None
-        for name, value in {"frames": frames, "timeout": timeout, "max_memory": max_memory, "max_pixels": max_pixels}.items():
+        for name, value in {
+            "frames": frames,
+            "timeout": timeout,
+            "max_memory": max_memory,
+            "max_pixels": max_pixels,
+        }.items():
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be greater than 0, got {value!r}")
         text = str(Path(path))

@@ -123,9 +123,7 @@ class VideoWriter:
         self._last = ticks
         even = np.pad(pixels, ((0, self.height % 2), (0, self.width % 2), (0, 0)), mode="edge")
         picture = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
-        frame = self._reformatter.reformat(
-            picture, format="yuv420p", dst_colorspace=_BT709, dst_color_range=_TV_RANGE
-        )
+        frame = self._reformatter.reformat(picture, format="yuv420p", dst_colorspace=_BT709, dst_color_range=_TV_RANGE)
         frame.pts, frame.time_base = ticks, self._tick
         frame.duration = max(1, round(1 / (self.rate * self._tick)))
         self._container.mux(self._stream.encode(frame))

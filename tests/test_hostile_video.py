@@ -181,7 +181,15 @@ def test_memory_is_limited(forked: None, tmp_path: Path) -> None:
 
 # Names.
 
-ODD_NAMES = ["-i.mp4", "a\nb.mp4", "concat:a.mp4|b.mp4", "subfile,,start,0,end,9,,:a.mp4", "file:a.mp4", "%d.mp4", "a?b#c.mp4"]
+ODD_NAMES = [
+    "-i.mp4",
+    "a\nb.mp4",
+    "concat:a.mp4|b.mp4",
+    "subfile,,start,0,end,9,,:a.mp4",
+    "file:a.mp4",
+    "%d.mp4",
+    "a?b#c.mp4",
+]
 ODD_NAMES += ["pipe:0", "-", "\x1b[31m.mp4", "ünï.mp4", "data:text", "http:a.mp4", "cache:a.mp4", "@list", "a.m3u8"]
 
 

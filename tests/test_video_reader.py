@@ -203,7 +203,9 @@ def said(kind: bytes, content: bytes) -> bytes:
     return PREFIX.pack(kind, len(content)) + content
 
 
-def framed(width: int = 2, height: int = 2, stride: int = 6, rows: int | None = None, lost: int = 0, pts: int = 0) -> bytes:
+def framed(
+    width: int = 2, height: int = 2, stride: int = 6, rows: int | None = None, lost: int = 0, pts: int = 0
+) -> bytes:
     facts = FRAME.pack(width, height, stride, 0, 0, lost, pts, 0)
     return said(FRAM, facts + bytes(stride * (height if rows is None else rows)))
 
@@ -233,7 +235,11 @@ ENDS = {
     "never": ([], None, "the decoder gave nothing for 0.2 s after 2 frames"),
     "never, in the middle of a frame": ([framed()[:-1]], None, "the decoder gave nothing for 0.2 s after 2 frames"),
     "with another size": ([framed(4, 3, 12)], 0, "the size changes from 2 x 2 to 4 x 3 after 2 frames"),
-    "with packets lost": ([framed(lost=3)], -9, "the decoder died of SIGKILL after 3 frames; 3 packets could not be decoded"),
+    "with packets lost": (
+        [framed(lost=3)],
+        -9,
+        "the decoder died of SIGKILL after 3 frames; 3 packets could not be decoded",
+    ),
 }
 
 
@@ -361,7 +367,7 @@ def test_a_reader_outlives_the_thread_that_opened_it(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not LINUX, reason="looks into /proc")
 def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
-    """With a parent that is killed, too, and a child that is busy: it is stopped, and so cannot even see its pipe close."""
+    """However the parent ends."""
     program = (
         "import sys, time; from bitrate_ext.video_reader import VideoReader; "
         "video = VideoReader(sys.argv[1]); print(video._process.pid, flush=True); time.sleep(60)"
@@ -389,10 +395,10 @@ def test_memory_is_limited(tmp_path: Path) -> None:
 
 def test_a_real_clip() -> None:
     """Debian's clip of a cockatoo, by a camera."""
-    path = fetch_clip.CLIPS / "cockatoo.mp4"
-    if not path.exists():
-        pytest.skip(f"no {path.name}: python tools/fetch_clip.py fetches it with apt")
-    with VideoReader(path, frames=40) as video:
+    reason = fetch_clip.fetch()
+    if reason:
+        pytest.skip(f"no real clip: {reason}")
+    with VideoReader(fetch_clip.CLIPS / "cockatoo.mp4", frames=40) as video:
         frames = list(video)
     assert video.partial is None
     assert len(frames) == 40

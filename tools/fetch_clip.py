@@ -20,30 +20,41 @@ NAMES = ("cockatoo.mp4", "realshort.mp4")
 CLIPS = Path(__file__).parent.parent / "build/clips"
 
 
-def main() -> int:
-    """Returns the exit code: 0 with the clips in CLIPS, 2 where there is no getting them."""
+TIMEOUT = 30.0  # seconds for the download
+
+
+def fetch() -> str | None:
+    """Put the clips into CLIPS, if they are not there; returns why that cannot be done, in one line."""
     if all((CLIPS / name).exists() for name in NAMES):
-        print(f"the clips are in {CLIPS}")
-        return 0
+        return None
     for tool in ("apt-get", "dpkg-deb"):
         if shutil.which(tool) is None:
-            print(f"fetch_clip: error: there is no {tool} here; the clips come from a Debian package", file=sys.stderr)
-            return 2
+            return f"there is no {tool} here; the clips come from a Debian package"
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(["apt-get", "download", "-qq", PACKAGE], cwd=folder, capture_output=True, text=True)
+        command = ["apt-get", "download", "-qq", PACKAGE]
+        try:
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT)
+        except subprocess.TimeoutExpired:
+            return f"{PACKAGE} was not downloaded within {TIMEOUT:g} s"
         packages = list(Path(folder).glob("*.deb"))
         if done.returncode or not packages:
-            reason = " ".join(done.stderr.split()) or "apt-get gave no package"
-            print(f"fetch_clip: error: {PACKAGE} cannot be downloaded: {reason}", file=sys.stderr)
-            return 2
+            return f"{PACKAGE} cannot be downloaded: {' '.join(done.stderr.split()) or 'apt-get gave no package'}"
         subprocess.run(["dpkg-deb", "-x", packages[0], folder], check=True)
+        missing = [name for name in NAMES if not (Path(folder) / WITHIN / name).exists()]
+        if missing:
+            return f"{packages[0].name} holds no {' and no '.join(missing)}"
         CLIPS.mkdir(parents=True, exist_ok=True)
         for name in NAMES:
-            found = Path(folder) / WITHIN / name
-            if not found.exists():
-                print(f"fetch_clip: error: {packages[0].name} holds no {name}", file=sys.stderr)
-                return 2
-            shutil.copy(found, CLIPS)
+            shutil.copy(Path(folder) / WITHIN / name, CLIPS)
+    return None
+
+
+def main() -> int:
+    """Returns the exit code: 0 with the clips in CLIPS, 2 where there is no getting them."""
+    reason = fetch()
+    if reason:
+        print(f"fetch_clip: error: {reason}", file=sys.stderr)
+        return 2
     print(f"the clips are in {CLIPS}")
     return 0
 
