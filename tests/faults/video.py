@@ -1,0 +1,204 @@
+"""Faults in reading and writing videos, and in the lock of the decoder."""
+
+from __future__ import annotations
+
+from . import Fault
+
+READER, DECODER = "bitrate_ext/video_reader.py", "bitrate_ext/video_decoder.py"
+WRITER = "bitrate_ext/video_writer.py"
+
+LOCK = [
+    Fault(
+        "system calls denied that are not on a list",
+        DECODER,
+        "    step(RETURN, DENY | errno.EPERM)\n    return b",
+        "    step(RETURN, ALLOW)\n    return b",
+        "test_video_decoder.py::test_a_child_that_is_locked_in_can_open_nothing",
+    ),
+    Fault(
+        "numbers of another processor",
+        DECODER,
+        "step(JUMP_EQUAL, numbers[column], no=1)",
+        "step(JUMP_EQUAL, numbers[0], no=1)",
+        "test_video_decoder.py::test_the_filter_of_both_processors",
+    ),
+    Fault(
+        "processes made like threads",
+        DECODER,
+        "when_argument(CLONE[column], JUMP_SET, CLONE_THREAD)",
+        "when_argument(CLONE[column], JUMP_SET, 0xFFFFFFFF)",
+        "test_video_decoder.py::test_a_child_that_is_locked_in_can_open_nothing",
+    ),
+    Fault(
+        "other threads left unlocked",
+        DECODER,
+        "PR_SET_NO_NEW_PRIVS, SECCOMP_SET_MODE_FILTER, ALL_THREADS = 38, 1, 1",
+        "PR_SET_NO_NEW_PRIVS, SECCOMP_SET_MODE_FILTER, ALL_THREADS = 38, 1, 0",
+        "test_video_decoder.py::test_a_child_that_is_locked_in_can_open_nothing",
+    ),
+    Fault(
+        "descriptors without limit",
+        DECODER,
+        "(resource.RLIMIT_NOFILE, 0),",
+        "(resource.RLIMIT_NOFILE, 1024),",
+        "test_video_decoder.py::test_without_the_filter_limits_remain",
+    ),
+    Fault(
+        "memory without limit",
+        DECODER,
+        "(resource.RLIMIT_AS, max_memory),",
+        "(resource.RLIMIT_AS, resource.RLIM_INFINITY),",
+        "test_video_decoder.py::test_without_the_filter_limits_remain",
+    ),
+    Fault(
+        "children that outlive their parent",
+        DECODER,
+        "fcntl.fcntl(control, fcntl.F_GETFL) | os.O_ASYNC)",
+        "fcntl.fcntl(control, fcntl.F_GETFL))",
+        "test_video_decoder.py::test_a_busy_child_ends_with_its_parent[False]",
+    ),
+    Fault(
+        "any container read",
+        DECODER,
+        '"format_whitelist": ",".join(CONTAINERS)',
+        '"format_whitelist": "ALL"',
+        "test_hostile_video.py::test_other_containers_are_refused_before_the_lock_is_needed[concat]",
+    ),
+]
+
+DECODING = [
+    Fault(
+        "cut files taken for whole",
+        DECODER,
+        "return [CUT] if end > size else []",
+        "return []",
+        "test_hostile_video.py::test_cut_anywhere[mkv]",
+    ),
+    Fault(
+        "lost packets unsaid",
+        DECODER,
+        "            lost += 1\n",
+        "",
+        "test_hostile_video.py::test_cut_anywhere[mp4]",
+    ),
+    Fault(
+        "frames of any size",
+        DECODER,
+        "if context.width * context.height > max_pixels:",
+        "if False:",
+        "test_hostile_video.py::test_a_frame_larger_than_the_limit_is_refused",
+    ),
+    Fault(
+        "frames that grow beyond the limit",
+        DECODER,
+        'context.options = {"max_pixels": str(max_pixels)}',
+        "context.options = {}",
+        "test_hostile_video.py::test_a_video_that_grows_beyond_the_limit_ends_there",
+    ),
+    Fault(
+        "turned the other way",
+        DECODER,
+        "TRANSPOSED | MIRRORED * (c < 0) | FLIPPED * (b < 0)",
+        "TRANSPOSED | MIRRORED * (b < 0) | FLIPPED * (c < 0)",
+        "test_video_reader.py::test_frames_are_turned_as_they_are_to_be_shown[a quarter clockwise]",
+    ),
+    Fault(
+        "one matrix for all colours",
+        DECODER,
+        "    if frame.colorspace == UNSPECIFIED:\n        matrix",
+        "    if True:\n        matrix",
+        "test_video_writer.py::test_colours_come_back[small]",
+    ),
+]
+
+READING = [
+    Fault(
+        "times that go back",
+        READER,
+        "            if ticks < self._last:",
+        "            if False:",
+        "test_video_reader.py::test_clock",
+    ),
+    Fault(
+        "a change of size passed on",
+        READER,
+        "            if frame.pixels.shape[:2] != size:",
+        "            if False:",
+        "test_video_reader.py::test_ends[with another size]",
+    ),
+    Fault(
+        "a dead decoder taken for the end",
+        READER,
+        'self._end(f"{silence.reason} after {index} frames")',
+        "self._end()",
+        "test_video_reader.py::test_ends[by a signal]",
+    ),
+    Fault(
+        "waiting anew for each part of a frame",
+        READER,
+        "left = self._deadline - time.monotonic()",
+        "left = self._timeout if len(view) == PREFIX.size else self._timeout * 1000",
+        "test_video_reader.py::test_ends[never, in the middle of a frame]",
+    ),
+    Fault(
+        "a child's sizes believed",
+        READER,
+        "sound = 0 < width * height <= self._max_pixels and",
+        "sound =",
+        "test_video_reader.py::test_nonsense_ends_the_video[no pixels]",
+    ),
+    Fault(
+        "pipes waited for",
+        READER,
+        "os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC",
+        "os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY",
+        "test_video_reader.py::test_files_that_are_no_video",
+    ),
+    Fault(
+        "children left running",
+        READER,
+        "            process.kill()\n            process.wait()\n",
+        "",
+        "test_video_reader.py::test_closing_ends_the_child",
+    ),
+]
+
+WRITING = [
+    Fault(
+        "written under the final name",
+        WRITER,
+        'self._target.with_name(f".{self._target.name}.{os.getpid()}.partial")',
+        "self._target",
+        "test_video_writer.py::test_under_its_name_only_when_it_is_whole",
+    ),
+    Fault(
+        "times by the rate",
+        WRITER,
+        "ticks = math.floor(time / self._tick + Fraction(1, 2))",
+        "ticks = 0 if self._last is None else self._last + round(1 / (self.rate * self._tick))",
+        "test_video_writer.py::test_variable_rates_are_kept",
+    ),
+    Fault(
+        "black beside odd pictures",
+        WRITER,
+        'mode="edge"',
+        'mode="constant"',
+        "test_video_writer.py::test_odd_sides_get_their_last_row_twice[size0]",
+    ),
+    Fault(
+        "the index last",
+        WRITER,
+        '{"movflags": "+faststart"}',
+        "{}",
+        "test_video_writer.py::test_the_index_comes_first",
+    ),
+    Fault(
+        "errors of the disk kept quiet",
+        WRITER,
+        "            self._container.close()\n            os.fsync",
+        "            with contextlib.suppress(OSError):\n                self._container.close()\n            os.fsync",
+        "test_video_writer.py::test_a_full_disk_is_said_and_leaves_nothing[mp4]",
+    ),
+]
+
+FAULTS = [*LOCK, *DECODING, *READING, *WRITING]
