@@ -31,8 +31,8 @@ class VideoWriter:
             video.write(pixels, Fraction(0))
 
     The file gets its name once the block has ended well, and replaces what had it; until then it has a temporary one in
-    the same folder. After an error nothing is left. Colours are BT.709, limited range, and labelled so. Chroma is stored for two by two
-    pixels (4:2:0, which every player shows): where a side is odd, its last row or column is repeated.
+    the same folder. After an error nothing is left. Colours are BT.709, limited range, and labelled so. Chroma is kept
+    for two by two pixels (4:2:0, which every player shows): where a side is odd, its last row or column is repeated.
 
     Args:
         path: ends in .mp4, .m4v, .mov or .mkv, which chooses the container.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import itertools
 import os
 import socket
@@ -113,6 +114,35 @@ def test_bits_flipped_anywhere(suffix: str, forked: None, tmp_path: Path, rng: n
     assert noticed >= len(cases) // 4 or suffix == "webm"  # a wrong bit makes a picture in VP9, too
 
 
+def packet(data: bytes, number: int) -> slice:
+    """Where a packet is in the file."""
+    with av.open(io.BytesIO(data)) as container:
+        found = next(itertools.islice(container.demux(video=0), number, None))
+        assert found.pos is not None
+        return slice(found.pos, found.pos + found.size)
+
+
+def test_a_packet_that_cannot_be_decoded_is_said(forked: None, tmp_path: Path) -> None:
+    """The video goes on behind it, in time."""
+    data = bytearray(clip("mp4", keyframes=1))
+    where = packet(data, 5)
+    data[where] = bytes([255]) * (where.stop - where.start)
+    found = outcome(written(tmp_path, "a.mp4", bytes(data)))
+    assert found.partial == "1 packets could not be decoded"
+    assert [frame.time * video_clips.RATE for frame in found.frames] == [*range(5), *range(6, FRAMES)]
+
+
+def test_frames_that_are_made_up_are_marked(forked: None, tmp_path: Path) -> None:
+    data = bytearray(clip("mp4", keyframes=1))
+    where = packet(data, 5)
+    middle = (where.start + where.stop) // 2
+    data[middle : where.stop] = bytes([170]) * (where.stop - middle)
+    found = outcome(written(tmp_path, "a.mp4", bytes(data)))
+    assert [frame.index for frame in found.frames if frame.damaged] == [5]
+    assert found.partial == "1 frames are damaged"
+    assert len(found.frames) == FRAMES
+
+
 def test_the_cases_are_as_many_as_promised() -> None:
     assert sum(CUTS.values()) == 400
     assert sum(FLIPS.values()) + sum(CUTS.values()) + len(ODD_NAMES) + len(PLAYLISTS) + len(SIZE_CHANGES) >= 495
@@ -170,7 +200,9 @@ def test_a_video_that_grows_beyond_the_limit_ends_there(forked: None, tmp_path: 
     with VideoReader(path, max_pixels=64 * 48) as video:
         frames = list(video)
     assert 1 <= len(frames) <= 5
-    assert video.partial
+    assert video.partial is not None
+    assert "could not be decoded" in video.partial
+    assert "the size changes" not in video.partial  # none of the large ones was made
 
 
 # Names.

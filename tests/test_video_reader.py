@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -299,6 +300,29 @@ def test_a_video_without_a_frame_is_an_error(greeting: str, speak: Speak) -> Non
         speak(words)
     assert message in str(raised.value)
     assert str(raised.value).isprintable()
+
+
+def test_a_child_that_drips(speak: Speak) -> None:
+    """Each byte is in time, the frame is not."""
+    with speak(HELLO, framed(), code=None, timeout=0.3) as video:
+        assert isinstance(video._process, Said)
+        pipe = os.dup(video._process._write or 0)
+        words = iter(framed() + said(DONE, b"[]"))
+        done = threading.Event()
+
+        def drip() -> None:
+            with contextlib.suppress(BrokenPipeError):
+                while not done.wait(0.01):
+                    os.write(pipe, bytes([next(words, 0)]))
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        count = len(list(video))
+        done.set()
+        thread.join()
+        os.close(pipe)
+    assert count == 1
+    assert video.partial == "the decoder gave nothing for 0.3 s after 1 frames"
 
 
 def test_a_child_that_closes_its_pipe_and_lives(speak: Speak, monkeypatch: pytest.MonkeyPatch) -> None:
