@@ -316,6 +316,18 @@ def test_the_playlists_of_these_tests_are_followed_by_those_who_do(tmp_path: Pat
         assert opens.count() > 0
 
 
+def test_a_container_that_is_not_on_the_list(forked: None, tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    with av.open(path, "w", format="nut") as output:
+        stream = output.add_stream("mpeg4", rate=25)
+        stream.width, stream.height = video_clips.SIZE
+        frame = av.VideoFrame.from_ndarray(video_clips.picture(0), format="rgb24")
+        output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    with pytest.raises(VideoError, match=r"is not in a container that is read \(MP4, Matroska, "):
+        VideoReader(path)
+
+
 @pytest.mark.parametrize("name", ["concat", "sdp", "dash", "hls"])
 def test_other_containers_are_refused_before_the_lock_is_needed(
     name: str, tmp_path: Path, secret: tuple[Path, Opens]

@@ -264,7 +264,8 @@ NONSENSE = {
     "no JSON": said(DONE, b"]"),
     "a frame too short": said(FRAM, b"x"),
     "no pixels": framed(0, 0, 0),
-    "more pixels than allowed": PREFIX.pack(FRAM, 2**32 - 1) + FRAME.pack(2**16, 2**16, 3 * 2**16, 0, 0, 0, 0, 0),
+    "more pixels than allowed": PREFIX.pack(FRAM, FRAME.size + 3 * 2**28)
+    + FRAME.pack(2**14, 2**14, 3 * 2**14, 0, 0, 0, 0, 0),
     "rows shorter than the picture": framed(2, 2, 5),
     "rows without end": PREFIX.pack(FRAM, FRAME.size + 2 * 10**6) + FRAME.pack(2, 2, 10**6, 0, 0, 0, 0, 0),
     "another length": framed(rows=3),

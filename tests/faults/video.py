@@ -44,13 +44,6 @@ LOCK = [
         "test_video_decoder.py::test_without_the_filter_limits_remain",
     ),
     Fault(
-        "memory without limit",
-        DECODER,
-        "(resource.RLIMIT_AS, max_memory),",
-        "(resource.RLIMIT_AS, resource.RLIM_INFINITY),",
-        "test_video_decoder.py::test_without_the_filter_limits_remain",
-    ),
-    Fault(
         "children that outlive their parent",
         DECODER,
         "fcntl.fcntl(control, fcntl.F_GETFL) | os.O_ASYNC)",
@@ -62,7 +55,7 @@ LOCK = [
         DECODER,
         '"format_whitelist": ",".join(CONTAINERS), ',
         "",
-        "test_hostile_video.py::test_other_containers_are_refused_before_the_lock_is_needed[concat]",
+        "test_hostile_video.py::test_a_container_that_is_not_on_the_list",
     ),
 ]
 
@@ -87,13 +80,6 @@ DECODING = [
         "turn_of(frame), bool(frame.is_corrupt))",
         "turn_of(frame), False)",
         "test_hostile_video.py::test_frames_that_are_made_up_are_marked",
-    ),
-    Fault(
-        "frames of any size",
-        DECODER,
-        "if context.width * context.height > max_pixels:",
-        "if False:",
-        "test_hostile_video.py::test_a_frame_larger_than_the_limit_is_refused",
     ),
     Fault(
         "frames that grow beyond the limit",
@@ -155,13 +141,6 @@ READING = [
         "test_video_reader.py::test_nonsense_ends_the_video[more pixels than allowed]",
     ),
     Fault(
-        "pipes waited for",
-        READER,
-        "os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC",
-        "os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY",
-        "test_video_reader.py::test_files_that_are_no_video",
-    ),
-    Fault(
         "children left running",
         READER,
         "            process.kill()\n            process.wait()\n",
@@ -179,25 +158,11 @@ WRITING = [
         "test_video_writer.py::test_under_its_name_only_when_it_is_whole",
     ),
     Fault(
-        "times by the rate",
-        WRITER,
-        "ticks = math.floor(time / self._tick + Fraction(1, 2))",
-        "ticks = 0 if self._last is None else self._last + round(1 / (self.rate * self._tick))",
-        "test_video_writer.py::test_variable_rates_are_kept",
-    ),
-    Fault(
         "black beside odd pictures",
         WRITER,
         'mode="edge"',
         'mode="constant"',
         "test_video_writer.py::test_odd_sides_get_their_last_row_twice[size0]",
-    ),
-    Fault(
-        "the index last",
-        WRITER,
-        '{"movflags": "+faststart"}',
-        "{}",
-        "test_video_writer.py::test_the_index_comes_first",
     ),
     Fault(
         "errors of the disk kept quiet",
