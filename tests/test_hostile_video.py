@@ -143,6 +143,23 @@ def test_frames_that_are_made_up_are_marked(forked: None, tmp_path: Path) -> Non
     assert len(found.frames) == FRAMES
 
 
+def test_fewer_frames_than_the_container_states(forked: None, tmp_path: Path) -> None:
+    data = bytearray(clip("mp4"))
+    struct.pack_into(">I", data, data.index(b"stsz") + 12, FRAMES // 2)
+    found = outcome(written(tmp_path, "a.mp4", bytes(data)))
+    assert len(found.frames) == FRAMES // 2
+    assert found.partial is not None
+    assert "the container states 0.48 s" in found.partial
+
+
+def test_an_edit_that_shows_less_is_no_damage(forked: None, tmp_path: Path) -> None:
+    data = bytearray(clip("mp4"))
+    struct.pack_into(">I", data, data.index(b"elst") + 12, 240)  # ms, of 480
+    found = outcome(written(tmp_path, "a.mp4", bytes(data)))
+    assert len(found.frames) == FRAMES // 2
+    assert found.partial is None
+
+
 def test_the_cases_are_as_many_as_promised() -> None:
     assert sum(CUTS.values()) == 400
     assert sum(FLIPS.values()) + sum(CUTS.values()) + len(ODD_NAMES) + len(PLAYLISTS) + len(SIZE_CHANGES) >= 495
