@@ -308,9 +308,9 @@ def decode(video: Input, size: int, max_pixels: int, sandboxed: bool) -> Iterato
         amiss.append(CUT)
     if lost:
         hint = "" if frames else f" (frames of more than {max_pixels:,} pixels are refused)"
-        amiss.append(f"{lost} packets could not be decoded{hint}")
+        amiss.append(f"packets that could not be decoded: {lost}{hint}")
     if cut:
-        amiss.append(f"{cut} packets are cut or marked as damaged")
+        amiss.append(f"packets cut or marked as damaged: {cut}")
     missing = first is not None and end is not None and time_missing(container, stream, end - first)
     if missing and not amiss:
         amiss.append(missing)

@@ -272,10 +272,10 @@ class VideoReader:
 
     def _end(self, *reasons: str) -> None:
         found = list(reasons)
-        if self._lost and not any("packets could not be decoded" in reason for reason in reasons):
-            found.append(f"{self._lost} packets could not be decoded")
+        if self._lost and not any("packets that could not be decoded" in reason for reason in reasons):
+            found.append(f"packets that could not be decoded: {self._lost}")
         if self._damaged:
-            found.append(f"{self._damaged} frames are damaged")
+            found.append(f"damaged frames: {self._damaged}")
         self.partial = "; ".join(found) or None
 
     def _prefix(self) -> tuple[bytes, int]:

@@ -243,7 +243,7 @@ ENDS = {
     "with packets lost": (
         [framed(lost=3)],
         -9,
-        "the decoder died of SIGKILL after 3 frames; 3 packets could not be decoded",
+        "the decoder died of SIGKILL after 3 frames; packets that could not be decoded: 3",
     ),
 }
 
