@@ -7,7 +7,6 @@ more; a video that gives no frame at all raises ``VideoError``. See ``video_deco
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import importlib.util
 import json
@@ -35,6 +34,7 @@ TIMEOUT = 60.0  # seconds without a frame
 MAX_MEMORY = 4 << 30  # bytes of the decoder's address space; 8K needs about half of it
 MAX_PIXELS = 1 << 26  # of a frame; 8K has half as many
 _TEXT_BYTES = 1 << 16  # of a message that is no frame
+_GRACE = 5.0  # seconds that a child may take to end once its pipe has
 _PADDING = 4096  # bytes at the end of a row, at most
 _F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", None)
 
@@ -93,7 +93,7 @@ class Process(Protocol):
     stdout: IO[bytes] | None
 
     def kill(self) -> None: ...
-    def wait(self) -> int: ...
+    def wait(self, timeout: float | None = None) -> int: ...
 
 
 class VideoReader:
@@ -106,13 +106,14 @@ class VideoReader:
             print(video.partial)
 
     Containers: MP4 and its kin, Matroska, WebM, AVI, MPEG-TS, MPEG-PS, Ogg, FLV, ASF, IVF, GIF, Y4M, bare H.264, HEVC,
-    AV1 and MPEG video, told by their content. Frames are turned as the video says they are to be shown (quarter turns and
-    mirrors), converted to RGB by their own matrix and range, not scaled for pixels that are not square.
+    AV1 and MPEG video, told by their content. Frames are turned as the video says they are to be shown (quarter turns
+    and mirrors) and converted to RGB by their own matrix and range. Pixels that are not square are not scaled, alpha is
+    dropped, HDR is not tone-mapped.
 
     Damage is passed over as players do: what cannot be decoded is left out, what is decoded in part is made up for and
-    the frame marked; afterwards ``partial`` names it. So it does a file that is cut short, as far as the container tells: bare
-    streams, MPEG-TS and files written live state no length, and lack nothing that could be seen when cut between two frames.
-    Nor can a changed bit that makes another valid picture.
+    the frame marked; afterwards ``partial`` names it, and a file that is cut short. Some damage leaves no sign: a
+    changed bit that makes another valid picture, a cut between two packets of what states no length (bare streams,
+    MPEG-TS, files written live).
 
     Args:
         path: the file. Only ever a file's name: protocols and options are not looked for in it.
@@ -127,8 +128,8 @@ class VideoReader:
         count: frames, as the container states it; edits may show fewer.
         container, codec: FFmpeg's names.
         sandboxed: whether the decoder's system calls are filtered (Linux on x86_64 and aarch64).
-        partial: after iteration, why the video ended before its end or what of it is damaged, one line; None when all is
-            well, or ``frames`` were asked for and came undamaged.
+        partial: after iteration, why the video ended before its end or what of it is damaged, one line; None when all
+            is well, or ``frames`` were asked for and came undamaged.
 
     Raises:
         VideoError: missing, not a regular file, not a video, too large, or without a frame that can be decoded.
@@ -146,7 +147,12 @@ class VideoReader:
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         self._process: Process | None = None
-        for name, value in {"frames": frames, "timeout": timeout, "max_memory": max_memory, "max_pixels": max_pixels}.items():
+        for name, value in {
+            "frames": frames,
+            "timeout": timeout,
+            "max_memory": max_memory,
+            "max_pixels": max_pixels,
+        }.items():
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be greater than 0, got {value!r}")
         text = str(Path(path))
@@ -266,10 +272,10 @@ class VideoReader:
 
     def _end(self, *reasons: str) -> None:
         found = list(reasons)
-        if self._lost and not any("packets could not be decoded" in reason for reason in reasons):
-            found.append(f"{self._lost} packets could not be decoded")
+        if self._lost and not any("packets that could not be decoded" in reason for reason in reasons):
+            found.append(f"packets that could not be decoded: {self._lost}")
         if self._damaged:
-            found.append(f"{self._damaged} frames are damaged")
+            found.append(f"damaged frames: {self._damaged}")
         self.partial = "; ".join(found) or None
 
     def _prefix(self) -> tuple[bytes, int]:
@@ -292,7 +298,7 @@ class VideoReader:
         if not sound or length != FRAME.size + height * stride:
             raise _Silence("the decoder's words make no sense")
         rows = np.empty((height, stride), np.uint8)
-        self._read(memoryview(rows).cast("B"))
+        self._read(rows.data.cast("B"))
         self._damaged += damaged != 0
         self._lost = lost
         seconds = self._clock.time(None if pts == NO_PTS else pts, duration)
@@ -314,7 +320,10 @@ class VideoReader:
 
     def _cause_of_end(self) -> str:
         assert self._process is not None
-        code = self._process.wait()
+        try:
+            code = self._process.wait(_GRACE)
+        except subprocess.TimeoutExpired:
+            return "the decoder closed its pipe"
         if code >= 0:
             return f"the decoder ended with exit code {code}"
         try:
@@ -368,7 +377,7 @@ def _opened(path: str | PathLike[str], name: str) -> int:
 
 
 def _start(video: int, max_memory: int, max_pixels: int) -> Process:
-    """The child: it finds nothing but the standard library and PyAV, and inherits nothing but the video and two pipes."""
+    """The child. It finds the standard library and PyAV, and inherits the video and two pipes, nothing else."""
     spec = importlib.util.find_spec("av")
     if spec is None or spec.origin is None:
         raise ImportError("av cannot be imported (not installed); install it with pip install 'bitrate-ext[video]'")

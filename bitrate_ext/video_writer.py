@@ -30,9 +30,9 @@ class VideoWriter:
         with VideoWriter("out.mp4", 640, 480, Fraction(25)) as video:
             video.write(pixels, Fraction(0))
 
-    The file has its name only once the block has ended well; until then, and never longer, it has a temporary one beside it.
-    An existing file is replaced. Colours are BT.709, limited range, and labelled so. Chroma is stored for two by two
-    pixels (4:2:0, which every player shows): where a side is odd, its last row or column is repeated.
+    The file gets its name once the block has ended well, and replaces what had it; until then it has a temporary one in
+    the same folder. After an error nothing is left. Colours are BT.709, limited range, and labelled so. Chroma is kept
+    for two by two pixels (4:2:0, which every player shows): where a side is odd, its last row or column is repeated.
 
     Args:
         path: ends in .mp4, .m4v, .mov or .mkv, which chooses the container.
@@ -161,7 +161,7 @@ class VideoWriter:
             self._discard()
 
     def _discard(self) -> None:
-        """Close all, remove the temporary file, and say nothing of what goes wrong in it: something else went wrong before."""
+        """Close all and remove the temporary file. What goes wrong here is not said: something else did before."""
         file, self._file = self._file, None
         if file is None:
             return

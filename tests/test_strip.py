@@ -52,8 +52,8 @@ def test_bars_share_the_width() -> None:
 @pytest.mark.parametrize("counted", [True, False])
 def test_bars_come_one_by_one_as_all_at_once(counted: bool, rng: np.random.Generator) -> None:
     """However it grew, the picture is that of a strip that knew its axis from the start."""
-    bits = [{"y": float(v), "z": float(v) / 7} for v in rng.integers(1, 1000, 150)]
-    bits[100] = {"motion.y": 3000.0}
+    bits = [{"y": float(v), "z": float(v) / 7} for v in rng.integers(1, 1000, 150) * np.arange(1, 151)]
+    bits[2] = {"motion.y": 300.0}
     grown = Strip(700, 150 if counted else None)
     for one in bits:
         grown.add(one)

@@ -73,7 +73,11 @@ def in_process(data: bytes) -> list[np.ndarray]:
     with av.open(io.BytesIO(data)) as container:
         return [
             reformatter.reformat(
-                frame, format="rgb24", src_colorspace="ITU601", src_color_range=frame.color_range, dst_color_range="JPEG"
+                frame,
+                format="rgb24",
+                src_colorspace="ITU601",
+                src_color_range=frame.color_range,
+                dst_color_range="JPEG",
             ).to_ndarray()
             for frame in container.decode(video=0)
         ]

@@ -60,7 +60,7 @@ class Fork:
         if self._code is None:
             os.kill(self.pid, 9)
 
-    def wait(self) -> int:
+    def wait(self, timeout: float | None = None) -> int:
         if self._code is None:
             self._code = self._server.ask({"wait": self.pid})
         return self._code

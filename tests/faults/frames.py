@@ -77,7 +77,7 @@ FAULTS = [
         NETWORK,
         "with torch.autocast(device, enabled=False):",
         "if True:",
-        "test_frames.py::test_a_coarser_network_leaves_likelihoods_in_float32",
+        "test_frames.py::test_likelihoods_are_those_of_float32_entropy_models",
     ),
     Fault(
         "entropy models given coarse numbers",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import Fault, frames, receptive_fields
+from . import Fault, frames, receptive_fields, video
 
 PROJECTION, OPS, AUTOGRAD = "bitrate_ext/projection.py", "bitrate_ext/ops.py", "bitrate_ext/autograd.py"
 REFERENCE, MAPPER, MODELS = "bitrate_ext/reference.py", "bitrate_ext/mapper.py", "bitrate_ext/models.py"
@@ -215,8 +215,8 @@ MODEL_MAPS = [
     Fault(
         "crop of the first corner",
         MAPPER,
-        "return padded, (top, left, height, width)",
-        "return padded, (0, 0, height, width)",
+        "top, size[0] - height - top)), crop",
+        "top, size[0] - height - top)), (0, 0, height, width)",
         "test_mapper.py::test_every_registered_image_model[bmshj2018-factorized]",
     ),
     Fault(
@@ -264,7 +264,7 @@ MODEL_MAPS = [
     Fault(
         "reconstruction cropped at the corner",
         MAPPER,
-        "x_hat[..., crop[0] : crop[0] + height, crop[1] : crop[1] + width]",
+        "x_hat[..., top : top + height, left : left + width]",
         "x_hat[..., :height, :width]",
         "test_mapper.py::test_every_registered_image_model[bmshj2018-factorized]",
     ),
@@ -442,4 +442,4 @@ FILES = [
     ),
 ]
 
-FAULTS = [*BANDS, *CALLS, *MODEL_MAPS, *FILES, *receptive_fields.FAULTS, *frames.FAULTS]
+FAULTS = [*BANDS, *CALLS, *MODEL_MAPS, *FILES, *receptive_fields.FAULTS, *frames.FAULTS, *video.FAULTS]
