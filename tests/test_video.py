@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -336,3 +339,45 @@ def test_pictures_of_the_tests_are_as_they_say(source: Path) -> None:
     found = read(source)
     assert len(found) == FRAMES
     assert np.abs(found[3].astype(int) - picture(3)).mean() < 20
+
+
+LONG = """
+import sys
+from pathlib import Path
+
+from bitrate_ext import FrameMapper
+from bitrate_ext.video import map_video
+from test_video import BlockCodec
+
+status, seen = Path("/proc/self/status"), []
+
+
+def progress(what, count):
+    def done():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmRSS"))
+        seen.append(int(line.split()[1]))
+
+    return done
+
+
+record = map_video(sys.argv[1], sys.argv[2], FrameMapper(BlockCodec().eval()), scale=0.5, progress=progress)
+assert len(record.frames) == len(seen) == 150
+print(seen[20], max(seen[20:]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell a process's memory")
+def test_memory_is_flat_over_many_frames(tmp_path: Path) -> None:
+    """In a process of its own: what the first frames take is all that it takes."""
+    (tmp_path / "long.mp4").write_bytes(clip("mp4", size=(320, 180), frames=150))
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", LONG, tmp_path / "long.mp4", tmp_path / "out.mp4"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parent,
+        env={**os.environ, "PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
+    )
+    assert done.returncode == 0, done.stderr
+    steady, largest = map(int, done.stdout.split())
+    assert largest <= 1.02 * steady
