@@ -110,6 +110,8 @@ class FrameMapper:
             self._mappers[INTER] = BitrateMapper(self._inter, projection=projection)
         else:
             self._mappers[IMAGE] = BitrateMapper(self._network, projection=projection)
+        # A tensor: by a number, CUDA multiplies with its inverse, which rounds otherwise.
+        self._white = torch.tensor(255, dtype=self._dtype, device=self.device)
         self._ring: list[Tensor] = [torch.empty(0)] * buffers
         self._turn = 0
         self._padded = torch.empty(0)
@@ -209,7 +211,7 @@ class FrameMapper:
         for target, frame in zip(self._padded[..., top : top + height, left : left + width], chunk, strict=True):
             source = _floating(frame, self._dtype, convert=False)
             if frame.dtype == torch.uint8:
-                torch.div(source, 255, out=target)
+                torch.div(source, self._white, out=target)
             else:
                 target.copy_(source)
         return self._padded
