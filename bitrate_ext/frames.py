@@ -7,7 +7,7 @@ reference is the reconstruction cut to [0, 1], which ``ScaleSpaceFlow.forward`` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -56,6 +56,7 @@ class FrameMapper:
         channels_last, dtype: how the network runs, see ``bitrate_ext.network.accelerated``. ``dtype`` bfloat16 or
             float16 is for the network alone: likelihoods are float32 in any case.
         compile: the parts without an entropy model by ``torch.compile``, which takes up to minutes at the first frame.
+        forward_kwargs: for an image model's ``forward``, such as the level ``s`` of CompressAI's variable-rate models.
         buffers: at least 1.
         prefetch: frames read ahead; 0: no thread.
         watch: adds up where the time goes: "source" (waiting for frames), "network", "map".
@@ -76,6 +77,7 @@ class FrameMapper:
         channels_last: bool = True,
         dtype: torch.dtype | None = None,
         compile: bool = False,
+        forward_kwargs: Mapping[str, Any] | None = None,
         buffers: int = 4,
         prefetch: int = 2,
         watch: Stopwatch | None = None,
@@ -92,6 +94,9 @@ class FrameMapper:
             raise ValueError(f"batch must be 1 for a video model, whose frames depend on one another, got {batch}")
         if not self.sequential and group is not None:
             raise ValueError(f"group is for video models, and {type(model).__name__} codes each frame by itself")
+        if self.sequential and forward_kwargs:
+            raise ValueError("forward_kwargs are for image models; a video model is not run by its forward")
+        self._forward_kwargs = dict(forward_kwargs or {})
         self.batch, self.group, self.dtype = batch, group, dtype
         self.reconstruction, self.each_latent = reconstruction, each_latent
         self.prefetch = prefetch
@@ -155,7 +160,7 @@ class FrameMapper:
         with self.watch("network"):
             padded = self._filled(chunk, size, crop)
             with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-                output, likelihoods = mapper.run(padded, {})
+                output, likelihoods = mapper.run(padded, self._forward_kwargs)
             if self.sequential:
                 self._inter.reference = output["x_hat"].to(self._dtype).clamp(0, 1)
         with self.watch("map"):
@@ -193,9 +198,9 @@ class FrameMapper:
             return mapper
         with torch.inference_mode(False):
             part = _floating(frame, self._dtype)[None, :, :PROBE, :PROBE].clone()
-            mapper.resolve_projections(part, {})
+            mapper.resolve_projections(part, self._forward_kwargs)
             if kind == IMAGE and not self.reconstruction:
-                mapper.model = self._network = without_decoder(self._network, part)
+                mapper.model = self._network = without_decoder(self._network, part, self._forward_kwargs)
             if self._compile and kind != INTER:  # which has the keyframes' network
                 compile_parts(self._network)
         return mapper

@@ -67,7 +67,7 @@ def compile_parts(network: nn.Module) -> None:
         compile_parts(child)
 
 
-def without_decoder(model: nn.Module, x: Tensor) -> nn.Module:
+def without_decoder(model: nn.Module, x: Tensor, forward_kwargs: dict[str, Any]) -> nn.Module:
     """A copy whose synthesis transforms return black images: what a symbol costs does not depend on them.
 
     That it does not is seen by trying: where the likelihoods of ``x`` change, or no synthesis transform is found, the
@@ -76,8 +76,9 @@ def without_decoder(model: nn.Module, x: Tensor) -> nn.Module:
     Args:
         model: an image model, in eval mode.
         x: ``[1, C, H, W]`` in [0, 1], of any size; small ones will do.
+        forward_kwargs: for the model's ``forward``.
     """
-    run = Run(BitrateMapper(model), x, {})
+    run = Run(BitrateMapper(model), x, forward_kwargs)
     blacks = {}
     for latent in run.likelihoods:
         try:
@@ -95,7 +96,7 @@ def without_decoder(model: nn.Module, x: Tensor) -> nn.Module:
     mapper.strides = run.mapper.strides
     try:
         with torch.no_grad():
-            likelihoods = mapper.run(run.padded, {})[1]
+            likelihoods = mapper.run(run.padded, forward_kwargs)[1]
     except (RuntimeError, ValueError, TypeError, AttributeError):  # other parts of the model want the real one
         return model
     return shorn if all(torch.equal(likelihoods[name], p) for name, p in run.likelihoods.items()) else model

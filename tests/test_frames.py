@@ -123,7 +123,7 @@ def test_floating_frames_and_tensors(clip: list[np.ndarray]) -> None:
 @pytest.mark.parametrize("name", sorted(SMALL))
 def test_the_decoder_is_left_out_where_bits_do_not_depend_on_it(name: str) -> None:
     model, x = small_model(name), torch.rand(1, 3, 64, 64)
-    shorn = without_decoder(model, x)
+    shorn = without_decoder(model, x, {})
     assert shorn is not model
     calls: list[int] = []
     handle = model.g_s.register_forward_hook(lambda *_: calls.append(1))
@@ -152,7 +152,7 @@ def test_a_decoder_that_bits_depend_on_stays() -> None:
             return {"likelihoods": likelihoods, "x_hat": base["x_hat"] + rest["x_hat"]}
 
     model, x = TwoStage().eval(), torch.rand(1, 3, 64, 64)
-    assert without_decoder(model, x) is model
+    assert without_decoder(model, x, {}) is model
     frame = (255 * x[0].permute(1, 2, 0)).byte().numpy()
     (result,) = FrameMapper(model, channels_last=False)([frame])
     assert torch.equal(result.total_bits, BitrateMapper(model)(as_image(frame)).total_bits)
@@ -169,6 +169,18 @@ def test_the_model_is_left_as_it_is(clip: list[np.ndarray]) -> None:
         assert t.stride() == before[name][1]
     assert hooks == sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
     assert type(model.g_s).__name__ == "Sequential"
+
+
+def test_rates_of_a_variable_rate_model(clip: list[np.ndarray]) -> None:
+    model = small_model("mbt2018-mean-vbr")
+    totals = []
+    for s in (0, 4):
+        (result,) = FrameMapper(model, channels_last=False, forward_kwargs={"s": s})(clip[:1])
+        assert torch.equal(result.total_bits, BitrateMapper(model)(as_image(clip[0]), s=s).total_bits)
+        totals.append(result.total_bits.item())
+    assert totals[0] != totals[1]
+    with pytest.raises(ValueError, match="forward_kwargs are for image models"):
+        FrameMapper(SmallVideo().eval(), forward_kwargs={"s": 1})
 
 
 # Precision, compilation.
