@@ -7,6 +7,7 @@ from .mapper import BitrateMapper, BitrateResult
 from .ops import bitrate_map, latent_bits
 from .projection import Projection
 from .receptive_field import ReceptiveField
+from .strips import map_strips
 
 __version__ = "0.1.0"
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "calibrate",
     "latent_bits",
     "load_demo_codec",
+    "map_strips",
 ]
