@@ -145,11 +145,21 @@ class BitrateMapper:
     def pad(self, x: Tensor) -> tuple[Tensor, Crop]:
         """Images as the model needs them, and where the picture lies on them: ``(top, left, height, width)``."""
         height, width = x.shape[-2:]
-        rows, columns = (math.lcm(*axis) for axis in zip(*self.strides.values(), strict=True))
-        size = (-(-height // rows) * rows, -(-width // columns) * columns)
-        top, left = (size[0] - height) // 2, (size[1] - width) // 2
+        size, (top, left, *_) = self.canvas(height, width)
         padded = F.pad(x, (left, size[1] - width - left, top, size[0] - height - top))
         return padded, (top, left, height, width)
+
+    @property
+    def multiple(self) -> tuple[int, int]:
+        """Of which the sides of padded images are: the least common multiples of the strides, pixels."""
+        rows, columns = (math.lcm(*axis) for axis in zip(*self.strides.values(), strict=True))
+        return rows, columns
+
+    def canvas(self, height: int, width: int) -> tuple[tuple[int, int], Crop]:
+        """The size of a padded image, and where the picture lies on it: ``(top, left, height, width)``."""
+        rows, columns = self.multiple
+        size = (-(-height // rows) * rows, -(-width // columns) * columns)
+        return size, ((size[0] - height) // 2, (size[1] - width) // 2, height, width)
 
     def run(self, padded: Tensor, forward_kwargs: dict[str, Any]) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
         """The model's output for images of a size that suits it, and its likelihoods by name, checked."""

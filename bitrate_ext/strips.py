@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,6 +45,8 @@ class Rows:
     ) -> None:
         top, left, self.height, self.width = crop
         self._bands: dict[str, list[tuple[Band, Band]]] = {}
+        self._first: dict[str, np.ndarray] = {}  # [height + 1], see `lowest`
+        self._last: dict[str, np.ndarray] = {}  # [height]: rows of cells that this and earlier rows of pixels need
         for name, (h, w) in grids.items():
             vertical = Axis(h, size[0], top, self.height, conserve)
             horizontal = Axis(w, size[1], left, self.width, conserve)
@@ -51,11 +54,23 @@ class Rows:
                 (axis_band(term.along(0), vertical, CPU), axis_band(term.along(1), horizontal, CPU))
                 for term in projections[name].terms
             ]
+            starts = [(band.start.numpy(), band.taps) for band, _ in self._bands[name]]
+            first = np.min([start for start, _ in starts], axis=0)
+            self._first[name] = np.append(np.minimum.accumulate(first[::-1])[::-1], h)
+            self._last[name] = np.maximum.accumulate(np.max([start + taps for start, taps in starts], axis=0))
 
     def cells(self, name: str, first: int, last: int) -> tuple[int, int]:
         """The rows of cells that the rows of pixels read: the first, and one past the last."""
         spans = [(band.start[first:last], band.taps) for band, _ in self._bands[name]]
         return min(int(s.min()) for s, _ in spans), max(int(s.max()) + taps for s, taps in spans)
+
+    def ready(self, cells: Mapping[str, int]) -> int:
+        """How many rows of pixels, from the first, need no more than so many rows of cells of each latent."""
+        return min(int(np.searchsorted(self._last[name], count, side="right")) for name, count in cells.items())
+
+    def lowest(self, name: str, first: int) -> int:
+        """The first row of cells that a row of pixels or one after it needs; all of them have been where none is left."""
+        return int(self._first[name][first])
 
     def map(
         self, held: Mapping[str, tuple[int, Tensor]], first: int, out: Tensor, *, native: bool | None = None
@@ -105,7 +120,8 @@ def map_strips(
     """The map of ``bitrate_map`` in strips of rows from top to bottom: the same bytes, in the memory of one strip.
 
     Likelihoods may be of a ``numpy.memmap`` (``torch.from_numpy``): rows are copied into a buffer and their pages
-    given back to the system at once, where the map of the file is a shared one (mode ``"r"`` or ``"r+"``, Linux). No gradients.
+    given back to the system at once, where the file is mapped to be shared (mode ``"r"`` or ``"r+"``, on Linux). There
+    are no gradients.
 
     Args:
         likelihoods: as for ``bitrate_map``; no lists.
