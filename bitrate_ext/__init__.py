@@ -1,6 +1,7 @@
 """Where the bits go: per-pixel bitrate maps of learned image codecs, as one fused PyTorch operator."""
 
 from .attribution import Attribution, attribute
+from .big_picture import PictureResult, map_picture
 from .calibration import calibrate
 from .demo_codec import load_demo_codec
 from .mapper import BitrateMapper, BitrateResult
@@ -14,6 +15,7 @@ __all__ = [
     "Attribution",
     "BitrateMapper",
     "BitrateResult",
+    "PictureResult",
     "Projection",
     "ReceptiveField",
     "attribute",
@@ -21,5 +23,6 @@ __all__ = [
     "calibrate",
     "latent_bits",
     "load_demo_codec",
+    "map_picture",
     "map_strips",
 ]

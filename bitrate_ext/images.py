@@ -58,7 +58,7 @@ def load_image(path: str | PathLike[str]) -> Tensor:
 
 @contextlib.contextmanager
 def opened(path: Path, most_bytes: int | None = None) -> Iterator[Image.Image]:
-    """A photograph's first frame by Pillow, checked but not decoded yet; trouble in the block becomes an ``ImageError``.
+    """A photograph's first frame by Pillow, checked but not decoded; trouble in the block becomes an ``ImageError``.
 
     Args:
         path: of the file.
@@ -128,8 +128,8 @@ def check_declared(path: Path, size: tuple[int, int], needed: int, most_bytes: i
     """Refuse a picture whose header promises more than there is room for."""
     if needed > most_bytes:
         raise ImageError(
-            f"{path}: {size[0]:,} x {size[1]:,} pixels take {shown_bytes(needed)} to decode, and the memory limit leaves "
-            f"{shown_bytes(most_bytes)}; a TIFF file, uncompressed or deflated in tiles, can be read in parts"
+            f"{path}: {size[0]:,} x {size[1]:,} pixels take {shown_bytes(needed)} to decode, and the memory limit "
+            f"leaves {shown_bytes(most_bytes)}; a TIFF file, uncompressed or deflated in tiles, can be read in parts"
         )
 
 

@@ -95,7 +95,7 @@ class BitrateMapper:
             TypeError, ValueError: naming the argument, what was expected and what came; also where part of the model
                 is in train mode, where no image size suits it, and where its output has no image's likelihoods.
         """
-        self._resolve_projections(x, forward_kwargs)
+        self.resolve(x, forward_kwargs)
         if gradients is None:
             gradients = x.requires_grad and torch.is_grad_enabled()
         with torch.inference_mode(not gradients), torch.set_grad_enabled(gradients):
@@ -138,7 +138,7 @@ class BitrateMapper:
         check_eval_mode(self.model)
         _check_image(x)
         _check_device(self.model, x)
-        _check_range(x)
+        check_range(x)
         if not self.strides:
             self.strides = self._find_strides(x, forward_kwargs)
 
@@ -168,7 +168,7 @@ class BitrateMapper:
         self._check_grids(likelihoods, padded.shape[0], (padded.shape[2], padded.shape[3]))
         return output, likelihoods
 
-    def _resolve_projections(self, x: Tensor, forward_kwargs: dict[str, Any]) -> None:
+    def resolve(self, x: Tensor, forward_kwargs: dict[str, Any]) -> None:
         """Checks; and at the first call the strides, and a projection for each latent."""
         self.prepare(x, forward_kwargs)
         if self.projections.keys() == self.strides.keys():
@@ -280,7 +280,7 @@ def _check_device(model: Callable[..., Any], x: Tensor) -> None:
             raise ValueError(f"x must be on the model's device {own}, got {x.device}")
 
 
-def _check_range(x: Tensor) -> None:
+def check_range(x: Tensor) -> None:
     if x.numel() == 0:
         return
     low, high = (bound.item() for bound in torch.aminmax(x.detach()))

@@ -69,8 +69,12 @@ class Rows:
         return min(int(np.searchsorted(self._last[name], count, side="right")) for name, count in cells.items())
 
     def lowest(self, name: str, first: int) -> int:
-        """The first row of cells that a row of pixels or one after it needs; all of them have been where none is left."""
+        """The first row of cells that a row of pixels or one after it needs; their count where none is left."""
         return int(self._first[name][first])
+
+    def most_cells(self, name: str) -> int:
+        """How many rows of cells one row of pixels reads at most, with those kept for later ones."""
+        return int((self._last[name] - self._first[name][:-1]).max(initial=0))
 
     def map(
         self, held: Mapping[str, tuple[int, Tensor]], first: int, out: Tensor, *, native: bool | None = None
