@@ -7,12 +7,13 @@ computed, by the kernels that map whole images: the bytes are those of the map o
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from . import memory
 from .map_files import NpzWriter, Reduced, Strips, all_or_none, format_of, write_tiff
-from .mapper import AnyProjection, BitrateMapper, outside_bits
+from .mapper import AnyProjection, BitrateMapper, device_of, outside_bits
 from .memory import MemoryLimitError, is_out_of_memory
 from .ops import latent_bits
 from .pictures import Picture, TensorPicture, open_picture
@@ -155,14 +156,7 @@ class TiledRun:
         """A part of the picture, on the model's device."""
         height, width = (min(SAMPLE, length) for length in (self.picture.height, self.picture.width))
         top, left = (self.picture.height - height) // 2, (self.picture.width - width) // 2
-        model = self.mapper.model
-        own = (
-            next((t for tensors in (model.parameters(), model.buffers()) for t in tensors), None)
-            if isinstance(model, torch.nn.Module)
-            else None
-        )
-        window = self.picture.window(top, left, height, width)
-        return window if own is None else window.to(own.device)
+        return self.picture.window(top, left, height, width).to(device_of(self.mapper.model))
 
     def _strips(self, progress: Progress) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """Rows of the maps as soon as the cells are there that they need."""
@@ -338,8 +332,7 @@ def map_picture(
             opened: Picture = TensorPicture(picture)
         else:
             _check_count("max_memory", max_memory)
-            room = None if max_memory is None else max(0, memory.limit(CPU, max_memory) - memory.resident())
-            opened = stack.enter_context(open_picture(picture, room))
+            opened = stack.enter_context(open_picture(picture, room_for_picture(device_of(mapper.model), max_memory)))
         run = TiledRun(
             mapper,
             opened,
@@ -351,23 +344,34 @@ def map_picture(
             forward_kwargs=forward_kwargs,
         )
         (file,) = stack.enter_context(all_or_none([output]))
-        return write_map(run, file, form, output.parent, progress, lambda result: {})
+        with written_map(run, file, form, output.parent, progress) as (result, finish):
+            finish(json.dumps({"size": result.size, "tiles": result.plan.record()}))
+        return result
 
 
-def write_map(
-    run: TiledRun,
-    file: Any,
-    form: str,
-    folder: Path,
-    progress: Progress | None,
-    metadata: Callable[[PictureResult], Mapping[str, Any]],
-) -> PictureResult:
-    """Run, and write the maps into an open file; npz files hold what ``metadata`` makes of the result."""
+@contextlib.contextmanager
+def written_map(
+    run: TiledRun, file: IO[bytes], form: str, folder: Path, progress: Progress | None
+) -> Iterator[tuple[PictureResult, Callable[[str], None]]]:
+    """Run, and write the maps into an open file.
+
+    Yields:
+        The result, and what ends the file, given the record's text, which npz files hold.
+    """
     shape = (run.picture.height, run.picture.width)
     dtype = np.dtype("<f8" if run.dtype == torch.float64 else "<f4")
     if form == "tiff":
-        return run.run(lambda strips: write_tiff(file, strips, shape, dtype), progress)
+        yield run.run(lambda strips: write_tiff(file, strips, shape, dtype), progress), lambda text: None
+        return
     writer = NpzWriter(file, folder, shape, dtype)
-    result = run.run(writer.write, progress)
-    writer.finish(metadata(result))
-    return result
+    try:
+        yield run.run(writer.write, progress), writer.finish
+    finally:
+        writer.close()
+
+
+def room_for_picture(device: torch.device, max_memory: int | None) -> int | None:
+    """Bytes for a decoded picture; None, which stands for Pillow's limit of pixels, where nobody gave a limit."""
+    if max_memory is None:
+        return None
+    return max(0, memory.limit(CPU, max_memory if device.type == "cpu" else None) - memory.resident())

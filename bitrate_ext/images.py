@@ -71,7 +71,8 @@ def opened(path: Path, most_bytes: int | None = None) -> Iterator[Image.Image]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's remarks on damaged metadata, which the picture does not need
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with _pixel_limit(most_bytes), Image.open(path, formats=FORMATS) as image:
+            lifted = contextlib.nullcontext() if most_bytes is None else pillow_without_limit()
+            with lifted, Image.open(path, formats=FORMATS) as image:
                 _check_depth(path, image)
                 image.seek(0)
                 if most_bytes is not None:
@@ -93,13 +94,12 @@ def opened(path: Path, most_bytes: int | None = None) -> Iterator[Image.Image]:
 
 
 @contextlib.contextmanager
-def _pixel_limit(most_bytes: int | None) -> Iterator[None]:
-    """Pillow's own limit, which is global, raised for a while to what a limit in bytes can admit at all."""
+def pillow_without_limit() -> Iterator[None]:
+    """Lift Pillow's limit of pixels, which is global, where another one is checked."""
     from PIL import Image
 
     before = Image.MAX_IMAGE_PIXELS
-    if most_bytes is not None and before is not None:
-        Image.MAX_IMAGE_PIXELS = max(before, most_bytes)
+    Image.MAX_IMAGE_PIXELS = None
     try:
         yield
     finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import tempfile
@@ -118,11 +117,16 @@ class NpzWriter:
                 with self._member(name) as member:
                     shutil.copyfileobj(file, member, 1 << 20)
 
-    def finish(self, metadata: Mapping[str, Any]) -> None:
-        """The text, as JSON, and the end of the file."""
+    def finish(self, metadata: str) -> None:
+        """The text, and the end of the file."""
         with self._zip.open(zipfile.ZipInfo("metadata.npy", DATE), "w") as member:
-            np.lib.format.write_array(member, np.array(json.dumps(metadata, indent=2, allow_nan=False)))
+            np.lib.format.write_array(member, np.array(metadata))
         self._zip.close()
+
+    def close(self) -> None:
+        """Nothing after ``finish``; before it, the end of a file that nobody wants."""
+        with contextlib.suppress(OSError, ValueError):
+            self._zip.close()
 
     def _member(self, name: str) -> IO[bytes]:
         member = self._zip.open(zipfile.ZipInfo(f"{name}.npy", DATE), "w", force_zip64=True)
@@ -136,7 +140,7 @@ def _write_rows(file: IO[bytes], rows: np.ndarray) -> None:
 
 
 class Reduced:
-    """A picture that comes in strips, averaged over squares of pixels so that no side is longer than ``LONG_SIDE``.
+    """A picture that comes in strips, averaged over squares of pixels so that no side is longer than ``long_side``.
 
     Squares at the right and lower border average the pixels that they have.
 
@@ -145,8 +149,8 @@ class Reduced:
         channels: of strips ``[rows, W, channels]``; 0 for strips ``[rows, W]``.
     """
 
-    def __init__(self, shape: tuple[int, int], channels: int = 0) -> None:
-        self.factor = -(-max(shape) // LONG_SIDE)
+    def __init__(self, shape: tuple[int, ...], channels: int = 0, long_side: int = LONG_SIDE) -> None:
+        self.factor = -(-max(shape) // long_side)
         self._width = shape[1]
         size = (-(-shape[0] // self.factor), -(-shape[1] // self.factor), *([channels] if channels else []))
         self.pixels = np.zeros(size, np.float32)

@@ -273,11 +273,17 @@ def _check_image(x: Any) -> None:
         raise ValueError(f"{expected}, with at least one channel and pixel, got shape {list(x.shape)}")
 
 
+def device_of(model: Callable[..., Any], otherwise: torch.device = torch.device("cpu")) -> torch.device:  # noqa: B008
+    """Of a model's parameters or buffers; ``otherwise`` where it has none."""
+    if not isinstance(model, nn.Module):
+        return otherwise
+    return next((t.device for tensors in (model.parameters(), model.buffers()) for t in tensors), otherwise)
+
+
 def _check_device(model: Callable[..., Any], x: Tensor) -> None:
-    if isinstance(model, nn.Module):
-        own = next((t.device for tensors in (model.parameters(), model.buffers()) for t in tensors), x.device)
-        if own != x.device:
-            raise ValueError(f"x must be on the model's device {own}, got {x.device}")
+    own = device_of(model, x.device)
+    if own != x.device:
+        raise ValueError(f"x must be on the model's device {own}, got {x.device}")
 
 
 def check_range(x: Tensor) -> None:

@@ -56,7 +56,7 @@ def parsed_bytes(text: str) -> int:
 
 def shown_bytes(count: float) -> str:
     """For people, in whole MiB or tenths of a GiB."""
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{max(1, math.ceil(count / 2**20))} MiB"
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{math.ceil(count / 2**20)} MiB"
 
 
 def resident() -> int:

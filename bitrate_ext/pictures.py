@@ -21,7 +21,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .images import ImageError, check_declared, check_file, check_pixels, opened, shown_pixels, upright
+from .images import (
+    ImageError,
+    check_declared,
+    check_file,
+    check_pixels,
+    opened,
+    pillow_without_limit,
+    shown_pixels,
+    upright,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -82,7 +91,9 @@ class DecodedPicture:
         self.width, self.height = image.size
 
     def window(self, top: int, left: int, height: int, width: int) -> Tensor:
-        return _tensor(shown_pixels(self._image.crop((left, top, left + width, top + height))))
+        with pillow_without_limit():
+            part = self._image.crop((left, top, left + width, top + height))
+        return _tensor(shown_pixels(part))
 
     def buffered(self, rows: int) -> int:
         return 0
@@ -94,8 +105,8 @@ class TiffPicture:
     Read with ``os.pread``: a mapped file that is cut short meanwhile would end the process.
     """
 
-    def __init__(self, path: Path, page: Any) -> None:
-        self._path = path
+    def __init__(self, path: Path, page: Any, frames: int) -> None:
+        self._path, self.frames = path, frames
         self.height, self.width = page.imagelength, page.imagewidth
         self.compression, self._predictor = int(page.compression), int(page.predictor)
         self._samples = page.samplesperpixel
@@ -217,6 +228,7 @@ def open_picture(path: str | os.PathLike[str], most_bytes: int | None = None) ->
     tiff = _tiff_in_parts(path, most_bytes)
     if tiff is not None:
         with tiff:
+            _warn_of_frames(path, tiff.frames)
             yield tiff
         return
     with opened(path, most_bytes) as image:
@@ -224,6 +236,25 @@ def open_picture(path: str | os.PathLike[str], most_bytes: int | None = None) ->
         picture = DecodedPicture(upright(path, image, most_bytes))
     _warn_of_frames(path, frames)
     yield picture
+
+
+def declared_size(path: Path) -> tuple[int, int, bool]:
+    """Height and width by the file's header, and whether it can be read without Pillow and is beyond Pillow's limit.
+
+    Raises:
+        ImageError: as ``open_picture``, before anything is decoded.
+    """
+    check_file(path)
+    tiff = _tiff_in_parts(path, None)
+    if tiff is None:
+        with opened(path) as image:
+            return image.height, image.width, False
+    with tiff:
+        try:
+            check_pixels(path, tiff.width, tiff.height)
+        except ImageError:
+            return tiff.height, tiff.width, True
+        return tiff.height, tiff.width, False
 
 
 def _warn_of_frames(path: Path, frames: int) -> None:
@@ -250,8 +281,7 @@ def _tiff_in_parts(path: Path, most_bytes: int | None) -> TiffPicture | None:
             page = tiff.pages.first
             if not _is_plain(page):
                 return None
-            frames = len(tiff.pages)
-            picture = TiffPicture(path, page)
+            picture = TiffPicture(path, page, len(tiff.pages))
     except ImageError:
         raise
     except Exception:  # of damaged tags anything; Pillow says what there is to say
@@ -263,7 +293,6 @@ def _tiff_in_parts(path: Path, most_bytes: int | None) -> TiffPicture | None:
         check_declared(path, size, picture.segment_bytes, most_bytes)
     elif picture.compression not in RAW:
         check_pixels(path, *size)
-    _warn_of_frames(path, frames)
     return picture
 
 

@@ -99,7 +99,7 @@ def map_figure(bits: np.ndarray | Tensor, *, title: str = "", subtitle: str = ""
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[:, :, :3])
 
 
-def overlay(photograph: np.ndarray | Tensor, bits: np.ndarray | Tensor) -> Image.Image:
+def overlay(photograph: np.ndarray | Tensor, bits: np.ndarray | Tensor, *, limit: float | None = None) -> Image.Image:
     """The map laid over the photograph, pixel for pixel.
 
     The photograph in grey, tinted with the map's colours: the more bits a pixel costs, the more colour it gets. The
@@ -108,6 +108,7 @@ def overlay(photograph: np.ndarray | Tensor, bits: np.ndarray | Tensor) -> Image
     Args:
         photograph: ``[H, W, 3]`` or ``[1, 3, H, W]`` in [0, 1].
         bits: ``[H, W]`` or ``[1, 1, H, W]``, bits per pixel. Pixels that are not a number get no colour.
+        limit: upper end of the colour scale, bits per pixel. Default: ``colour_limit(bits)``.
 
     Returns:
         An RGB image of ``W`` x ``H`` pixels.
@@ -120,7 +121,7 @@ def overlay(photograph: np.ndarray | Tensor, bits: np.ndarray | Tensor) -> Image
         photo = photo[0].transpose(1, 2, 0)
     if photo.shape != (*values.shape, 3):
         raise ValueError(f"photograph must be [H, W, 3] of {list(values.shape)} pixels, got {list(photo.shape)}")
-    limit = colour_limit(values)
+    limit = colour_limit(values) if limit is None else limit
     share = np.clip(np.minimum(np.nan_to_num(values, nan=0.0), limit) / limit, 0.0, 1.0)  # infinity as the limit
     grey = photo.clip(0, 1) @ np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)
     light, opacity = grey[:, :, None], 0.8 * share[:, :, None]
