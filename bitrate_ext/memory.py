@@ -64,6 +64,16 @@ def resident() -> int:
     return _status("VmRSS")
 
 
+def peak() -> int:
+    """The most that this process has had in memory, bytes; 0 where the system does not say."""
+    return _status("VmHWM")
+
+
+def address_space() -> int:
+    """Bytes of addresses that this process has taken; 0 where the system does not say."""
+    return _status("VmSize")
+
+
 def available(device: torch.device) -> int | None:
     """Bytes that this process can still get on a device; None where nothing says.
 
@@ -80,11 +90,14 @@ def available(device: torch.device) -> int | None:
 def limit(device: torch.device, asked: int | None) -> int:
     """Bytes that this process may hold on a device: what was asked for, or a share of what the machine has.
 
+    Where addresses are limited, as by ``ulimit -v``, no more than a share of them: they are lost to fragments, too.
+
     Raises:
         MemoryLimitError: nobody said, and the system does not tell either.
     """
     if asked is not None:
-        return asked
+        addresses = _address_room() if device.type == "cpu" else None
+        return asked if addresses is None else min(asked, held(device) + int(SHARE * addresses))
     room = available(device)
     if room is None:
         raise MemoryLimitError("max_memory must be given: this system does not tell how much memory there is")
@@ -108,9 +121,9 @@ def rise(device: torch.device, run: Callable[[], object]) -> int:
         run()
         return torch.cuda.max_memory_allocated(device) - before
     trim()
-    before = _reset_peak()
+    before = reset_peak()
     run()
-    return max(0, _status("VmHWM") - before)
+    return max(0, peak() - before)
 
 
 def trim() -> None:
@@ -157,7 +170,7 @@ def _status(key: str) -> int:
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{key}:")), 0)
 
 
-def _reset_peak() -> int:
+def reset_peak() -> int:
     """Let the peak of resident memory begin anew; returns what is resident."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
@@ -182,7 +195,7 @@ def _address_room() -> int | None:
     except ImportError:  # not of Unix
         return None
     soft = resource.getrlimit(resource.RLIMIT_AS)[0]
-    return None if soft == resource.RLIM_INFINITY else max(0, soft - _status("VmSize"))
+    return None if soft == resource.RLIM_INFINITY else max(0, soft - address_space())
 
 
 def _cgroup_room(root: Path) -> list[int]:

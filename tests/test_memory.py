@@ -66,13 +66,18 @@ def test_the_limit_of_the_address_space_counts() -> None:
     code = """
         import resource, torch
         from bitrate_ext import memory
-        used = memory._status("VmSize")
+        used = memory.address_space()
         resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), -1))
         print(memory.available(torch.device("cpu")), memory.limit(torch.device("cpu"), None) - memory.resident())
+        for asked in (1 << 50, 1 << 20):
+            print(min(memory.limit(torch.device("cpu"), asked), asked))
+        print(memory.resident())
     """
-    room, share = map(int, in_new_process(code).split())
+    room, share, asked, little, held = map(int, in_new_process(code).split())
     assert 0.9 * (1 << 30) < room <= 1 << 30
     assert abs(share - 0.8 * room) < 8 * MIB
+    assert abs(asked - held - 0.8 * room) < 8 * MIB
+    assert little == MIB
 
 
 @pytest.mark.parametrize("version", [1, 2])
