@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -167,7 +168,7 @@ class TiledRun:
                 yield top, self._maps(held, top, min(ROWS, ready - top))
             done = ready
             for name, (base, p) in held.items():
-                lowest = max(base, self._rows.lowest(name, done))
+                lowest = min(max(base, self._rows.lowest(name, done)), base + p.shape[2])
                 held[name] = lowest, p[:, :, lowest - base :].clone()
             del p  # the band is large
 
@@ -194,7 +195,7 @@ class TiledRun:
             span = tiling.span(0, done)
             total = tiles_done + tiling.along(0, done) * tiling.along(1)
             try:
-                band = self._band(held, span, lambda n, so_far=tiles_done, of=total: progress(so_far + n, of))  # type: ignore[misc]
+                band = self._band(held, span, partial(_report, progress, tiles_done, total))
             except (MemoryError, RuntimeError) as error:
                 smaller = tiling.halved()
                 if not is_out_of_memory(error):
@@ -207,7 +208,7 @@ class TiledRun:
                 shrunk = True
             else:
                 smaller = None
-            if smaller is not None:  # outside of the handler, which holds what the failed call has held
+            if smaller is not None:  # not in the handler, where the error still holds the failed call's tensors
                 memory.trim()
                 self.plan = replace(self.plan, tiling=smaller)
                 continue
@@ -269,6 +270,10 @@ class TiledRun:
             pixels = self.picture.window(first, before, last - first, after - before)
             self._error[0] += (part.double().clamp(0, 1) - pixels.double()).square().sum().item()
             self._error[1] += part.numel()
+
+
+def _report(progress: Progress, before: int, total: int, done: int) -> None:
+    progress(before + done, total)
 
 
 def _check_count(name: str, value: Any) -> None:

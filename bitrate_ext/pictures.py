@@ -129,14 +129,23 @@ class TiffPicture:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
     @property
-    def row_bytes(self) -> int:
+    def _row_bytes(self) -> int:
         return self.width * self._samples * self._dtype.itemsize
 
     @property
-    def segment_bytes(self) -> int:
+    def least_bytes(self) -> int:
+        """What one part takes, as it must be decoded as a whole."""
+        return 0 if self._by_rows else self._segment_bytes
+
+    @property
+    def _segment_bytes(self) -> int:
         return self._segment[0] * self._segment[1] * self._samples * self._dtype.itemsize
 
     @property
@@ -147,7 +156,7 @@ class TiffPicture:
     def buffered(self, rows: int) -> int:
         if self._by_rows:
             return 0
-        return self.row_bytes * min(self.height, rows + 2 * self._segment[0]) + 2 * self.segment_bytes
+        return self._row_bytes * min(self.height, rows + 2 * self._segment[0]) + 2 * self._segment_bytes
 
     def window(self, top: int, left: int, height: int, width: int) -> Tensor:
         read = self._read_rows if self._by_rows else self._read_segments
@@ -162,7 +171,7 @@ class TiffPicture:
         found = np.empty((height, width, self._samples), self._dtype)
         for row in range(height):
             strip, inside = divmod(top + row, self._segment[0])
-            offset = self._offsets[strip] + inside * self.row_bytes + left * pixel
+            offset = self._offsets[strip] + inside * self._row_bytes + left * pixel
             found[row] = self._part(offset, width * pixel).reshape(width, self._samples)
         return found
 
@@ -288,11 +297,14 @@ def _tiff_in_parts(path: Path, most_bytes: int | None) -> TiffPicture | None:
         return None
     finally:
         logger.removeFilter(silence)
-    size = (picture.width, picture.height)
-    if most_bytes is not None:
-        check_declared(path, size, picture.segment_bytes, most_bytes)
-    elif picture.compression not in RAW:
-        check_pixels(path, *size)
+    try:
+        if most_bytes is not None:
+            check_declared(path, (picture.width, picture.height), picture.least_bytes, most_bytes)
+        elif picture.compression not in RAW:
+            check_pixels(path, picture.width, picture.height)
+    except ImageError:
+        picture.close()
+        raise
     return picture
 
 

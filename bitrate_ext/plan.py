@@ -117,7 +117,10 @@ def planned(
     """
     canvas, block = mapper.canvas(picture.height, picture.width)[0], mapper.multiple
     whole = Tiling(canvas, canvas, (0, 0), block)
-    limits = (memory.limit(like.device, max_memory), memory.limit(CPU, None)) if costs is not None else (None, None)
+    limits: tuple[int | None, int | None] = (None, None)
+    if costs is not None:
+        host_limit = None if like.device.type == "cpu" else memory.limit(CPU, None)
+        limits = memory.limit(like.device, max_memory), host_limit
 
     def fits(window: tuple[int, int]) -> bool:
         if costs is None:
