@@ -139,6 +139,12 @@ def _write_rows(file: IO[bytes], rows: np.ndarray) -> None:
     file.write(np.ascontiguousarray(rows).data)
 
 
+def reduced_size(shape: tuple[int, ...], long_side: int = LONG_SIDE) -> tuple[int, tuple[int, int]]:
+    """The side of the squares of pixels that are averaged, and (h, w) of what results."""
+    factor = -(-max(shape) // long_side)
+    return factor, (-(-shape[0] // factor), -(-shape[1] // factor))
+
+
 class Reduced:
     """A picture that comes in strips, averaged over squares of pixels so that no side is longer than ``long_side``.
 
@@ -150,9 +156,9 @@ class Reduced:
     """
 
     def __init__(self, shape: tuple[int, ...], channels: int = 0, long_side: int = LONG_SIDE) -> None:
-        self.factor = -(-max(shape) // long_side)
+        self.factor, reduced = reduced_size(shape, long_side)
         self._width = shape[1]
-        size = (-(-shape[0] // self.factor), -(-shape[1] // self.factor), *([channels] if channels else []))
+        size = (*reduced, *([channels] if channels else []))
         self.pixels = np.zeros(size, np.float32)
         self._sums = np.zeros(size[1:])  # of the rows of the present squares
         self._row = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from . import memory
+from .map_files import reduced_size
 from .mapper import BitrateMapper
 from .memory import Footprint, MemoryLimitError, shown_bytes
 from .pictures import Picture
@@ -80,7 +82,9 @@ class Costs:
             cells += 3 * 8 * self.canvas[0] * self.canvas[1] / (down * across)
         self._row_bytes = row_bytes
         strips = 1 + len(mapper.strides) * (len(mapper.strides) > 1) + 4  # and what becomes of one on its way to a file
-        self._fixed = cells + strips * ROWS * picture.width * (8 if like.dtype == torch.float64 else 4)
+        reduced = math.prod(reduced_size((picture.height, picture.width))[1])
+        pictures = 4 * (1 + like.shape[1]) * reduced
+        self._fixed = cells + pictures + strips * ROWS * picture.width * (8 if like.dtype == torch.float64 else 4)
         memory.trim()
         self._held = memory.held(self.device), memory.resident()
 
