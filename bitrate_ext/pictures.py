@@ -214,10 +214,10 @@ class TiffPicture:
         return np.frombuffer(self._bytes(offset, count), self._dtype)
 
     def _bytes(self, offset: int, count: int) -> bytes:
-        found = os.pread(self._file.fileno(), count, offset)
-        if len(found) != count:
+        file = self._file.fileno()
+        if offset + count > os.fstat(file).st_size:  # before room is made for what is not there
             raise ValueError("it ends before its pixels do")
-        return found
+        return os.pread(file, count, offset)
 
 
 @contextlib.contextmanager

@@ -207,6 +207,21 @@ def test_parts_that_inflate_to_more_than_they_should(tmp_path: Path) -> None:
         assert memory.rise(torch.device("cpu"), lambda: picture.window(0, 0, 64, 64)) < 8 * MIB
 
 
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_a_tile_that_claims_to_be_huge(tmp_path: Path, compression: str | None) -> None:
+    """A million pixels a side, of a picture of 16: no room is made for it, with a limit or without."""
+    path = tmp_path / "a.tif"
+    pixels = colours()[:16, :16]
+    tifffile.imwrite(path, pixels, tile=(16, 16), compression=compression, photometric="rgb", metadata=None)
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        for tag in ("TileWidth", "TileLength"):
+            tiff.pages[0].tags[tag].overwrite(1 << 20)
+    with pytest.raises(ImageError, match=r"take .* GiB to decode"), open_picture(path, 64 * MIB):
+        pass
+    with open_picture(path) as picture, pytest.raises(ImageError, match="damaged or cut short"):
+        picture.window(0, 0, 16, 16)
+
+
 # Damage.
 
 
