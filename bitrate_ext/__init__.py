@@ -1,6 +1,7 @@
 """Where the bits go: per-pixel bitrate maps of learned image codecs, as one fused PyTorch operator."""
 
 from .attribution import Attribution, attribute
+from .big_picture import PictureResult, map_picture
 from .calibration import calibrate
 from .demo_codec import load_demo_codec
 from .frames import FrameMapper, FrameResult
@@ -8,6 +9,7 @@ from .mapper import BitrateMapper, BitrateResult
 from .ops import bitrate_map, latent_bits
 from .projection import Projection
 from .receptive_field import ReceptiveField
+from .strips import map_strips
 
 __version__ = "0.1.0"
 __all__ = [
@@ -16,6 +18,7 @@ __all__ = [
     "BitrateResult",
     "FrameMapper",
     "FrameResult",
+    "PictureResult",
     "Projection",
     "ReceptiveField",
     "attribute",
@@ -23,4 +26,6 @@ __all__ = [
     "calibrate",
     "latent_bits",
     "load_demo_codec",
+    "map_picture",
+    "map_strips",
 ]

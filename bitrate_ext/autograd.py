@@ -117,6 +117,20 @@ def project_into(tensors: Sequence[Tensor], placement: Placement, out: Tensor) -
     return out if target is out else out.copy_(target)
 
 
+def project_bands_into(tensors: Sequence[Tensor], bands: Bands, out: Tensor) -> Tensor:
+    """The native kernel with bands of the caller's own, which are on the CPU; ``out`` is contiguous."""
+    flat = []
+    for band in (band for pair in bands for band in pair):
+        there = band.to(out.device)
+        flat += [there.start, there.weight]
+        if out.is_cuda:  # as in `_cached_bands`
+            flat.append(band.start)
+    if out.is_cuda:
+        _outlive(flat, out.device)
+    torch.ops.bitrate_ext._project(tensors, flat, out)
+    return out
+
+
 # The operators. Their schemas are in csrc/ops/ops.cpp: tensors, then the fields of a Placement, then what is left.
 
 

@@ -20,7 +20,9 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 import torch
 
+from .map_files import all_or_none as _all_or_none
 from .mapper import RECEPTIVE_FIELD
+from .memory import is_out_of_memory as _is_out_of_memory
 from .projection import PROJECTIONS
 
 if TYPE_CHECKING:
@@ -71,6 +73,7 @@ class Record:
     jacobian: dict[str, Any] | None = (
         None  # for that one: passes, and the share of the bits expected in the wrong place
     )
+    tiles: dict[str, Any] | None = None  # how a picture was cut that went in tiles, and what memory was planned
     files: dict[str, str] = field(default_factory=dict)
 
 
@@ -97,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from . import __version__, cli_calibrate, cli_video
+    from . import __version__, cli_calibrate, cli_tiles, cli_video
 
     parser = _Parser("bitrate-ext", description="Where a learned image codec spends its bits.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"bitrate-ext {__version__}")
@@ -107,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
         "map",
         help="maps of photographs",
         description="Bitrate maps of photographs, as pictures and as numbers.",
-        epilog=MAP_NOTES,
+        epilog=MAP_NOTES + cli_tiles.NOTES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -124,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--passes", type=int, metavar="N", help=f"of jacobian: more take longer and err less (default {PASSES})"
     )
+    cli_tiles.add_arguments(command)
     command.set_defaults(run=_run_map)
 
     command = commands.add_parser(
@@ -187,13 +191,14 @@ def _run_doctor(arguments: argparse.Namespace) -> int:
 
 
 def _run_map(arguments: argparse.Namespace) -> int:
-    from . import __version__, cli_calibrate
+    from . import __version__, cli_calibrate, cli_tiles
     from .mapper import BitrateMapper
 
     device = _checked_device(arguments.device)
     _check_model_arguments(arguments)
     if arguments.passes is not None and arguments.projection != JACOBIAN:
         raise UsageError(f"--passes {arguments.passes} goes with --projection {JACOBIAN}")
+    cli_tiles.check_arguments(arguments)
     folder = _made_folder(arguments.output)
     model, name = _model_on(device, arguments)
     projection: AnyProjection = arguments.projection
@@ -206,8 +211,9 @@ def _run_map(arguments: argparse.Namespace) -> int:
     owners: dict[str, str] = {}  # stem, as file systems that ignore case see it, to the image that has it
     for image in _with_progress(arguments.images):
         try:
-            targets = _targets(folder, image, owners, arguments.images)
-            record = _map_one(mapper, image, device, name, arguments, targets)
+            targets = _targets(folder, image, owners, arguments.images, cli_tiles.endings(arguments))
+            one = cli_tiles.map_one if cli_tiles.needed(mapper, image, arguments, device) else _map_one
+            record = one(mapper, image, device, name, arguments, targets)
         except (ValueError, OSError, MemoryError, RuntimeError) as error:
             reason = _reason(error, image)
             if reason is None:
@@ -299,7 +305,9 @@ def _loaded_model(arguments: argparse.Namespace) -> tuple[torch.nn.Module, str]:
         raise UsageError(f"{option}: {_one_line(error)}") from error
 
 
-def _targets(folder: Path, image: str, owners: dict[str, str], images: Sequence[str]) -> list[Path]:
+def _targets(
+    folder: Path, image: str, owners: dict[str, str], images: Sequence[str], endings: Sequence[str] = OUTPUTS
+) -> list[Path]:
     """Where the results of an image go; refuses to write over those of another one, or over an input."""
     stem = Path(image).stem
     if not stem:
@@ -308,7 +316,7 @@ def _targets(folder: Path, image: str, owners: dict[str, str], images: Sequence[
     if owner is not None:
         raise ValueError(f"{image}: its results would be named as those of {owner}; map it into another folder with -o")
     owners[stem.casefold()] = image
-    targets = [folder / f"{stem}{ending}" for ending in OUTPUTS]
+    targets = [folder / f"{stem}{ending}" for ending in endings]
     inputs = {os.path.realpath(other): other for other in images}
     for target in targets:
         if os.path.realpath(target) in inputs:
@@ -350,9 +358,7 @@ def _map_one(
     numbers = {key: one[0, 0].float().cpu().numpy() for key, one in arrays.items()}
 
     with _all_or_none(targets) as (map_file, overlay_file, array_file, record_file):
-        psnr = "" if record.psnr_db is None else f"   PSNR {record.psnr_db:.2f} dB"
-        subtitle = f"{_number(record.bpp, '.3f')} bits per pixel{psnr}   {model}"
-        map_figure(result.map, title=Path(image).name, subtitle=subtitle).save(map_file, format="PNG")
+        map_figure(result.map, title=Path(image).name, subtitle=_subtitle(record)).save(map_file, format="PNG")
         overlay(photograph, result.map).save(overlay_file, format="PNG")
         np.savez(array_file, metadata=np.array(text), **numbers)
         record_file.write(f"{text}\n".encode())
@@ -385,23 +391,6 @@ def _record(
     )
 
 
-@contextlib.contextmanager
-def _all_or_none(targets: Sequence[Path]) -> Iterator[list[IO[bytes]]]:
-    """Files to write to, which take the targets' names once the block has ended well; otherwise nothing is left."""
-    partial = [target.with_name(f".{target.name}.{os.getpid()}.partial") for target in targets]
-    try:
-        with contextlib.ExitStack() as stack:
-            yield [stack.enter_context(path.open("wb")) for path in partial]
-        for target in targets:
-            if target.is_dir():
-                raise IsADirectoryError(f"{target} is a folder")
-        for path, target in zip(partial, targets, strict=True):
-            path.replace(target)
-    finally:
-        for path in partial:
-            path.unlink(missing_ok=True)
-
-
 def _with_progress(images: Sequence[str]) -> Iterator[str]:
     if len(images) < 2 or not sys.stderr.isatty():
         yield from images
@@ -410,6 +399,11 @@ def _with_progress(images: Sequence[str]) -> Iterator[str]:
 
     with tqdm(images, unit="image", file=sys.stderr, leave=False, dynamic_ncols=True) as bar:
         yield from bar
+
+
+def _subtitle(record: Record) -> str:
+    psnr = "" if record.psnr_db is None else f"   PSNR {record.psnr_db:.2f} dB"
+    return f"{_number(record.bpp, '.3f')} bits per pixel{psnr}   {record.model}"
 
 
 def _summary(record: Record) -> str:
@@ -452,10 +446,6 @@ def _trouble_in_one_line(option: str) -> Iterator[None]:
         if not isinstance(error, ValueError):
             raise
         raise UsageError(f"{option}{_one_line(error)}") from error
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
 
 
 def _one_line(error: BaseException) -> str:

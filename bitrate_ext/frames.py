@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .mapper import AnyProjection, BitrateMapper, BitrateResult, Crop, check_eval_mode, cropped_image
+from .mapper import AnyProjection, BitrateMapper, BitrateResult, Crop, check_eval_mode, cropped_image, device_of
 from .network import accelerated, compile_parts, without_decoder
 from .ops import bitrate_map
 from .pipeline import Stopwatch, prefetched
@@ -101,10 +101,9 @@ class FrameMapper:
         self.reconstruction, self.each_latent = reconstruction, each_latent
         self.prefetch = prefetch
         self.watch = watch or Stopwatch()
-        tensors = [*model.parameters(), *model.buffers()]
-        floating = [tensor for tensor in tensors if tensor.is_floating_point()]
-        self.device = tensors[0].device if tensors else torch.device("cpu")
-        self._dtype = floating[0].dtype if floating else torch.float32
+        self.device = device_of(model)
+        tensors = (*model.parameters(), *model.buffers())
+        self._dtype = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
         self._channels_last = channels_last
         self._compile = compile
         self._network = accelerated(model, channels_last=channels_last, dtype=dtype)
@@ -198,7 +197,7 @@ class FrameMapper:
             return mapper
         with torch.inference_mode(False):
             part = _floating(frame, self._dtype)[None, :, :PROBE, :PROBE].clone()
-            mapper.resolve_projections(part, self._forward_kwargs)
+            mapper.resolve(part, self._forward_kwargs)
             if kind == IMAGE and not self.reconstruction:
                 mapper.model = self._network = without_decoder(self._network, part, self._forward_kwargs)
             if self._compile and kind != INTER:  # which has the keyframes' network

@@ -95,7 +95,7 @@ class BitrateMapper:
             TypeError, ValueError: naming the argument, what was expected and what came; also where part of the model
                 is in train mode, where no image size suits it, and where its output has no image's likelihoods.
         """
-        self.resolve_projections(x, forward_kwargs)
+        self.resolve(x, forward_kwargs)
         if gradients is None:
             gradients = x.requires_grad and torch.is_grad_enabled()
         with torch.inference_mode(not gradients), torch.set_grad_enabled(gradients):
@@ -142,15 +142,9 @@ class BitrateMapper:
         check_eval_mode(self.model)
         _check_image(x)
         _check_device(self.model, x)
-        _check_range(x)
+        check_range(x)
         if not self.strides:
             self.strides = self._find_strides(x, forward_kwargs)
-
-    def canvas(self, height: int, width: int) -> tuple[tuple[int, int], Crop]:
-        """Size of the padded image that the model needs, pixels, and where the picture lies on it."""
-        rows, columns = (math.lcm(*axis) for axis in zip(*self.strides.values(), strict=True))
-        size = (-(-height // rows) * rows, -(-width // columns) * columns)
-        return size, ((size[0] - height) // 2, (size[1] - width) // 2, height, width)
 
     def pad(self, x: Tensor) -> tuple[Tensor, Crop]:
         """Images as the model needs them, and where the picture lies on them: ``(top, left, height, width)``."""
@@ -159,6 +153,18 @@ class BitrateMapper:
         top, left = crop[:2]
         return F.pad(x, (left, size[1] - width - left, top, size[0] - height - top)), crop
 
+    @property
+    def multiple(self) -> tuple[int, int]:
+        """Of which the sides of padded images are: the least common multiples of the strides, pixels."""
+        rows, columns = (math.lcm(*axis) for axis in zip(*self.strides.values(), strict=True))
+        return rows, columns
+
+    def canvas(self, height: int, width: int) -> tuple[tuple[int, int], Crop]:
+        """The size of a padded image, and where the picture lies on it: ``(top, left, height, width)``."""
+        rows, columns = self.multiple
+        size = (-(-height // rows) * rows, -(-width // columns) * columns)
+        return size, ((size[0] - height) // 2, (size[1] - width) // 2, height, width)
+
     def run(self, padded: Tensor, forward_kwargs: dict[str, Any]) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
         """The model's output for images of a size that suits it, and its likelihoods by name, checked."""
         output = self.model(padded, **forward_kwargs)
@@ -166,7 +172,7 @@ class BitrateMapper:
         self._check_grids(likelihoods, padded.shape[0], (padded.shape[2], padded.shape[3]))
         return output, likelihoods
 
-    def resolve_projections(self, x: Tensor, forward_kwargs: dict[str, Any]) -> None:
+    def resolve(self, x: Tensor, forward_kwargs: dict[str, Any]) -> None:
         """Checks; and at the first call the strides, and a projection for each latent."""
         self.prepare(x, forward_kwargs)
         if self.projections.keys() == self.strides.keys():
@@ -279,14 +285,20 @@ def _check_image(x: Any) -> None:
         raise ValueError(f"{expected}, with at least one channel and pixel, got shape {list(x.shape)}")
 
 
+def device_of(model: Callable[..., Any], otherwise: torch.device = torch.device("cpu")) -> torch.device:  # noqa: B008
+    """Of a model's parameters or buffers; ``otherwise`` where it has none."""
+    if not isinstance(model, nn.Module):
+        return otherwise
+    return next((t.device for tensors in (model.parameters(), model.buffers()) for t in tensors), otherwise)
+
+
 def _check_device(model: Callable[..., Any], x: Tensor) -> None:
-    if isinstance(model, nn.Module):
-        own = next((t.device for tensors in (model.parameters(), model.buffers()) for t in tensors), x.device)
-        if own != x.device:
-            raise ValueError(f"x must be on the model's device {own}, got {x.device}")
+    own = device_of(model, x.device)
+    if own != x.device:
+        raise ValueError(f"x must be on the model's device {own}, got {x.device}")
 
 
-def _check_range(x: Tensor) -> None:
+def check_range(x: Tensor) -> None:
     if x.numel() == 0:
         return
     low, high = (bound.item() for bound in torch.aminmax(x.detach()))

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-INSTALL = 'pip install "bitrate-ext[compressai]"'
+INSTALL = 'pip install "bitrate-ext[{}]"'
 WRAPPERS = ("state_dict", "model_state_dict")  # keys under which training scripts keep the weights
 TABLES = ("._quantized_cdf", "._offset", "._cdf_length")  # of the entropy coder
 MISFIT = (RuntimeError, KeyError, ValueError, TypeError, IndexError, AssertionError)  # of weights and architecture
 
 
-def require(module: str) -> Any:
+def require(module: str, extra: str = "compressai") -> Any:
     """Import an optional dependency.
 
     Raises:
@@ -32,7 +32,7 @@ def require(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError(f"{module} cannot be imported ({error}); install it with {INSTALL}") from error
+        raise ImportError(f"{module} cannot be imported ({error}); install it with {INSTALL.format(extra)}") from error
 
 
 def image_architectures() -> dict[str, type[nn.Module]]:

@@ -159,17 +159,21 @@ def _chosen(impl: Any, tensors: list[Tensor]) -> bool:
     return not because
 
 
+def _projections(likelihoods: Any, count: int, projection: Any) -> list[Projection]:
+    """The projection of each of so many latents."""
+    if not isinstance(projection, Mapping):
+        return [get_projection(projection)] * count
+    names = named_likelihoods(likelihoods)
+    for name in names:
+        if name not in projection:
+            known = ", ".join(map(repr, projection)) or "none"
+            raise ValueError(f"projection must name each of the latents, {name!r} is missing; it names {known}")
+    return [get_projection(projection[name]) for name in names]
+
+
 def _terms(likelihoods: Any, tensors: list[Tensor], projection: Any) -> tuple[list[Tensor], list[str]]:
     """Each latent with the key of its projection; once for each term of it."""
-    if isinstance(projection, Mapping):
-        names = named_likelihoods(likelihoods)
-        for name in names:
-            if name not in projection:
-                known = ", ".join(map(repr, projection)) or "none"
-                raise ValueError(f"projection must name each of the latents, {name!r} is missing; it names {known}")
-        chosen = [get_projection(projection[name]) for name in names]
-    else:
-        chosen = [get_projection(projection)] * len(tensors)
+    chosen = _projections(likelihoods, len(tensors), projection)
     pairs = [(tensor, term.key) for tensor, one in zip(tensors, chosen, strict=True) for term in one.terms]
     return [tensor for tensor, _ in pairs], [key for _, key in pairs]
 

@@ -70,6 +70,13 @@ class Band:
         turned[pixel - first[cell], cell] = weight[tap, pixel]
         return _band(first, turned, self.pixels).to(self.start.device)
 
+    def part(self, first: int, last: int) -> tuple[Band, int]:
+        """The rows of some pixels over no more cells than they read, and the first of these cells."""
+        start = self.start[first:last]
+        low, high = (int(start.min()), int(start.max()) + self.taps) if last > first else (0, 0)
+        weight = self.weight[:, first:last].contiguous()
+        return Band(start - low, weight, high - low), low
+
     def to(self, device: torch.device) -> Band:
         """The band on another device, in memory that outlives the caller's modes.
 

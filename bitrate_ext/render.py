@@ -92,7 +92,7 @@ def map_figure(
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[:, :, :3])
 
 
-def overlay(photograph: np.ndarray | Tensor, bits: np.ndarray | Tensor) -> Image.Image:
+def overlay(photograph: np.ndarray | Tensor, bits: np.ndarray | Tensor, *, limit: float | None = None) -> Image.Image:
     """The map laid over the photograph, pixel for pixel.
 
     The photograph in grey, tinted with the map's colours: the more bits a pixel costs, the more colour it gets. The
@@ -101,6 +101,7 @@ def overlay(photograph: np.ndarray | Tensor, bits: np.ndarray | Tensor) -> Image
     Args:
         photograph: ``[H, W, 3]`` or ``[1, 3, H, W]`` in [0, 1].
         bits: ``[H, W]`` or ``[1, 1, H, W]``, bits per pixel. Pixels that are not a number get no colour.
+        limit: upper end of the colour scale, bits per pixel. Default: ``colour_limit(bits)``.
 
     Returns:
         An RGB image of ``W`` x ``H`` pixels.
@@ -114,7 +115,8 @@ def overlay(photograph: np.ndarray | Tensor, bits: np.ndarray | Tensor) -> Image
     if photo.shape != (*values.shape, 3):
         raise ValueError(f"photograph must be [H, W, 3] of {list(values.shape)} pixels, got {list(photo.shape)}")
     levels = torch.from_numpy(np.rint(255 * photo.clip(0, 1)).astype(np.uint8))
-    return Image.fromarray(overlaid(levels, torch.from_numpy(values), colour_limit(values)).numpy())
+    limit = colour_limit(values) if limit is None else limit
+    return Image.fromarray(overlaid(levels, torch.from_numpy(values), limit).numpy())
 
 
 def _checked_map(bits: np.ndarray | Tensor) -> np.ndarray:

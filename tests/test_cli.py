@@ -104,6 +104,7 @@ def test_numbers_agree_with_one_another(photos: Callable) -> None:
         "version": bitrate_ext.__version__,
         "receptive_field": None,
         "jacobian": None,
+        "tiles": None,
         "files": {
             "map": "cat.bitrate.png",
             "overlay": "cat.overlay.png",

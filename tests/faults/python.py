@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from . import Fault, frames, receptive_fields, video
+from . import Fault, big_pictures, frames, receptive_fields, video
 
 PROJECTION, OPS, AUTOGRAD = "bitrate_ext/projection.py", "bitrate_ext/ops.py", "bitrate_ext/autograd.py"
 REFERENCE, MAPPER, MODELS = "bitrate_ext/reference.py", "bitrate_ext/mapper.py", "bitrate_ext/models.py"
 CLI, IMAGES, RENDER = "bitrate_ext/cli.py", "bitrate_ext/images.py", "bitrate_ext/render.py"
 COLOURS = "bitrate_ext/colours.py"
+MAP_FILES = "bitrate_ext/map_files.py"
 
 BANDS = [
     Fault(
@@ -208,8 +209,8 @@ MODEL_MAPS = [
     Fault(
         "larger half of the padding above",
         MAPPER,
-        "top, left = (size[0] - height) // 2,",
-        "top, left = (size[0] - height + 1) // 2,",
+        "return size, ((size[0] - height) // 2,",
+        "return size, ((size[0] - height + 1) // 2,",
         "test_mapper.py::test_the_larger_half_of_the_padding_is_right_and_below",
     ),
     Fault(
@@ -322,24 +323,24 @@ MODEL_MAPS = [
 FILES = [
     Fault(
         "partial files left behind",
-        CLI,
+        MAP_FILES,
         "            path.unlink(missing_ok=True)",
         "            pass",
         "test_cli.py::test_a_failure_leaves_no_file",
     ),
     Fault(
         "results written in place",
-        CLI,
+        MAP_FILES,
         'target.with_name(f".{target.name}.{os.getpid()}.partial") for target',
         "target for target",
         "test_cli.py::test_map_writes_four_files",
     ),
     Fault(
         "old results gone after a failure",
-        CLI,
-        "        with contextlib.ExitStack() as stack:",
+        MAP_FILES,
+        "        with contextlib.ExitStack() as stack:\n            yield",
         "        for target in targets:\n            target.unlink(missing_ok=True)\n"
-        "        with contextlib.ExitStack() as stack:",
+        "        with contextlib.ExitStack() as stack:\n            yield",
         "test_cli.py::test_a_failure_keeps_old_results",
     ),
     Fault(
@@ -373,8 +374,8 @@ FILES = [
     Fault(
         "photographs lying on their side",
         IMAGES,
-        "ImageOps.exif_transpose(image)",
-        "image.copy()",
+        "    ImageOps.exif_transpose(image, in_place=True)",
+        "    del ImageOps",
         "test_images.py::test_exif_rotation_is_applied",
     ),
     Fault(
@@ -442,4 +443,7 @@ FILES = [
     ),
 ]
 
-FAULTS = [*BANDS, *CALLS, *MODEL_MAPS, *FILES, *receptive_fields.FAULTS, *frames.FAULTS, *video.FAULTS]
+FAULTS = [
+    *(*BANDS, *CALLS, *MODEL_MAPS, *FILES),
+    *(*receptive_fields.FAULTS, *frames.FAULTS, *video.FAULTS, *big_pictures.FAULTS),
+]

@@ -61,8 +61,8 @@ FAULTS = [
     Fault(
         "one projection for all latents",
         "bitrate_ext/ops.py",
-        "chosen = [get_projection(projection[name]) for name in names]",
-        "chosen = [get_projection(projection[next(iter(names))])] * len(names)",
+        "return [get_projection(projection[name]) for name in names]",
+        "return [get_projection(projection[next(iter(names))])] * len(names)",
         "test_receptive_field.py::test_each_latent_has_a_projection_of_its_own",
     ),
     Fault(

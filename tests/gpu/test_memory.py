@@ -116,3 +116,24 @@ def test_maps_beyond_32_bits(device, rng, record_property):
     shape, scale = (1, 4, 2050, 4096), 16
     assert np.prod(shape[2:]) * scale**2 > 1 << 31
     check(device, rng, shrunk(device, shape), scale, 22, record_property)
+
+
+def test_a_square_map_beyond_32_bits_in_strips(device, record_property):
+    """46,341 x 46,341 pixels: the whole map and strips of it are the same bytes, and those of the CPU's strips."""
+    side, scale = (46341, 16) if device.type == "cuda" else (463, 16)
+    if free_bytes(device) < 12 * GB:
+        pytest.skip(f"needs 12 GB of free memory, there are {free_bytes(device) / GB:.0f}")
+    assert device.type != "cuda" or side**2 > 1 << 31
+    cells = -(-side // scale)
+    generator = torch.Generator().manual_seed(2)
+    p = torch.rand((1, 4, cells, cells), generator=generator).clamp_(min=2.0**-20)
+    crop = ((cells * scale - side) // 2, 0, side, side)
+    there = p.to(device)
+    whole = bitrate_ext.bitrate_map(there, scale_factor=scale, crop=crop)
+    size, rows = (cells * scale, cells * scale), 1000
+    strips = bitrate_ext.map_strips(there, size, rows=rows, crop=crop)
+    own = bitrate_ext.map_strips(p, size, rows=rows, crop=crop)
+    for (top, strip), (_, expected) in zip(strips, own, strict=True):
+        assert differing(strip, whole[:, :, top : top + rows]) == 0, top
+        assert differing(strip.cpu(), expected) == 0, top
+    record_property("pixels compared", whole.numel())

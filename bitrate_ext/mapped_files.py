@@ -1,0 +1,60 @@
+"""Memory that is mapped from files: its pages count as resident once they are read, until they are given back."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import sys
+from functools import cache
+from typing import Any
+
+from torch import Tensor
+
+CHANNELS = 8  # read before their pages are given back
+
+Span = tuple[int, int]  # addresses: the first byte, and one past the last
+
+
+def shared_mapping(tensor: Tensor) -> Span | None:
+    """The pages of a shared file mapping that hold the tensor's storage, None for other memory.
+
+    Only of shared mappings can pages be dropped without loss: they are read from the file again, and what was written
+    to them is the file's. Those of ``numpy.memmap`` are, but for its mode ``"c"``.
+    """
+    if not sys.platform.startswith("linux") or tensor.device.type != "cpu":
+        return None
+    storage = tensor.untyped_storage()
+    first = storage.data_ptr()
+    with open("/proc/self/maps") as lines:
+        for line in lines:
+            span, access, _, _, inode, *_ = line.split(maxsplit=5)
+            low, high = (int(end, 16) for end in span.split("-"))
+            if low <= first < high:
+                whole = first + storage.nbytes() <= high
+                return (low, high) if access[3] == "s" and inode != "0" and whole else None
+    return None
+
+
+def give_back(span: Span) -> None:
+    """Drop the resident pages of a shared mapping; the next access reads them anew, most often from the page cache."""
+    low, high = span
+    _libc().madvise(ctypes.c_void_p(low), ctypes.c_size_t(high - low), mmap.MADV_DONTNEED)
+
+
+def read_rows(tensor: Tensor, span: Span, first: int, last: int, buffer: Tensor) -> Tensor:
+    """Rows of a mapped tensor ``[N, C, h, w]``, copied to the front of a flat buffer, a few channels at a time.
+
+    One access can make 2 MiB of a file resident, and rows of all channels lie all over it.
+    """
+    n, c, _, w = tensor.shape
+    rows = buffer[: n * c * (last - first) * w].view(n, c, last - first, w)
+    for channel in range(0, c, CHANNELS):
+        part = slice(channel, channel + CHANNELS)
+        rows[:, part] = tensor[:, part, first:last]
+        give_back(span)
+    return rows
+
+
+@cache
+def _libc() -> Any:
+    return ctypes.CDLL(None)

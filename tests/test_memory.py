@@ -1,0 +1,135 @@
+"""Limits of memory, and what a model takes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from test_process import in_new_process
+
+from bitrate_ext import memory
+from bitrate_ext.memory import MemoryLimitError
+
+CPU = torch.device("cpu")
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("4GiB", 4 << 30), ("500MB", 500_000_000), ("1.5 g", 1_500_000_000), ("64k", 64_000), ("7", 7), ("2 kib", 2048)],
+)
+def test_numbers_of_bytes(text: str, count: int) -> None:
+    assert memory.parsed_bytes(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "-1", "0", "4 GiBit", "1e9", "4,5G", "nan"])
+def test_what_is_no_number_of_bytes(text: str) -> None:
+    with pytest.raises(ValueError, match="expected a number of bytes such as 4GiB"):
+        memory.parsed_bytes(text)
+
+
+def test_shown() -> None:
+    assert [memory.shown_bytes(n) for n in (0, 1, 3 * MIB, 5 << 29)] == ["0 MiB", "1 MiB", "3 MiB", "2.5 GiB"]
+
+
+def test_a_rise_is_the_peak_and_not_what_stays() -> None:
+    def run() -> None:
+        for _ in range(3):
+            torch.ones(48 * MIB // 4).sum()
+
+    for _ in range(2):
+        assert 47 * MIB <= memory.rise(CPU, run) < 56 * MIB  # the kernel counts pages in batches
+
+
+def test_a_footprint_is_a_line_through_two_runs() -> None:
+    """A model that takes 3 MiB and 600 bytes a pixel."""
+    sides = []
+
+    def run(side: int) -> None:
+        sides.append(side)
+        torch.ones(3 * MIB // 4 + 150 * side * side).sum()
+
+    found = memory.footprint(CPU, 64, run)
+    assert sides == [256, 256, 512]
+    assert all(side % 64 == 0 for side in sides)
+    for side in (1024, 2048):
+        exact = 3 * MIB + 600 * side * side
+        assert exact <= found.bytes(side * side) <= 1.1 * exact
+    run_sides: list[int] = []
+    memory.footprint(CPU, 192, run_sides.append)
+    assert run_sides == [384, 384, 768]
+
+
+def test_the_limit_of_the_address_space_counts() -> None:
+    code = """
+        import resource, torch
+        from bitrate_ext import memory
+        used = memory.address_space()
+        resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), -1))
+        print(memory.available(torch.device("cpu")), memory.limit(torch.device("cpu"), None) - memory.resident())
+        for asked in (1 << 50, 1 << 20):
+            print(min(memory.limit(torch.device("cpu"), asked), asked))
+        print(memory.resident())
+    """
+    room, share, asked, little, held = map(int, in_new_process(code).split())
+    assert 0.9 * (1 << 30) < room <= 1 << 30
+    assert abs(share - 0.8 * room) < 8 * MIB
+    assert abs(asked - held - 0.8 * room) < 8 * MIB
+    assert little == MIB
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_control_groups(tmp_path: Path, version: int) -> None:
+    """The tightest of the group's own limit and of those around it; what can be dropped is free."""
+    base = tmp_path / ("sys/fs/cgroup" if version == 2 else "sys/fs/cgroup/memory")
+    files = ("memory.max", "memory.current") if version == 2 else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    key = "inactive_file" if version == 2 else "total_inactive_file"
+    for group, limit, used, cached in (("", "max", 50, 0), ("a", "9000", 4000, 1000), ("a/b", "8000", 100, 0)):
+        (base / group).mkdir(parents=True, exist_ok=True)
+        for name, value in zip(files, (limit if version == 2 or limit != "max" else "99999", used), strict=True):
+            (base / group / name).write_text(f"{value}\n")
+        (base / group / "memory.stat").write_text(f"anon 3\n{key} {cached}\n")
+    (tmp_path / "proc/self").mkdir(parents=True)
+    line = "0::/a/b" if version == 2 else "5:cpu:/x\n4:memory:/a/b"
+    (tmp_path / "proc/self/cgroup").write_text(f"{line}\n")
+    assert min(memory._cgroup_room(tmp_path)) == 6000
+    assert memory._cgroup_room(tmp_path / "nothing") == []
+
+
+def test_a_system_that_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available", lambda device: None)
+    with pytest.raises(MemoryLimitError, match="max_memory must be given: this system does not tell"):
+        memory.limit(CPU, None)
+    assert memory.limit(CPU, 77) == 77
+
+    def absent(path: Path, text: str) -> int:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "write_text", absent)
+    with pytest.raises(MemoryLimitError, match="a model's memory cannot be measured on this system"):
+        memory.rise(CPU, lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_it"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+            True,
+        ),
+        (RuntimeError("shapes differ"), False),
+        (ValueError("cannot allocate memory"), False),
+    ],
+)
+def test_what_says_that_memory_ran_out(error: Exception, is_it: bool) -> None:
+    assert memory.is_out_of_memory(error) is is_it
+
+
+def test_what_the_allocator_says_is_known() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert memory.is_out_of_memory(caught.value), os.linesep.join(map(str, caught.value.args))
