@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,11 @@ from torch import Tensor, nn
 from .ops import bitrate_map, latent_bits, named_likelihoods
 from .projection import Axis, Projection, get_projection, outside_share
 from .receptive_field import ReceptiveField
+from .traps import corrected, likelihood_notes
+
+if TYPE_CHECKING:
+    from .coded import Coder
+    from .ledger import Ledger
 
 AnyProjection = str | Projection | Mapping[str, str | Projection]
 Crop = tuple[int, int, int, int]  # top, left, height, width, pixels
@@ -26,6 +31,8 @@ Crop = tuple[int, int, int, int]  # top, left, height, width, pixels
 # Sides of the square images that a model is probed with, pixels. 960 is there for strides with factors 3 and 5.
 PROBE_SIZES = (128, 256, 512, 960, 1024, 2048)
 RECEPTIVE_FIELD = ReceptiveField.name
+ESTIMATED, CODED = "estimated", "coded"  # sources of bits: likelihoods, or the range coder
+POINT_CLOUDS = "compressai.models.pointcloud"
 TOLERANCE = 1e-6  # by which resampled images may leave [0, 1]
 
 
@@ -44,6 +51,12 @@ class BitrateResult:
     padding_bits: Tensor  # float64 [N], the part of it that falls outside the image
     bpp: Tensor  # float64 [N], total_bits / (H * W)
     x_hat: Tensor | None  # [N, C, H, W], not clamped; None where the model returns no image of the padded size
+    channel_bits: dict[str, Tensor] = field(default_factory=dict)  # float64 [N, C], bits of each channel of each latent
+    warnings: tuple[str, ...] = ()  # what is to be known of these numbers, a line each
+    bits: str = ESTIMATED  # where they come from: "estimated" or "coded"
+    ledger: Ledger | None = None  # of coded bits: every bit of the strings
+    entropy: Tensor | None = None  # of coded bits: [N, 1, H, W], bits per pixel that the coder's tables expect
+    gap: Tensor | None = None  # on request: [N, 1, H, W], coded minus estimated, bits per pixel
 
 
 class BitrateMapper:
@@ -55,19 +68,45 @@ class BitrateMapper:
         projection: as for ``bitrate_map``, or ``"receptive-field"``: kernels measured on the model's own decoder, see
             ``calibrate``. Where they are not in the cache, the first call takes up to a minute longer.
 
+        bits: ``"estimated"``, from the likelihoods that the model's ``forward`` returns; or ``"coded"``, what the range
+            coder spends on each symbol while the model's own ``compress`` runs, escapes included. Coded bits come with
+            a ``ledger``, which adds up to the strings, and with ``entropy``; without ``x_hat``: nothing is decoded.
+        gap: of coded bits: run ``forward`` as well, for ``result.gap``, the estimate in the ledger, and ``x_hat``.
+
     The size that the model needs is found by running it once on a black image, at the first call; ``strides`` then
     holds pixels per latent cell, ``{"y": (16, 16), ...}``, and ``projections`` how each latent is laid over the image.
     A model changed after that needs a new mapper.
 
     Raises:
-        TypeError: ``model`` is no callable.
-        ValueError, TypeError: unknown ``projection``.
+        TypeError: ``model`` is no callable, is a model of point clouds, or has no ``compress`` for coded bits.
+        ValueError, TypeError: unknown ``projection`` or ``bits``, ``gap`` without coded bits.
     """
 
-    def __init__(self, model: Callable[..., Any], *, projection: AnyProjection = "bilinear") -> None:
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        *,
+        projection: AnyProjection = "bilinear",
+        bits: str = ESTIMATED,
+        gap: bool = False,
+    ) -> None:
         if isinstance(model, type) or not callable(model):
             what = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
             raise TypeError(f"model must be an nn.Module or another callable object, got {what}")
+        if type(model).__module__.startswith(POINT_CLOUDS):
+            raise TypeError(
+                f"model must be an image model, got {type(model).__name__}: point clouds have no image to map onto"
+            )
+        if bits not in (ESTIMATED, CODED):
+            raise ValueError(f"bits must be {ESTIMATED!r} or {CODED!r}, got {bits!r}")
+        if gap and bits != CODED:
+            raise ValueError(f"gap is that of coded bits to the estimate; it needs bits={CODED!r}, got {bits!r}")
+        self.bits, self.gap = bits, gap
+        self._coder: Coder | None = None
+        if bits == CODED:
+            from .coded import Coder
+
+            self._coder = Coder(model)
         self.model = model
         self._asked = projection
         if isinstance(projection, Mapping):
@@ -102,36 +141,28 @@ class BitrateMapper:
             return self._map(x, forward_kwargs)
 
     def _map(self, x: Tensor, forward_kwargs: dict[str, Any]) -> BitrateResult:
-        height, width = x.shape[-2:]
         padded, crop = self.pad(x)
-        output, likelihoods = self.run(padded, forward_kwargs)
-        size = (padded.shape[2], padded.shape[3])
-        total_map = bitrate_map(likelihoods, size, crop=crop, projection=self.projections)
-        maps = {next(iter(likelihoods)): total_map}
-        if len(likelihoods) > 1:
-            maps = {
-                name: bitrate_map(p, size, crop=crop, projection=self.projections[name])
-                for name, p in likelihoods.items()
-            }
-        bits = {name: latent_bits(p, dtype=torch.float64) for name, p in likelihoods.items()}
-        total_bits = torch.stack([b.sum(dim=(1, 2)) for b in bits.values()]).sum(dim=0)
-        padding_bits = torch.stack(
-            [outside_bits(b, self.projections[name], size, crop) for name, b in bits.items()]
-        ).sum(dim=0)
+        if self._coder is not None:
+            from .coded import map_coded
+
+            return map_coded(self, self._coder, padded, crop, forward_kwargs)
+        return self.estimate(padded, crop, forward_kwargs)
+
+    def estimate(
+        self, padded: Tensor, crop: Crop, forward_kwargs: dict[str, Any], dtype: torch.dtype | None = None
+    ) -> BitrateResult:
+        """Maps of the likelihoods of padded images, in a dtype of one's choice."""
+        notes: list[str] = []
+        output, likelihoods = self.run(padded, forward_kwargs, notes)
+        result = lay_out(likelihoods, self.projections, (padded.shape[2], padded.shape[3]), crop, dtype)
         x_hat = output.get("x_hat")
-        if isinstance(x_hat, Tensor) and tuple(x_hat.shape[-2:]) == size:
-            x_hat = x_hat[..., crop[0] : crop[0] + height, crop[1] : crop[1] + width]
+        if isinstance(x_hat, Tensor) and x_hat.shape[-2:] == padded.shape[-2:]:
+            top, left, height, width = crop
+            x_hat = x_hat[..., top : top + height, left : left + width]
         else:
             x_hat = None
-        return BitrateResult(
-            map=total_map,
-            maps=maps,
-            latent_bits={name: b.to(total_map.dtype) for name, b in bits.items()},
-            total_bits=total_bits,
-            padding_bits=padding_bits,
-            bpp=total_bits / (height * width),
-            x_hat=x_hat,
-        )
+        notes += likelihood_notes(likelihoods)
+        return replace(result, x_hat=x_hat, warnings=tuple(notes))
 
     def prepare(self, x: Tensor, forward_kwargs: dict[str, Any]) -> None:
         """Check the model and the images, and find the strides where they are not known yet."""
@@ -151,9 +182,17 @@ class BitrateMapper:
         padded = F.pad(x, (left, size[1] - width - left, top, size[0] - height - top))
         return padded, (top, left, height, width)
 
-    def run(self, padded: Tensor, forward_kwargs: dict[str, Any]) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
-        """The model's output for images of a size that suits it, and its likelihoods by name, checked."""
-        output = self.model(padded, **forward_kwargs)
+    def run(
+        self, padded: Tensor, forward_kwargs: dict[str, Any], notes: list[str] | None = None
+    ) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
+        """The model's output for images of a size that suits it, and its likelihoods by name, checked.
+
+        What had to be corrected in them is noted.
+        """
+        with corrected(self.model) as corrections:
+            output = self.model(padded, **forward_kwargs)
+        if notes is not None:
+            notes += corrections
         likelihoods = _image_likelihoods(output)
         self._check_grids(likelihoods, padded.shape[0], (padded.shape[2], padded.shape[3]))
         return output, likelihoods
@@ -219,6 +258,38 @@ class BitrateMapper:
                 )
             if p.shape[0] != batch:
                 raise ValueError(f"model returned {p.shape[0]} images' likelihoods for latent {name!r}, x has {batch}")
+
+
+def lay_out(
+    likelihoods: Mapping[str, Tensor],
+    projections: Mapping[str, Projection],
+    canvas: tuple[int, int],
+    crop: Crop,
+    dtype: torch.dtype | None = None,
+) -> BitrateResult:
+    """Maps of likelihoods ``[N, C, h, w]`` on a canvas, of which the crop is the image."""
+    total_map = bitrate_map(likelihoods, canvas, crop=crop, projection=projections, dtype=dtype)
+    maps = {next(iter(likelihoods)): total_map}
+    if len(likelihoods) > 1:
+        maps = {
+            name: bitrate_map(p, canvas, crop=crop, projection=projections[name], dtype=dtype)
+            for name, p in likelihoods.items()
+        }
+    bits = {name: latent_bits(p, dtype=torch.float64) for name, p in likelihoods.items()}
+    total_bits = torch.stack([b.sum(dim=(1, 2)) for b in bits.values()]).sum(dim=0)
+    outside = [outside_bits(b, projections[name], canvas, crop) for name, b in bits.items()]
+    return BitrateResult(
+        map=total_map,
+        maps=maps,
+        latent_bits={name: b.to(total_map.dtype) for name, b in bits.items()},
+        total_bits=total_bits,
+        padding_bits=torch.stack(outside).sum(dim=0),
+        bpp=total_bits / (crop[2] * crop[3]),
+        x_hat=None,
+        channel_bits={
+            name: (-p.detach().double().log2()).sum(dim=(2, 3)) + 0.0 for name, p in likelihoods.items()
+        },  # + 0.0: never -0
+    )
 
 
 def outside_bits(bits: Tensor, projection: Projection, size: Sequence[int], crop: Crop) -> Tensor:
