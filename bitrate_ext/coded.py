@@ -59,7 +59,7 @@ class Coder:
 
     @torch.no_grad()
     def learn(self, sample: Any, forward_kwargs: Mapping[str, Any]) -> None:
-        """See from one run of ``forward`` which entropy model codes what. ``sample`` is noise: nothing in it is equal."""
+        """See from one run of ``forward`` which entropy model codes what. ``sample`` is noise: no parts are equal."""
         if self.blocks:
             return
         calls, handles = heard_likelihoods(self.model)
@@ -72,6 +72,7 @@ class Coder:
         latents = {name: p for frame in frames for name, p in named_likelihoods(frame).items()}
         self.blocks = find_blocks(self.model, calls, latents)
 
+    @torch.no_grad()
     def code(
         self, images: Any, grids: Mapping[str, tuple[int, int]], batch: int, kwargs: Mapping[str, Any]
     ) -> list[dict[str, CodedLatent]]:
@@ -229,7 +230,7 @@ def _disagreements(coder: Coder, latents: Mapping[str, CodedLatent], accounts: M
         if latent.positions and name not in by_position and disagreement is not None:
             yield (
                 f"forward() and compress() take the context of latent {name!r} from values that are rounded in "
-                f"different ways: cell by cell the estimate is {100 * float(disagreement.mean()):.1f} % off the coded bits"
+                f"different ways: cell by cell the estimate is {100 * float(disagreement.mean()):.1f} % off"
             )
 
 

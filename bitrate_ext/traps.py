@@ -54,7 +54,7 @@ def _correction(name: str, notes: list[str]) -> Any:
             return None
         wrong, right = (-p.detach().double().log2().sum().item() for p in (theirs, ours))
         notes.append(
-            f"the likelihoods of model.{name} leave its quantisation step of {float(step):.3g} out "
+            f"the likelihoods of model.{name} leave its quantisation step of {float(step.detach()):.3g} out "
             f"({wrong:,.0f} bits); corrected ({right:,.0f} bits)"
         )
         return values, ours
@@ -69,8 +69,8 @@ def likelihood_notes(likelihoods: Mapping[str, Tensor]) -> list[str]:
         if p.dtype in HALF:
             zeros = int((p == 0).sum())
             notes.append(
-                f"the likelihoods of latent {name!r} are {str(p.dtype).removeprefix('torch.')}, too coarse next to 1 and "
-                f"for CompressAI's floor of 1e-9: {zeros:,} of {p.numel():,} are 0; run the entropy models in float32"
+                f"the likelihoods of latent {name!r} are {str(p.dtype).removeprefix('torch.')}, too coarse next to 1 "
+                f"and for CompressAI's floor of 1e-9: {zeros:,} of {p.numel():,} are 0; run them in float32"
             )
             continue
         floored = int((p.detach() <= FLOOR * (1 + 1e-6)).sum())
@@ -118,7 +118,7 @@ class Tables:
             for part in coded.parts:
                 step = part.call.step if part.call else None
                 for module in [part.call.module] if part.call else dict.fromkeys(one for one, _ in part.indexed):
-                    used[module, None if step is None else float(step)] = step
+                    used[module, None if step is None else float(step.detach())] = step
         for (module, key), step in used.items():
             if (module, key) in self.steps or module._quantized_cdf.numel() == 0:
                 continue
