@@ -11,16 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from . import traps
 from .ledger import Account, Books, Ledger
-from .listening import Coded, Listener, listening
+from .listening import Coded, Listener, Memory, listening
 from .mapper import CODED, BitrateMapper, BitrateResult, Crop, lay_out, outside_bits
 from .ops import bitrate_map, named_likelihoods
-from .placement import INSTEAD, Blocks, Placer, find_blocks, heard_likelihoods
+from .placement import INSTEAD, Blocks, Placer, find_blocks, find_checkerboards, heard_likelihoods
 from .projection import Projection
 from .range_coder import CodingError
 
@@ -55,14 +54,16 @@ class Coder:
             )
         self.model: Any = model
         self.blocks: Blocks = {}
-        self.tables = traps.Tables(model)
+        self.memory = Memory(model)
+        self.checkerboards = find_checkerboards(model)
+        self.tables = traps.TableChecks(self.memory)
 
     @torch.no_grad()
     def learn(self, sample: Any, forward_kwargs: Mapping[str, Any]) -> None:
         """See from one run of ``forward`` which entropy model codes what. ``sample`` is noise: no parts are equal."""
         if self.blocks:
             return
-        calls, handles = heard_likelihoods(self.model)
+        calls, handles = heard_likelihoods(self.memory.names)
         try:
             likelihoods = self.model(sample, **forward_kwargs)["likelihoods"]
         finally:
@@ -70,7 +71,7 @@ class Coder:
                 handle.remove()
         frames = likelihoods if isinstance(likelihoods, list) else [likelihoods]
         latents = {name: p for frame in frames for name, p in named_likelihoods(frame).items()}
-        self.blocks = find_blocks(self.model, calls, latents)
+        self.blocks = find_blocks(self.memory.names, calls, latents)
 
     @torch.no_grad()
     def code(
@@ -89,7 +90,7 @@ class Coder:
             ValueError: the model has no tables.
         """
         self.tables.check()
-        with listening(self.model) as heard:
+        with listening(self.memory) as heard:
             output = self.model.compress(images, **kwargs)
             self.tables.check_steps(heard)
         video = isinstance(images, list)
@@ -99,7 +100,7 @@ class Coder:
     def _frame(
         self, heard: Listener, strings: Any, grids: Mapping[str, tuple[int, int]], batch: int
     ) -> dict[str, CodedLatent]:
-        placer = Placer(self.model, self.blocks, grids)
+        placer = Placer(self.memory.names, self.checkerboards, self.blocks, grids)
         channels: dict[str, int] = {}
         for blocks in self.blocks.values():
             for block in blocks:
@@ -129,11 +130,7 @@ class Coder:
                 )
             for one in located:
                 for target, values in ((latent.bits, one.bits), (latent.expected, one.expected)):
-                    place = target.numpy()[image]
-                    if isinstance(one.rows, slice):
-                        place[np.asarray(one.channels)] += values
-                    else:
-                        place[np.asarray(one.channels)[:, None], one.rows, one.columns] += values
+                    one.add(values, target.numpy()[image])
                 latent.positions |= one.positions
             costs = [part.costs for part in coded.parts]
             latent.books.enter(

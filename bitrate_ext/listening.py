@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from .models import require
-from .range_coder import CodingError, Costs, symbol_costs
+from .range_coder import CodingError, Costs, Tables
 
 CODER = "ans"  # the one whose costs are known
 TABLES = ("_quantized_cdf", "_cdf_length", "_offset")
@@ -57,51 +57,69 @@ class Coded:
     parts: list[Part]
 
 
+class Memory:
+    """The entropy models of a model, and costs of their tables from earlier calls."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.names = {
+            part: name for name, part in model.named_modules() if all(hasattr(part, table) for table in TABLES)
+        }
+        self._costs: dict[nn.Module, tuple[Any, int | None, Tables]] = {}
+
+    def of(self, module: Any, tables: tuple[Any, ...]) -> Tables:
+        """Costs of tables that a module has handed over: its own, as ``EntropyModel.compress`` does, or made anew."""
+        if len(module._quantized_cdf) != len(tables[0]):
+            return Tables(*tables)
+        if not self.costs_are_known(module):
+            own = module._quantized_cdf
+            self._costs[module] = own, None if own.is_inference() else own._version, Tables(*tables)
+        return self._costs[module][2]
+
+    def costs_are_known(self, module: Any) -> bool:
+        """Whether costs are at hand and a module's tables are those that they are of."""
+        own, version, _ = self._costs.get(module, (None, None, None))
+        return own is module._quantized_cdf and version is not None and version == own._version
+
+
 @dataclass(eq=False)
 class Listener:
     """What is heard of one call of ``compress``."""
 
+    memory: Memory
     strings: list[Coded] = field(default_factory=list)
     calls: dict[nn.Module, int] = field(default_factory=dict)
     within: list[Call] = field(default_factory=list)  # calls of entropy models that have not returned
     indexed: list[tuple[nn.Module, Shape]] = field(default_factory=list)  # index tensors whose symbols are still due
     buffers: dict[int, list[Part]] = field(default_factory=dict)  # of encoders that are not flushed yet
 
-    def part(self, arguments: Sequence[Any]) -> Part:
+    def part(self, symbols: Sequence[int], indexes: Sequence[int], *tables: Any) -> Part:
         """Before the coder runs: its arguments may be such that it would never end."""
-        costs = symbol_costs(*arguments)
         if self.within:
             call = self.within[-1]
             call.strings += 1
-            return Part(costs, call, call.strings - 1, [])
+            return Part(self.memory.of(call.module, tables).costs(symbols, indexes), call, call.strings - 1, [])
         indexed, self.indexed = self.indexed, []
-        return Part(costs, None, -1, indexed)
-
-
-def entropy_models(model: nn.Module) -> dict[str, nn.Module]:
-    """The parts of a model that have tables for a coder, by name."""
-    return {name: part for name, part in model.named_modules() if all(hasattr(part, table) for table in TABLES)}
+        return Part(Tables(*tables).costs(symbols, indexes), None, -1, indexed)
 
 
 @contextlib.contextmanager
-def listening(model: nn.Module) -> Iterator[Listener]:
-    """For the time of the block, hear what the model codes on this thread.
+def listening(memory: Memory) -> Iterator[Listener]:
+    """For the time of the block, hear what a model codes on this thread.
 
     Raises:
         CodingError: it uses another coder than CompressAI's rANS.
     """
-    modules = entropy_models(model)
-    for name, module in modules.items():
+    for module, name in memory.names.items():
         coder = getattr(getattr(module, "entropy_coder", None), "name", CODER)
         if coder != CODER:
             raise CodingError(
                 f"model.{name} codes with {coder!r}, whose costs are not known; {CODER!r} is. "
                 "bits='estimated' needs no coder"
             )
-    listener = Listener()
+    listener = Listener(memory)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_wrapped_coders())
-        for module in modules.values():
+        for module in memory.names:
             stack.enter_context(_wrapped(module, "compress", _heard_compress(listener, module)))
             if hasattr(module, "build_indexes"):
                 stack.enter_context(_wrapped(module, "build_indexes", _heard_indexes(listener, module)))
@@ -177,7 +195,7 @@ def _heard_encode(original: Any, buffered: bool) -> Any:
         listener: Listener | None = getattr(_here, "listener", None)
         if listener is None:
             return original(encoder, *arguments, **named)
-        part = listener.part([*arguments, *named.values()])
+        part = listener.part(*arguments, *named.values())
         coded = original(encoder, *arguments, **named)
         if buffered:
             listener.buffers.setdefault(id(encoder), []).append(part)

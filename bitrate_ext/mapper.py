@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -162,7 +163,9 @@ class BitrateMapper:
         else:
             x_hat = None
         notes += likelihood_notes(likelihoods)
-        return replace(result, x_hat=x_hat, warnings=tuple(notes))
+        channels = {name: (-p.detach().double().log2()).sum(dim=(2, 3)) for name, p in likelihoods.items()}
+        channels = {name: one + 0.0 for name, one in channels.items()}  # never -0
+        return replace(result, x_hat=x_hat, channel_bits=channels, warnings=tuple(notes))
 
     def prepare(self, x: Tensor, forward_kwargs: dict[str, Any]) -> None:
         """Check the model and the images, and find the strides where they are not known yet."""
@@ -286,9 +289,6 @@ def lay_out(
         padding_bits=torch.stack(outside).sum(dim=0),
         bpp=total_bits / (crop[2] * crop[3]),
         x_hat=None,
-        channel_bits={
-            name: (-p.detach().double().log2()).sum(dim=(2, 3)) + 0.0 for name, p in likelihoods.items()
-        },  # + 0.0: never -0
     )
 
 
@@ -298,14 +298,20 @@ def outside_bits(bits: Tensor, projection: Projection, size: Sequence[int], crop
     From each cell's own shares and not from the map, so the two check each other. A cell leaves the image across
     its rows, its columns or both.
     """
-    (top, left, height, width), (h, w) = crop, bits.shape[-2:]
+    share = _outside_shares(projection, (bits.shape[-2], bits.shape[-1]), (size[0], size[1]), crop).to(bits.device)
+    return torch.where(share > 0, share * bits, 0).sum(dim=(1, 2))  # where: a cell of infinite bits may be inside
+
+
+@lru_cache(maxsize=64)
+def _outside_shares(projection: Projection, grid: tuple[int, int], size: tuple[int, int], crop: Crop) -> Tensor:
+    """The part of each cell's bits that falls outside the crop, float64 ``[h, w]``."""
+    (top, left, height, width), (h, w) = crop, grid
     share = torch.zeros(h, w, dtype=torch.float64)
     for term in projection.terms:
         rows = outside_share(term.along(0), Axis(h, size[0], top, height))[:, None]
         columns = outside_share(term.along(1), Axis(w, size[1], left, width))
         share += rows + (term.along(0).share - rows) * columns
-    share = share.to(bits.device)
-    return torch.where(share > 0, share * bits, 0).sum(dim=(1, 2))  # where: a cell of infinite bits may be inside
+    return share
 
 
 def check_eval_mode(model: Callable[..., Any]) -> None:

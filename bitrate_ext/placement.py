@@ -9,7 +9,7 @@ heard of ``compress`` into these blocks. Only one order has a rule of its own he
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .listening import Coded, Part, Shape, entropy_models
+from .listening import Coded, Part, Shape
 from .range_coder import CodingError
 
 INSTEAD = "bits='estimated' maps this model without its coder"
@@ -37,10 +37,13 @@ class Block:
 Blocks = dict[nn.Module, list[Block]]
 
 
-def find_blocks(model: nn.Module, calls: Sequence[tuple[nn.Module, Tensor]], latents: Mapping[str, Tensor]) -> Blocks:
+def find_blocks(
+    names: Mapping[nn.Module, str], calls: Sequence[tuple[nn.Module, Tensor]], latents: Mapping[str, Tensor]
+) -> Blocks:
     """Which entropy model codes what.
 
     Args:
+        names: of the entropy models.
         calls: likelihoods that entropy models returned while ``forward`` ran, in order.
         latents: the likelihoods that ``forward`` returned, by name, ``[N, C, h, w]``.
 
@@ -53,7 +56,7 @@ def find_blocks(model: nn.Module, calls: Sequence[tuple[nn.Module, Tensor]], lat
         if not found:
             raise CodingError(
                 f"the likelihoods of latent {name!r} are of none of the model's entropy models, "
-                f"{', '.join(map(repr, entropy_models(model))) or 'of which it has none'}: what its coder writes "
+                f"{', '.join(map(repr, names.values())) or 'of which it has none'}: what its coder writes "
                 f"cannot be told from other latents; {INSTEAD}"
             )
         for module, block in found:
@@ -85,7 +88,7 @@ def _blocks_of(
     return None
 
 
-def heard_likelihoods(model: nn.Module) -> tuple[list[tuple[nn.Module, Tensor]], list[Any]]:
+def heard_likelihoods(modules: Iterable[nn.Module]) -> tuple[list[tuple[nn.Module, Tensor]], list[Any]]:
     """A list that fills while ``forward`` runs, and handles that end it."""
     calls: list[tuple[nn.Module, Tensor]] = []
 
@@ -93,7 +96,17 @@ def heard_likelihoods(model: nn.Module) -> tuple[list[tuple[nn.Module, Tensor]],
         if isinstance(output, tuple) and len(output) == 2 and isinstance(output[1], Tensor):
             calls.append((module, output[1]))
 
-    return calls, [module.register_forward_hook(hear) for module in entropy_models(model).values()]
+    return calls, [module.register_forward_hook(hear) for module in modules]
+
+
+def find_checkerboards(model: nn.Module) -> dict[nn.Module, nn.Module]:
+    """The ``CheckerboardLatentCodec`` that each of a model's parts is in."""
+    return {
+        part: codec
+        for codec in model.modules()
+        if hasattr(codec, "unembed") and hasattr(codec, "anchor_parity")
+        for part in codec.modules()
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,33 +115,39 @@ class Located:
 
     latent: str
     image: int
-    channels: Sequence[int]
+    channels: slice | list[int]
     rows: np.ndarray | slice  # of each position, or the whole grid
     columns: np.ndarray | slice
     bits: np.ndarray  # float64 [channels, positions] or [channels, h, w]
     expected: np.ndarray
     positions: bool  # coded one position at a time, all channels of it together
 
+    def add(self, values: np.ndarray, target: np.ndarray) -> None:
+        """Add values, as ``bits`` are laid out, to those of an image, ``[C, h, w]``."""
+        if isinstance(self.channels, list):
+            target[self.channels] += values
+        else:
+            target[self.channels][:, self.rows, self.columns] += values
+
 
 class Placer:
     """Lays coded symbols into latents, string after string, in the order in which they were coded.
 
     Args:
-        model: whose ``compress`` was heard.
+        names: of the entropy models.
+        checkerboards: of ``find_checkerboards``.
         blocks: of ``find_blocks``.
         grids: ``(h, w)`` of each latent of the padded image.
     """
 
-    def __init__(self, model: nn.Module, blocks: Blocks, grids: Mapping[str, tuple[int, int]]) -> None:
-        self.blocks, self.grids = blocks, grids
-        self.names = {module: name for name, module in entropy_models(model).items()}
-        self.checkerboards = {
-            module: codec
-            for codec in model.modules()
-            if hasattr(codec, "unembed") and hasattr(codec, "anchor_parity")
-            for module in codec.modules()
-            if module in self.names
-        }
+    def __init__(
+        self,
+        names: Mapping[nn.Module, str],
+        checkerboards: Mapping[nn.Module, nn.Module],
+        blocks: Blocks,
+        grids: Mapping[str, tuple[int, int]],
+    ) -> None:
+        self.names, self.checkerboards, self.blocks, self.grids = names, checkerboards, blocks, grids
         self.images: dict[nn.Module, int] = {}  # strings of each module that collects symbols itself
 
     def locate(self, coded: Coded) -> list[Located]:
@@ -151,7 +170,7 @@ class Placer:
             raise self._unknown(
                 call.module, f"coded a tensor {list(call.shape)}, {block.channels} channels were expected"
             )
-        channels: Sequence[int] = range(block.first, block.first + block.channels)
+        channels: Any = slice(block.first, block.first + block.channels)
         rows: Any = ALL
         columns: Any = ALL
         size: tuple[int, ...] = shape[1:]
@@ -162,7 +181,7 @@ class Placer:
             raise self._unknown(call.module, f"coded a grid {list(size)} of a latent of {list(grid)} cells")
         if call.coded_channels is not None:
             channels = [block.first + one for one in call.coded_channels]
-        size = (len(channels), *size)
+        size = (len(channels) if isinstance(channels, list) else block.channels, *size)
         if len(costs.bits) != math.prod(size):
             raise self._unknown(call.module, f"handed {len(costs.bits)} symbols over for {math.prod(size)} places")
         return [
@@ -204,7 +223,7 @@ class Placer:
         h, w = self.grids[blocks[0].latent]
         channels = blocks[0].channels
         if len(blocks) == 1 and len(shapes) == h * w and all(math.prod(shape) == channels for shape in shapes):
-            span = range(blocks[0].first, blocks[0].first + channels)
+            span = slice(blocks[0].first, blocks[0].first + channels)
             turned = [one.reshape(h, w, channels).transpose(2, 0, 1) for one in (bits, expected)]
             return [Located(blocks[0].latent, image, span, ALL, ALL, turned[0], turned[1], positions=h * w > 1)]
         wanted = [(1, block.channels, *self.grids[block.latent]) for block in blocks]
@@ -221,7 +240,7 @@ class Placer:
         located, first = [], 0
         for block, shape in zip(blocks, shapes, strict=True):
             count = math.prod(shape)
-            span = range(block.first, block.first + block.channels)
+            span = slice(block.first, block.first + block.channels)
             pair = [one[first : first + count].reshape(shape[1:]) for one in (bits, expected)]
             located.append(Located(block.latent, image, span, ALL, ALL, pair[0], pair[1], positions=False))
             first += count

@@ -43,61 +43,58 @@ class Costs:
     steps: int  # of the coder: symbols and the nibbles of escapes
 
 
-def symbol_costs(
-    symbols: Sequence[int],
-    indexes: Sequence[int],
-    cdfs: Sequence[Sequence[int]],
-    sizes: Sequence[int],
-    offsets: Sequence[int],
-) -> Costs:
-    """Costs of symbols, from the arguments of ``encode_with_indexes`` of CompressAI's encoders.
+class Tables:
+    """Costs of every symbol of a coder's tables, from the last three arguments of ``encode_with_indexes``.
 
     Args:
-        symbols: whole numbers.
-        indexes: the table of each.
         cdfs: tables of cumulated frequencies, from 0 to 2^16; the last frequency of a table is that of an escape.
         sizes: entries of each table that count.
         offsets: the symbol that each table begins with.
-
-    The expected bits count an escape as one symbol, without its nibbles: tables give it next to no probability.
-
-    Raises:
-        CodingError: a symbol so far from its table that the coder would run for ever.
     """
-    index = np.fromiter(indexes, np.int64, len(indexes))
-    used = np.flatnonzero(np.bincount(index, minlength=len(cdfs)))
-    lengths = np.array([sizes[i] for i in used], np.int64)
-    rows = (cdfs[i][:size] for i, size in zip(used.tolist(), lengths.tolist(), strict=True))
-    flat = np.fromiter(chain.from_iterable(rows), np.int64, int(lengths.sum()))
-    first = np.cumsum(lengths) - lengths  # of each used table, in `flat`
-    cost = np.zeros(len(flat))
-    frequency = np.diff(flat, append=0)
-    positive = frequency > 0  # all but the steps from one table to the next
-    cost[positive] = PRECISION - np.log2(frequency[positive])
-    weighed = np.where(positive, frequency, 0) * cost / 2.0**PRECISION
-    entropy = np.add.reduceat(weighed, first) if len(first) else np.zeros(0)
 
-    place = np.zeros(len(cdfs), np.int64)
-    place[used] = np.arange(len(used))
-    table = place[index]
-    last = lengths[table] - 2  # the escape's place
-    value = np.fromiter(symbols, np.int64, len(symbols)) - np.array([offsets[i] for i in used], np.int64)[table]
-    below, above = value < 0, value >= last
-    escaped = below | above
-    bits = cost[first[table] + np.where(escaped, last, value)]
-    steps = len(bits)
-    if escaped.any():
-        raw = np.where(below, -2 * value - 1, 2 * (value - last))[escaped]
-        if raw.max() >= ESCAPE_LIMIT:
-            raise CodingError(
-                f"a latent's symbol is {int(raw.max()) // 2:,} steps outside of its table, or not a number: "
-                "CompressAI's coder would never end; see whether the model's output is finite"
-            )
-        nibbles = -(-np.frexp(raw.astype(np.float64))[1].astype(np.int64) // NIBBLE)
-        nibbles += 1 + nibbles // MOST_STEPS  # their count goes first
-        bits[escaped] += NIBBLE * nibbles
-        steps += int(nibbles.sum())
-    return Costs(bits, entropy[table], int(escaped.sum()), steps)
+    def __init__(self, cdfs: Sequence[Sequence[int]], sizes: Sequence[int], offsets: Sequence[int]) -> None:
+        lengths = np.array(sizes, np.int64)
+        rows = (cdf[:size] for cdf, size in zip(cdfs, sizes, strict=True))
+        flat = np.fromiter(chain.from_iterable(rows), np.int64, int(lengths.sum()))
+        frequency = np.diff(flat, append=0)
+        counts = frequency > 0  # all but the steps from one table to the next
+        self.cost = np.zeros(len(flat))  # bits
+        self.cost[counts] = PRECISION - np.log2(frequency[counts])
+        self.first = np.cumsum(lengths) - lengths  # of each table, in `cost`
+        self.last = lengths - 2  # the escape's place
+        self.offset = np.array(offsets, np.int64)
+        weighed = np.where(counts, frequency, 0) * self.cost / 2.0**PRECISION
+        self.entropy = np.add.reduceat(weighed, self.first)  # bits
+
+    def costs(self, symbols: Sequence[int], indexes: Sequence[int]) -> Costs:
+        """Costs of symbols, whole numbers, each by the table of its index.
+
+        The expected bits count an escape as one symbol, without its nibbles: tables give it next to no probability.
+
+        Raises:
+            CodingError: a symbol so far from its table that the coder would run for ever.
+        """
+        table = np.fromiter(indexes, np.int64, len(indexes))
+        last = self.last[table]
+        value = np.fromiter(symbols, np.int64, len(symbols)) - self.offset[table]
+        escaped = value.view(np.uint64) >= last.view(np.uint64)  # negative ones are the largest there
+        place = self.first[table]
+        place += np.where(escaped, last, value) if escaped.any() else value
+        bits = self.cost[place]
+        steps = len(bits)
+        if escaped.any():
+            value, last = value[escaped], last[escaped]
+            raw = np.where(value < 0, -2 * value - 1, 2 * (value - last))
+            if raw.max() >= ESCAPE_LIMIT:
+                raise CodingError(
+                    f"a latent's symbol is {int(raw.max()) // 2:,} steps outside of its table, or not a number: "
+                    "CompressAI's coder would never end; see whether the model's output is finite"
+                )
+            nibbles = -(-np.frexp(raw.astype(np.float64))[1].astype(np.int64) // NIBBLE)
+            nibbles += 1 + nibbles // MOST_STEPS  # their count goes first
+            bits[escaped] += NIBBLE * nibbles
+            steps += int(nibbles.sum())
+        return Costs(bits, self.entropy[table], int(escaped.sum()), steps)
 
 
 def overhead_is_possible(overhead: float, steps: int) -> bool:

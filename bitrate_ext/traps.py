@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .listening import Listener, entropy_models
+from .listening import Listener, Memory
 from .range_coder import PRECISION, CodingError
 
 FLOOR = 1e-9  # CompressAI's least likelihood: 29.9 bits
@@ -82,11 +82,11 @@ def likelihood_notes(likelihoods: Mapping[str, Tensor]) -> list[str]:
     return notes
 
 
-class Tables:
+class TableChecks:
     """The coder's tables of a model: there, sound, and those of its parameters."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self.names = {module: name for name, module in entropy_models(model).items()}
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
         self.notes: dict[str, None] = {}  # in order, each once
         self.steps: set[tuple[nn.Module, float | None]] = set()
 
@@ -97,7 +97,9 @@ class Tables:
             ValueError: there are none.
             CodingError: they are damaged.
         """
-        for module, name in self.names.items():
+        for module, name in self.memory.names.items():
+            if self.memory.costs_are_known(module):
+                continue
             tables: Any = module
             cdf, length, offset = tables._quantized_cdf, tables._cdf_length, tables._offset
             if cdf.numel() == 0 and getattr(module, "K", None) is None:  # mixtures make theirs for each image
@@ -127,7 +129,7 @@ class Tables:
                 rate = "" if key is None else f" at its quantisation step of {key:.3g}"
                 call = "update(force=True)" if key is None else "update(force=True, scale=...) for each rate"
                 self.notes[
-                    f"the coder's tables in model.{self.names[module]} are not those of its parameters{rate}: the file "
+                    f"the coder's tables in model.{self.memory.names[module]} are not those of its parameters{rate}: the file "
                     f"is larger than it need be, or cannot be decoded; call model.{call}"
                 ] = None
 

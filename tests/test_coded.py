@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import bitrate_ext
 from bitrate_ext import BitrateMapper, demo_codec
 from bitrate_ext.images import load_image
-from bitrate_ext.range_coder import DRIFT, CodingError, symbol_costs
+from bitrate_ext.range_coder import DRIFT, CodingError, Tables
 
 ans = pytest.importorskip("compressai.ans")
 SIZES = [(1, 1), (1, 130), (130, 1), (7, 5), (17, 64), (63, 65), (64, 64), (70, 101)]
@@ -196,7 +196,7 @@ def test_costs_are_those_of_the_coder(number: int, rng: np.random.Generator) -> 
     string = ans.RansEncoder().encode_with_indexes(*arguments)
     expected, held = coded_by_whole_numbers(symbols.tolist(), table)
     assert string == expected
-    costs = symbol_costs(*arguments)
+    costs = Tables(*arguments[2:]).costs(*arguments[:2])
     assert abs(8 * len(string) - costs.bits.sum() - (64 - held)) <= DRIFT * costs.steps
     p = np.diff(table) / 65536
     np.testing.assert_allclose(costs.expected, -(p * np.log2(p)).sum(), rtol=1e-12)
@@ -209,7 +209,7 @@ def test_offsets_and_several_tables() -> None:
         [4, 5, 3],
         [7, -2, 0],
     )
-    costs = symbol_costs([8, -2, 7, -1, 0, 10, 9], [0, 1, 0, 1, 1, 0, 0], tables, sizes, offsets)
+    costs = Tables(tables, sizes, offsets).costs([8, -2, 7, -1, 0, 10, 9], [0, 1, 0, 1, 1, 0, 0])
     p = [64511 / 65536, 1 / 65536, 1024 / 65536, 65523 / 65536, 4 / 65536]
     np.testing.assert_allclose(costs.bits[:5], -np.log2(p), rtol=1e-11)
     np.testing.assert_allclose(costs.bits[5:], [16 + 4 * 2, 16 + 4], rtol=1e-14)  # escapes of 2 and of 0
@@ -221,4 +221,4 @@ def test_symbols_that_would_never_end_are_refused(symbol: int) -> None:
     with pytest.raises(
         CodingError, match="steps outside of its table, or not a number: CompressAI's coder would never"
     ):
-        symbol_costs([0, symbol], [0, 0], [[0, 65000, 65536]], [3], [0])
+        Tables([[0, 65000, 65536]], [3], [0]).costs([0, symbol], [0, 0])
