@@ -36,7 +36,8 @@ For each IMAGE (PNG, JPEG, WebP, TIFF or BMP) DIR gets
   STEM.bitrate.npz   float32 arrays [H, W], bits per pixel: "map", and "maps/y", "maps/z" ... for each latent;
                      "metadata" holds the JSON record as text
   STEM.json          sizes, bits, bits per pixel, bits of each latent, PSNR
-Files of these names are replaced once all four are written. Of images with equal stems only the first is done.
+and on request STEM.gap.png, STEM.entropy.png and STEM.channels.png; the gap and the entropy are in the arrays, too.
+Files of these names are replaced once all are written. Of images with equal stems only the first is done.
 Transparent parts of an image are laid on white. PSNR is that of the unrounded reconstruction, cut to [0, 1].
 """
 
@@ -70,6 +71,10 @@ class Record:
     jacobian: dict[str, Any] | None = (
         None  # for that one: passes, and the share of the bits expected in the wrong place
     )
+    bits: str = "estimated"  # or "coded"
+    warnings: list[str] = field(default_factory=list)
+    ledger: dict[str, Any] | None = None  # of coded bits
+    channels: dict[str, dict[str, list[Any]]] | None = None  # on request: bits of each channel, most first
     files: dict[str, str] = field(default_factory=dict)
 
 
@@ -96,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from . import __version__, cli_calibrate
+    from . import __version__, cli_calibrate, cli_check
 
     parser = _Parser("bitrate-ext", description="Where a learned image codec spends its bits.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"bitrate-ext {__version__}")
@@ -123,7 +128,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--passes", type=int, metavar="N", help=f"of jacobian: more take longer and err less (default {PASSES})"
     )
+    cli_check.add_map_arguments(command)
     command.set_defaults(run=_run_map)
+    cli_check.register(commands)
 
     command = commands.add_parser(
         "calibrate",
@@ -174,11 +181,12 @@ def _run_doctor(arguments: argparse.Namespace) -> int:
 
 
 def _run_map(arguments: argparse.Namespace) -> int:
-    from . import __version__, cli_calibrate
+    from . import __version__, cli_calibrate, cli_check
     from .mapper import BitrateMapper
 
     device = _checked_device(arguments.device)
     _check_model_arguments(arguments)
+    cli_check.check_map_arguments(arguments)
     if arguments.passes is not None and arguments.projection != JACOBIAN:
         raise UsageError(f"--passes {arguments.passes} goes with --projection {JACOBIAN}")
     folder = _made_folder(arguments.output)
@@ -186,14 +194,16 @@ def _run_map(arguments: argparse.Namespace) -> int:
     projection: AnyProjection = arguments.projection
     if projection == RECEPTIVE_FIELD:
         projection = cli_calibrate.measured_projections(model, device)
-    mapper = BitrateMapper(model, projection="nearest" if projection == JACOBIAN else projection)
+    projection = "nearest" if projection == JACOBIAN else projection
+    mapper = BitrateMapper(model, projection=projection, bits=arguments.bits, gap=arguments.gap)
+    endings = (*cli_check.map_outputs(arguments).values(), *OUTPUTS)
 
     records: list[Record] = []
     failures: list[dict[str, str]] = []
     owners: dict[str, str] = {}  # stem, as file systems that ignore case see it, to the image that has it
     for image in _with_progress(arguments.images):
         try:
-            targets = _targets(folder, image, owners, arguments.images)
+            targets = _targets(folder, image, owners, arguments.images, endings)
             record = _map_one(mapper, image, device, name, arguments, targets)
         except (ValueError, OSError, MemoryError, RuntimeError) as error:
             reason = _reason(error, image)
@@ -282,7 +292,9 @@ def _loaded_model(arguments: argparse.Namespace) -> tuple[torch.nn.Module, str]:
         raise UsageError(f"{option}: {_one_line(error)}") from error
 
 
-def _targets(folder: Path, image: str, owners: dict[str, str], images: Sequence[str]) -> list[Path]:
+def _targets(
+    folder: Path, image: str, owners: dict[str, str], images: Sequence[str], endings: Sequence[str]
+) -> list[Path]:
     """Where the results of an image go; refuses to write over those of another one, or over an input."""
     stem = Path(image).stem
     if not stem:
@@ -291,7 +303,7 @@ def _targets(folder: Path, image: str, owners: dict[str, str], images: Sequence[
     if owner is not None:
         raise ValueError(f"{image}: its results would be named as those of {owner}; map it into another folder with -o")
     owners[stem.casefold()] = image
-    targets = [folder / f"{stem}{ending}" for ending in OUTPUTS]
+    targets = [folder / f"{stem}{ending}" for ending in endings]
     inputs = {os.path.realpath(other): other for other in images}
     for target in targets:
         if os.path.realpath(target) in inputs:
@@ -310,6 +322,7 @@ def _map_one(
     """Map one image and write its files, all or none."""
     import numpy as np
 
+    from . import cli_check
     from .attribution import attribute
     from .cli_calibrate import described
     from .images import load_image
@@ -327,12 +340,17 @@ def _map_one(
     record = _record(result, photograph, image, str(device), model, arguments.projection)
     record.receptive_field = described(mapper) if arguments.projection == RECEPTIVE_FIELD else None
     record.jacobian = jacobian
-    record.files = dict(zip(("map", "overlay", "arrays", "record"), map(str, targets), strict=True))
+    cli_check.complete_record(record, result, arguments.channels)
+    cli_check.warn(result, image)
+    others = list(cli_check.map_outputs(arguments))
+    record.files = dict(zip((*others, "map", "overlay", "arrays", "record"), map(str, targets), strict=True))
     text = json.dumps(asdict(record), indent=2, allow_nan=False)
     arrays = {"map": result.map, **{f"maps/{name}": one for name, one in result.maps.items()}}
+    arrays |= cli_check.array_names(result)
     numbers = {key: one[0, 0].float().cpu().numpy() for key, one in arrays.items()}
 
-    with _all_or_none(targets) as (map_file, overlay_file, array_file, record_file):
+    with _all_or_none(targets) as (*other_files, map_file, overlay_file, array_file, record_file):
+        cli_check.write_pictures(other_files, others, result, Path(image).name, model)
         psnr = "" if record.psnr_db is None else f"   PSNR {record.psnr_db:.2f} dB"
         subtitle = f"{_number(record.bpp, '.3f')} bits per pixel{psnr}   {model}"
         map_figure(result.map, title=Path(image).name, subtitle=subtitle).save(map_file, format="PNG")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 COLOURS = "inferno"  # perceptually even, black where nothing is spent
+DIFFERENCES = "RdBu_r"
 BROKEN = (0.55, 0.55, 0.55)  # of pixels that are not a number
 PERCENTILE = 99.5  # the colour scale ends there, so that a few extreme pixels do not darken all others
 LONG_SIDE = (720, 1600)  # shortest and longest a panel's long side gets, pixels
@@ -32,13 +33,14 @@ def colour_limit(bits: np.ndarray | Tensor) -> float:
     return limit if limit > 0.0 else 1.0
 
 
-def map_figure(bits: np.ndarray | Tensor, *, title: str = "", subtitle: str = "") -> Image.Image:
+def map_figure(bits: np.ndarray | Tensor, *, title: str = "", subtitle: str = "", signed: bool = False) -> Image.Image:
     """The map with a colour bar in bits per pixel and a title.
 
     Args:
         bits: ``[H, W]`` or ``[1, 1, H, W]``, bits per pixel. Infinite values get the last colour, NaN is grey.
         title: cut in its middle where it is wider than the picture.
         subtitle: one smaller line below.
+        signed: a difference: red above zero, blue below, white at zero.
 
     Returns:
         An RGB image. The panel has the map's aspect; small maps are enlarged, large ones reduced.
@@ -70,16 +72,18 @@ def map_figure(bits: np.ndarray | Tensor, *, title: str = "", subtitle: str = ""
     figure = Figure(figsize=(full_width / 72, full_height / 72), dpi=72, facecolor="white")
     canvas = FigureCanvasAgg(figure)
     panel = figure.add_axes(_placed((left, bottom, width, height), full_width, full_height))
-    limit = colour_limit(values)
-    shown = np.where(np.isnan(values), np.nan, np.clip(values, 0.0, np.finfo(np.float32).max))
-    picture = panel.imshow(shown, cmap=_colours(), vmin=0.0, vmax=limit, aspect="auto")
+    limit = colour_limit(np.abs(values) if signed else values)
+    least, largest = (-limit if signed else 0.0), np.finfo(np.float32).max
+    shown = np.where(np.isnan(values), np.nan, np.clip(values, -largest if signed else 0.0, largest))
+    colours = _colours(DIFFERENCES if signed else COLOURS)
+    picture = panel.imshow(shown, cmap=colours, vmin=least, vmax=limit, aspect="auto")
     panel.set_axis_off()
 
     scale = figure.colorbar(
         picture,
         cax=figure.add_axes(_placed(bar, full_width, full_height)),
         orientation="horizontal" if below else "vertical",
-        extend="max" if np.nanmax(shown, initial=0.0) > limit else "neither",
+        extend=_extended(shown, least, limit),
         extendfrac=1.1 * em / bar_length,
     )
     label = "bits per pixel" + (" (grey: not a number)" if np.isnan(values).any() else "")
@@ -145,10 +149,16 @@ def _panel_size(height: int, width: int) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def _colours() -> Any:
+def _extended(shown: np.ndarray, least: float, limit: float) -> str:
+    """At which ends the colour bar goes on, in matplotlib's words."""
+    below, above = np.nanmin(shown, initial=0.0) < least, np.nanmax(shown, initial=0.0) > limit
+    return {(False, False): "neither", (True, False): "min", (False, True): "max"}.get((below, above), "both")
+
+
+def _colours(name: str = COLOURS) -> Any:
     import matplotlib
 
-    return matplotlib.colormaps[COLOURS].with_extremes(bad=BROKEN)
+    return matplotlib.colormaps[name].with_extremes(bad=BROKEN)
 
 
 def _placed(box: tuple[float, float, float, float], width: int, height: int) -> tuple[float, float, float, float]:

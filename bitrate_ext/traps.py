@@ -129,8 +129,8 @@ class TableChecks:
                 rate = "" if key is None else f" at its quantisation step of {key:.3g}"
                 call = "update(force=True)" if key is None else "update(force=True, scale=...) for each rate"
                 self.notes[
-                    f"the coder's tables in model.{self.memory.names[module]} are not those of its parameters{rate}: the file "
-                    f"is larger than it need be, or cannot be decoded; call model.{call}"
+                    f"the coder's tables in model.{self.memory.names[module]} are not those of its parameters{rate}: "
+                    f"the file is larger than it need be, or cannot be decoded; call model.{call}"
                 ] = None
 
 

@@ -104,6 +104,10 @@ def test_numbers_agree_with_one_another(photos: Callable) -> None:
         "version": bitrate_ext.__version__,
         "receptive_field": None,
         "jacobian": None,
+        "bits": "estimated",
+        "warnings": [],
+        "ledger": None,
+        "channels": None,
         "files": {
             "map": "cat.bitrate.png",
             "overlay": "cat.overlay.png",

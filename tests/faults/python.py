@@ -414,8 +414,8 @@ FILES = [
     Fault(
         "colour bar of another scale",
         RENDER,
-        "vmin=0.0, vmax=limit",
-        "vmin=0.0, vmax=1.1 * limit",
+        "vmin=least, vmax=limit",
+        "vmin=least, vmax=1.1 * limit",
         "test_render.py::test_every_map_pixel_is_a_square_of_its_colour",
     ),
     Fault(
