@@ -2,10 +2,12 @@
 
 from .attribution import Attribution, attribute
 from .calibration import calibrate
+from .coded_video import coded_video
 from .demo_codec import load_demo_codec
 from .mapper import BitrateMapper, BitrateResult
 from .ops import bitrate_map, latent_bits
 from .projection import Projection
+from .range_coder import CodingError
 from .receptive_field import ReceptiveField
 
 __version__ = "0.1.0"
@@ -13,11 +15,13 @@ __all__ = [
     "Attribution",
     "BitrateMapper",
     "BitrateResult",
+    "CodingError",
     "Projection",
     "ReceptiveField",
     "attribute",
     "bitrate_map",
     "calibrate",
+    "coded_video",
     "latent_bits",
     "load_demo_codec",
 ]

@@ -57,7 +57,7 @@ def channel_figure(
 def _draw(panel: Any, latent: str, account: Mapping[str, Sequence[Any]]) -> None:
     bits, share = (np.array([math.nan if one is None else one for one in account[key]]) for key in ("bits", "share"))
     place = np.arange(1, len(bits) + 1)
-    panel.bar(place, bits, width=1.0, color=BARS)
+    panel.stairs(bits, np.arange(len(bits) + 1) + 0.5, fill=True, color=BARS)
     panel.set_xlim(0.5, len(bits) + 0.5)
     panel.set_title(f"latent {latent}: {len(bits)} channels", size=EM, color="0.15", pad=0.5 * EM)
     panel.set_xlabel("channels, most bits first", size=EM, color="0.15")

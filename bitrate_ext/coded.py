@@ -59,19 +59,26 @@ class Coder:
         self.tables = traps.TableChecks(self.memory)
 
     @torch.no_grad()
-    def learn(self, sample: Any, forward_kwargs: Mapping[str, Any]) -> None:
-        """See from one run of ``forward`` which entropy model codes what. ``sample`` is noise: no parts are equal."""
-        if self.blocks:
-            return
+    def learn(self, sample: Any, forward_kwargs: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+        """See from one run of ``forward`` which entropy model codes what; returns the grids of the latents.
+
+        The sample is noise, so that no two parts of a latent are equal. A list stands for a video.
+        """
         calls, handles = heard_likelihoods(self.memory.names)
         try:
             likelihoods = self.model(sample, **forward_kwargs)["likelihoods"]
         finally:
             for handle in handles:
                 handle.remove()
+        if isinstance(likelihoods, list) != isinstance(sample, list):
+            kinds = ("a video model", "an image model")
+            wanted, found = kinds if isinstance(sample, list) else kinds[::-1]
+            raise TypeError(f"model must be {wanted}, got {type(self.model).__name__}, {found}")
         frames = likelihoods if isinstance(likelihoods, list) else [likelihoods]
+        frames = [{"y": frame} if isinstance(frame, Tensor) else frame for frame in frames]
         latents = {name: p for frame in frames for name, p in named_likelihoods(frame).items()}
         self.blocks = find_blocks(self.memory.names, calls, latents)
+        return {name: (p.shape[2], p.shape[3]) for name, p in latents.items()}
 
     @torch.no_grad()
     def code(
@@ -231,9 +238,9 @@ def _disagreements(coder: Coder, latents: Mapping[str, CodedLatent], accounts: M
             )
 
 
-def _noise(shape: tuple[int, ...], like: Tensor) -> Tensor:
+def _noise(shape: tuple[int, ...], like: Tensor, seed: int = 0) -> Tensor:
     """Uniform noise that leaves PyTorch's own random numbers alone."""
-    return torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(like)
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)).to(like)
 
 
 def as_likelihoods(cells: Tensor) -> Tensor:

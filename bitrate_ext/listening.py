@@ -23,6 +23,11 @@ TABLES = ("_quantized_cdf", "_cdf_length", "_offset")
 Shape = tuple[int, ...]
 
 
+def has_own_tables(module: Any) -> bool:
+    """Whether a module makes tables for each image, as ``GaussianMixtureConditional`` does, and its own are idle."""
+    return hasattr(module, "_build_cdf")
+
+
 @dataclass(eq=False)
 class Call:
     """One call of an entropy model's ``compress``."""
@@ -68,7 +73,7 @@ class Memory:
 
     def of(self, module: Any, tables: tuple[Any, ...]) -> Tables:
         """Costs of tables that a module has handed over: its own, as ``EntropyModel.compress`` does, or made anew."""
-        if len(module._quantized_cdf) != len(tables[0]):
+        if has_own_tables(module) or len(module._quantized_cdf) != len(tables[0]):
             return Tables(*tables)
         if not self.costs_are_known(module):
             own = module._quantized_cdf

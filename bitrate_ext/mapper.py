@@ -170,9 +170,7 @@ class BitrateMapper:
     def prepare(self, x: Tensor, forward_kwargs: dict[str, Any]) -> None:
         """Check the model and the images, and find the strides where they are not known yet."""
         check_eval_mode(self.model)
-        _check_image(x)
-        _check_device(self.model, x)
-        _check_range(x)
+        check_images(self.model, x)
         if not self.strides:
             self.strides = self._find_strides(x, forward_kwargs)
 
@@ -326,6 +324,13 @@ def check_eval_mode(model: Callable[..., Any]) -> None:
                 )
 
 
+def check_images(model: Callable[..., Any], x: Any) -> None:
+    """Raises ``TypeError`` or ``ValueError`` where ``x`` is not a batch of images in [0, 1] on the model's device."""
+    _check_image(x)
+    _check_device(model, x)
+    _check_range(x)
+
+
 def _check_image(x: Any) -> None:
     expected = "x must be a floating-point tensor [N, C, H, W]"
     if not isinstance(x, Tensor):
@@ -366,7 +371,7 @@ def _image_likelihoods(output: Any) -> dict[str, Tensor]:
     if isinstance(likelihoods, (list, tuple)):
         raise TypeError(
             f"model returned a {type(likelihoods).__name__} of likelihoods, one entry a frame, as video models do; "
-            "BitrateMapper takes image models, and bitrate_map takes such lists"
+            "BitrateMapper takes image models; bitrate_map takes such lists, and coded_video codes frames"
         )
     named = {"y": likelihoods} if isinstance(likelihoods, Tensor) else named_likelihoods(likelihoods)
     if not named:

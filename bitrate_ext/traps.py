@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .listening import Listener, Memory
+from .listening import Listener, Memory, has_own_tables
 from .range_coder import PRECISION, CodingError
 
 FLOOR = 1e-9  # CompressAI's least likelihood: 29.9 bits
@@ -98,16 +98,16 @@ class TableChecks:
             CodingError: they are damaged.
         """
         for module, name in self.memory.names.items():
-            if self.memory.costs_are_known(module):
+            if has_own_tables(module) or self.memory.costs_are_known(module):
                 continue
             tables: Any = module
             cdf, length, offset = tables._quantized_cdf, tables._cdf_length, tables._offset
-            if cdf.numel() == 0 and getattr(module, "K", None) is None:  # mixtures make theirs for each image
+            if cdf.numel() == 0:
                 raise ValueError(
                     f"model.{name} has no tables for the coder; call model.update() after loading or training, or "
                     "ask for bits='estimated'"
                 )
-            if cdf.numel() and not _sound(cdf, length, offset):
+            if not _sound(cdf, length, offset):
                 raise CodingError(
                     f"the coder's tables in model.{name} are damaged; call model.update(force=True), or ask for "
                     "bits='estimated'"
@@ -122,7 +122,7 @@ class TableChecks:
                 for module in [part.call.module] if part.call else dict.fromkeys(one for one, _ in part.indexed):
                     used[module, None if step is None else float(step.detach())] = step
         for (module, key), step in used.items():
-            if (module, key) in self.steps or module._quantized_cdf.numel() == 0:
+            if (module, key) in self.steps or has_own_tables(module):
                 continue
             self.steps.add((module, key))
             if not _match(module, _rebuilt(module, step)):

@@ -63,3 +63,16 @@ def set_rate(model: nn.Module, level: int) -> dict[str, int]:
         return {}
     model.update(force=True, scale=gain[level].detach())
     return {"s": level}
+
+
+def video_model() -> nn.Module:
+    """CompressAI's ``ssf2020``, its latents a few symbols wide, ready to code. It has one size."""
+    torch.manual_seed(0)
+    model = MODELS["ssf2020"]().eval()
+    for branch in ("img", "motion", "res"):
+        getattr(model, f"{branch}_encoder").register_forward_hook(lambda _, __, y: 300 * y)
+        hyper = getattr(model, f"{branch}_hyperprior")
+        hyper.hyper_encoder.register_forward_hook(lambda _, __, z: 3 * z)
+        hyper.hyper_decoder_scale.register_forward_hook(lambda _, __, scales: scales + 1)
+    model.update(force=True)
+    return model
