@@ -68,14 +68,14 @@ def _blocks_of(
     name: str, whole: Tensor, calls: Sequence[tuple[nn.Module, Tensor]]
 ) -> list[tuple[nn.Module, Block]] | None:
     for module, p in calls:
-        if p.shape == whole.shape and torch.equal(p, whole):
+        if p.shape == whole.shape and _same(p, whole):
             return [(module, Block(name, 0, whole.shape[1], False))]
     n, channels, h, w = whole.shape
     # Channel groups, one after the other.
     found, first = [], 0
     for module, p in calls:
         end = first + (p.shape[1] if p.dim() == 4 else 0)
-        if p.shape == (n, end - first, h, w) and end <= channels and torch.equal(p, whole[:, first:end]):
+        if p.shape == (n, end - first, h, w) and end <= channels and _same(p, whole[:, first:end]):
             found.append((module, Block(name, first, end - first, False)))
             first = end
     if first == channels:
@@ -83,9 +83,14 @@ def _blocks_of(
     # Positions, in raster order.
     for module in dict.fromkeys(module for module, p in calls if p.shape == (n, channels, 1, 1)):
         single = [p for other, p in calls if other is module and p.shape == (n, channels, 1, 1)]
-        if len(single) == h * w and torch.equal(torch.cat(single, dim=2).reshape(n, channels, h, w), whole):
+        if len(single) == h * w and _same(torch.cat(single, dim=2).reshape(n, channels, h, w), whole):
             return [(module, Block(name, 0, channels, True))]
     return None
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Equal, and what is not a number in the same places."""
+    return torch.equal(one.nan_to_num(nan=-1.0), other.nan_to_num(nan=-1.0))
 
 
 def heard_likelihoods(modules: Iterable[nn.Module]) -> tuple[list[tuple[nn.Module, Tensor]], list[Any]]:

@@ -204,7 +204,7 @@ class Sliced(nn.Module):
 
     def parts(self, x: Tensor, z_hat: Tensor) -> Any:
         scales, means = (3 * self.h_s(z_hat)).chunk(2, 1)
-        return zip(*(one.chunk(self.slices, 1) for one in (20 * self.g_a(x), scales.abs() + 1, means)), strict=True)
+        return zip(*(one.chunk(self.slices, 1) for one in (4 * self.g_a(x), scales.abs() + 2, means)), strict=True)
 
     def forward(self, x: Tensor) -> dict[str, Any]:
         z_hat, z = self.entropy_bottleneck(9 * self.h_a(self.g_a(x)))

@@ -1,9 +1,10 @@
-"""CompressAI 1.2.8's traps. Each test shows one on CompressAI itself, and fails where a later version has mended it: then
-the work-around in ``traps.py`` or elsewhere can go."""
+"""CompressAI 1.2.8's traps. Each test shows one on CompressAI itself, and fails where a later version has mended it:
+then the work-around in ``traps.py`` or elsewhere can go."""
 
 from __future__ import annotations
 
 import copy
+import faulthandler
 import multiprocessing
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -30,7 +31,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def bits(p: Any) -> float:
-    return float(-p.double().log2().sum())
+    return float(-p.detach().double().log2().sum())
 
 
 # Likelihoods of a variable-rate entropy bottleneck leave its step out.
@@ -172,7 +173,12 @@ def test_damaged_tables_never_reach_the_coder(damage: str, part: str) -> None:
 
 def ended(run: Callable[[], object], seconds: float) -> int | None:
     """Exit code of a call in a process of its own; None where it still runs after so many seconds."""
-    process = multiprocessing.get_context("fork").Process(target=run)
+
+    def quiet() -> None:
+        faulthandler.disable()
+        run()
+
+    process = multiprocessing.get_context("fork").Process(target=quiet)
     process.start()
     process.join(seconds)
     code = process.exitcode
