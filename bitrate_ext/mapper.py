@@ -135,6 +135,12 @@ class BitrateMapper:
             TypeError, ValueError: naming the argument, what was expected and what came; also where part of the model
                 is in train mode, where no image size suits it, and where its output has no image's likelihoods.
         """
+        if self._coder is not None:
+            if gradients:
+                raise ValueError(
+                    "coded bits are whole decisions of a coder and have no gradients; gradients must be False"
+                )
+            gradients = False
         self._resolve_projections(x, forward_kwargs)
         if gradients is None:
             gradients = x.requires_grad and torch.is_grad_enabled()
