@@ -24,6 +24,7 @@ from bitrate_ext.render import map_figure
 Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("matplotlib")
 pytest.importorskip("compressai")
+pytestmark = pytest.mark.usefixtures("one_thread")
 X = photograph()[:, :, 80:150, 100:201]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -19,16 +18,7 @@ from bitrate_ext.range_coder import DRIFT, CodingError, Tables
 
 ans = pytest.importorskip("compressai.ans")
 SIZES = [(1, 1), (1, 130), (130, 1), (7, 5), (17, 64), (63, 65), (64, 64), (70, 101)]
-pytestmark = pytest.mark.filterwarnings("ignore:.*non-writable:UserWarning")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Models this small are slower on several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @lru_cache

@@ -29,7 +29,10 @@ from bitrate_ext.models import load_checkpoint
 safetensors_torch = pytest.importorskip("safetensors.torch")
 NAME = "mbt2018-mean"
 MOST_MEMORY = 2**30  # bytes that all of this may add to the process
-pytestmark = pytest.mark.filterwarnings("ignore:.*(Sparse|TypedStorage|zero-element).*:UserWarning")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:.*(Sparse|TypedStorage|zero-element).*:UserWarning"),
+]
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 import faulthandler
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,15 +19,8 @@ from bitrate_ext.traps import corrected
 ans = pytest.importorskip("compressai.ans")
 entropy = pytest.importorskip("compressai.entropy_models")
 zoo_image = pytest.importorskip("compressai.zoo.image")
+pytestmark = pytest.mark.usefixtures("one_thread")
 VARIABLE = ("bmshj2018-hyperprior-vbr", "mbt2018-mean-vbr")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def bits(p: Any) -> float:

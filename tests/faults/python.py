@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import Fault, receptive_fields
+from . import Fault, coded, receptive_fields
 
 PROJECTION, OPS, AUTOGRAD = "bitrate_ext/projection.py", "bitrate_ext/ops.py", "bitrate_ext/autograd.py"
 REFERENCE, MAPPER, MODELS = "bitrate_ext/reference.py", "bitrate_ext/mapper.py", "bitrate_ext/models.py"
@@ -441,4 +441,4 @@ FILES = [
     ),
 ]
 
-FAULTS = [*BANDS, *CALLS, *MODEL_MAPS, *FILES, *receptive_fields.FAULTS]
+FAULTS = [*BANDS, *CALLS, *MODEL_MAPS, *FILES, *receptive_fields.FAULTS, *coded.FAULTS]
