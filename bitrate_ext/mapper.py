@@ -307,6 +307,7 @@ def outside_bits(bits: Tensor, projection: Projection, size: Sequence[int], crop
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # kept for calls that record gradients, too
 def _outside_shares(projection: Projection, grid: tuple[int, int], size: tuple[int, int], crop: Crop) -> Tensor:
     """The part of each cell's bits that falls outside the crop, float64 ``[h, w]``."""
     (top, left, height, width), (h, w) = crop, grid
