@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .ops import bitrate_map, latent_bits, named_likelihoods
 from .projection import Axis, Projection, get_projection, outside_share
 from .receptive_field import ReceptiveField
-from .traps import corrected, likelihood_notes
+from .traps import HALF, corrected, likelihood_notes
 
 if TYPE_CHECKING:
     from .coded import Coder
@@ -169,8 +169,7 @@ class BitrateMapper:
         else:
             x_hat = None
         notes += likelihood_notes(likelihoods)
-        channels = {name: (-p.detach().double().log2()).sum(dim=(2, 3)) for name, p in likelihoods.items()}
-        channels = {name: one + 0.0 for name, one in channels.items()}  # never -0
+        channels = {name: _channel_bits(p.detach()) for name, p in likelihoods.items()}
         return replace(result, x_hat=x_hat, channel_bits=channels, warnings=tuple(notes))
 
     def prepare(self, x: Tensor, forward_kwargs: dict[str, Any]) -> None:
@@ -294,6 +293,12 @@ def lay_out(
         bpp=total_bits / (crop[2] * crop[3]),
         x_hat=None,
     )
+
+
+def _channel_bits(p: Tensor) -> Tensor:
+    """Bits of each channel, float64 ``[N, C]``; logarithms in float32 or wider, with no more memory than that."""
+    p = p.float() if p.dtype in HALF else p
+    return 0.0 - p.log2().sum(dim=(2, 3), dtype=torch.float64)  # 0.0: never -0
 
 
 def outside_bits(bits: Tensor, projection: Projection, size: Sequence[int], crop: Crop) -> Tensor:
