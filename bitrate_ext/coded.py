@@ -57,6 +57,7 @@ class Coder:
         self.memory = Memory(model)
         self.checkerboards = find_checkerboards(model)
         self.tables = traps.TableChecks(self.memory)
+        self.notes: list[str] = []  # on the tables that the last call has used
 
     @torch.no_grad()
     def learn(self, sample: Any, forward_kwargs: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
@@ -67,13 +68,16 @@ class Coder:
         calls, handles = heard_likelihoods(self.memory.names)
         try:
             likelihoods = self.model(sample, **forward_kwargs)["likelihoods"]
+        except (TypeError, AttributeError, KeyError, RuntimeError) as error:
+            if not isinstance(sample, list):
+                raise
+            raise TypeError(
+                f"model must be a video model, which takes a list of frames and returns their likelihoods, got "
+                f"{type(self.model).__name__} ({error})"
+            ) from error
         finally:
             for handle in handles:
                 handle.remove()
-        if isinstance(likelihoods, list) != isinstance(sample, list):
-            kinds = ("a video model", "an image model")
-            wanted, found = kinds if isinstance(sample, list) else kinds[::-1]
-            raise TypeError(f"model must be {wanted}, got {type(self.model).__name__}, {found}")
         frames = likelihoods if isinstance(likelihoods, list) else [likelihoods]
         frames = [{"y": frame} if isinstance(frame, Tensor) else frame for frame in frames]
         latents = {name: p for frame in frames for name, p in named_likelihoods(frame).items()}
@@ -96,12 +100,11 @@ class Coder:
             CodingError: the coder cannot be listened to, or a symbol's place cannot be told.
             ValueError: the model has no tables.
         """
-        self.tables.check()
+        self.tables.check(self.blocks)
         with listening(self.memory) as heard:
             output = self.model.compress(images, **kwargs)
-            self.tables.check_steps(heard)
-        video = isinstance(images, list)
-        frames = output[0] if video else [_strings_of(output)]
+        self.notes = self.tables.notes(heard)
+        frames = _frames_of(output, len(images)) if isinstance(images, list) else [_strings_of(output)]
         return [self._frame(heard, frame, grids, batch) for frame in frames]
 
     def _frame(
@@ -165,7 +168,7 @@ def map_coded(
         raise CodingError(f"nothing that compress() returned belongs to latent {missing[0]!r}; {INSTEAD}")
     latents = {name: latents[name] for name in mapper.strides}
     result = lay_out_coded(latents, mapper.projections, size, crop, padded)
-    notes = list(coder.tables.notes)
+    notes = coder.notes
     if mapper.gap:
         estimate = mapper.estimate(padded, crop, forward_kwargs, torch.float64)
         accounts = _compared(result, estimate)
@@ -258,6 +261,15 @@ def _strings_of(output: Any) -> Any:
         found = ", ".join(map(repr, output)) if isinstance(output, Mapping) else type(output).__name__
         raise CodingError(f"compress() must return a mapping with the key 'strings', got {found}; {INSTEAD}")
     return output["strings"]
+
+
+def _frames_of(output: Any, count: int) -> Any:
+    if not isinstance(output, tuple) or not isinstance(output[0], Sequence) or len(output[0]) != count:
+        raise CodingError(
+            f"compress() must return the strings of each of {count} frames, and shapes, got {type(output).__name__}; "
+            f"{INSTEAD}"
+        )
+    return output[0]
 
 
 def _flattened(strings: Any) -> Iterator[bytes]:

@@ -58,7 +58,7 @@ def coded_video(model: Any, frames: Sequence[Tensor], *, projection: AnyProjecti
     with torch.inference_mode():
         padded = [mapper.pad(frame)[0] for frame in frames]
         coded = coder.code(padded, grids, first.shape[0], {})
-        notes = tuple(coder.tables.notes)
+        notes = tuple(coder.notes)
         results = []
         for latents in coded:
             chosen = {name: get_projection(_of(projection, name)) for name in latents}

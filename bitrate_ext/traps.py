@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -87,17 +87,17 @@ class TableChecks:
 
     def __init__(self, memory: Memory) -> None:
         self.memory = memory
-        self.notes: dict[str, None] = {}  # in order, each once
-        self.steps: set[tuple[nn.Module, float | None]] = set()
+        self._verdicts: dict[tuple[nn.Module, float | None], tuple[Tensor, bool]] = {}
 
-    def check(self) -> None:
+    def check(self, modules: Iterable[nn.Module]) -> None:
         """Before the coder runs, which trusts its tables: with damaged ones it would crash the process.
 
         Raises:
             ValueError: there are none.
             CodingError: they are damaged.
         """
-        for module, name in self.memory.names.items():
+        for module in modules:
+            name = self.memory.names[module]
             if has_own_tables(module) or self.memory.costs_are_known(module):
                 continue
             tables: Any = module
@@ -113,25 +113,38 @@ class TableChecks:
                     "bits='estimated'"
                 )
 
-    def check_steps(self, heard: Listener) -> None:
-        """After coding: compare the tables that were used with those of the parameters, once for each step."""
+    def notes(self, heard: Listener) -> list[str]:
+        """After coding: whether the tables that were used are those of the parameters.
+
+        They are compared when they are first used, or at another step, or where ``update`` has made others since.
+        """
         used: dict[tuple[Any, float | None], Any] = {}
         for coded in heard.strings:
             for part in coded.parts:
                 step = part.call.step if part.call else None
                 for module in [part.call.module] if part.call else dict.fromkeys(one for one, _ in part.indexed):
                     used[module, None if step is None else float(step.detach())] = step
-        for (module, key), step in used.items():
-            if (module, key) in self.steps or has_own_tables(module):
-                continue
-            self.steps.add((module, key))
-            if not _match(module, _rebuilt(module, step)):
-                rate = "" if key is None else f" at its quantisation step of {key:.3g}"
-                call = "update(force=True)" if key is None else "update(force=True, scale=...) for each rate"
-                self.notes[
-                    f"the coder's tables in model.{self.memory.names[module]} are not those of its parameters{rate}: "
-                    f"the file is larger than it need be, or cannot be decoded; call model.{call}"
-                ] = None
+        return [note for (module, key), step in used.items() for note in self._note(module, key, step)]
+
+    def _note(self, module: Any, key: float | None, step: Any) -> Iterator[str]:
+        name = self.memory.names[module]
+        if has_own_tables(module):
+            yield (
+                f"model.{name} tells which channels it has coded, and their range, beside its string: that is in no "
+                "string, and not in the ledger"
+            )
+            return
+        tables, match = self._verdicts.get((module, key), (None, True))
+        if tables is not module._quantized_cdf:
+            match = _match(module, _rebuilt(module, step))
+            self._verdicts[module, key] = module._quantized_cdf, match
+        if not match:
+            rate = "" if key is None else f" at its quantisation step of {key:.3g}"
+            call = "update(force=True)" if key is None else "update(force=True, scale=...) for each rate"
+            yield (
+                f"the coder's tables in model.{name} are not those of its parameters{rate}: the file is larger than it "
+                f"need be, or cannot be decoded; call model.{call}"
+            )
 
 
 def _sound(cdf: Tensor, length: Tensor, offset: Tensor) -> bool:

@@ -218,7 +218,7 @@ def test_a_model_that_cannot_be_listened_to_is_one_line(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith(
-        "bitrate-ext: error: model.entropy_bottleneck has no tables for the coder; call model."
+        "bitrate-ext: error: model.gaussian_conditional has no tables for the coder; call model."
     )
     assert captured.err.count("\n") == 1
 

@@ -76,6 +76,9 @@ def test_frames_that_are_refused(video: Any) -> None:
         bitrate_ext.coded_video(video, [frame, frame[..., :60]])
     with pytest.raises(ValueError, match=r"x must have values in \[0, 1\]"):
         bitrate_ext.coded_video(video, [3 * frame])
+    for name in ("mbt2018-mean", "elic2022-official"):
+        with pytest.raises(TypeError, match="model must be a video model, which takes a list of frames and returns"):
+            bitrate_ext.coded_video(zoo.small_model(name), [frame])
     with pytest.raises(ValueError, match=r"projection must name each latent of the model, 'keyframe\.z' is missing"):
         bitrate_ext.coded_video(video, [frame], projection={"keyframe.y": "area"})
 
@@ -268,6 +271,7 @@ def test_a_mixture_of_gaussians(size: tuple[int, int]) -> None:
     assert result.ledger is not None
     assert result.ledger.closes.all()
     channels = result.channel_bits["y"][0]
+    assert any("model.mixture tells which channels it has coded" in one for one in result.warnings)
     assert channels[2] == 0
     assert (channels[[0, 1, 3, 4, 5]] > 5).all()
 

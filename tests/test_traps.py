@@ -109,17 +109,18 @@ def test_tables_of_another_rate_are_told(name: str) -> None:
     with torch.no_grad():
         model.gayn2zqstep[-2].bias.fill_(3.0)
     (warning,) = mapper(x, **rate).warnings
+    assert mapper(x, **rate).warnings == (warning,)
     assert warning.endswith("call model.update(force=True, scale=...) for each rate")
     assert "of its parameters at its quantisation step of 3." in warning
+    rate = zoo.set_rate(model, 3)
+    assert not mapper(x, **rate).warnings  # tables made anew are looked at anew
 
 
 def test_a_model_without_tables() -> None:
     model = zoo.MODELS["mbt2018-mean"](8, 12).eval()
     with pytest.raises(ValueError, match=r"Uninitialized CDFs. Run update\(\) first"):
         model.compress(torch.rand(1, 3, 64, 64))
-    with pytest.raises(
-        ValueError, match=r"model.entropy_bottleneck has no tables for the coder; call model.update\(\)"
-    ):
+    with pytest.raises(ValueError, match=r"model.gaussian_conditional has no tables for the coder; call model.up"):
         BitrateMapper(model, bits="coded")(torch.rand(1, 3, 64, 64))
 
 
