@@ -3,11 +3,13 @@
 from .attribution import Attribution, attribute
 from .big_picture import PictureResult, map_picture
 from .calibration import calibrate
+from .coded_video import coded_video
 from .demo_codec import load_demo_codec
 from .frames import FrameMapper, FrameResult
 from .mapper import BitrateMapper, BitrateResult
 from .ops import bitrate_map, latent_bits
 from .projection import Projection
+from .range_coder import CodingError
 from .receptive_field import ReceptiveField
 from .strips import map_strips
 
@@ -16,6 +18,7 @@ __all__ = [
     "Attribution",
     "BitrateMapper",
     "BitrateResult",
+    "CodingError",
     "FrameMapper",
     "FrameResult",
     "PictureResult",
@@ -24,6 +27,7 @@ __all__ = [
     "attribute",
     "bitrate_map",
     "calibrate",
+    "coded_video",
     "latent_bits",
     "load_demo_codec",
     "map_picture",

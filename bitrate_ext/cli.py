@@ -39,7 +39,8 @@ For each IMAGE (PNG, JPEG, WebP, TIFF or BMP) DIR gets
   STEM.bitrate.npz   float32 arrays [H, W], bits per pixel: "map", and "maps/y", "maps/z" ... for each latent;
                      "metadata" holds the JSON record as text
   STEM.json          sizes, bits, bits per pixel, bits of each latent, PSNR
-Files of these names are replaced once all four are written. Of images with equal stems only the first is done.
+and on request STEM.gap.png, STEM.entropy.png and STEM.channels.png; the gap and the entropy are in the arrays, too.
+Files of these names are replaced once all are written. Of images with equal stems only the first is done.
 Transparent parts of an image are laid on white. PSNR is that of the unrounded reconstruction, cut to [0, 1].
 """
 
@@ -74,6 +75,10 @@ class Record:
         None  # for that one: passes, and the share of the bits expected in the wrong place
     )
     tiles: dict[str, Any] | None = None  # how a picture was cut that went in tiles, and what memory was planned
+    bits: str = "estimated"  # or "coded"
+    warnings: list[str] = field(default_factory=list)
+    ledger: dict[str, Any] | None = None  # of coded bits
+    channels: dict[str, dict[str, list[Any]]] | None = None  # on request: bits of each channel, most first
     files: dict[str, str] = field(default_factory=dict)
 
 
@@ -100,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from . import __version__, cli_calibrate, cli_tiles, cli_video
+    from . import __version__, cli_calibrate, cli_check, cli_tiles, cli_video
 
     parser = _Parser("bitrate-ext", description="Where a learned image codec spends its bits.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"bitrate-ext {__version__}")
@@ -128,7 +133,9 @@ def _parser() -> argparse.ArgumentParser:
         "--passes", type=int, metavar="N", help=f"of jacobian: more take longer and err less (default {PASSES})"
     )
     cli_tiles.add_arguments(command)
+    cli_check.add_map_arguments(command)
     command.set_defaults(run=_run_map)
+    cli_check.register(commands)
 
     command = commands.add_parser(
         "calibrate",
@@ -191,11 +198,12 @@ def _run_doctor(arguments: argparse.Namespace) -> int:
 
 
 def _run_map(arguments: argparse.Namespace) -> int:
-    from . import __version__, cli_calibrate, cli_tiles
+    from . import __version__, cli_calibrate, cli_check, cli_tiles
     from .mapper import BitrateMapper
 
     device = _checked_device(arguments.device)
     _check_model_arguments(arguments)
+    cli_check.check_map_arguments(arguments)
     if arguments.passes is not None and arguments.projection != JACOBIAN:
         raise UsageError(f"--passes {arguments.passes} goes with --projection {JACOBIAN}")
     cli_tiles.check_arguments(arguments)
@@ -204,14 +212,16 @@ def _run_map(arguments: argparse.Namespace) -> int:
     projection: AnyProjection = arguments.projection
     if projection == RECEPTIVE_FIELD:
         projection = cli_calibrate.measured_projections(model, device)
-    mapper = BitrateMapper(model, projection="nearest" if projection == JACOBIAN else projection)
+    projection = "nearest" if projection == JACOBIAN else projection
+    mapper = BitrateMapper(model, projection=projection, bits=arguments.bits, gap=arguments.gap)
+    endings = (*cli_check.map_outputs(arguments).values(), *cli_tiles.endings(arguments))
 
     records: list[Record] = []
     failures: list[dict[str, str]] = []
     owners: dict[str, str] = {}  # stem, as file systems that ignore case see it, to the image that has it
     for image in _with_progress(arguments.images):
         try:
-            targets = _targets(folder, image, owners, arguments.images, cli_tiles.endings(arguments))
+            targets = _targets(folder, image, owners, arguments.images, endings)
             one = cli_tiles.map_one if cli_tiles.needed(mapper, image, arguments, device) else _map_one
             record = one(mapper, image, device, name, arguments, targets)
         except (ValueError, OSError, MemoryError, RuntimeError) as error:
@@ -306,7 +316,7 @@ def _loaded_model(arguments: argparse.Namespace) -> tuple[torch.nn.Module, str]:
 
 
 def _targets(
-    folder: Path, image: str, owners: dict[str, str], images: Sequence[str], endings: Sequence[str] = OUTPUTS
+    folder: Path, image: str, owners: dict[str, str], images: Sequence[str], endings: Sequence[str]
 ) -> list[Path]:
     """Where the results of an image go; refuses to write over those of another one, or over an input."""
     stem = Path(image).stem
@@ -335,6 +345,7 @@ def _map_one(
     """Map one image and write its files, all or none."""
     import numpy as np
 
+    from . import cli_check
     from .attribution import attribute
     from .cli_calibrate import described
     from .images import load_image
@@ -352,12 +363,17 @@ def _map_one(
     record = _record(result, photograph, image, str(device), model, arguments.projection)
     record.receptive_field = described(mapper) if arguments.projection == RECEPTIVE_FIELD else None
     record.jacobian = jacobian
-    record.files = dict(zip(("map", "overlay", "arrays", "record"), map(str, targets), strict=True))
+    cli_check.complete_record(record, result, arguments.channels)
+    cli_check.warn(result, image)
+    others = list(cli_check.map_outputs(arguments))
+    record.files = dict(zip((*others, "map", "overlay", "arrays", "record"), map(str, targets), strict=True))
     text = json.dumps(asdict(record), indent=2, allow_nan=False)
     arrays = {"map": result.map, **{f"maps/{name}": one for name, one in result.maps.items()}}
+    arrays |= cli_check.array_names(result)
     numbers = {key: one[0, 0].float().cpu().numpy() for key, one in arrays.items()}
 
-    with _all_or_none(targets) as (map_file, overlay_file, array_file, record_file):
+    with _all_or_none(targets) as (*other_files, map_file, overlay_file, array_file, record_file):
+        cli_check.write_pictures(other_files, others, result, Path(image).name, model)
         map_figure(result.map, title=Path(image).name, subtitle=_subtitle(record)).save(map_file, format="PNG")
         overlay(photograph, result.map).save(overlay_file, format="PNG")
         np.savez(array_file, metadata=np.array(text), **numbers)

@@ -17,7 +17,7 @@ from . import cli, memory
 from .big_picture import PictureResult, Progress, TiledRun, room_for_picture, written_map
 from .images import ImageError
 from .map_files import FORMATS, Reduced, all_or_none
-from .mapper import RECEPTIVE_FIELD, BitrateMapper
+from .mapper import CODED, RECEPTIVE_FIELD, BitrateMapper
 from .memory import shown_bytes
 from .pictures import declared_size, open_picture
 
@@ -55,10 +55,16 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     """Raises ``UsageError`` for those that do not go together."""
     if arguments.tile is not None and arguments.tile < 1:
         raise cli.UsageError(f"--tile must be at least 1, got {arguments.tile}")
-    if arguments.projection == cli.JACOBIAN and _asked(arguments):
-        raise cli.UsageError(
-            f"--projection {cli.JACOBIAN} follows whole pictures; it has no --max-memory, --tile, --format"
-        )
+    whole = _whole_only(arguments)
+    if whole and _asked(arguments):
+        raise cli.UsageError(f"{whole} is for whole pictures; it has no --max-memory, --tile, --format")
+
+
+def _whole_only(arguments: argparse.Namespace) -> str | None:
+    """The option, if any, that tiles cannot serve."""
+    if arguments.projection == cli.JACOBIAN:
+        return f"--projection {cli.JACOBIAN}"
+    return f"--bits {CODED}" if arguments.bits == CODED else "--channels" if arguments.channels else None
 
 
 def endings(arguments: argparse.Namespace) -> tuple[str, ...]:
@@ -82,8 +88,9 @@ def needed(mapper: BitrateMapper, image: str, arguments: argparse.Namespace, dev
         return False
     if not beyond_pillow and fits(mapper, height, width, device):
         return False
-    if arguments.projection == cli.JACOBIAN:
-        raise ValueError(f"{image}: does not fit into memory as a whole, as --projection {cli.JACOBIAN} needs it")
+    whole = _whole_only(arguments)
+    if whole:
+        raise ValueError(f"{image}: does not fit into memory as a whole, as {whole} needs it")
     return True
 
 

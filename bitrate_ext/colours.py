@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 COLOURS = "inferno"  # perceptually even, black where nothing is spent
+DIFFERENCES = "RdBu_r"  # white at zero
 BROKEN = (0.55, 0.55, 0.55)  # of pixels that are not a number
 LEVELS = 256
 STRENGTH = 0.8  # of the colour where the most bits are
@@ -28,11 +29,11 @@ SAMPLE = 20_000  # pixels of a map that are enough to know its scale by
 LUMA = (13933, 46871, 4732)  # of red, green and blue in 65536ths (ITU-R BT.709)
 
 
-def colour_map() -> Any:
-    """Matplotlib's colours, with one for what is not a number."""
+def colour_map(name: str = COLOURS) -> Any:
+    """Matplotlib's colours of that name, with one for what is not a number."""
     import matplotlib
 
-    return matplotlib.colormaps[COLOURS].with_extremes(bad=BROKEN)
+    return matplotlib.colormaps[name].with_extremes(bad=BROKEN)
 
 
 def colour_limit(bits: np.ndarray) -> float:

@@ -16,9 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .mapper import AnyProjection, BitrateMapper, BitrateResult, Crop, check_eval_mode, cropped_image, device_of
+from .mapper import (
+    AnyProjection,
+    BitrateMapper,
+    BitrateResult,
+    Crop,
+    check_eval_mode,
+    cropped_image,
+    device_of,
+    lay_out,
+)
 from .network import accelerated, compile_parts, without_decoder
-from .ops import bitrate_map
 from .pipeline import Stopwatch, prefetched
 
 Frame = np.ndarray | Tensor
@@ -27,7 +35,7 @@ PROBE = 256  # side of the part of the first frame that the model is tried on, p
 IMAGE, KEYFRAME, INTER = "image", "keyframe", "inter"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class FrameResult(BitrateResult):
     """The result of one frame, ``N = 1``. ``maps`` is empty unless it was asked for."""
 
@@ -157,28 +165,27 @@ class FrameMapper:
         height, width = _picture_size(chunk[0])
         size, crop = mapper.canvas(height, width)
         with self.watch("network"):
-            padded = self._filled(chunk, size, crop)
+            padded, notes = self._filled(chunk, size, crop), list[str]()
             with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-                output, likelihoods = mapper.run(padded, self._forward_kwargs)
+                output, likelihoods = mapper.run(padded, self._forward_kwargs, notes)
             if self.sequential:
                 self._inter.reference = output["x_hat"].to(self._dtype).clamp(0, 1)
         with self.watch("map"):
             whole = self._buffer((len(chunk), 1, height, width), likelihoods.values())
-            bitrate_map(likelihoods, size, crop=crop, projection=mapper.projections, out=whole)
-            maps = mapper.maps_of_each(likelihoods, whole, size, crop) if self.each_latent else {}
-            bits, total, padding = mapper.books(likelihoods, size, crop)
+            result = lay_out(likelihoods, mapper.projections, size, crop, out=whole, each=self.each_latent)
         x_hat = cropped_image(output.get("x_hat"), size, crop) if self.reconstruction else None
         if x_hat is not None and x_hat.untyped_storage().data_ptr() == padded.untyped_storage().data_ptr():
             x_hat = x_hat.clone()  # of a model that gives back what it was given, which the next frame overwrites
         return [
             FrameResult(
                 map=whole[k : k + 1],
-                maps={name: one[k : k + 1] for name, one in maps.items()},
-                latent_bits={name: one[k : k + 1].to(whole.dtype) for name, one in bits.items()},
-                total_bits=total[k : k + 1],
-                padding_bits=padding[k : k + 1],
-                bpp=total[k : k + 1] / (height * width),
+                maps={name: one[k : k + 1] for name, one in result.maps.items()},
+                latent_bits={name: one[k : k + 1] for name, one in result.latent_bits.items()},
+                total_bits=result.total_bits[k : k + 1],
+                padding_bits=result.padding_bits[k : k + 1],
+                bpp=result.bpp[k : k + 1],
                 x_hat=None if x_hat is None else x_hat[k : k + 1],
+                warnings=tuple(notes),
                 index=index + k,
                 kind=kind,
                 frame=frame,

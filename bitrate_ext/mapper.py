@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,11 @@ from torch import Tensor, nn
 from .ops import bitrate_map, latent_bits, named_likelihoods
 from .projection import Axis, Projection, get_projection, outside_share
 from .receptive_field import ReceptiveField
+from .traps import corrected, likelihood_notes
+
+if TYPE_CHECKING:
+    from .coded import Coder
+    from .ledger import Ledger
 
 AnyProjection = str | Projection | Mapping[str, str | Projection]
 Crop = tuple[int, int, int, int]  # top, left, height, width, pixels
@@ -26,6 +32,8 @@ Crop = tuple[int, int, int, int]  # top, left, height, width, pixels
 # Sides of the square images that a model is probed with, pixels. 960 is there for strides with factors 3 and 5.
 PROBE_SIZES = (128, 256, 512, 960, 1024, 2048)
 RECEPTIVE_FIELD = ReceptiveField.name
+ESTIMATED, CODED = "estimated", "coded"  # sources of bits: likelihoods, or the range coder
+POINT_CLOUDS = "compressai.models.pointcloud"
 TOLERANCE = 1e-6  # by which resampled images may leave [0, 1]
 
 
@@ -44,6 +52,12 @@ class BitrateResult:
     padding_bits: Tensor  # float64 [N], the part of it that falls outside the image
     bpp: Tensor  # float64 [N], total_bits / (H * W)
     x_hat: Tensor | None  # [N, C, H, W], not clamped; None where the model returns no image of the padded size
+    channel_bits: dict[str, Tensor] = field(default_factory=dict)  # float64 [N, C], bits of each channel of each latent
+    warnings: tuple[str, ...] = ()  # what is to be known of these numbers, a line each
+    bits: str = ESTIMATED  # where they come from: "estimated" or "coded"
+    ledger: Ledger | None = None  # of coded bits: every bit of the strings
+    entropy: Tensor | None = None  # of coded bits: [N, 1, H, W], bits per pixel that the coder's tables expect
+    gap: Tensor | None = None  # on request: [N, 1, H, W], coded minus estimated, bits per pixel
 
 
 class BitrateMapper:
@@ -55,19 +69,45 @@ class BitrateMapper:
         projection: as for ``bitrate_map``, or ``"receptive-field"``: kernels measured on the model's own decoder, see
             ``calibrate``. Where they are not in the cache, the first call takes up to a minute longer.
 
+        bits: ``"estimated"``, from the likelihoods that the model's ``forward`` returns; or ``"coded"``, what the range
+            coder spends on each symbol while the model's own ``compress`` runs, escapes included. Coded bits come with
+            a ``ledger``, which adds up to the strings, and with ``entropy``; without ``x_hat``: nothing is decoded.
+        gap: of coded bits: run ``forward`` as well, for ``result.gap``, the estimate in the ledger, and ``x_hat``.
+
     The size that the model needs is found by running it once on a black image, at the first call; ``strides`` then
     holds pixels per latent cell, ``{"y": (16, 16), ...}``, and ``projections`` how each latent is laid over the image.
     A model changed after that needs a new mapper.
 
     Raises:
-        TypeError: ``model`` is no callable.
-        ValueError, TypeError: unknown ``projection``.
+        TypeError: ``model`` is no callable, is a model of point clouds, or has no ``compress`` for coded bits.
+        ValueError, TypeError: unknown ``projection`` or ``bits``, ``gap`` without coded bits.
     """
 
-    def __init__(self, model: Callable[..., Any], *, projection: AnyProjection = "bilinear") -> None:
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        *,
+        projection: AnyProjection = "bilinear",
+        bits: str = ESTIMATED,
+        gap: bool = False,
+    ) -> None:
         if isinstance(model, type) or not callable(model):
             what = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
             raise TypeError(f"model must be an nn.Module or another callable object, got {what}")
+        if type(model).__module__.startswith(POINT_CLOUDS):
+            raise TypeError(
+                f"model must be an image model, got {type(model).__name__}: point clouds have no image to map onto"
+            )
+        if bits not in (ESTIMATED, CODED):
+            raise ValueError(f"bits must be {ESTIMATED!r} or {CODED!r}, got {bits!r}")
+        if gap and bits != CODED:
+            raise ValueError(f"gap is that of coded bits to the estimate; it needs bits={CODED!r}, got {bits!r}")
+        self.bits, self.gap = bits, gap
+        self._coder: Coder | None = None
+        if bits == CODED:
+            from .coded import Coder
+
+            self._coder = Coder(model)
         self.model = model
         self._asked = projection
         if isinstance(projection, Mapping):
@@ -95,6 +135,12 @@ class BitrateMapper:
             TypeError, ValueError: naming the argument, what was expected and what came; also where part of the model
                 is in train mode, where no image size suits it, and where its output has no image's likelihoods.
         """
+        if self._coder is not None:
+            if gradients:
+                raise ValueError(
+                    "coded bits are whole decisions of a coder and have no gradients; gradients must be False"
+                )
+            gradients = False
         self.resolve(x, forward_kwargs)
         if gradients is None:
             gradients = x.requires_grad and torch.is_grad_enabled()
@@ -102,47 +148,30 @@ class BitrateMapper:
             return self._map(x, forward_kwargs)
 
     def _map(self, x: Tensor, forward_kwargs: dict[str, Any]) -> BitrateResult:
-        height, width = x.shape[-2:]
         padded, crop = self.pad(x)
-        output, likelihoods = self.run(padded, forward_kwargs)
+        if self._coder is not None:
+            from .coded import map_coded
+
+            return map_coded(self, self._coder, padded, crop, forward_kwargs)
+        return self.estimate(padded, crop, forward_kwargs)
+
+    def estimate(
+        self, padded: Tensor, crop: Crop, forward_kwargs: dict[str, Any], dtype: torch.dtype | None = None
+    ) -> BitrateResult:
+        """Maps of the likelihoods of padded images, in a dtype of one's choice."""
+        notes: list[str] = []
+        output, likelihoods = self.run(padded, forward_kwargs, notes)
         size = (padded.shape[2], padded.shape[3])
-        total_map = bitrate_map(likelihoods, size, crop=crop, projection=self.projections)
-        bits, total_bits, padding_bits = self.books(likelihoods, size, crop)
-        return BitrateResult(
-            map=total_map,
-            maps=self.maps_of_each(likelihoods, total_map, size, crop),
-            latent_bits={name: b.to(total_map.dtype) for name, b in bits.items()},
-            total_bits=total_bits,
-            padding_bits=padding_bits,
-            bpp=total_bits / (height * width),
-            x_hat=cropped_image(output.get("x_hat"), size, crop),
-        )
-
-    def maps_of_each(
-        self, likelihoods: Mapping[str, Tensor], total_map: Tensor, size: tuple[int, int], crop: Crop
-    ) -> dict[str, Tensor]:
-        """The map of each latent; of an only one, it is the map of all."""
-        if len(likelihoods) == 1:
-            return {next(iter(likelihoods)): total_map}
-        return {
-            name: bitrate_map(p, size, crop=crop, projection=self.projections[name]) for name, p in likelihoods.items()
-        }
-
-    def books(
-        self, likelihoods: Mapping[str, Tensor], size: tuple[int, int], crop: Crop
-    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Bits of each cell, float64 ``[N, h, w]``; of each image, and those outside the crop, float64 ``[N]``."""
-        bits = {name: latent_bits(p, dtype=torch.float64) for name, p in likelihoods.items()}
-        total_bits = torch.stack([b.sum(dim=(1, 2)) for b in bits.values()]).sum(dim=0)
-        outside = [outside_bits(b, self.projections[name], size, crop) for name, b in bits.items()]
-        return bits, total_bits, torch.stack(outside).sum(dim=0)
+        result = lay_out(likelihoods, self.projections, size, crop, dtype)
+        notes += likelihood_notes(likelihoods)
+        channels = {name: _channel_bits(p.detach()) for name, p in likelihoods.items()}
+        x_hat = cropped_image(output.get("x_hat"), size, crop)
+        return replace(result, x_hat=x_hat, channel_bits=channels, warnings=tuple(notes))
 
     def prepare(self, x: Tensor, forward_kwargs: dict[str, Any]) -> None:
         """Check the model and the images, and find the strides where they are not known yet."""
         check_eval_mode(self.model)
-        _check_image(x)
-        _check_device(self.model, x)
-        check_range(x)
+        check_images(self.model, x)
         if not self.strides:
             self.strides = self._find_strides(x, forward_kwargs)
 
@@ -165,9 +194,17 @@ class BitrateMapper:
         size = (-(-height // rows) * rows, -(-width // columns) * columns)
         return size, ((size[0] - height) // 2, (size[1] - width) // 2, height, width)
 
-    def run(self, padded: Tensor, forward_kwargs: dict[str, Any]) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
-        """The model's output for images of a size that suits it, and its likelihoods by name, checked."""
-        output = self.model(padded, **forward_kwargs)
+    def run(
+        self, padded: Tensor, forward_kwargs: dict[str, Any], notes: list[str] | None = None
+    ) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
+        """The model's output for images of a size that suits it, and its likelihoods by name, checked.
+
+        What had to be corrected in them is noted.
+        """
+        with corrected(self.model) as corrections:
+            output = self.model(padded, **forward_kwargs)
+        if notes is not None:
+            notes += corrections
         likelihoods = _image_likelihoods(output)
         self._check_grids(likelihoods, padded.shape[0], (padded.shape[2], padded.shape[3]))
         return output, likelihoods
@@ -235,20 +272,69 @@ class BitrateMapper:
                 raise ValueError(f"model returned {p.shape[0]} images' likelihoods for latent {name!r}, x has {batch}")
 
 
+def lay_out(
+    likelihoods: Mapping[str, Tensor],
+    projections: Mapping[str, Projection],
+    canvas: tuple[int, int],
+    crop: Crop,
+    dtype: torch.dtype | None = None,
+    *,
+    out: Tensor | None = None,
+    each: bool = True,
+) -> BitrateResult:
+    """Maps and books of likelihoods ``[N, C, h, w]`` on a canvas, of which the crop is the image.
+
+    ``out`` is a tensor for the map of all latents. Without ``each`` there are no maps of single ones.
+    """
+    total_map = bitrate_map(likelihoods, canvas, crop=crop, projection=projections, dtype=dtype, out=out)
+    maps = {}
+    if each and len(likelihoods) == 1:
+        maps = {next(iter(likelihoods)): total_map}
+    elif each:
+        maps = {
+            name: bitrate_map(p, canvas, crop=crop, projection=projections[name], dtype=dtype)
+            for name, p in likelihoods.items()
+        }
+    bits = {name: latent_bits(p, dtype=torch.float64) for name, p in likelihoods.items()}
+    total_bits = torch.stack([b.sum(dim=(1, 2)) for b in bits.values()]).sum(dim=0)
+    outside = [outside_bits(b, projections[name], canvas, crop) for name, b in bits.items()]
+    return BitrateResult(
+        map=total_map,
+        maps=maps,
+        latent_bits={name: b.to(total_map.dtype) for name, b in bits.items()},
+        total_bits=total_bits,
+        padding_bits=torch.stack(outside).sum(dim=0),
+        bpp=total_bits / (crop[2] * crop[3]),
+        x_hat=None,
+    )
+
+
+def _channel_bits(p: Tensor) -> Tensor:
+    """Bits of each channel, float64 ``[N, C]``: cells and channels change places for the kernel that sums cells."""
+    return latent_bits(p.flatten(2).transpose(1, 2).unsqueeze(3), dtype=torch.float64).squeeze(2)
+
+
 def outside_bits(bits: Tensor, projection: Projection, size: Sequence[int], crop: Crop) -> Tensor:
     """Bits, float64 ``[N]``, of the cells ``[N, h, w]`` that the projection puts outside the crop.
 
     From each cell's own shares and not from the map, so the two check each other. A cell leaves the image across
     its rows, its columns or both.
     """
-    (top, left, height, width), (h, w) = crop, bits.shape[-2:]
+    share = _outside_shares(projection, (bits.shape[-2], bits.shape[-1]), (size[0], size[1]), crop).to(bits.device)
+    return torch.where(share > 0, share * bits, 0).sum(dim=(1, 2))  # where: a cell of infinite bits may be inside
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)  # kept for calls that record gradients, too
+def _outside_shares(projection: Projection, grid: tuple[int, int], size: tuple[int, int], crop: Crop) -> Tensor:
+    """The part of each cell's bits that falls outside the crop, float64 ``[h, w]``."""
+    (top, left, height, width), (h, w) = crop, grid
     share = torch.zeros(h, w, dtype=torch.float64)
     for term in projection.terms:
         rows = outside_share(term.along(0), Axis(h, size[0], top, height))[:, None]
         columns = outside_share(term.along(1), Axis(w, size[1], left, width))
         share += rows + (term.along(0).share - rows) * columns
-    share = share.to(bits.device)
-    return torch.where(share > 0, share * bits, 0).sum(dim=(1, 2))  # where: a cell of infinite bits may be inside
+    return share
 
 
 def cropped_image(x_hat: Any, size: tuple[int, int], crop: Crop) -> Tensor | None:
@@ -269,6 +355,13 @@ def check_eval_mode(model: Callable[..., Any]) -> None:
                     f"{what} ({type(module).__name__}) is in train mode, where likelihoods are those of latents with "
                     "random noise; call model.eval() first"
                 )
+
+
+def check_images(model: Callable[..., Any], x: Any) -> None:
+    """Raises ``TypeError`` or ``ValueError`` where ``x`` is not a batch of images in [0, 1] on the model's device."""
+    _check_image(x)
+    _check_device(model, x)
+    check_range(x)
 
 
 def _check_image(x: Any) -> None:
@@ -317,7 +410,7 @@ def _image_likelihoods(output: Any) -> dict[str, Tensor]:
     if isinstance(likelihoods, (list, tuple)):
         raise TypeError(
             f"model returned a {type(likelihoods).__name__} of likelihoods, one entry a frame, as video models do; "
-            "BitrateMapper takes image models, and bitrate_map takes such lists"
+            "BitrateMapper takes image models; bitrate_map takes such lists, and coded_video codes frames"
         )
     named = {"y": likelihoods} if isinstance(likelihoods, Tensor) else named_likelihoods(likelihoods)
     if not named:

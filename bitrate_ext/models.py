@@ -10,12 +10,15 @@ import contextlib
 import importlib
 import pickle
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from . import checkpoint
 
 INSTALL = 'pip install "bitrate-ext[{}]"'
 WRAPPERS = ("state_dict", "model_state_dict")  # keys under which training scripts keep the weights
@@ -113,10 +116,12 @@ def load_checkpoint(path: str | Path, name: str | None = None) -> nn.Module:
     if name is not None:
         _check_choice("name", name, architectures)
     weights, sizes = _read_safetensors(path) if path.suffix == ".safetensors" else (_read_pickle(path), ())
+    checkpoint.check_weights(path, weights)
     weights = _prepared(weights)
     if name is None:
-        return _ready(_only_fit(path, architectures, weights, sizes))
+        name = _only_fit(path, architectures, weights, sizes)
     try:
+        checkpoint.rehearse(_build, architectures[name], weights, sizes)
         return _ready(_build(architectures[name], weights, sizes))
     except MISFIT as error:
         raise ValueError(f"the weights in {path} do not fit {name!r}: {_reason(error)}") from error
@@ -153,15 +158,20 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], tuple[int, ...]]:
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
+    checkpoint.check_archive(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # remarks on pickle protocols and storages, about which a user can do nothing
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # PyTorch's text goes on to advise weights_only=False.
         raise ValueError(
             f"{path} is damaged, or holds Python objects besides tensors; those are refused, because loading them can "
             'run code. If you trust it, save its weights alone: torch.save(checkpoint["state_dict"], ...)'
         ) from error
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, AttributeError) as error:
+    except Exception as error:  # damaged pickles raise anything, from IndexError to UnicodeDecodeError
         raise ValueError(f"{path} is not a readable PyTorch file, or is truncated: {_first_line(error)}") from error
     for key in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -200,21 +210,24 @@ def _build(architecture: Any, weights: Mapping[str, Tensor], sizes: tuple[int, .
 
 def _only_fit(
     path: Path, architectures: Mapping[str, Any], weights: Mapping[str, Tensor], sizes: tuple[int, ...]
-) -> nn.Module:
-    """The model of the one architecture that takes these weights; each is tried."""
-    fitting = {}
+) -> str:
+    """The one architecture that takes these weights; each is tried."""
+    fitting = []
     for name, architecture in architectures.items():
         with contextlib.suppress(*MISFIT):
-            fitting[name] = _build(architecture, weights, sizes)
+            if not checkpoint.rehearse(_build, architecture, weights, sizes):
+                _build(architecture, weights, sizes)
+            fitting.append(name)
     if len(fitting) != 1:
         found = f"fit {' and '.join(map(repr, fitting))}" if fitting else "fit no known architecture"
         known = ", ".join(map(repr, sorted(architectures)))
         raise ValueError(f"the weights in {path} {found}; name the architecture, one of {known}")
-    return next(iter(fitting.values()))
+    return fitting[0]
 
 
 def _ready(model: Any) -> nn.Module:
     """In eval mode, with coder tables of these weights: tables in a checkpoint may be older than its weights."""
     model.eval()
+    checkpoint.check_quantiles(model)
     model.update(force=True)
     return model

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .colours import colour_limit, colour_map, overlaid
+from .colours import DIFFERENCES, colour_limit, colour_map, overlaid
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -23,7 +23,12 @@ LONG_SIDE = (720, 1600)  # shortest and longest a panel's long side gets, pixels
 
 
 def map_figure(
-    bits: np.ndarray | Tensor, *, title: str = "", subtitle: str = "", limit: float | None = None
+    bits: np.ndarray | Tensor,
+    *,
+    title: str = "",
+    subtitle: str = "",
+    limit: float | None = None,
+    signed: bool = False,
 ) -> Image.Image:
     """The map with a colour bar in bits per pixel and a title.
 
@@ -32,6 +37,7 @@ def map_figure(
         title: cut in its middle where it is wider than the picture.
         subtitle: one smaller line below.
         limit: upper end of the colour scale, bits per pixel. Default: ``colour_limit`` of the map.
+        signed: a difference: red above zero, blue below, white at zero.
 
     Returns:
         An RGB image. The panel has the map's aspect; small maps are enlarged, large ones reduced.
@@ -63,16 +69,19 @@ def map_figure(
     figure = Figure(figsize=(full_width / 72, full_height / 72), dpi=72, facecolor="white")
     canvas = FigureCanvasAgg(figure)
     panel = figure.add_axes(_placed((left, bottom, width, height), full_width, full_height))
-    limit = colour_limit(values) if limit is None else limit
-    shown = np.where(np.isnan(values), np.nan, np.clip(values, 0.0, np.finfo(np.float32).max))
-    picture = panel.imshow(shown, cmap=colour_map(), vmin=0.0, vmax=limit, aspect="auto")
+    if limit is None:
+        limit = colour_limit(np.abs(values) if signed else values)
+    least, largest = (-limit if signed else 0.0), np.finfo(np.float32).max
+    shown = np.where(np.isnan(values), np.nan, np.clip(values, -largest if signed else 0.0, largest))
+    colours = colour_map(DIFFERENCES) if signed else colour_map()
+    picture = panel.imshow(shown, cmap=colours, vmin=least, vmax=limit, aspect="auto")
     panel.set_axis_off()
 
     scale = figure.colorbar(
         picture,
         cax=figure.add_axes(_placed(bar, full_width, full_height)),
         orientation="horizontal" if below else "vertical",
-        extend="max" if np.nanmax(shown, initial=0.0) > limit else "neither",
+        extend=_extended(shown, least, limit),
         extendfrac=1.1 * em / bar_length,
     )
     label = "bits per pixel" + (" (grey: not a number)" if np.isnan(values).any() else "")
@@ -134,6 +143,12 @@ def _panel_size(height: int, width: int) -> tuple[int, int]:
     long = max(height, width)
     scale = max(1.0, -(-shortest // long)) if long <= longest else longest / long
     return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _extended(shown: np.ndarray, least: float, limit: float) -> str:
+    """At which ends the colour bar goes on, in matplotlib's words."""
+    below, above = np.nanmin(shown, initial=0.0) < least, np.nanmax(shown, initial=0.0) > limit
+    return {(False, False): "neither", (True, False): "min", (False, True): "max"}.get((below, above), "both")
 
 
 def _placed(box: tuple[float, float, float, float], width: int, height: int) -> tuple[float, float, float, float]:

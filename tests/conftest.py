@@ -29,6 +29,15 @@ def rng(request):
     return np.random.default_rng(list(request.node.nodeid.encode()))
 
 
+@pytest.fixture
+def one_thread():
+    """For models so small that they are slower on several."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)

@@ -417,7 +417,7 @@ def test_errors_of_the_command(
         told = error_of(capsys, "map", "cat.png", "--max-memory", "64GiB")
     assert told.startswith("bitrate-ext: error: cat.png: --max-memory is too low: even the smallest tiles, ")
     told = error_of(capsys, "map", "cat.png", "--projection", "jacobian", "--tile", "64")
-    assert "--projection jacobian follows whole pictures" in told
+    assert "--projection jacobian is for whole pictures" in told
     assert "no such file" in error_of(capsys, "map", "dog.png", "--tile", "64")
     assert sorted(path.name for path in folder.iterdir()) == before
 

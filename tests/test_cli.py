@@ -105,6 +105,10 @@ def test_numbers_agree_with_one_another(photos: Callable) -> None:
         "receptive_field": None,
         "jacobian": None,
         "tiles": None,
+        "bits": "estimated",
+        "warnings": [],
+        "ledger": None,
+        "channels": None,
         "files": {
             "map": "cat.bitrate.png",
             "overlay": "cat.overlay.png",

@@ -1,0 +1,299 @@
+"""Maps of what a model really writes: each symbol's bits in the range coder, laid out as likelihoods are.
+
+``Coder`` runs the model's own ``compress`` and listens (``listening.py``), finds each symbol's place
+(``placement.py``) and keeps the books (``ledger.py``). Everything after that is the way of the estimate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import traps
+from .ledger import Account, Books, Ledger
+from .listening import Coded, Listener, Memory, listening
+from .mapper import CODED, BitrateMapper, BitrateResult, Crop, lay_out, outside_bits
+from .ops import bitrate_map, named_likelihoods
+from .placement import INSTEAD, Blocks, Placer, find_blocks, find_checkerboards, heard_likelihoods
+from .projection import Projection
+from .range_coder import CodingError
+
+LARGEST = 512.0  # bits of one likelihood: 2^-512 and its products are float64's own
+
+
+@dataclass(eq=False)
+class CodedLatent:
+    """What N images cost in one latent."""
+
+    bits: Tensor  # float64 [N, C, h, w], of each symbol
+    expected: Tensor  # float64 [N, C, h, w], what its table expects
+    books: Books
+    positions: bool  # coded one position at a time, from those before it
+
+
+class Coder:
+    """Codes with a model's own ``compress`` and says what each symbol cost.
+
+    Args:
+        model: an image or a video model of CompressAI's, or one built on its entropy models.
+
+    Raises:
+        TypeError: it has no ``compress``.
+    """
+
+    def __init__(self, model: Any) -> None:
+        if not isinstance(model, nn.Module) or not callable(getattr(model, "compress", None)):
+            raise TypeError(
+                f"bits='coded' needs an nn.Module with a method compress(), as CompressAI's models have, got "
+                f"{type(model).__name__}; {INSTEAD}"
+            )
+        self.model: Any = model
+        self.blocks: Blocks = {}
+        self.memory = Memory(model)
+        self.checkerboards = find_checkerboards(model)
+        self.tables = traps.TableChecks(self.memory)
+        self.notes: list[str] = []  # on the tables that the last call has used
+
+    @torch.no_grad()
+    def learn(self, sample: Any, forward_kwargs: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+        """See from one run of ``forward`` which entropy model codes what; returns the grids of the latents.
+
+        The sample is noise, so that no two parts of a latent are equal. A list stands for a video.
+        """
+        calls, handles = heard_likelihoods(self.memory.names)
+        try:
+            likelihoods = self.model(sample, **forward_kwargs)["likelihoods"]
+        except (TypeError, AttributeError, KeyError, RuntimeError) as error:
+            if not isinstance(sample, list):
+                raise
+            raise TypeError(
+                f"model must be a video model, which takes a list of frames and returns their likelihoods, got "
+                f"{type(self.model).__name__} ({error})"
+            ) from error
+        finally:
+            for handle in handles:
+                handle.remove()
+        frames = likelihoods if isinstance(likelihoods, list) else [likelihoods]
+        frames = [{"y": frame} if isinstance(frame, Tensor) else frame for frame in frames]
+        latents = {name: p for frame in frames for name, p in named_likelihoods(frame).items()}
+        self.blocks = find_blocks(self.memory.names, calls, latents)
+        return {name: (p.shape[2], p.shape[3]) for name, p in latents.items()}
+
+    @torch.no_grad()
+    def code(
+        self, images: Any, grids: Mapping[str, tuple[int, int]], batch: int, kwargs: Mapping[str, Any]
+    ) -> list[dict[str, CodedLatent]]:
+        """Code images, or a list of frames: the latents of each frame, one entry for images.
+
+        Args:
+            images: what ``compress`` takes, padded.
+            grids: ``(h, w)`` of each latent.
+            batch: number of images, or of videos.
+            kwargs: for ``compress``.
+
+        Raises:
+            CodingError: the coder cannot be listened to, or a symbol's place cannot be told.
+            ValueError: the model has no tables.
+        """
+        self.tables.check(self.blocks)
+        with listening(self.memory) as heard:
+            output = self.model.compress(images, **kwargs)
+        self.notes = self.tables.notes(heard)
+        frames = _frames_of(output, len(images)) if isinstance(images, list) else [_strings_of(output)]
+        return [self._frame(heard, frame, grids, batch) for frame in frames]
+
+    def _frame(
+        self, heard: Listener, strings: Any, grids: Mapping[str, tuple[int, int]], batch: int
+    ) -> dict[str, CodedLatent]:
+        placer = Placer(self.memory.names, self.checkerboards, self.blocks, grids)
+        channels: dict[str, int] = {}
+        for blocks in self.blocks.values():
+            for block in blocks:
+                channels[block.latent] = max(channels.get(block.latent, 0), block.first + block.channels)
+        latents: dict[str, CodedLatent] = {}
+        for coded in _returned(heard, strings):
+            located = placer.locate(coded)
+            owners = {(one.latent, one.image) for one in located}
+            if len(owners) != 1:
+                raise CodingError(
+                    f"a string holds symbols of several latents or images, {sorted(owners)}: the coder's overhead "
+                    f"belongs to none of them; {INSTEAD}"
+                )
+            ((name, image),) = owners
+            if name not in latents:
+                shape = (batch, channels[name], *grids[name])
+                latents[name] = CodedLatent(
+                    torch.zeros(shape, dtype=torch.float64),
+                    torch.zeros(shape, dtype=torch.float64),
+                    Books(batch),
+                    False,
+                )
+            latent = latents[name]
+            if image >= batch:
+                raise CodingError(
+                    f"latent {name!r} has strings for more than the {batch} images of the batch; {INSTEAD}"
+                )
+            for one in located:
+                for target, values in ((latent.bits, one.bits), (latent.expected, one.expected)):
+                    one.add(values, target.numpy()[image])
+                latent.positions |= one.positions
+            costs = [part.costs for part in coded.parts]
+            latent.books.enter(
+                image,
+                len(coded.string),
+                math.fsum(float(one.bits.sum()) for one in costs),
+                sum(one.escapes for one in costs),
+                sum(one.steps for one in costs),
+            )
+        return latents
+
+
+def map_coded(
+    mapper: BitrateMapper, coder: Coder, padded: Tensor, crop: Crop, forward_kwargs: dict[str, Any]
+) -> BitrateResult:
+    """Maps of what ``compress`` writes of padded images; see ``BitrateMapper``."""
+    size = (padded.shape[2], padded.shape[3])
+    if not coder.blocks:
+        rows, columns = (math.lcm(*axis) for axis in zip(*mapper.strides.values(), strict=True))
+        coder.learn(_noise((1, padded.shape[1], rows, columns), padded), forward_kwargs)
+    grids = {name: (size[0] // rows, size[1] // columns) for name, (rows, columns) in mapper.strides.items()}
+    (latents,) = coder.code(padded, grids, padded.shape[0], forward_kwargs)
+    missing = [name for name in mapper.strides if name not in latents]
+    if missing:
+        raise CodingError(f"nothing that compress() returned belongs to latent {missing[0]!r}; {INSTEAD}")
+    latents = {name: latents[name] for name in mapper.strides}
+    result = lay_out_coded(latents, mapper.projections, size, crop, padded)
+    notes = coder.notes
+    if mapper.gap:
+        estimate = mapper.estimate(padded, crop, forward_kwargs, torch.float64)
+        accounts = _compared(result, estimate)
+        notes = [*estimate.warnings, *notes, *_disagreements(coder, latents, accounts)]
+        result = replace(result, x_hat=estimate.x_hat, gap=result.map - estimate.map, ledger=Ledger(accounts))
+    return in_dtype(replace(result, warnings=tuple(notes)), padded.dtype)
+
+
+def lay_out_coded(
+    latents: Mapping[str, CodedLatent],
+    projections: Mapping[str, Projection],
+    canvas: tuple[int, int],
+    crop: Crop,
+    padded: Tensor,
+) -> BitrateResult:
+    """Float64 maps of coded latents, on the device of the padded images, and their ledger."""
+    cells = {name: one.bits.sum(dim=1).to(padded.device) for name, one in latents.items()}
+    likelihoods = {name: as_likelihoods(one) for name, one in cells.items()}
+    result = lay_out(likelihoods, projections, canvas, crop, torch.float64)
+    expected = {name: as_likelihoods(one.expected.sum(dim=1).to(padded.device)) for name, one in latents.items()}
+    accounts = {
+        name: latents[name].books.account(
+            result.maps[name].sum(dim=(1, 2, 3)), outside_bits(one, projections[name], canvas, crop)
+        )
+        for name, one in cells.items()
+    }
+    return replace(
+        result,
+        bits=CODED,
+        channel_bits={name: one.bits.sum(dim=(2, 3)).to(padded.device) for name, one in latents.items()},
+        ledger=Ledger(accounts),
+        entropy=bitrate_map(expected, canvas, crop=crop, projection=projections, dtype=torch.float64),
+    )
+
+
+def in_dtype(result: BitrateResult, dtype: torch.dtype) -> BitrateResult:
+    """Maps in float32, unless the model computes in float64."""
+    if dtype == torch.float64:
+        return result
+    return replace(
+        result,
+        map=result.map.float(),
+        maps={name: one.float() for name, one in result.maps.items()},
+        latent_bits={name: one.float() for name, one in result.latent_bits.items()},
+        entropy=None if result.entropy is None else result.entropy.float(),
+        gap=None if result.gap is None else result.gap.float(),
+    )
+
+
+def _compared(result: BitrateResult, estimate: BitrateResult) -> dict[str, Account]:
+    """The ledger's accounts with the estimate beside them."""
+    assert result.ledger is not None
+    accounts = {}
+    for name, account in result.ledger.latents.items():
+        ours, theirs = (one.latent_bits[name].double().cpu() for one in (result, estimate))
+        coded, apart = ours.sum(dim=(1, 2)), (ours - theirs).abs().sum(dim=(1, 2))
+        accounts[name] = replace(account, estimated=theirs.sum(dim=(1, 2)), disagreement=apart / coded)
+    return accounts
+
+
+def _disagreements(coder: Coder, latents: Mapping[str, CodedLatent], accounts: Mapping[str, Account]) -> Iterator[str]:
+    """Latents that are coded position after position, but estimated from values that are rounded another way."""
+    by_position = {block.latent for blocks in coder.blocks.values() for block in blocks if block.positions}
+    for name, latent in latents.items():
+        disagreement = accounts[name].disagreement
+        if latent.positions and name not in by_position and disagreement is not None:
+            yield (
+                f"forward() and compress() take the context of latent {name!r} from values that are rounded in "
+                f"different ways: cell by cell the estimate is {100 * float(disagreement.mean()):.1f} % off"
+            )
+
+
+def _noise(shape: tuple[int, ...], like: Tensor, seed: int = 0) -> Tensor:
+    """Uniform noise that leaves PyTorch's own random numbers alone."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)).to(like)
+
+
+def as_likelihoods(cells: Tensor) -> Tensor:
+    """Likelihoods, float64 ``[N, K, h, w]``, that cost the bits of each cell, ``[N, h, w]``.
+
+    K is a power of two, so that a K-th of a cell's bits is exact, and so large that no likelihood is subnormal.
+    """
+    largest = float(cells.max()) if cells.numel() else 0.0
+    parts = 2 ** max(0, math.ceil(math.log2(max(largest, 1.0) / LARGEST)))
+    return torch.exp2(-cells / parts).unsqueeze(1).expand(-1, parts, -1, -1)
+
+
+def _strings_of(output: Any) -> Any:
+    if not isinstance(output, Mapping) or "strings" not in output:
+        found = ", ".join(map(repr, output)) if isinstance(output, Mapping) else type(output).__name__
+        raise CodingError(f"compress() must return a mapping with the key 'strings', got {found}; {INSTEAD}")
+    return output["strings"]
+
+
+def _frames_of(output: Any, count: int) -> Any:
+    if not isinstance(output, tuple) or not isinstance(output[0], Sequence) or len(output[0]) != count:
+        raise CodingError(
+            f"compress() must return the strings of each of {count} frames, and shapes, got {type(output).__name__}; "
+            f"{INSTEAD}"
+        )
+    return output[0]
+
+
+def _flattened(strings: Any) -> Iterator[bytes]:
+    if isinstance(strings, bytes):
+        yield strings
+    elif isinstance(strings, Mapping):
+        for one in strings.values():
+            yield from _flattened(one)
+    elif isinstance(strings, Sequence) and not isinstance(strings, str):
+        for one in strings:
+            yield from _flattened(one)
+
+
+def _returned(heard: Listener, strings: Any) -> list[Coded]:
+    """What was heard of the strings that ``compress`` returned, in the order of coding; others count for nothing."""
+    order = {id(coded.string): number for number, coded in enumerate(heard.strings)}
+    found = []
+    for string in _flattened(strings):
+        if id(string) not in order:
+            raise CodingError(
+                f"compress() returned a string of {len(string)} bytes that CompressAI's range coder did not write as "
+                f"it is: its coder cannot be listened to; {INSTEAD}"
+            )
+        found.append(order[id(string)])
+    if not found:
+        raise CodingError(f"compress() returned no strings; {INSTEAD}")
+    return [heard.strings[number] for number in sorted(found)]
