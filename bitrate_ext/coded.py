@@ -18,12 +18,10 @@ from . import traps
 from .ledger import Account, Books, Ledger
 from .listening import Coded, Listener, Memory, listening
 from .mapper import CODED, BitrateMapper, BitrateResult, Crop, lay_out, outside_bits
-from .ops import bitrate_map, named_likelihoods
+from .ops import bitrate_map, likelihoods_of, named_likelihoods
 from .placement import INSTEAD, Blocks, Placer, find_blocks, find_checkerboards, heard_likelihoods
 from .projection import Projection
 from .range_coder import CodingError
-
-LARGEST = 512.0  # bits of one likelihood: 2^-512 and its products are float64's own
 
 
 @dataclass(eq=False)
@@ -186,9 +184,9 @@ def lay_out_coded(
 ) -> BitrateResult:
     """Float64 maps of coded latents, on the device of the padded images, and their ledger."""
     cells = {name: one.bits.sum(dim=1).to(padded.device) for name, one in latents.items()}
-    likelihoods = {name: as_likelihoods(one) for name, one in cells.items()}
+    likelihoods = {name: likelihoods_of(one) for name, one in cells.items()}
     result = lay_out(likelihoods, projections, canvas, crop, torch.float64)
-    expected = {name: as_likelihoods(one.expected.sum(dim=1).to(padded.device)) for name, one in latents.items()}
+    expected = {name: likelihoods_of(one.expected.sum(dim=1).to(padded.device)) for name, one in latents.items()}
     accounts = {
         name: latents[name].books.account(
             result.maps[name].sum(dim=(1, 2, 3)), outside_bits(one, projections[name], canvas, crop)
@@ -244,16 +242,6 @@ def _disagreements(coder: Coder, latents: Mapping[str, CodedLatent], accounts: M
 def _noise(shape: tuple[int, ...], like: Tensor, seed: int = 0) -> Tensor:
     """Uniform noise that leaves PyTorch's own random numbers alone."""
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed)).to(like)
-
-
-def as_likelihoods(cells: Tensor) -> Tensor:
-    """Likelihoods, float64 ``[N, K, h, w]``, that cost the bits of each cell, ``[N, h, w]``.
-
-    K is a power of two, so that a K-th of a cell's bits is exact, and so large that no likelihood is subnormal.
-    """
-    largest = float(cells.max()) if cells.numel() else 0.0
-    parts = 2 ** max(0, math.ceil(math.log2(max(largest, 1.0) / LARGEST)))
-    return torch.exp2(-cells / parts).unsqueeze(1).expand(-1, parts, -1, -1)
 
 
 def _strings_of(output: Any) -> Any:

@@ -13,7 +13,7 @@ from . import _native, autograd, reference
 from .projection import Projection, get_projection
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-MOST_BITS = 1000  # of a likelihood in float64
+MOST_BITS = 512  # of a likelihood in float64, whose smallest is 2^-1074
 IMPLEMENTATIONS = ("auto", "native", "reference")
 
 Likelihoods = Tensor | Mapping[str, "Likelihoods"]
@@ -268,10 +268,11 @@ def bitrate_map(
 def likelihoods_of(bits: Tensor) -> Tensor:
     """Likelihoods that cost those bits: float64 ``[N, C, h, w]`` for cells ``[N, h, w]``.
 
-    Of one symbol a cell, or of as many as keep each above float64's smallest number.
+    C is a power of two, so that a C-th of a cell's bits is exact, and so large that float64 holds each likelihood and
+    products of two.
     """
     largest = bits.nan_to_num(posinf=0.0).max().item() if bits.numel() else 0.0
-    symbols = max(1, math.ceil(largest / MOST_BITS))
+    symbols = 2 ** max(0, math.ceil(math.log2(max(largest, 1.0) / MOST_BITS)))
     return torch.exp2(-bits.double() / symbols).unsqueeze(1).expand(-1, symbols, -1, -1)
 
 

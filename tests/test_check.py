@@ -17,7 +17,6 @@ from test_coded import assert_closes, model_of, photograph
 import bitrate_ext
 from bitrate_ext import BitrateMapper, cli, cli_check, demo_codec
 from bitrate_ext.channel_picture import channel_figure
-from bitrate_ext.coded import as_likelihoods
 from bitrate_ext.ledger import Books, Ledger
 from bitrate_ext.render import map_figure
 
@@ -120,16 +119,6 @@ def test_channels_of_the_estimate() -> None:
         likelihoods = model(X[:, :, :64, :64])["likelihoods"]
     for name, p in likelihoods.items():
         torch.testing.assert_close(result.channel_bits[name], -p.double().log2().sum(dim=(2, 3)), rtol=1e-6, atol=1e-9)
-
-
-@pytest.mark.parametrize("largest", [0.0, 1e-3, 400.0, 513.0, 30_000.0])
-def test_cells_as_likelihoods(largest: float) -> None:
-    cells = torch.rand(2, 5, 7, dtype=torch.float64) * largest
-    cells[0, 0, 0], cells[0, 0, 1] = largest, 0.0
-    p = as_likelihoods(cells)
-    assert float(p.min()) > 1e-300
-    torch.testing.assert_close(bitrate_ext.latent_bits(p), cells, rtol=1e-14, atol=1e-14)
-    assert bitrate_ext.latent_bits(p)[0, 0, 1] == 0
 
 
 def test_books_that_do_not_close() -> None:

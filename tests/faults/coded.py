@@ -108,13 +108,6 @@ FAULTS = [
         "test_coded_models.py::test_a_mixture_of_gaussians",
     ),
     Fault(
-        "likelihoods that vanish",
-        CODED,
-        "LARGEST = 512.0",
-        "LARGEST = 4096.0",
-        "test_check.py::test_cells_as_likelihoods",
-    ),
-    Fault(
         "gap the other way round",
         CODED,
         "gap=result.map - estimate.map",

@@ -152,7 +152,7 @@ FAULTS = [
     Fault(
         "cells below float64's smallest number",
         OPS,
-        "symbols = max(1, math.ceil(largest / MOST_BITS))",
+        "symbols = 2 ** max(0, math.ceil(math.log2(max(largest, 1.0) / MOST_BITS)))",
         "symbols = 1",
         "test_video.py::test_cells_go_back_to_likelihoods",
     ),
