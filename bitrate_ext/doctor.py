@@ -24,6 +24,8 @@ OPTIONAL = {  # module to (distribution, what needs it)
     "matplotlib": ("matplotlib", "drawing maps"),
     "tqdm": ("tqdm", "progress bars"),
     "captum": ("captum", "integrated gradients and Grad-CAM"),
+    "av": ("av", "videos"),
+    "tifffile": ("tifffile", "TIFF files in parts"),
 }
 
 
