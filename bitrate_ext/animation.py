@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from . import cli
 from .colours import colour_limit
+from .console import OK, UsageError, finite, made_folder, number, one_line, say, trouble_in_one_line
 from .images import load_image
+from .map_files import all_or_none
 from .mapper import BitrateMapper
+from .model_arguments import model_on
 from .render import map_figure
 
 if TYPE_CHECKING:
@@ -28,30 +30,30 @@ SECONDS = 1.0  # that each picture is shown
 def run(arguments: argparse.Namespace, device: torch.device) -> int:
     """The command: map, write the file, print."""
     if len(arguments.videos) != 1:
-        raise cli.UsageError(f"--animate takes one photograph, got {len(arguments.videos)} files")
+        raise UsageError(f"--animate takes one photograph, got {len(arguments.videos)} files")
     _check(arguments)
     photograph = Path(arguments.videos[0])
     try:
         x = load_image(photograph).to(device)
     except (ValueError, OSError) as error:
-        raise cli.UsageError(cli._one_line(error)) from error
+        raise UsageError(one_line(error)) from error
     output = Path(arguments.output)
     if output.suffix.lower() not in (".png", ".apng"):
         output = output / f"{photograph.stem}.bitrate.png"
-    cli._made_folder(str(output.parent))
+    made_folder(str(output.parent))
     if output.resolve() == photograph.resolve():
-        raise cli.UsageError(f"{output} would replace the input; choose another name with -o")
+        raise UsageError(f"{output} would replace the input; choose another name with -o")
 
     maps, words = [], []
     for model, name in _models(arguments, device):
-        with cli._trouble_in_one_line(f"{name}: "):
+        with trouble_in_one_line(f"{name}: "):
             result = BitrateMapper(model, projection=arguments.projection)(x)
         maps.append(result.map[0, 0].float().cpu().numpy())
-        words.append(f"{name}   {cli._number(cli._finite(result.bpp.item()), '.3f')} bits per pixel")
+        words.append(f"{name}   {number(finite(result.bpp.item()), '.3f')} bits per pixel")
         if not arguments.json:
-            cli._say(words[-1], sys.stdout)
+            say(words[-1], sys.stdout)
     pictures = animated(maps, photograph.name, words)
-    with cli._all_or_none([output]) as (file,):
+    with all_or_none([output]) as (file,):
         pictures[0].save(
             file,
             format="PNG",
@@ -60,8 +62,8 @@ def run(arguments: argparse.Namespace, device: torch.device) -> int:
             duration=round(1000 * SECONDS),
             loop=0,
         )
-    cli._say(f"Animation: {output}", sys.stderr if arguments.json else sys.stdout)
-    return cli.OK
+    say(f"Animation: {output}", sys.stderr if arguments.json else sys.stdout)
+    return OK
 
 
 def animated(maps: list[np.ndarray], title: str, subtitles: list[str]) -> list[Image.Image]:
@@ -75,11 +77,11 @@ def animated(maps: list[np.ndarray], title: str, subtitles: list[str]) -> list[I
 
 def _check(arguments: argparse.Namespace) -> None:
     if arguments.quality is not None or arguments.checkpoint is not None:
-        raise cli.UsageError("--animate goes over all qualities of --model, or over the checkpoints named after it")
+        raise UsageError("--animate goes over all qualities of --model, or over the checkpoints named after it")
     if not arguments.animate and arguments.model is None:
-        raise cli.UsageError("--animate needs --model NAME, or checkpoints: --animate LOW.pth HIGH.pth")
+        raise UsageError("--animate needs --model NAME, or checkpoints: --animate LOW.pth HIGH.pth")
     if arguments.animate and arguments.metric is not None:
-        raise cli.UsageError("--metric is for published weights and cannot go with checkpoints")
+        raise UsageError("--metric is for published weights and cannot go with checkpoints")
 
 
 def _models(arguments: argparse.Namespace, device: torch.device) -> Iterator[tuple[nn.Module, str]]:
@@ -87,10 +89,10 @@ def _models(arguments: argparse.Namespace, device: torch.device) -> Iterator[tup
     one = copy.copy(arguments)
     if arguments.animate:
         for one.checkpoint in arguments.animate:
-            yield cli._model_on(device, one)
+            yield model_on(device, one)
         return
     for one.quality in _qualities(arguments.model, arguments.metric or "mse"):
-        yield cli._model_on(device, one)
+        yield model_on(device, one)
 
 
 def _qualities(name: str, metric: str) -> list[int]:
@@ -98,5 +100,5 @@ def _qualities(name: str, metric: str) -> list[int]:
 
     published = require("compressai.zoo.image").model_urls.get(name, {}).get(metric, {})
     if not published:
-        raise cli.UsageError(f"--animate: there are no published qualities of {name!r} for {metric}")
+        raise UsageError(f"--animate: there are no published qualities of {name!r} for {metric}")
     return sorted(published)

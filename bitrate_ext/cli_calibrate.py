@@ -16,10 +16,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import calibration, cli
+from . import calibration
+from .console import OK, UsageError, made_folder, one_line, say, trouble_in_one_line
 from .demo_codec import demo_photograph
 from .images import load_image
+from .map_files import all_or_none
 from .mapper import BitrateMapper
+from .model_arguments import check_model_arguments, checked_device, model_on
 from .projection import Projection
 from .receptive_field import ReceptiveField
 
@@ -83,14 +86,14 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, write the files, print."""
-    cli._check_model_arguments(arguments)
-    device = cli._checked_device(arguments.device)
+    check_model_arguments(arguments)
+    device = checked_device(arguments.device)
     try:
         images = [load_image(image).to(device) for image in arguments.images]
     except (ValueError, OSError) as error:
-        raise cli.UsageError(f"--images: {cli._one_line(error)}") from error
-    folder = cli._made_folder(arguments.output)
-    model, name = cli._model_on(device, arguments)
+        raise UsageError(f"--images: {one_line(error)}") from error
+    folder = made_folder(arguments.output)
+    model, name = model_on(device, arguments)
 
     measured_latents: list[str] = []
 
@@ -99,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
         _say_measuring(latent)
 
     before = time.perf_counter()
-    with cli._trouble_in_one_line(""):
+    with trouble_in_one_line(""):
         measured = calibration.calibrate(
             model,
             arguments.latent,
@@ -113,10 +116,10 @@ def run(arguments: argparse.Namespace) -> int:
     measurement = _measurement(measured, name, str(device), seconds, kept=not measured_latents)
     _write(measured, measurement, folder, [*arguments.images, *filter(None, [arguments.checkpoint])])
     if arguments.json:
-        cli._say(json.dumps(asdict(measurement), indent=2, allow_nan=False), sys.stdout)
+        say(json.dumps(asdict(measurement), indent=2, allow_nan=False), sys.stdout)
     else:
-        cli._say(_table(measurement), sys.stdout)
-    return cli.OK
+        say(_table(measurement), sys.stdout)
+    return OK
 
 
 def measured_projections(model: nn.Module, device: torch.device) -> dict[str, Projection]:
@@ -125,7 +128,7 @@ def measured_projections(model: nn.Module, device: torch.device) -> dict[str, Pr
     Raises:
         UsageError: there are none; said once, and not for each image.
     """
-    with cli._trouble_in_one_line("--projection receptive-field: "):
+    with trouble_in_one_line("--projection receptive-field: "):
         mapper, photograph = BitrateMapper(model), load_image(demo_photograph()).to(device)
         mapper.prepare(photograph, {})
         return calibration.receptive_fields(mapper, photograph, {}, _say_measuring)
@@ -156,7 +159,7 @@ def described(mapper: BitrateMapper) -> dict[str, dict[str, Any]]:
 
 def _say_measuring(latent: str) -> None:
     if sys.stderr.isatty():
-        cli._say(f"Measuring the receptive field of latent {latent!r} ...", sys.stderr)
+        say(f"Measuring the receptive field of latent {latent!r} ...", sys.stderr)
 
 
 def _measurement(measured: ReceptiveField, model: str, device: str, seconds: float, kept: bool) -> Measurement:
@@ -193,14 +196,14 @@ def _write(measured: ReceptiveField, measurement: Measurement, folder: Path, inp
     targets = [folder / f"{stem}{ending}" for ending in OUTPUTS]
     for target in targets:
         if os.path.realpath(target) in map(os.path.realpath, inputs):
-            raise cli.UsageError(f"{target} would replace an input; choose another folder with -o")
+            raise UsageError(f"{target} would replace an input; choose another folder with -o")
     try:
-        with cli._all_or_none(targets) as (kernel_file, picture_file):
+        with all_or_none(targets) as (kernel_file, picture_file):
             measured.save(kernel_file)
             kernel_figure(measured, model=measurement.model).save(picture_file, format="PNG")
     except OSError as error:
-        reason = error.strerror or cli._one_line(error)
-        raise cli.UsageError(f"{folder / stem}: the results cannot be written ({reason})") from error
+        reason = error.strerror or one_line(error)
+        raise UsageError(f"{folder / stem}: the results cannot be written ({reason})") from error
     measurement.files = dict(zip(("kernel", "picture"), map(str, targets), strict=True))
 
 

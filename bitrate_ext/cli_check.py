@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from . import cli
+from .console import FAILED, OK, UsageError, finite, number, reason_of, say, with_progress
 from .images import load_image
+from .map_record import JACOBIAN, Record
 from .mapper import CODED, ESTIMATED, BitrateMapper, BitrateResult
+from .model_arguments import add_model_arguments, check_model_arguments, checked_device, model_on
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -41,7 +43,7 @@ def register(commands: Any) -> None:
         allow_abbrev=False,
     )
     command.add_argument("images", nargs="+", metavar="IMAGE", help="photographs")
-    cli._add_model_arguments(command)
+    add_model_arguments(command)
     command.add_argument(
         "--container", action="store_true", help="count the container of CompressAI's examples/codec.py, too"
     )
@@ -52,22 +54,22 @@ def run(arguments: argparse.Namespace) -> int:
     """Code, compare, print."""
     from . import __version__
 
-    device = cli._checked_device(arguments.device)
-    cli._check_model_arguments(arguments)
-    model, name = cli._model_on(device, arguments)
+    device = checked_device(arguments.device)
+    check_model_arguments(arguments)
+    model, name = model_on(device, arguments)
     mapper = BitrateMapper(model, bits=CODED, gap=True)
     documents: list[dict[str, Any]] = []
     failures: list[dict[str, str]] = []
-    for image in cli._with_progress(arguments.images):
+    for image in with_progress(arguments.images):
         try:
             photograph = load_image(image)
             document = described(mapper(photograph.to(device)))
         except (ValueError, OSError, MemoryError, RuntimeError) as error:
-            reason = cli._reason(error, image)
+            reason = reason_of(error, image)
             if reason is None:
                 raise
             failures.append({"image": image, "error": reason})
-            cli._say(f"bitrate-ext: error: {reason}", sys.stderr)
+            say(f"bitrate-ext: error: {reason}", sys.stderr)
             continue
         height, width = photograph.shape[-2:]
         document = {"image": image, "width": width, "height": height, "model": name, "device": str(device), **document}
@@ -75,13 +77,13 @@ def run(arguments: argparse.Namespace) -> int:
             del document["container_bytes"]
         documents.append(document)
         if not arguments.json:
-            cli._say(_table(document), sys.stdout)
+            say(_table(document), sys.stdout)
     if arguments.json:
         whole = {"version": __version__, "images": documents, "failures": failures}
-        cli._say(json.dumps(whole, indent=2, allow_nan=False), sys.stdout)
+        say(json.dumps(whole, indent=2, allow_nan=False), sys.stdout)
     if failures:
-        return cli.FAILED
-    return cli.OK if all(document["closes"] for document in documents) else OPEN
+        return FAILED
+    return OK if all(document["closes"] for document in documents) else OPEN
 
 
 def described(result: BitrateResult) -> dict[str, Any]:
@@ -98,8 +100,8 @@ def described(result: BitrateResult) -> dict[str, Any]:
             "strings": one.strings.item(),
             "escapes": one.escapes.item(),
             "closure": one.closure.item(),
-            "estimated": None if one.estimated is None else cli._finite(one.estimated.item()),
-            "disagreement": None if one.disagreement is None else cli._finite(one.disagreement.item()),
+            "estimated": None if one.estimated is None else finite(one.estimated.item()),
+            "disagreement": None if one.disagreement is None else finite(one.disagreement.item()),
         }
     return {
         "closes": ledger.closes.item(),
@@ -127,7 +129,7 @@ def _table(document: dict[str, Any]) -> str:
             gap = f"{100 * ((one['image'] + one['padding']) / one['estimated'] - 1):+.2f} %"
         lines.append(
             f"  {name:8}{one['image']:>14,.2f}{one['padding']:>14,.2f}{one['overhead']:>12,.2f}"
-            f"{8 * one['string_bytes']:>12,}{cli._number(one['estimated'], ',.2f'):>14}{gap:>10}"
+            f"{8 * one['string_bytes']:>12,}{number(one['estimated'], ',.2f'):>14}{gap:>10}"
         )
     left = max((abs(one["closure"]) for one in latents.values()), default=0.0)
     lines.append(f"  The books {'close' if document['closes'] else 'DO NOT CLOSE'}: {left:.1e} bits are left over.")
@@ -153,9 +155,9 @@ def add_map_arguments(command: argparse.ArgumentParser) -> None:
 def check_map_arguments(arguments: argparse.Namespace) -> None:
     """Raises ``UsageError`` where they do not go together."""
     if arguments.gap and arguments.bits != CODED:
-        raise cli.UsageError(f"--gap needs --bits {CODED}")
-    if arguments.bits == CODED and arguments.projection == cli.JACOBIAN:
-        raise cli.UsageError(f"--projection {cli.JACOBIAN} follows estimated bits and cannot go with --bits {CODED}")
+        raise UsageError(f"--gap needs --bits {CODED}")
+    if arguments.bits == CODED and arguments.projection == JACOBIAN:
+        raise UsageError(f"--projection {JACOBIAN} follows estimated bits and cannot go with --bits {CODED}")
 
 
 def map_outputs(arguments: argparse.Namespace) -> dict[str, str]:
@@ -164,7 +166,7 @@ def map_outputs(arguments: argparse.Namespace) -> dict[str, str]:
     return {name: f".{name}.png" for name, wanted in asked.items() if wanted}
 
 
-def complete_record(record: cli.Record, result: BitrateResult, channels: bool) -> None:
+def complete_record(record: Record, result: BitrateResult, channels: bool) -> None:
     """Where the bits come from, what is to be known of them, their ledger and their channels."""
     record.bits, record.warnings = result.bits, list(result.warnings)
     if result.ledger is not None:
@@ -181,8 +183,8 @@ def channel_account(bits: Any) -> dict[str, list[Any]]:
     shares = (ordered.values.cumsum(0) / total if total > 0 else ordered.values).tolist()
     return {
         "channel": ordered.indices.tolist(),
-        "bits": [cli._finite(one) for one in ordered.values.tolist()],
-        "share": [cli._finite(one) for one in shares],
+        "bits": [finite(one) for one in ordered.values.tolist()],
+        "share": [finite(one) for one in shares],
     }
 
 
@@ -216,4 +218,4 @@ def array_names(result: BitrateResult) -> dict[str, Any]:
 def warn(result: BitrateResult, image: str) -> None:
     """Each warning as a line on stderr."""
     for warning in result.warnings:
-        cli._say(f"bitrate-ext: warning: {Path(image).name}: {warning}", sys.stderr)
+        say(f"bitrate-ext: warning: {Path(image).name}: {warning}", sys.stderr)

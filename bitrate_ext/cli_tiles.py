@@ -13,10 +13,12 @@ from typing import IO
 
 import torch
 
-from . import cli, memory
+from . import memory
 from .big_picture import PictureResult, Progress, TiledRun, room_for_picture, written_map
+from .console import UsageError, finite, say
 from .images import ImageError
 from .map_files import FORMATS, Reduced, all_or_none
+from .map_record import JACOBIAN, OUTPUTS, Record, subtitle
 from .mapper import CODED, RECEPTIVE_FIELD, BitrateMapper
 from .memory import shown_bytes
 from .pictures import declared_size, open_picture
@@ -54,22 +56,22 @@ def _bytes(text: str) -> int:
 def check_arguments(arguments: argparse.Namespace) -> None:
     """Raises ``UsageError`` for those that do not go together."""
     if arguments.tile is not None and arguments.tile < 1:
-        raise cli.UsageError(f"--tile must be at least 1, got {arguments.tile}")
+        raise UsageError(f"--tile must be at least 1, got {arguments.tile}")
     whole = _whole_only(arguments)
     if whole and _asked(arguments):
-        raise cli.UsageError(f"{whole} is for whole pictures; it has no --max-memory, --tile, --format")
+        raise UsageError(f"{whole} is for whole pictures; it has no --max-memory, --tile, --format")
 
 
 def _whole_only(arguments: argparse.Namespace) -> str | None:
     """The option, if any, that tiles cannot serve."""
-    if arguments.projection == cli.JACOBIAN:
-        return f"--projection {cli.JACOBIAN}"
+    if arguments.projection == JACOBIAN:
+        return f"--projection {JACOBIAN}"
     return f"--bits {CODED}" if arguments.bits == CODED else "--channels" if arguments.channels else None
 
 
 def endings(arguments: argparse.Namespace) -> tuple[str, ...]:
     """Of the files of one picture."""
-    return tuple(ENDINGS[arguments.format or "npz"] if one == ENDINGS["npz"] else one for one in cli.OUTPUTS)
+    return tuple(ENDINGS[arguments.format or "npz"] if one == ENDINGS["npz"] else one for one in OUTPUTS)
 
 
 def _asked(arguments: argparse.Namespace) -> bool:
@@ -121,7 +123,7 @@ def map_one(
     model: str,
     arguments: argparse.Namespace,
     targets: Sequence[Path],
-) -> cli.Record:
+) -> Record:
     """Map one picture in tiles and write its files, all or none."""
     form = arguments.format or "npz"
     with _named(image), open_picture(image, room_for_picture(device, arguments.max_memory)) as picture:
@@ -155,12 +157,11 @@ def _record(
     model: str,
     arguments: argparse.Namespace,
     targets: Sequence[Path],
-) -> cli.Record:
+) -> Record:
     from . import __version__
     from .cli_calibrate import described
 
-    finite = cli._finite
-    return cli.Record(
+    return Record(
         image=image,
         width=result.size[1],
         height=result.size[0],
@@ -179,7 +180,7 @@ def _record(
     )
 
 
-def _draw(result: PictureResult, record: cli.Record, map_file: IO[bytes], overlay_file: IO[bytes]) -> None:
+def _draw(result: PictureResult, record: Record, map_file: IO[bytes], overlay_file: IO[bytes]) -> None:
     """The two pictures, from the reduced map."""
     from PIL import Image
 
@@ -187,8 +188,8 @@ def _draw(result: PictureResult, record: cli.Record, map_file: IO[bytes], overla
 
     panel = Reduced(result.reduced.shape, long_side=PANEL)
     panel.add(result.reduced)
-    subtitle = cli._subtitle(record)
-    map_figure(panel.pixels, title=Path(record.image).name, subtitle=subtitle).save(map_file, format="PNG")
+    words = subtitle(record)
+    map_figure(panel.pixels, title=Path(record.image).name, subtitle=words).save(map_file, format="PNG")
     limit = colour_limit(result.reduced)
     laid = Image.new("RGB", result.reduced.shape[::-1])
     for top in range(0, laid.height, OVERLAID_ROWS):
@@ -215,7 +216,7 @@ def _say_plan(image: str, run: TiledRun) -> None:
         of = "" if run.plan.limit is None else f" of {shown_bytes(run.plan.limit)}"
         size = f"{run.picture.width} x {run.picture.height}"
         tile = "{1} x {0}".format(*record["tile"])
-        cli._say(f"{image}: {size} pixels in {record['tiles']} tiles of {tile}{peak}{of}", sys.stderr)
+        say(f"{image}: {size} pixels in {record['tiles']} tiles of {tile}{peak}{of}", sys.stderr)
 
 
 @contextlib.contextmanager

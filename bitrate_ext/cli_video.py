@@ -17,9 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import animation, cli
+from . import animation
+from .console import FAILED, OK, PARTIAL, UsageError, finite, made_folder, number, one_line, reason_of, say
 from .frames import FrameMapper, is_sequential
+from .map_files import all_or_none
 from .mapper import RECEPTIVE_FIELD
+from .model_arguments import check_model_arguments, checked_device, model_on
 from .projection import PROJECTIONS
 from .video import SCALES, VIEWS, FrameRow, VideoRecord, map_video, partial_name
 from .video_writer import CONTAINERS, PRESETS
@@ -27,7 +30,6 @@ from .video_writer import CONTAINERS, PRESETS
 if TYPE_CHECKING:
     from torch import nn
 
-PARTIAL = 1  # exit code: the video ended before its end, and what there was has been mapped
 GROUP = 32  # frames from one keyframe to the next
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 NOTES = """\
@@ -89,12 +91,12 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Map, write the files, print."""
-    cli._check_model_arguments(arguments)
-    device = cli._checked_device(arguments.device)
+    check_model_arguments(arguments)
+    device = checked_device(arguments.device)
     if arguments.animate is not None:
         return animation.run(arguments, device)
     targets = _targets(arguments.videos, arguments.output)
-    model, name = cli._model_on(device, arguments, video=True)
+    model, name = model_on(device, arguments, video=True)
     mapper = _mapper(model, arguments)
 
     records: list[dict[str, Any]] = []
@@ -103,23 +105,23 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             document = _map_one(video, target, mapper, name, arguments)
         except (ValueError, OSError, MemoryError, RuntimeError) as error:
-            reason = cli._reason(error, video)
+            reason = reason_of(error, video)
             if reason is None:
                 raise
             failures.append({"video": video, "error": reason})
-            cli._say(f"bitrate-ext: error: {reason}", sys.stderr)
+            say(f"bitrate-ext: error: {reason}", sys.stderr)
             continue
         records.append(document)
         if document["partial"]:
-            cli._say(f"bitrate-ext: warning: {video}: {document['partial']}; mapped as far as it goes", sys.stderr)
+            say(f"bitrate-ext: warning: {video}: {document['partial']}; mapped as far as it goes", sys.stderr)
         if not arguments.json:
-            cli._say(_summary(document), sys.stdout)
+            say(_summary(document), sys.stdout)
     if arguments.json:
         whole = {"videos": records, "failures": failures}
-        cli._say(json.dumps(whole, indent=2, allow_nan=False), sys.stdout)
+        say(json.dumps(whole, indent=2, allow_nan=False), sys.stdout)
     if failures:
-        return cli.FAILED
-    return PARTIAL if any(document["partial"] for document in records) else cli.OK
+        return FAILED
+    return PARTIAL if any(document["partial"] for document in records) else OK
 
 
 def _mapper(model: nn.Module, arguments: argparse.Namespace) -> FrameMapper:
@@ -127,9 +129,9 @@ def _mapper(model: nn.Module, arguments: argparse.Namespace) -> FrameMapper:
     if is_sequential(model):
         group = GROUP if group is None else group
         if arguments.batch != 1:
-            raise cli.UsageError(f"--batch {arguments.batch}: frames of a video codec depend on one another")
+            raise UsageError(f"--batch {arguments.batch}: frames of a video codec depend on one another")
     elif group is not None:
-        raise cli.UsageError(f"--group {group} is for video codecs; this model codes each frame by itself")
+        raise UsageError(f"--group {group} is for video codecs; this model codes each frame by itself")
     try:
         return FrameMapper(
             model,
@@ -141,7 +143,7 @@ def _mapper(model: nn.Module, arguments: argparse.Namespace) -> FrameMapper:
             compile=arguments.compile,
         )
     except ValueError as error:
-        raise cli.UsageError(cli._one_line(error)) from error
+        raise UsageError(one_line(error)) from error
 
 
 def _targets(videos: Sequence[str], output: str) -> list[Path]:
@@ -149,20 +151,20 @@ def _targets(videos: Sequence[str], output: str) -> list[Path]:
     path = Path(output)
     if path.suffix.lower() in CONTAINERS and not path.is_dir():
         if len(videos) > 1:
-            raise cli.UsageError(f"--output {output}: one file for {len(videos)} videos; name a folder")
-        cli._made_folder(str(path.parent))
+            raise UsageError(f"--output {output}: one file for {len(videos)} videos; name a folder")
+        made_folder(str(path.parent))
         targets = [path]
     else:
-        folder = cli._made_folder(output)
+        folder = made_folder(output)
         targets = [folder / f"{Path(video).stem}.bitrate.mp4" for video in videos]
     inputs = {os.path.realpath(video): video for video in videos}
     seen: dict[str, str] = {}
     for video, target in zip(videos, targets, strict=True):
         if os.path.realpath(target) in inputs:
-            raise cli.UsageError(f"{target} would replace an input; choose another name with -o")
+            raise UsageError(f"{target} would replace an input; choose another name with -o")
         if str(target).casefold() in seen:
             other = seen[str(target).casefold()]
-            raise cli.UsageError(f"{video}: its results would be named as those of {other}; map it into another folder")
+            raise UsageError(f"{video}: its results would be named as those of {other}; map it into another folder")
         seen[str(target).casefold()] = video
     return targets
 
@@ -193,7 +195,7 @@ def _map_one(video: str, target: Path, mapper: FrameMapper, name: str, arguments
         **_document(record),
         "files": {"video": str(named), "table": str(table), "record": str(text)},
     }
-    with cli._all_or_none([table, text]) as (table_file, text_file):
+    with all_or_none([table, text]) as (table_file, text_file):
         table_file.write(_table(record).encode())
         text_file.write(f"{json.dumps(document, indent=2, allow_nan=False)}\n".encode())
     return document
@@ -210,10 +212,10 @@ def _document(record: VideoRecord) -> dict[str, Any]:
         "partial": record.partial,
         "scale": record.scale,
         "limit": record.limit,
-        "total_bits": cli._finite(record.total_bits),
-        "bpp": cli._finite(record.total_bits / pixels),
-        "bits_per_second": cli._finite(record.total_bits / record.seconds),
-        "latent_bits": {name: cli._finite(bits) for name, bits in record.latent_bits.items()},
+        "total_bits": finite(record.total_bits),
+        "bpp": finite(record.total_bits / pixels),
+        "bits_per_second": finite(record.total_bits / record.seconds),
+        "latent_bits": {name: finite(bits) for name, bits in record.latent_bits.items()},
         "frames": [_finite_row(row) for row in record.frames],
     }
 
@@ -221,8 +223,8 @@ def _document(record: VideoRecord) -> dict[str, Any]:
 def _finite_row(row: FrameRow) -> dict[str, Any]:
     plain = asdict(row)
     for key in ("total_bits", "padding_bits", "bpp", "psnr_db"):
-        plain[key] = cli._finite(plain[key])
-    plain["latent_bits"] = {name: cli._finite(bits) for name, bits in row.latent_bits.items()}
+        plain[key] = finite(plain[key])
+    plain["latent_bits"] = {name: finite(bits) for name, bits in row.latent_bits.items()}
     return plain
 
 
@@ -240,11 +242,11 @@ def _table(record: VideoRecord) -> str:
 
 
 def _summary(document: dict[str, Any]) -> str:
-    split = ", ".join(f"{name} {cli._number(bits, ',.0f')}" for name, bits in document["latent_bits"].items())
+    split = ", ".join(f"{name} {number(bits, ',.0f')}" for name, bits in document["latent_bits"].items())
     return (
         f"{document['video']}: {len(document['frames'])} frames of {document['width']} x {document['height']}, "
-        f"{document['seconds']:.2f} s, {cli._number(document['bpp'], '.3f')} bits per pixel, "
-        f"{cli._number(document['bits_per_second'], ',.0f')} bits per second ({split})\n"
+        f"{document['seconds']:.2f} s, {number(document['bpp'], '.3f')} bits per pixel, "
+        f"{number(document['bits_per_second'], ',.0f')} bits per second ({split})\n"
         f"Video: {document['files']['video']}"
     )
 

@@ -265,7 +265,7 @@ def test_a_failure_keeps_old_results(
     if failing == "picture":
         monkeypatch.setattr("bitrate_ext.kernel_picture.kernel_figure", full)
     elif failing == "replace":
-        monkeypatch.setattr(cli.Path, "replace", full)
+        monkeypatch.setattr(Path, "replace", full)
     else:
         Path(PICTURE).mkdir()
     before = files()

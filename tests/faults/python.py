@@ -6,7 +6,7 @@ from . import Fault, big_pictures, coded, frames, receptive_fields, video
 
 PROJECTION, OPS, AUTOGRAD = "bitrate_ext/projection.py", "bitrate_ext/ops.py", "bitrate_ext/autograd.py"
 REFERENCE, MAPPER, MODELS = "bitrate_ext/reference.py", "bitrate_ext/mapper.py", "bitrate_ext/models.py"
-CLI, IMAGES, RENDER = "bitrate_ext/cli.py", "bitrate_ext/images.py", "bitrate_ext/render.py"
+CLI_MAP, IMAGES, RENDER = "bitrate_ext/cli_map.py", "bitrate_ext/images.py", "bitrate_ext/render.py"
 COLOURS = "bitrate_ext/colours.py"
 MAP_FILES = "bitrate_ext/map_files.py"
 
@@ -345,28 +345,28 @@ FILES = [
     ),
     Fault(
         "success in spite of failures",
-        CLI,
+        CLI_MAP,
         "return FAILED if failures else OK",
         "return OK",
         "test_cli.py::test_other_images_are_done_when_some_fail",
     ),
     Fault(
         "inputs overwritten",
-        CLI,
+        CLI_MAP,
         "if os.path.realpath(target) in inputs:",
         "if target in inputs:",
         "test_cli.py::test_inputs_are_not_overwritten",
     ),
     Fault(
         "stems told apart by case",
-        CLI,
+        CLI_MAP,
         "owners.get(stem.casefold())",
         "owners.get(stem)",
         "test_cli.py::test_equal_stems_do_not_overwrite_one_another",
     ),
     Fault(
         "error of values past white",
-        CLI,
+        CLI_MAP,
         ".double().clamp(0, 1) - photograph",
         ".double() - photograph",
         "test_cli.py::test_psnr_is_that_of_values_a_picture_can_have",
