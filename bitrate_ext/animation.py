@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace, device: torch.device) -> int:
 
     maps, words = [], []
     for model, name in _models(arguments, device):
-        with trouble_in_one_line(f"{name}: "):
+        with trouble_in_one_line(f"{name}: ", "to map it"):
             result = BitrateMapper(model, projection=arguments.projection)(x)
         maps.append(result.map[0, 0].float().cpu().numpy())
         words.append(f"{name}   {number(finite(result.bpp.item()), '.3f')} bits per pixel")

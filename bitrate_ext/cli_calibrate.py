@@ -26,6 +26,7 @@ from .model_arguments import check_model_arguments, checked_device, model_on
 from .projection import Projection
 from .receptive_field import ReceptiveField
 
+MEASURING = "to measure the receptive field"
 OUTPUTS = (".receptive-field.npz", ".receptive-field.png")
 NOTES = """\
 DIR gets MODEL.LATENT.receptive-field.npz, which bitrate_ext.ReceptiveField.load reads, and a picture of the kernel,
@@ -102,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
         _say_measuring(latent)
 
     before = time.perf_counter()
-    with trouble_in_one_line(""):
+    with trouble_in_one_line("", MEASURING):
         measured = calibration.calibrate(
             model,
             arguments.latent,
@@ -128,7 +129,7 @@ def measured_projections(model: nn.Module, device: torch.device) -> dict[str, Pr
     Raises:
         UsageError: there are none; said once, and not for each image.
     """
-    with trouble_in_one_line("--projection receptive-field: "):
+    with trouble_in_one_line("--projection receptive-field: ", MEASURING):
         mapper, photograph = BitrateMapper(model), load_image(demo_photograph()).to(device)
         mapper.prepare(photograph, {})
         return calibration.receptive_fields(mapper, photograph, {}, _say_measuring)

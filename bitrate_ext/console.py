@@ -53,13 +53,13 @@ def reason_of(error: Exception, image: str) -> str | None:
 
 
 @contextlib.contextmanager
-def trouble_in_one_line(option: str) -> Iterator[None]:
+def trouble_in_one_line(option: str, purpose: str) -> Iterator[None]:
     """Trouble with the model or the arguments, or too little memory for them, as an error for the user."""
     try:
         yield
     except (ValueError, MemoryError, RuntimeError) as error:
         if is_out_of_memory(error):
-            raise UsageError(f"{option}not enough memory for this on this device") from error
+            raise UsageError(f"{option}not enough memory {purpose} on this device") from error
         if not isinstance(error, ValueError):
             raise
         raise UsageError(f"{option}{one_line(error)}") from error
