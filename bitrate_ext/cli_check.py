@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from .console import FAILED, OK, UsageError, finite, number, reason_of, say, with_progress
+from .console import FAILED, OK, UsageError, each_or_told, finite, number, say, with_progress
 from .images import load_image
 from .map_record import JACOBIAN, Record
 from .mapper import CODED, ESTIMATED, BitrateMapper, BitrateResult
@@ -58,26 +58,19 @@ def run(arguments: argparse.Namespace) -> int:
     check_model_arguments(arguments)
     model, name = model_on(device, arguments)
     mapper = BitrateMapper(model, bits=CODED, gap=True)
-    documents: list[dict[str, Any]] = []
-    failures: list[dict[str, str]] = []
-    for image in with_progress(arguments.images):
-        try:
-            photograph = load_image(image)
-            document = described(mapper(photograph.to(device)))
-        except (ValueError, OSError, MemoryError, RuntimeError) as error:
-            reason = reason_of(error, image)
-            if reason is None:
-                raise
-            failures.append({"image": image, "error": reason})
-            say(f"bitrate-ext: error: {reason}", sys.stderr)
-            continue
+
+    def checked(image: str) -> dict[str, Any]:
+        photograph = load_image(image)
         height, width = photograph.shape[-2:]
-        document = {"image": image, "width": width, "height": height, "model": name, "device": str(device), **document}
+        document = {"image": image, "width": width, "height": height, "model": name, "device": str(device)}
+        document |= described(mapper(photograph.to(device)))
         if not arguments.container:
             del document["container_bytes"]
-        documents.append(document)
         if not arguments.json:
             say(_table(document), sys.stdout)
+        return document
+
+    documents, failures = each_or_told("image", with_progress(arguments.images), checked)
     if arguments.json:
         whole = {"version": __version__, "images": documents, "failures": failures}
         say(json.dumps(whole, indent=2, allow_nan=False), sys.stdout)

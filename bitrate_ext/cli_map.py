@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from . import __version__, cli_calibrate, cli_check, cli_tiles
-from .console import FAILED, OK, UsageError, finite, made_folder, number, reason_of, say, with_progress
+from .console import FAILED, OK, UsageError, each_or_told, finite, made_folder, number, say, with_progress
 from .map_files import all_or_none
 from .map_record import JACOBIAN, Record, subtitle
 from .mapper import RECEPTIVE_FIELD, AnyProjection, BitrateMapper, BitrateResult
@@ -70,24 +70,17 @@ def run(arguments: argparse.Namespace) -> int:
     mapper = BitrateMapper(model, projection=projection, bits=arguments.bits, gap=arguments.gap)
     endings = (*cli_check.map_outputs(arguments).values(), *cli_tiles.endings(arguments))
 
-    records: list[Record] = []
-    failures: list[dict[str, str]] = []
     owners: dict[str, str] = {}  # stem, as file systems that ignore case see it, to the image that has it
-    for image in with_progress(arguments.images):
-        try:
-            targets = _targets(folder, image, owners, arguments.images, endings)
-            one = cli_tiles.map_one if cli_tiles.needed(mapper, image, arguments, device) else _map_one
-            record = one(mapper, image, device, name, arguments, targets)
-        except (ValueError, OSError, MemoryError, RuntimeError) as error:
-            reason = reason_of(error, image)
-            if reason is None:
-                raise
-            failures.append({"image": image, "error": reason})
-            say(f"bitrate-ext: error: {reason}", sys.stderr)
-            continue
-        records.append(record)
+
+    def mapped(image: str) -> Record:
+        targets = _targets(folder, image, owners, arguments.images, endings)
+        one = cli_tiles.map_one if cli_tiles.needed(mapper, image, arguments, device) else _map_one
+        record = one(mapper, image, device, name, arguments, targets)
         if not arguments.json:
             say(_summary(record), sys.stdout)
+        return record
+
+    records, failures = each_or_told("image", with_progress(arguments.images), mapped)
     if arguments.json:
         document = {"version": __version__, "images": [asdict(r) for r in records], "failures": failures}
         say(json.dumps(document, indent=2, allow_nan=False), sys.stdout)

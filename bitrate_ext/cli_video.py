@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from . import animation
-from .console import FAILED, OK, PARTIAL, UsageError, finite, made_folder, number, one_line, reason_of, say
+from .console import FAILED, OK, PARTIAL, UsageError, each_or_told, finite, made_folder, number, one_line, say
 from .frames import FrameMapper, is_sequential
 from .map_files import all_or_none
 from .mapper import RECEPTIVE_FIELD
@@ -99,23 +99,17 @@ def run(arguments: argparse.Namespace) -> int:
     model, name = model_on(device, arguments, video=True)
     mapper = _mapper(model, arguments)
 
-    records: list[dict[str, Any]] = []
-    failures: list[dict[str, str]] = []
-    for video, target in zip(arguments.videos, targets, strict=True):
-        try:
-            document = _map_one(video, target, mapper, name, arguments)
-        except (ValueError, OSError, MemoryError, RuntimeError) as error:
-            reason = reason_of(error, video)
-            if reason is None:
-                raise
-            failures.append({"video": video, "error": reason})
-            say(f"bitrate-ext: error: {reason}", sys.stderr)
-            continue
-        records.append(document)
+    def mapped(video: str) -> dict[str, Any]:
+        document = _map_one(video, targets[video], mapper, name, arguments)
+        for warning in document["warnings"]:
+            say(f"bitrate-ext: warning: {video}: {warning}", sys.stderr)
         if document["partial"]:
             say(f"bitrate-ext: warning: {video}: {document['partial']}; mapped as far as it goes", sys.stderr)
         if not arguments.json:
             say(_summary(document), sys.stdout)
+        return document
+
+    records, failures = each_or_told("video", arguments.videos, mapped)
     if arguments.json:
         whole = {"videos": records, "failures": failures}
         say(json.dumps(whole, indent=2, allow_nan=False), sys.stdout)
@@ -146,8 +140,8 @@ def _mapper(model: nn.Module, arguments: argparse.Namespace) -> FrameMapper:
         raise UsageError(one_line(error)) from error
 
 
-def _targets(videos: Sequence[str], output: str) -> list[Path]:
-    """Where the results go; refuses to write two to one name, or over an input."""
+def _targets(videos: Sequence[str], output: str) -> dict[str, Path]:
+    """Where the results of each go; refuses to write two to one name, or over an input."""
     path = Path(output)
     if path.suffix.lower() in CONTAINERS and not path.is_dir():
         if len(videos) > 1:
@@ -166,7 +160,7 @@ def _targets(videos: Sequence[str], output: str) -> list[Path]:
             other = seen[str(target).casefold()]
             raise UsageError(f"{video}: its results would be named as those of {other}; map it into another folder")
         seen[str(target).casefold()] = video
-    return targets
+    return dict(zip(videos, targets, strict=True))
 
 
 def _map_one(video: str, target: Path, mapper: FrameMapper, name: str, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -210,6 +204,7 @@ def _document(record: VideoRecord) -> dict[str, Any]:
         "rate": record.rate,
         "seconds": record.seconds,
         "partial": record.partial,
+        "warnings": record.warnings,
         "scale": record.scale,
         "limit": record.limit,
         "total_bits": finite(record.total_bits),

@@ -6,11 +6,13 @@ import contextlib
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from .memory import is_out_of_memory
+
+Served = TypeVar("Served")
 
 OK, PARTIAL, FAILED, INTERRUPTED = 0, 1, 2, 130  # exit codes; see cli.py
 
@@ -43,13 +45,39 @@ def with_progress(images: Sequence[str]) -> Iterator[str]:
         yield from bar
 
 
-def reason_of(error: Exception, image: str) -> str | None:
+def _reason(error: Exception, image: str) -> str | None:
     """One line that names the image; None for what is trouble of neither the image nor the machine."""
     if is_out_of_memory(error):
         return f"{image}: not enough memory to map it on this device"
     if isinstance(error, OSError):
         return f"{image}: its results cannot be written ({error.strerror or one_line(error)})"
     return one_line(error) if isinstance(error, ValueError) else None
+
+
+def each_or_told(
+    what: str, names: Iterable[str], serve: Callable[[str], Served]
+) -> tuple[list[Served], list[dict[str, str]]]:
+    """Serve one file after the other. One that cannot be is told in a line on stderr, and the others are done.
+
+    Args:
+        what: the files are, ``"image"`` or ``"video"``.
+        names: of the files.
+        serve: does one, and gives what is to be said of it.
+
+    Returns:
+        What was given, and for each failure the file's name and the reason.
+    """
+    served, failures = [], []
+    for name in names:
+        try:
+            served.append(serve(name))
+        except (ValueError, OSError, MemoryError, RuntimeError) as error:
+            reason = _reason(error, name)
+            if reason is None:
+                raise
+            failures.append({what: name, "error": reason})
+            say(f"bitrate-ext: error: {reason}", sys.stderr)
+    return served, failures
 
 
 @contextlib.contextmanager

@@ -65,7 +65,16 @@ class VideoRecord:
     limit: float | None  # upper end of the colours, bits per pixel; None where each frame has its own
     partial: str | None  # why the video ended before its end
     frames: list[FrameRow] = field(default_factory=list)
+    warnings: tuple[str, ...] = ()  # of the first frame; see ``BitrateResult``
     file: str = ""
+
+    def add(self, result: FrameResult, time: Fraction) -> FrameRow:
+        """The next frame."""
+        row = _row(result, time)
+        if not self.frames:
+            self.warnings = result.warnings
+        self.frames.append(row)
+        return row
 
     @property
     def total_bits(self) -> float:
@@ -152,8 +161,7 @@ class _Job:
 
                     def draw(item: tuple[FrameResult, Fraction]) -> None:
                         result, time = item
-                        row = _row(result, time)
-                        record.frames.append(row)
+                        row = record.add(result, time)
                         with self.watch("colour"):
                             bits = result.map[0, 0]
                             canvas.strip.add(row.latent_bits)
@@ -177,7 +185,7 @@ class _Job:
 
                 def keep(item: tuple[FrameResult, Fraction]) -> None:
                     result, time = item
-                    record.frames.append(_row(result, time))
+                    record.add(result, time)
                     clip.add(result.map[0, 0])
                     _put_cells(spool, result.latent_bits)
                     done()
