@@ -6,7 +6,7 @@ READY := $(VENV)/ready
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
 CPP := $(wildcard $(foreach end,h cpp cu,csrc/*/*.$(end) tests/*/*.$(end)))
 
-.PHONY: setup demo test lint format bench bench-compare gpu-check clean
+.PHONY: setup demo test lint format bench bench-compare bench-video gpu-check clean
 
 setup: $(READY)
 
@@ -42,6 +42,10 @@ RECORD ?= benchmarks/results/latest.json
 bench: $(READY)
 	$(BIN)/python -m pytest benchmarks --quiet --benchmark-quiet --record $(RECORD) $(BENCH); code=$$?; \
 	$(BIN)/python benchmarks/report.py $(RECORD) || exit 1; exit $$code
+
+# Whole videos: frames per second beside a naive loop, where the time goes, memory. VIDEO="--sizes 1080p --memory 300" ...
+bench-video: $(READY)
+	$(BIN)/python benchmarks/frames.py --record benchmarks/results/video-latest.json $(VIDEO)
 
 # This run beside a stored one: make bench-compare OLD=benchmarks/results/NAME.json
 bench-compare: $(READY)

@@ -39,7 +39,11 @@ from bitrate_ext.video_writer import VideoWriter
 SIZES = {"480p": (480, 854), "1080p": (1080, 1920), "4k": (2160, 3840)}  # (H, W), pixels
 LIMIT = 1.0  # bits per pixel, upper end of the colours
 RATE = Fraction(25)
+Contender = Callable[[Path, Path], list[float]]
 STAGES = ("decode", "network", "map", "colour", "overlay", "encode")
+CLOSE = (
+    0.03  # by which bits of a frame may differ: the naive loop pads at the right and below, others coarsen the network
+)
 STEADY = 20  # frames after which memory may no longer grow
 
 
@@ -53,9 +57,9 @@ def make_clip(path: Path, size: tuple[int, int], frames: int) -> None:
             video.write(np.ascontiguousarray(large[2 * k : 2 * k + height, 4 * k : 4 * k + width]), k / RATE)
 
 
-def naive(source: Path, target: Path, model: torch.nn.Module, device: torch.device) -> int:
-    """Frame by frame, as the recipe's readers do it; returns how many there were."""
-    count = 0
+def naive(source: Path, target: Path, model: torch.nn.Module, device: torch.device) -> list[float]:
+    """Frame by frame, as the recipe's readers do it; returns the bits of each."""
+    totals = []
     with av.open(str(source)) as video, av.open(str(target), "w") as result, torch.no_grad():
         stream = result.add_stream("libx264", rate=RATE, options={"crf": "18", "preset": "veryfast"})
         shape = video.streams.video[0]
@@ -67,18 +71,20 @@ def naive(source: Path, target: Path, model: torch.nn.Module, device: torch.devi
             bottom, right = -height % 64, -width % 64
             likelihoods = model(F.pad(x, (0, right, 0, bottom)))["likelihoods"]
             bits = recipe(likelihoods["y"], 16) + recipe(likelihoods["z"], 64)
+            totals.append(bits.sum().item())
             shown = matplotlib.colormaps["inferno"](bits[0, 0, :height, :width].cpu().numpy() / LIMIT)[:, :, :3]
             canvas = np.concatenate([pixels, (255 * shown).astype(np.uint8)], axis=1)
             result.mux(stream.encode(av.VideoFrame.from_ndarray(canvas, format="rgb24")))
-            count += 1
         result.mux(stream.encode(None))
-    return count
+    return totals
 
 
-def contenders(model: torch.nn.Module, device: torch.device) -> dict[str, Callable[[Path, Path], int]]:
-    def pipeline(scale: str | float = LIMIT, **options: Any) -> Callable[[Path, Path], int]:
+def contenders(model: torch.nn.Module, device: torch.device) -> dict[str, Contender]:
+    """Each maps a video and returns the bits of its frames."""
+
+    def pipeline(scale: str | float = LIMIT, **options: Any) -> Contender:
         mapper = FrameMapper(model, **options)
-        return lambda source, target: len(map_video(source, target, mapper, scale=scale).frames)
+        return lambda source, target: [row.total_bits for row in map_video(source, target, mapper, scale=scale).frames]
 
     half = torch.float16 if device.type == "cuda" else torch.bfloat16
     return {
@@ -157,14 +163,20 @@ def measured(size: str, folder: Path, frames: int, rounds: int, device: torch.de
     make_clip(source, SIZES[size], frames)
     calls = contenders(model, device)
     make_clip(folder / "short.mp4", SIZES[size], 2)
-    for call in calls.values():
-        call(folder / "short.mp4", target)
+    answers = {name: call(folder / "short.mp4", target) for name, call in calls.items()}
+    for name, bits in answers.items():
+        for mine, theirs in zip(bits, answers["naive loop"], strict=True):
+            if not abs(mine - theirs) <= CLOSE * theirs:
+                raise RuntimeError(
+                    f"{name}: a frame of {mine:,.0f} bits, {theirs:,.0f} by the naive loop; nothing was timed"
+                )
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
             start = time.perf_counter()
-            assert call(source, target) == frames
+            count = len(call(source, target))
             seconds[name].append(time.perf_counter() - start)
+            assert count == frames
     naive_rounds = seconds["naive loop"]
     rows = {
         name: {

@@ -184,3 +184,31 @@ def test_a_file_that_is_no_record(content: str, tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert "is no record of benchmarks" in done.stderr
+
+
+def test_whole_videos_are_timed_beside_the_naive_loop(tmp_path: Path) -> None:
+    code = f"""
+import sys
+sys.path[:0] = [{str(ROOT / "benchmarks")!r}]
+import frames
+frames.SIZES = {{"1080p": (128, 192)}}
+frames.STEADY = 2
+print("code", frames.main())
+right = frames.naive
+frames.naive = lambda *arguments: [0.9 * bits for bits in right(*arguments)]
+frames.main()
+"""
+    options = ["--sizes", "1080p", "--frames", "3", "--rounds", "1", "--memory", "4"]
+    command = [sys.executable, "-W", "ignore", "-c", code, *options, "--record", str(tmp_path / "record.json")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert "code 0" in done.stdout, done.stderr
+    assert "times the naive loop's" in done.stdout
+    assert "by the naive loop; nothing was timed" in done.stderr  # the second time, with a wrong loop
+    content = json.loads((tmp_path / "record.json").read_text())
+    assert content["complete"]
+    (video,) = content["videos"]
+    assert video["contenders"]["naive loop"]["over_naive"] == 1.0
+    assert set(video["stages"]) == {"decode", "network", "map", "colour", "overlay", "encode"}
+    assert all(seconds > 0 for seconds in video["stages"].values())
+    assert 0 < video["share"] < 1
+    assert content["memory"]["frames"] >= 4
