@@ -226,11 +226,12 @@ def table(rows: list[dict[str, Any]], grown: dict[str, Any] | None) -> str:
         lines.append(f"  map, colour and overlay: {100 * row['share']:.1f} % of the whole")
     if grown:
         first, most = grown["at_20"] / 2**20, grown["largest_after"] / 2**20
+        disk = grown["temporary_bytes"] / grown["frame_bytes"]
+        lines.append(f"memory over two passes of {grown['frames']} frames of {grown['size']} ({grown['codec']}):")
         lines.append(
-            f"memory over two passes of {grown['frames']} frames of {grown['size']} ({grown['codec']}): "
-            f"{first:.0f} MiB at frame {STEADY}, at most {most:.0f} MiB after it ({100 * grown['growth']:+.1f} %); on disk "
-            f"{grown['temporary_bytes'] / grown['frame_bytes']:.2f} frames"
+            f"  {first:.0f} MiB at frame {STEADY}, then at most {most:.0f} MiB ({100 * grown['growth']:+.1f} %)"
         )
+        lines.append(f"  {disk:.2f} frames' bytes on disk")
     return "\n".join(lines)
 
 
