@@ -41,9 +41,7 @@ LIMIT = 1.0  # bits per pixel, upper end of the colours
 RATE = Fraction(25)
 Contender = Callable[[Path, Path], list[float]]
 STAGES = ("decode", "network", "map", "colour", "overlay", "encode")
-CLOSE = (
-    0.03  # by which bits of a frame may differ: the naive loop pads at the right and below, others coarsen the network
-)
+CLOSE = 0.1  # share by which bits of a frame may differ: the naive loop pads at the right and below alone
 STEADY = 20  # frames after which memory may no longer grow
 
 

@@ -195,7 +195,7 @@ frames.SIZES = {{"1080p": (128, 192)}}
 frames.STEADY = 2
 print("code", frames.main())
 right = frames.naive
-frames.naive = lambda *arguments: [0.9 * bits for bits in right(*arguments)]
+frames.naive = lambda *arguments: [0.8 * bits for bits in right(*arguments)]
 frames.main()
 """
     options = ["--sizes", "1080p", "--frames", "3", "--rounds", "1", "--memory", "4"]
