@@ -288,13 +288,16 @@ class _Canvas:
         panels = 2 if view == "side" else 1
         self._size = (reader.height, panels * reader.width)
         self._zoom = min(MOST_ZOOM, -(-LEAST_WIDTH // self._size[1]))
-        self._device = device
         self.width = max(LEAST_WIDTH, self._zoom * self._size[1])
         self.strip = Strip(self.width, count or reader.count)
         self.height = self._zoom * self._size[0] + self.strip.height
+        # Those that wait for the encoder, the one in its hands, and the one that is drawn.
+        self._pictures = np.zeros((AHEAD + 2, self.height, self.width, 3), dtype=np.uint8)
+        self._panels = torch.empty((*self._size, 3), dtype=torch.uint8, device=device)
+        self._turn = 0
 
     def drawn(self, frame: Tensor, bits: Tensor, limit: float, row: FrameRow, count: int | None) -> np.ndarray:
-        """uint8 ``[height, width, 3]``.
+        """uint8 ``[height, width, 3]``, in one of the buffers that take turns.
 
         Args:
             frame: uint8 ``[H, W, 3]``.
@@ -302,7 +305,7 @@ class _Canvas:
             limit: upper end of the colours.
         """
         width = frame.shape[1]
-        panels = torch.empty((*self._size, 3), dtype=torch.uint8, device=self._device)
+        panels = self._panels
         if self._view == "side":
             panels[:, :width] = frame
             coloured(bits, limit, out=panels[:, width:])
@@ -312,7 +315,8 @@ class _Canvas:
             coloured(bits, limit, out=panels)
         if self._zoom > 1:
             panels = panels.repeat_interleave(self._zoom, 0).repeat_interleave(self._zoom, 1)
-        picture = np.empty((self.height, self.width, 3), dtype=np.uint8)
+        self._turn = (self._turn + 1) % len(self._pictures)
+        picture = self._pictures[self._turn]
         picture[: panels.shape[0], panels.shape[1] :] = GROUND
         torch.from_numpy(picture)[: panels.shape[0], : panels.shape[1]] = panels
         picture[panels.shape[0] :] = self.strip.at(row.index, _words(row, count), limit)

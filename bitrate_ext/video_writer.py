@@ -104,6 +104,9 @@ class VideoWriter:
         stream.codec_context.color_range = _TV_RANGE
         self._stream = stream
         self._reformatter = self._av.video.reformatter.VideoReformatter()
+        self._picture = self._av.VideoFrame(stream.width, stream.height, "rgb24")  # filled anew for each frame
+        plane = self._picture.planes[0]
+        self._rows = np.frombuffer(plane, np.uint8).reshape(stream.height, plane.line_size)
 
     def write(self, pixels: np.ndarray, time: Fraction) -> None:
         """Add a frame.
@@ -121,12 +124,22 @@ class VideoWriter:
         if self._last is not None:
             ticks = max(ticks, self._last + 1)
         self._last = ticks
-        even = np.pad(pixels, ((0, self.height % 2), (0, self.width % 2), (0, 0)), mode="edge")
-        picture = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
-        frame = self._reformatter.reformat(picture, format="yuv420p", dst_colorspace=_BT709, dst_color_range=_TV_RANGE)
+        self._fill(pixels)
+        frame = self._reformatter.reformat(
+            self._picture, format="yuv420p", dst_colorspace=_BT709, dst_color_range=_TV_RANGE
+        )
         frame.pts, frame.time_base = ticks, self._tick
         frame.duration = max(1, round(1 / (self.rate * self._tick)))
         self._container.mux(self._stream.encode(frame))
+
+    def _fill(self, pixels: np.ndarray) -> None:
+        """Copy a frame; where a side is odd, its last row or column stands twice."""
+        row = 3 * self.width
+        self._rows[: self.height, :row] = pixels.reshape(self.height, row)
+        if self.width % 2:
+            self._rows[: self.height, row : row + 3] = pixels[:, -1]
+        if self.height % 2:
+            self._rows[self.height] = self._rows[self.height - 1]
 
     def rename(self, path: str | PathLike[str]) -> None:
         """Give the file another name, in the same folder, than it was opened with."""
