@@ -143,7 +143,7 @@ class Blocks(torch.nn.Module):
 
 
 def memory(folder: Path, size: str, frames: int, codec: str) -> dict[str, Any]:
-    """Resident bytes while a clip is mapped in two passes: the largest after frame 20 over that at frame 20."""
+    """Resident bytes while a clip is mapped in two passes: of each, the largest after frame 20 over that at 20."""
     make_clip(folder / "long.mp4", SIZES[size], frames)
     seen: list[int] = []
 
@@ -157,15 +157,14 @@ def memory(folder: Path, size: str, frames: int, codec: str) -> dict[str, Any]:
     grids = [mapper.placed("image").strides[name] for name in record.latent_bits]
     height, width = mapper.placed("image").canvas(*SIZES[size])[0]
     spooled = sum(4 * (height // rows) * (width // columns) for rows, columns in grids) * frames
-    steady = seen[STEADY]
+    passes = [seen[:frames], seen[frames:]]
     return {
         "size": size,
         "codec": codec,
         "frames": frames,
-        "at_20": steady,
-        "largest_after": max(seen[STEADY:]),
-        "growth": max(seen[STEADY:]) / steady - 1,
-        "growth_in_second_pass": max(seen[frames + STEADY :]) / seen[frames + STEADY] - 1,
+        "at_20": [one[STEADY] for one in passes],
+        "largest_after": [max(one[STEADY:]) for one in passes],
+        "growth": [max(one[STEADY:]) / one[STEADY] - 1 for one in passes],
         "temporary_bytes": spooled,
         "frame_bytes": 3 * SIZES[size][0] * SIZES[size][1],
     }
@@ -223,12 +222,13 @@ def table(rows: list[dict[str, Any]], grown: dict[str, Any] | None) -> str:
         lines.append(f"  ms a frame, one stage after the other: {parts}")
         lines.append(f"  map, colour and overlay: {100 * row['share']:.1f} % of the whole")
     if grown:
-        first, most = grown["at_20"] / 2**20, grown["largest_after"] / 2**20
         disk = grown["temporary_bytes"] / grown["frame_bytes"]
         lines.append(f"memory over two passes of {grown['frames']} frames of {grown['size']} ({grown['codec']}):")
-        lines.append(
-            f"  {first:.0f} MiB at frame {STEADY}, then at most {most:.0f} MiB ({100 * grown['growth']:+.1f} %)"
-        )
+        for name, first, most, growth in zip(
+            ("network", "drawing"), grown["at_20"], grown["largest_after"], grown["growth"], strict=True
+        ):
+            parts = f"{first >> 20} MiB at frame {STEADY}, then at most {most >> 20} MiB ({100 * growth:+.1f} %)"
+            lines.append(f"  {name}: {parts}")
         lines.append(f"  {disk:.2f} frames' bytes on disk")
     return "\n".join(lines)
 
