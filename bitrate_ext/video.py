@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from os import PathLike
@@ -26,7 +26,7 @@ from .frames import FrameMapper, FrameResult
 from .ops import bitrate_map, likelihoods_of
 from .pipeline import Background, Stopwatch, prefetched
 from .strip import GROUND, Strip
-from .video_reader import VideoReader
+from .video_reader import VideoError, VideoReader
 from .video_writer import VideoWriter
 
 VIEWS = ("side", "overlay", "map")
@@ -169,8 +169,8 @@ class _Job:
                         encoder.put((picture, time))
                         done()
 
-                    with Background(draw, 1) as artist:
-                        for item in self._mapped(reader):
+                    with contextlib.closing(self._mapped(reader)) as mapped, Background(draw, 1) as artist:
+                        for item in mapped:
                             artist.put(item)
                 record.limit, record.partial = limit, reader.partial
                 self._name(writer, record)
@@ -190,8 +190,8 @@ class _Job:
                     _put_cells(spool, result.latent_bits)
                     done()
 
-                with Background(keep, 1) as keeper:
-                    for item in self._mapped(reader):
+                with contextlib.closing(self._mapped(reader)) as mapped, Background(keep, 1) as keeper:
+                    for item in mapped:
                         keeper.put(item)
                 record.limit, record.partial = clip.limit(), reader.partial
             spool.seek(0)
@@ -209,7 +209,13 @@ class _Job:
             decoded = prefetched(self._decoded(reader), AHEAD)
             with self._writer(reader, canvas) as writer:
                 with Background(self._written(writer), AHEAD) as encoder, contextlib.closing(decoded):
-                    for row, (pixels, time) in zip(record.frames, decoded, strict=True):
+                    for row in record.frames:
+                        pixels, time = next(decoded, (None, None))
+                        if pixels is None or time is None:
+                            raise VideoError(
+                                f"{self.source}: read a second time, it ends after {row.index} of {len(record.frames)} "
+                                f"frames ({reader.partial or 'it has changed'})"
+                            )
                         with self.watch("map"):
                             bits = self._map_of_cells(row, spool, pixels.shape[0], pixels.shape[1])
                         with self.watch("colour"):
@@ -247,7 +253,7 @@ class _Job:
                 return
             yield frame.pixels, frame.time
 
-    def _mapped(self, reader: VideoReader) -> Iterator[tuple[FrameResult, Fraction]]:
+    def _mapped(self, reader: VideoReader) -> Generator[tuple[FrameResult, Fraction], None, None]:
         times: list[Fraction] = []
 
         def pixels() -> Iterator[np.ndarray]:

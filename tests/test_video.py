@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -28,7 +29,7 @@ from bitrate_ext import BitrateMapper, FrameMapper, colours, video
 from bitrate_ext.ops import bitrate_map, latent_bits, likelihoods_of
 from bitrate_ext.pipeline import Stopwatch
 from bitrate_ext.video import map_video
-from bitrate_ext.video_reader import VideoReader
+from bitrate_ext.video_reader import VideoError, VideoReader
 from bitrate_ext.video_writer import VideoWriter
 
 SIZE, FRAMES = (64, 48), 12
@@ -248,6 +249,7 @@ def test_a_full_disk_leaves_nothing(
     with pytest.raises(OSError, match="No space left"):
         map_video(source, tmp_path / "out.mp4", FrameMapper(BlockCodec().eval()), scale=scale)
     assert names(tmp_path) == ["clip.mp4"]
+    assert not [thread for thread in threading.enumerate() if thread.name in ("prefetched", "background")]
 
 
 @pytest.mark.parametrize("scale", ["clip", 0.5])
@@ -264,6 +266,18 @@ def test_a_model_that_fails_leaves_nothing(source: Path, tmp_path: Path, scale: 
     with pytest.raises(RuntimeError, match="out of luck"):
         map_video(source, tmp_path / "out.mp4", FrameMapper(Failing().eval()), scale=scale)
     assert names(tmp_path) == ["clip.mp4"]
+
+
+def test_a_video_that_changes_between_the_passes_is_told(source: Path, tmp_path: Path) -> None:
+    def progress(what: str, count: int | None) -> Callable[[], None]:
+        if what == "measuring":
+            return lambda: source.write_bytes(clip("mp4", frames=5))
+        return lambda: None
+
+    with pytest.raises(VideoError, match=r"clip\.mp4: read a second time, it ends after 5 of 12 frames"):
+        map_video(source, tmp_path / "out.mp4", FrameMapper(BlockCodec().eval()), progress=progress)
+    assert names(tmp_path) == ["clip.mp4"]
+    assert not [thread for thread in threading.enumerate() if thread.name in ("prefetched", "background")]
 
 
 @pytest.mark.parametrize(
