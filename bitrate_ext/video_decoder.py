@@ -16,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import gc
 import importlib
 import json
 import os
@@ -304,6 +305,7 @@ def decode(video: Input, size: int, max_pixels: int, sandboxed: bool) -> Iterato
                 end = max(end or pts, pts + duration)
             yield frame_message(rgb(frame, reformatter), frame, pts, duration, lost)
             frames += 1
+            gc.collect()  # a frame and its side data hold each other; of 8K, forty would fill the memory
     if container.format.name == "yuv4mpegpipe" and read_to < size:  # FFmpeg leaves part of a frame out without a word
         amiss.append(CUT)
     if lost:
@@ -475,6 +477,7 @@ def main(arguments: Sequence[str]) -> None:
     descriptor, max_memory, max_pixels = map(int, arguments)
     try:
         warm_up()
+        gc.freeze()  # what is there stays: collecting looks at what comes
         size = os.fstat(descriptor).st_size
         end_with_parent(CONTROL)
         sandboxed = lock_in(max_memory)

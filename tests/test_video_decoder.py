@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import signal
@@ -271,3 +272,18 @@ def test_playlists_are_told_by_their_first_bytes(start: str, tmp_path: Path) -> 
             next(video_decoder.decode(Input(descriptor), 9, 9, False))
     finally:
         os.close(descriptor)
+
+
+def test_decoded_frames_are_let_go(tmp_path: Path) -> None:
+    """A frame and its side data hold each other: of 8K, forty of them would fill the memory that the child may take."""
+    descriptor = os.open(written(tmp_path, "clip.mp4", clip("mp4", frames=40)), os.O_RDONLY)
+    gc.collect()
+    gc.disable()
+    try:
+        most = 0
+        for _ in video_decoder.decode(Input(descriptor), os.fstat(descriptor).st_size, 1 << 20, False):
+            most = max(most, sum(type(one).__name__ == "VideoFrame" for one in gc.get_objects()))
+    finally:
+        gc.enable()
+        os.close(descriptor)
+    assert 1 <= most <= 12  # as many as the decoder gives at once, and the one that is sent

@@ -158,10 +158,17 @@ WRITING = [
         "test_video_writer.py::test_under_its_name_only_when_it_is_whole",
     ),
     Fault(
+        "frames kept until there is no room",
+        DECODER,
+        "            gc.collect()",
+        "            pass",
+        "test_video_decoder.py::test_decoded_frames_are_let_go",
+    ),
+    Fault(
         "black beside odd pictures",
         WRITER,
-        'mode="edge"',
-        'mode="constant"',
+        "self._rows[: self.height, row : row + 3] = pixels[:, -1]",
+        "self._rows[: self.height, row : row + 3] = 0",
         "test_video_writer.py::test_odd_sides_get_their_last_row_twice[size0]",
     ),
     Fault(
