@@ -25,7 +25,7 @@ LIBRARIES = [
 TESTS_PASSED, TESTS_FAILED = 0, 1
 NOT_RUN = 99  # unlike pytest's codes
 SERVER_GONE = 255  # what multiprocessing says of a child when the fork server has died beside it
-TIMEOUT = 300  # seconds
+TIMEOUT = 900  # seconds; all tests that faults name take a few minutes on a busy machine
 
 
 @dataclass(frozen=True)
