@@ -27,14 +27,14 @@ from PIL import Image
 from record import Record
 
 import bitrate_ext
-from bitrate_ext.bench import recipe
-from bitrate_ext.colours import coloured, overlaid
-from bitrate_ext.demo_codec import demo_photograph
-from bitrate_ext.frames import FrameMapper
-from bitrate_ext.pipeline import Stopwatch
-from bitrate_ext.video import map_video
-from bitrate_ext.video_reader import VideoReader
-from bitrate_ext.video_writer import VideoWriter
+from bitrate_ext.cli.bench import recipe
+from bitrate_ext.mapping.frames import FrameMapper
+from bitrate_ext.models.demo_codec import demo_photograph
+from bitrate_ext.threads import Stopwatch
+from bitrate_ext.video.map_video import map_video
+from bitrate_ext.video.reader import VideoReader
+from bitrate_ext.video.writer import VideoWriter
+from bitrate_ext.viz.colormap import coloured, overlaid
 
 SIZES = {"480p": (480, 854), "1080p": (1080, 1920), "4k": (2160, 3840), "8k": (4320, 7680)}  # (H, W), pixels
 LIMIT = 1.0  # bits per pixel, upper end of the colours

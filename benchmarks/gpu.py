@@ -26,8 +26,8 @@ from torch import Tensor
 from workloads import IMAGES
 
 import bitrate_ext
-from bitrate_ext import autograd
-from bitrate_ext.bench import STRIDE, recipe
+from bitrate_ext.cli.bench import STRIDE, recipe
+from bitrate_ext.ops import autograd
 
 try:
     import opponents_triton

@@ -11,8 +11,8 @@ from torch import Tensor
 from workloads import HYPER_STRIDE, Buffers, Workload, projection_of
 
 import bitrate_ext
-from bitrate_ext import autograd
-from bitrate_ext.bench import recipe
+from bitrate_ext.cli.bench import recipe
+from bitrate_ext.ops import autograd
 
 try:
     import opponents_triton

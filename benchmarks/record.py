@@ -16,7 +16,7 @@ import torch
 from workloads import Workload
 
 import bitrate_ext
-from bitrate_ext.doctor import instruction_set
+from bitrate_ext.cli.doctor import instruction_set
 
 Row = dict[str, Any]
 ROOT = Path(__file__).resolve().parent.parent

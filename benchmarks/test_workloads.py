@@ -13,7 +13,7 @@ from record import row_of
 from torch import Tensor
 from workloads import WORKLOADS, Buffers, Workload, exact_answer, make_buffers
 
-from bitrate_ext.bench import in_turn
+from bitrate_ext.cli.bench import in_turn
 
 pytestmark = pytest.mark.benchmark(timer=clock, disable_gc=True, warmup=False)
 

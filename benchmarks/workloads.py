@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 import bitrate_ext
-from bitrate_ext.bench import sets_of_buffers
-from bitrate_ext.receptive_field import ReceptiveField, Term
+from bitrate_ext.cli.bench import sets_of_buffers
+from bitrate_ext.receptive_field.field import ReceptiveField, Term
 
 IMAGES = {"kodak": (512, 768), "1080p": (1088, 1920), "4k": (2160, 3840), "8k": (4320, 7680)}  # (H, W), pixels
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import bitrate_ext
-from bitrate_ext import _native
+from bitrate_ext.ops import library
 
 SCALE = float(os.environ.get("BITRATE_EXT_TEST_SCALE", "1"))  # multiplies the number of cases of every test
 MODES = ("nearest", "bilinear", "area")
@@ -37,7 +37,7 @@ def need_native(device: torch.device) -> None:
     """Skip, saying why, where there is no kernel for the device; fail where a GPU is required."""
     import pytest  # not above: programs that run without pytest draw their cases here, too
 
-    because = _native.why_absent(device)
+    because = library.why_absent(device)
     if because:
         (pytest.fail if os.environ.get("REQUIRE_CUDA") else pytest.skip)(f"no native kernel: {because}")
 

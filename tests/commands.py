@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bitrate_ext import cli
+from bitrate_ext.cli import main as cli
 
 
 def error_of(capsys: pytest.CaptureFixture[str], *argv: str) -> str:

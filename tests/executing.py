@@ -22,8 +22,8 @@ import torch
 from faults.native import compiler
 from torch import Tensor
 
-from bitrate_ext import autograd
-from bitrate_ext.projection import get_projection
+from bitrate_ext.ops import autograd
+from bitrate_ext.ops.projection import get_projection
 
 ROOT = Path(__file__).parent.parent
 CACHE = ROOT / "build" / "executor"

@@ -15,9 +15,9 @@ from zoo import small_model
 
 import bitrate_ext
 from bitrate_ext import BitrateMapper, attribute
-from bitrate_ext.demo_codec import demo_photograph
-from bitrate_ext.images import load_image
-from bitrate_ext.synthesis import Run, symbol_bits
+from bitrate_ext.io.images import load_image
+from bitrate_ext.models.demo_codec import demo_photograph
+from bitrate_ext.models.trace import Run, symbol_bits
 
 pytest.importorskip("captum")
 

@@ -19,12 +19,15 @@ from test_strips import field
 from torch import Tensor, nn
 
 import bitrate_ext
-from bitrate_ext import cli, cli_tiles, demo_codec, memory
-from bitrate_ext.big_picture import TiledRun
-from bitrate_ext.map_files import Reduced, _rows_of
+from bitrate_ext import memory
+from bitrate_ext.cli import main as cli
+from bitrate_ext.cli import map_tiled
+from bitrate_ext.io.map_writers import Reduced, _rows_of
+from bitrate_ext.io.windowed import TensorPicture
 from bitrate_ext.memory import Footprint, MemoryLimitError
-from bitrate_ext.pictures import TensorPicture
-from bitrate_ext.plan import CPU
+from bitrate_ext.models import demo_codec
+from bitrate_ext.tiled.map_picture import TiledRun
+from bitrate_ext.tiled.planning import CPU
 
 Image = pytest.importorskip("PIL.Image")
 tifffile = pytest.importorskip("tifffile")
@@ -376,7 +379,7 @@ def test_the_command_writes_tiff(folder: Path, capsys: pytest.CaptureFixture[str
 def test_pictures_that_do_not_fit_go_in_tiles_by_themselves(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli_tiles, "MODEST", 200 * 200)
+    monkeypatch.setattr(map_tiled, "MODEST", 200 * 200)
     assert cli.main(["map", "cat.png", "-o", "fits"]) == 0
     assert "tiles" not in capsys.readouterr().err
     monkeypatch.setattr(memory, "footprint", lambda device, multiple, run: run(256) or Footprint(0, 1e6))
@@ -393,7 +396,7 @@ def test_beyond_pillow_s_limit(
 ) -> None:
     """Compressed files need a limit that admits them; an uncompressed TIFF has as many bytes as it says."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100_000)
-    monkeypatch.setattr(cli_tiles, "MODEST", 200 * 200)
+    monkeypatch.setattr(map_tiled, "MODEST", 200 * 200)
     assert "cat.png: the image is larger than 100,000 pixels" in error_of(capsys, "map", "cat.png")
     assert cli.main(["map", "cat.png", "--max-memory", "64GiB"]) == 0
     tifffile.imwrite("raw.tif", photograph(300, 500).permute(1, 2, 0).numpy(), photometric="rgb")
@@ -429,4 +432,4 @@ def test_an_estimate_of_the_whole_run_counts_maps_and_pictures(monkeypatch: pyte
     monkeypatch.setattr(memory, "held", lambda _: 7)
     for limit, fit in ((needed + 7, True), (needed + 6, False)):
         monkeypatch.setattr(memory, "limit", lambda *_, limit=limit: limit)
-        assert cli_tiles.fits(mapper, 1024, 1024, CPU) is fit
+        assert map_tiled.fits(mapper, 1024, 1024, CPU) is fit

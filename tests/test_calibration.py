@@ -13,8 +13,8 @@ from zoo import small_model
 
 import bitrate_ext
 from bitrate_ext import BitrateMapper, ReceptiveField, bitrate_map, calibrate
-from bitrate_ext.calibration import _followed, separable_terms
-from bitrate_ext.receptive_field import Term
+from bitrate_ext.receptive_field.calibration import _followed, separable_terms
+from bitrate_ext.receptive_field.field import Term
 
 
 class Codec(nn.Module):

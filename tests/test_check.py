@@ -15,10 +15,13 @@ from commands import error_of
 from test_coded import assert_closes, model_of, photograph
 
 import bitrate_ext
-from bitrate_ext import BitrateMapper, cli, cli_check, demo_codec
-from bitrate_ext.channel_picture import channel_figure
-from bitrate_ext.ledger import Books, Ledger
-from bitrate_ext.render import map_figure
+from bitrate_ext import BitrateMapper
+from bitrate_ext.cli import check
+from bitrate_ext.cli import main as cli
+from bitrate_ext.coding.ledger import Books, Ledger
+from bitrate_ext.models import demo_codec
+from bitrate_ext.viz.channel_figure import channel_figure
+from bitrate_ext.viz.map_figure import map_figure
 
 Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("matplotlib")
@@ -280,7 +283,7 @@ def test_differences_are_red_above_and_blue_below() -> None:
 
 
 def test_the_picture_of_channels() -> None:
-    account = cli_check.channel_account(torch.tensor([3.0, 0.0, 9.0, 4.0]))
+    account = check.channel_account(torch.tensor([3.0, 0.0, 9.0, 4.0]))
     assert account["channel"] == [2, 3, 0, 1]
     assert account["share"] == pytest.approx([9 / 16, 13 / 16, 1, 1])
     one, two = (channel_figure(dict.fromkeys(names, account), title="$t$") for names in ("y", "yz"))
@@ -288,8 +291,8 @@ def test_the_picture_of_channels() -> None:
     pixels = np.asarray(one).reshape(-1, 3)
     for colour in ((0x1F, 0x5F, 0xA8), (0xB8, 0x37, 0x5B)):
         assert (pixels == colour).all(axis=1).sum() > 200
-    empty = cli_check.channel_account(torch.zeros(3))
+    empty = check.channel_account(torch.zeros(3))
     assert empty["share"] == [0.0, 0.0, 0.0]
-    endless = cli_check.channel_account(torch.tensor([torch.inf, 1.0]))
+    endless = check.channel_account(torch.tensor([torch.inf, 1.0]))
     assert endless["bits"] == [None, 1.0]
     channel_figure({"y": empty, "z": endless})

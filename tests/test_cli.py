@@ -20,7 +20,8 @@ from commands import error_of
 from torch import Tensor, nn
 
 import bitrate_ext
-from bitrate_ext import cli, demo_codec, models
+from bitrate_ext.cli import main as cli
+from bitrate_ext.models import demo_codec, zoo
 
 Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("matplotlib")
@@ -191,7 +192,7 @@ def test_a_failure_leaves_no_file(
         raise OSError(28, "No space left on device")
 
     if failing == "render.overlay":
-        monkeypatch.setattr("bitrate_ext.render.overlay", full)
+        monkeypatch.setattr("bitrate_ext.viz.map_figure.overlay", full)
     else:
         monkeypatch.setattr(Path, "replace", full)
     assert error_of(capsys, "map", "a.png") == (
@@ -208,7 +209,7 @@ def test_a_failure_keeps_old_results(photos: Callable, monkeypatch: pytest.Monke
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("bitrate_ext.render.overlay", full)
+    monkeypatch.setattr("bitrate_ext.viz.map_figure.overlay", full)
     assert cli.main(["map", "a.png"]) == 2
     assert files() == sorted(["a.png", *outputs("a")])
     assert all(Path(f"a{ending}").read_text() == "old" for ending in ENDINGS)
@@ -227,7 +228,7 @@ def test_interruption_leaves_no_file(
     photos: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photos("a.png")
-    monkeypatch.setattr("bitrate_ext.render.overlay", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr("bitrate_ext.viz.map_figure.overlay", lambda *_: os.kill(os.getpid(), signal.SIGINT))
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background start without it
     try:
         assert cli.main(["map", "a.png", "--json"]) == 130
@@ -248,7 +249,7 @@ def test_memory_running_out(
 
         monkeypatch.setattr(BlockCodec, "forward", forward)
         if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError):
-            monkeypatch.setattr("bitrate_ext.mapper.BitrateMapper.__call__", forward)
+            monkeypatch.setattr("bitrate_ext.mapping.mapper.BitrateMapper.__call__", forward)
         assert error_of(capsys, "map", "a.png").endswith("a.png: not enough memory to map it on this device\n")
 
 
@@ -258,7 +259,7 @@ def test_other_runtime_errors_are_not_hidden(photos: Callable, monkeypatch: pyte
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("bitrate_ext.mapper.BitrateMapper.__call__", broken)
+    monkeypatch.setattr("bitrate_ext.mapping.mapper.BitrateMapper.__call__", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         cli.main(["map", "a.png"])
     assert files() == ["a.png"]
@@ -336,8 +337,8 @@ def test_models_are_asked_for_as_the_arguments_say(photos: Callable, monkeypatch
         asked.append(arguments)
         return BlockCodec().eval()
 
-    monkeypatch.setattr(models, "load_zoo_model", load)
-    monkeypatch.setattr(models, "load_checkpoint", load)
+    monkeypatch.setattr(zoo, "load_zoo_model", load)
+    monkeypatch.setattr(zoo, "load_checkpoint", load)
     named = []
     for options in (
         ["--model", "mbt2018-mean", "--quality", "3", "--metric", "ms-ssim"],

@@ -17,7 +17,11 @@ from commands import error_of
 from torch import Tensor, nn
 
 import bitrate_ext
-from bitrate_ext import ReceptiveField, calibration, cli, cli_calibrate, demo_codec, models
+from bitrate_ext import ReceptiveField
+from bitrate_ext.cli import calibrate
+from bitrate_ext.cli import main as cli
+from bitrate_ext.models import demo_codec, zoo
+from bitrate_ext.receptive_field import calibration
 
 Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("matplotlib")
@@ -263,7 +267,7 @@ def test_a_failure_keeps_old_results(
 
     Path(KERNEL).write_text("old")
     if failing == "picture":
-        monkeypatch.setattr("bitrate_ext.kernel_picture.kernel_figure", full)
+        monkeypatch.setattr("bitrate_ext.viz.kernel_figure.kernel_figure", full)
     elif failing == "replace":
         monkeypatch.setattr(Path, "replace", full)
     else:
@@ -297,11 +301,11 @@ def test_inputs_are_not_overwritten(work: Callable, capsys: pytest.CaptureFixtur
     ],
 )
 def test_file_names(text: str, name: str) -> None:
-    assert cli_calibrate._file_name(text) == name
+    assert calibrate._file_name(text) == name
 
 
 def test_files_are_named_after_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "load_zoo_model", lambda *_: PaintingCodec().eval())
+    monkeypatch.setattr(zoo, "load_zoo_model", lambda *_: PaintingCodec().eval())
     assert cli.main(["calibrate", "--samples", "4", "--model", "mbt2018-mean", "--quality", "3"]) == 0
     stem = "mbt2018-mean-quality-3-mse.y.receptive-field"
     assert files() == [f"{stem}.npz", f"{stem}.png"]

@@ -23,9 +23,11 @@ from PIL import Image
 from test_video import FRAMES, BlockCodec, BlockVideo
 from video_clips import clip
 
-from bitrate_ext import cli, cli_video, demo_codec, models
-from bitrate_ext.video_reader import VideoReader
-from bitrate_ext.video_writer import VideoWriter
+from bitrate_ext.cli import main as cli
+from bitrate_ext.cli import video
+from bitrate_ext.models import demo_codec, zoo
+from bitrate_ext.video.reader import VideoReader
+from bitrate_ext.video.writer import VideoWriter
 
 
 @pytest.fixture
@@ -161,7 +163,7 @@ def test_a_name_that_starts_with_a_dash_needs_a_folder_before_it(
 def test_video_codecs(clips: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     loaded = []
     monkeypatch.setattr(
-        models, "load_zoo_model", lambda name, q, metric: loaded.append((name, q, metric)) or BlockVideo().eval()
+        zoo, "load_zoo_model", lambda name, q, metric: loaded.append((name, q, metric)) or BlockVideo().eval()
     )
     clips("cat.mp4")
     assert cli.main(["video", "cat.mp4", "--model", "ssf2020", "--quality", "3", "--group", "5"]) == 0
@@ -223,7 +225,7 @@ def test_a_full_disk_is_told_in_one_line(
 
 
 def test_progress_has_a_bar_for_each_pass(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = cli_video.progress_on_stderr()
+    progress = video.progress_on_stderr()
     for what in ("measuring", "drawing"):
         done = progress(what, 3)
         for _ in range(3):
@@ -267,7 +269,7 @@ def shown(path: str) -> list[np.ndarray]:
 
 
 def test_animation_over_qualities(photo: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    monkeypatch.setattr(models, "load_zoo_model", lambda name, quality, metric: Coarse(quality).eval())
+    monkeypatch.setattr(zoo, "load_zoo_model", lambda name, quality, metric: Coarse(quality).eval())
     assert cli.main(["video", photo, "--animate", "--model", "cheng2020-attn", "-o", "out"]) == 0
     assert files("out") == ["cat.bitrate.png"]
     pictures = shown("out/cat.bitrate.png")
@@ -285,7 +287,7 @@ def test_animation_over_checkpoints(photo: str, monkeypatch: pytest.MonkeyPatch)
         assert name == "mbt2018-mean"
         return Coarse(float(Path(path).stem)).eval()
 
-    monkeypatch.setattr(models, "load_checkpoint", load)
+    monkeypatch.setattr(zoo, "load_checkpoint", load)
     assert cli.main(["video", photo, "--model", "mbt2018-mean", "-o", "x.png", "--animate", "3.pth", "1.pth"]) == 0
     first, second = shown("x.png")
     assert first[100:-100, 100:-200].mean() > second[100:-100, 100:-200].mean()

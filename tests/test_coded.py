@@ -12,9 +12,10 @@ import zoo
 from torch import Tensor, nn
 
 import bitrate_ext
-from bitrate_ext import BitrateMapper, demo_codec
-from bitrate_ext.images import load_image
-from bitrate_ext.range_coder import DRIFT, CodingError, Tables
+from bitrate_ext import BitrateMapper
+from bitrate_ext.coding.rans import DRIFT, CodingError, Tables
+from bitrate_ext.io.images import load_image
+from bitrate_ext.models import demo_codec
 
 ans = pytest.importorskip("compressai.ans")
 SIZES = [(1, 1), (1, 130), (130, 1), (7, 5), (17, 64), (63, 65), (64, 64), (70, 101)]

@@ -11,8 +11,8 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 import bitrate_ext
-from bitrate_ext import _native, autograd
-from bitrate_ext.projection import Band
+from bitrate_ext.ops import autograd, library
+from bitrate_ext.ops.projection import Band
 
 CUDA = torch.device("cuda", 0)
 ROOT = Path(__file__).parent.parent
@@ -21,24 +21,24 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where the CUDA library is loaded."""
-    monkeypatch.setattr(_native, "cuda_absent_because", None)
+    monkeypatch.setattr(library, "cuda_absent_because", None)
 
 
 def test_the_library_loads_wherever_it_was_built() -> None:
     """Without a GPU too: importing must never depend on one."""
     if not list(Path(bitrate_ext.__file__).parent.glob("_ops_cuda*.so")):
         pytest.skip("no CUDA toolkit when this was built")
-    assert _native.cuda_absent_because is None
+    assert library.cuda_absent_because is None
     for name in ("_project", "_project_backward"):
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"bitrate_ext::{name}", "CUDA")
 
 
 def test_the_number_of_latents_is_that_of_the_kernels(built: None) -> None:
     (most,) = re.findall(r"constexpr int kMaxTerms = (\d+);", (ROOT / "csrc/core/launch.h").read_text())
-    assert int(most) == _native.MOST_LATENTS_ON_CUDA
-    assert _native.why_absent(CUDA, int(most)) == _native.why_absent(CUDA)
-    assert f"at most {most} latents, not 21" in _native.why_absent(CUDA, 21)
-    assert _native.why_absent(torch.device("cpu"), 1000) == ""
+    assert int(most) == library.MOST_LATENTS_ON_CUDA
+    assert library.why_absent(CUDA, int(most)) == library.why_absent(CUDA)
+    assert f"at most {most} latents, not 21" in library.why_absent(CUDA, 21)
+    assert library.why_absent(torch.device("cpu"), 1000) == ""
 
 
 def test_a_gpu_that_was_not_built_for(built: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,15 +51,15 @@ def test_a_gpu_that_was_not_built_for(built: None, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.ops, "bitrate_ext", SimpleNamespace(_cuda_unavailable=unavailable))
-    _native._why_unable.cache_clear()
+    library._why_unable.cache_clear()
     try:
         for _ in range(2):
-            because = _native.why_absent(torch.device("cuda", 1))
+            because = library.why_absent(torch.device("cuda", 1))
             assert "compute capability 5.0" in because
             assert "TORCH_CUDA_ARCH_LIST" in because
         assert asked == [1]
     finally:
-        _native._why_unable.cache_clear()
+        library._why_unable.cache_clear()
 
 
 @pytest.fixture

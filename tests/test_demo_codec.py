@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 import bitrate_ext
-from bitrate_ext.demo_codec import DATA, demo_photograph
-from bitrate_ext.images import load_image
+from bitrate_ext.io.images import load_image
+from bitrate_ext.models.demo_codec import DATA, demo_photograph
 
 pytest.importorskip("compressai")
 

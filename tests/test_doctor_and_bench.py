@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitrate_ext import bench, cli, doctor
+from bitrate_ext.cli import bench, doctor
+from bitrate_ext.cli import main as cli
 
 pytest.importorskip("compressai")
 

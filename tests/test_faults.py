@@ -94,7 +94,7 @@ def test_names_are_unique_in_their_group(faults: list[Fault]) -> None:
 
 
 def test_a_fault_that_no_longer_applies_is_an_error(tmp_path: Path) -> None:
-    file = "bitrate_ext/reference.py"
+    file = "bitrate_ext/ops/reference.py"
     for old in ("not in there", "import"):
         times = (ROOT / file).read_text().count(old)
         with pytest.raises(AssertionError, match=f"'gone' no longer applies: its text occurs {times} times in {file}"):

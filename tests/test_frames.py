@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import bitrate_ext
 from bitrate_ext import BitrateMapper, FrameMapper, bitrate_map
-from bitrate_ext.network import accelerated, without_decoder
-from bitrate_ext.pipeline import Stopwatch
+from bitrate_ext.models.accelerate import accelerated, without_decoder
+from bitrate_ext.threads import Stopwatch
 
 pytest.importorskip("compressai")
 from zoo import SMALL, small_model

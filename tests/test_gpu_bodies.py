@@ -119,7 +119,7 @@ def test_triton_kernels_in_its_interpreter():
     code = """
         import torch
         import opponents_triton as t
-        from bitrate_ext.bench import recipe
+        from bitrate_ext.cli.bench import recipe
 
         for dtype, shape, blocks in zip((torch.float32, torch.bfloat16), ((2, 37, 3, 5), (1, 7, 4, 9)), t.TRIALS):
             p = torch.rand(shape).clamp_min(1e-3).to(dtype)

@@ -23,8 +23,8 @@ import torch
 import zoo
 from torch import Tensor
 
-from bitrate_ext import cli
-from bitrate_ext.models import load_checkpoint
+from bitrate_ext.cli import main as cli
+from bitrate_ext.models.zoo import load_checkpoint
 
 safetensors_torch = pytest.importorskip("safetensors.torch")
 NAME = "mbt2018-mean"

@@ -20,8 +20,8 @@ import video_clips
 import video_forks
 from video_clips import FRAMES, clip, written
 
-from bitrate_ext import video_decoder, video_reader
-from bitrate_ext.video_reader import VideoError, VideoFrame, VideoReader
+from bitrate_ext.video import decoder, reader
+from bitrate_ext.video.reader import VideoError, VideoFrame, VideoReader
 
 TIMEOUT = 20.0  # seconds, far above what a case takes
 # Containers that say how long they are, and what becomes of a cut anywhere in them is told for sure.
@@ -33,14 +33,14 @@ FLIPS = {"mp4": 24, "mkv": 16, "webm": 8, "avi": 12, "flv": 8, "ts": 12}
 
 @pytest.fixture(scope="module")
 def forks() -> Iterator[video_forks.Server]:
-    server = video_forks.Server(video_decoder.__file__)
+    server = video_forks.Server(decoder.__file__)
     yield server
     server.close()
 
 
 @pytest.fixture
 def forked(forks: video_forks.Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video_reader, "_start", forks.start)
+    monkeypatch.setattr(reader, "_start", forks.start)
 
 
 @dataclass
@@ -358,8 +358,8 @@ def test_other_containers_are_refused_before_the_lock_is_needed(
     try:
         # HLS is told by its name, which FFmpeg is not given; DASH not every build of FFmpeg knows.
         message = "damaged, or no video" if name in ("hls", "dash") else "is not in a container that is read"
-        with pytest.raises(video_decoder.Unreadable, match=message):
-            video_decoder.opened(video_decoder.Input(descriptor))
+        with pytest.raises(decoder.Unreadable, match=message):
+            decoder.opened(decoder.Input(descriptor))
     finally:
         os.close(descriptor)
     assert opens.count() == 0

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from bitrate_ext.images import ImageError, load_image
+from bitrate_ext.io.images import ImageError, load_image
 
 Image = pytest.importorskip("PIL.Image")
 

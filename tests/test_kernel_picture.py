@@ -12,9 +12,10 @@ pytest.importorskip("matplotlib")
 
 from matplotlib.colors import to_rgb
 
-from bitrate_ext import ReceptiveField, kernel_picture
-from bitrate_ext.projection import Axis, axis_band, get_projection
-from bitrate_ext.receptive_field import Term
+from bitrate_ext import ReceptiveField
+from bitrate_ext.ops.projection import Axis, axis_band, get_projection
+from bitrate_ext.receptive_field.field import Term
+from bitrate_ext.viz import kernel_figure
 
 Reach = tuple[tuple[int, int], tuple[int, int]]
 
@@ -41,8 +42,8 @@ def box(where: np.ndarray) -> tuple[int, int, int, int]:
 
 def panel_of(field: ReceptiveField) -> tuple[np.ndarray, int]:
     """The picture left of all that stands beside the panel, and how many of its pixels one of the kernel is wide."""
-    view = kernel_picture._view(field)
-    pixels = np.asarray(kernel_picture.kernel_figure(field)).astype(float)
+    view = kernel_figure._view(field)
+    pixels = np.asarray(kernel_figure.kernel_figure(field)).astype(float)
     first, last = view.spans[1]
     return pixels[:, : round(6 * view.em) + view.width], view.width // (last - first)
 
@@ -54,7 +55,7 @@ def test_pixels_are_where_the_axes_say() -> None:
     import matplotlib
 
     top, bottom, left, right = box(near(pixels, matplotlib.colormaps["inferno"](1.0)[:3]))
-    own_top, own_bottom, own_left, own_right = box(near(pixels, kernel_picture.OWN))
+    own_top, own_bottom, own_left, own_right = box(near(pixels, kernel_figure.OWN))
     assert bottom - top + 1 == pytest.approx(scale, abs=1)
     assert right - left + 1 == pytest.approx(scale, abs=1)
     line = 4  # pixels that antialiased lines may differ by
@@ -68,7 +69,7 @@ def test_centroid_and_center_are_marked() -> None:
     field = one_pixel((16, 16), ((-30, 41), (-20, 31)), row=-12, column=24)
     assert (field.center, field.centroid) == ((5.5, 5.5), (-12.0, 24.0))
     pixels, scale = panel_of(field)
-    top, _, left, _ = box(near(pixels, kernel_picture.OWN))
+    top, _, left, _ = box(near(pixels, kernel_figure.OWN))
     for row, column in (field.centroid, field.center):
         y, x = round(top + (row + 0.5) * scale), round(left + (column + 0.5) * scale)
         assert near(pixels[y, x], "white")
@@ -83,7 +84,7 @@ def test_four_decades_are_told_apart() -> None:
     values = np.array([1.0, 0.1, 0.01, 0.001, 1e-6])
     field = ReceptiveField((1, 1), ((0, 0), (0, 4)), [Term(1.0, np.ones(1), values)])
     pixels, scale = panel_of(field)
-    top, bottom, left, _ = box(near(pixels, kernel_picture.OWN))
+    top, bottom, left, _ = box(near(pixels, kernel_figure.OWN))
     row = (3 * top + bottom) // 4  # clear of the marks
     shades = [pixels[row, left + round((column + 0.25) * scale)].sum() for column in range(5)]
     assert all(lighter > darker + 40 for lighter, darker in pairwise(shades))
@@ -93,7 +94,7 @@ def test_four_decades_are_told_apart() -> None:
 @pytest.mark.parametrize("stride", [1, 2, 5, 16, 64])
 def test_bilinear_marginal_is_that_of_the_projection(stride: int) -> None:
     pixels = np.arange(-4 * stride, 5 * stride)
-    shares = kernel_picture.bilinear_marginal(stride, pixels)
+    shares = kernel_figure.bilinear_marginal(stride, pixels)
     band = axis_band(get_projection("bilinear"), Axis(9, 9 * stride, 0, 9 * stride), torch.device("cpu"))
     np.testing.assert_allclose(shares, band.dense()[:, 4].numpy(), rtol=0, atol=1e-12)
 
@@ -112,14 +113,14 @@ def test_bilinear_marginal_is_that_of_the_projection(stride: int) -> None:
 )
 def test_any_shape_fits(stride: tuple[int, int], reach: Reach) -> None:
     field = one_pixel(stride, reach, row=reach[0][1], column=reach[1][0], rest=1e-3)
-    picture = kernel_picture.kernel_figure(field, model="m" * 500)
+    picture = kernel_figure.kernel_figure(field, model="m" * 500)
     assert picture.mode == "RGB"
     assert 600 < picture.width < 2400
     assert 600 < picture.height < 2400
     pixels = np.asarray(picture)
     assert (np.concatenate([pixels[:3].reshape(-1, 3), pixels[-3:].reshape(-1, 3)]) == 255).all()
     assert (np.concatenate([pixels[:, :3].reshape(-1, 3), pixels[:, -3:].reshape(-1, 3)]) == 255).all()
-    (low, high), (first, last) = kernel_picture._view(field).spans
+    (low, high), (first, last) = kernel_figure._view(field).spans
     assert low < min(reach[0][0], 0)
     assert high > max(reach[0][1] + 1, stride[0])
     assert first < min(reach[1][0], 0)
@@ -130,22 +131,22 @@ def test_any_shape_fits(stride: tuple[int, int], reach: Reach) -> None:
 def test_any_name_will_do(name: str) -> None:
     field = one_pixel((4, 4), ((-2, 5), (-2, 5)), 1, 1, rest=0.5)
     field.latent = name
-    plain = kernel_picture.kernel_figure(field)
-    assert kernel_picture.kernel_figure(field, model=name).height >= plain.height
+    plain = kernel_figure.kernel_figure(field)
+    assert kernel_figure.kernel_figure(field, model=name).height >= plain.height
 
 
 def test_numbers_are_written_below_the_title() -> None:
     field = one_pixel((4, 8), ((-2, 5), (-1, 8)), 1, 1, rest=0.5)
-    assert kernel_picture._numbers(field).split("   ") == [
+    assert kernel_figure._numbers(field).split("   ") == [
         "stride 4 \N{MULTIPLICATION SIGN} 8",
         "reach 8 \N{MULTIPLICATION SIGN} 10 pixels",
         "1 separable term",
     ]
     field.fit["separable_error"] = 0.0488
-    assert kernel_picture._numbers(field).endswith("   1 separable term misplaces 4.9 % of the bits")
+    assert kernel_figure._numbers(field).endswith("   1 separable term misplaces 4.9 % of the bits")
     kernel = [Term(0.5, field.kernel[0].vertical, field.kernel[0].horizontal)] * 2
     two = ReceptiveField(field.stride, field.reach, kernel, fit=field.fit)
-    assert kernel_picture._numbers(two).endswith("   2 separable terms misplace 4.9 % of the bits")
+    assert kernel_figure._numbers(two).endswith("   2 separable terms misplace 4.9 % of the bits")
 
 
 def test_picture_leaves_matplotlib_as_it_was() -> None:
@@ -155,7 +156,7 @@ def test_picture_leaves_matplotlib_as_it_was() -> None:
 
     before = dict(matplotlib.rcParams)
     field = one_pixel((4, 4), ((-2, 5), (-2, 5)), 1, 1, rest=0.5)
-    pictures = [kernel_picture.kernel_figure(field, model="m") for _ in range(2)]
+    pictures = [kernel_figure.kernel_figure(field, model="m") for _ in range(2)]
     assert pictures[0].tobytes() == pictures[1].tobytes()
     assert dict(matplotlib.rcParams) == before
     pyplot = sys.modules.get("matplotlib.pyplot")

@@ -9,7 +9,7 @@ import torch
 from cases import DTYPES, MODES, Case, assert_close_to_exact, assert_same_bytes, bytes_of, likelihoods, scaled
 
 import bitrate_ext
-from bitrate_ext.projection import PROJECTIONS, Axis, axis_band, transposed_axis_band
+from bitrate_ext.ops.projection import PROJECTIONS, Axis, axis_band, transposed_axis_band
 
 LAYOUT_CASES = scaled(1500)
 OFFSETS = range(32)  # elements, for each of 8 shapes

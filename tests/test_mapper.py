@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from zoo import SMALL, small_model
 
 import bitrate_ext
-from bitrate_ext import BitrateMapper, mapper, traps
+from bitrate_ext import BitrateMapper
+from bitrate_ext.coding import tables
+from bitrate_ext.mapping import mapper
 
 compressai_models = pytest.importorskip("compressai.models")
 
@@ -67,7 +69,7 @@ def test_every_registered_image_model(name: str) -> None:
     strides = {"y": (16, 16), "z": (64, 64)} if "factorized" not in name else {"y": (16, 16)}
     assert bitrate_mapper.strides == strides
     image, top, left = padded(x, *(max(strides.values())))
-    with torch.inference_mode(), traps.corrected(model):
+    with torch.inference_mode(), tables.corrected(model):
         output = model(image)
     total = torch.zeros(1, dtype=torch.float64)
     whole = torch.zeros(1, 1, 70, 101, dtype=torch.float64)
@@ -92,7 +94,7 @@ def test_every_registered_image_model(name: str) -> None:
 
 
 def test_every_registered_image_model_is_in_the_list() -> None:
-    from bitrate_ext.models import image_architectures
+    from bitrate_ext.models.zoo import image_architectures
 
     assert set(SMALL) == set(image_architectures())
 

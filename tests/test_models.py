@@ -14,8 +14,8 @@ import zoo
 from torch import nn
 
 import bitrate_ext
-from bitrate_ext import demo_codec
-from bitrate_ext.models import load_checkpoint, load_zoo_model
+from bitrate_ext.models import demo_codec
+from bitrate_ext.models.zoo import load_checkpoint, load_zoo_model
 
 MODELS = pytest.importorskip("compressai.registry").MODELS
 zoo_image = pytest.importorskip("compressai.zoo.image")

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from bitrate_ext import memory
-from bitrate_ext.images import ImageError, load_image
-from bitrate_ext.pictures import DecodedPicture, Picture, TensorPicture, TiffPicture, declared_size, open_picture
+from bitrate_ext.io.images import ImageError, load_image
+from bitrate_ext.io.windowed import DecodedPicture, Picture, TensorPicture, TiffPicture, declared_size, open_picture
 
 Image = pytest.importorskip("PIL.Image")
 tifffile = pytest.importorskip("tifffile")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
-from bitrate_ext.pipeline import Background, Stopwatch, prefetched
+from bitrate_ext.threads import Background, Stopwatch, prefetched
 
 
 def numbers(count: int, taken: list[int]) -> Iterator[int]:

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import bitrate_ext
-from bitrate_ext.projection import PROJECTIONS, Axis, axis_band, get_projection, outside_share, transposed_axis_band
+from bitrate_ext.ops.projection import PROJECTIONS, Axis, axis_band, get_projection, outside_share, transposed_axis_band
 
 CPU = torch.device("cpu")
 EXAMPLES = 400  # of each hypothesis test

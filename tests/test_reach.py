@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from zoo import SMALL, small_model
 
 from bitrate_ext import BitrateMapper, calibrate
-from bitrate_ext.calibration import _image_mapper
-from bitrate_ext.synthesis import Run, Synthesis, random_signs, symbol_bits
+from bitrate_ext.models.trace import Run, Synthesis, random_signs, symbol_bits
+from bitrate_ext.receptive_field.calibration import _image_mapper
 
 video = pytest.importorskip("compressai.models.video")
 

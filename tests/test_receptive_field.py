@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 
 from bitrate_ext import ReceptiveField, bitrate_map
-from bitrate_ext.mapper import outside_bits
-from bitrate_ext.projection import Axis, axis_band
-from bitrate_ext.receptive_field import Term
+from bitrate_ext.mapping.mapper import outside_bits
+from bitrate_ext.ops.projection import Axis, axis_band
+from bitrate_ext.receptive_field.field import Term
 
 CPU = torch.device("cpu")
 

@@ -96,7 +96,7 @@ def test_no_compiler_may_change_results():
 
 
 def test_the_operators_do_not_wait_for_the_device():
-    assert waits((ROOT / "bitrate_ext/autograd.py").read_text()) == []
+    assert waits((ROOT / "bitrate_ext/ops/autograd.py").read_text()) == []
     assert waits("def f(p):\n    return p.sum().item() + p.cpu()") == ["item", "cpu"]
 
 

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("matplotlib")
 pytest.importorskip("PIL")
 
-from bitrate_ext.strip import GROUND, HEADROOM, LATENT_COLOURS, Strip
+from bitrate_ext.viz.frame_chart import GROUND, HEADROOM, LATENT_COLOURS, Strip
 
 EMPTY = tuple(c + 14 for c in GROUND)
 

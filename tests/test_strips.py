@@ -12,8 +12,8 @@ from test_process import in_new_process
 from torch import Tensor
 
 import bitrate_ext
-from bitrate_ext.mapped_files import give_back, shared_mapping
-from bitrate_ext.receptive_field import ReceptiveField, Term
+from bitrate_ext.ops.mapped_memory import give_back, shared_mapping
+from bitrate_ext.receptive_field.field import ReceptiveField, Term
 
 
 def field(rng: np.random.Generator, stride: int, reach: tuple[int, int], terms: int = 2) -> ReceptiveField:

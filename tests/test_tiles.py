@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from zoo import small_model
 
 import bitrate_ext
-from bitrate_ext import tiles
-from bitrate_ext.pictures import TensorPicture
-from bitrate_ext.tiles import Tiling, measured_halo, run_tile
+from bitrate_ext.io.windowed import TensorPicture
+from bitrate_ext.tiled import tiling
+from bitrate_ext.tiled.tiling import Tiling, measured_halo, run_tile
 
 # Rounded up to blocks of 16 or 64. For a hyperprior 30 pixels of the analysis, 7 cells of y of the hyper-analysis and 7
 # of the hyper-synthesis add up to 254.
@@ -114,7 +114,7 @@ def test_of_the_demo_codec_in_float32() -> None:
     here, and the picture's bits stay as they are; a halo that is too narrow makes a hundred times as many differ.
     """
     model = bitrate_ext.load_demo_codec()
-    x = bitrate_ext.images.load_image(bitrate_ext.demo_codec.demo_photograph())
+    x = bitrate_ext.io.images.load_image(bitrate_ext.models.demo_codec.demo_photograph())
     x = torch.cat([x, x.flip(2), x, x.flip(2)], dim=2)[..., :128]
     mapper = prepared(model, x)
     halo = measured_halo(mapper, x, {}, x_hat=True)
@@ -148,7 +148,7 @@ def test_halo_of_a_model_with_a_known_reach(reach: tuple[int, int], offset: int,
 
 
 def test_models_without_a_finite_reach_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiles, "PROBE_BLOCKS", (5, 9))  # in sequence means slowly
+    monkeypatch.setattr(tiling, "PROBE_BLOCKS", (5, 9))  # in sequence means slowly
     like = torch.zeros(1, 3, 64, 64)
     with pytest.raises(
         ValueError, match=r"cannot be run in tiles: 16 rows of pixels change its likelihoods over all of"

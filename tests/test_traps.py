@@ -14,7 +14,7 @@ import torch
 import zoo
 
 from bitrate_ext import BitrateMapper, CodingError
-from bitrate_ext.traps import corrected
+from bitrate_ext.coding.tables import corrected
 
 ans = pytest.importorskip("compressai.ans")
 entropy = pytest.importorskip("compressai.entropy_models")

@@ -25,12 +25,14 @@ pytest.importorskip("compressai")
 
 from video_clips import clip, picture
 
-from bitrate_ext import BitrateMapper, FrameMapper, colours, video
-from bitrate_ext.ops import bitrate_map, latent_bits, likelihoods_of
-from bitrate_ext.pipeline import Stopwatch
-from bitrate_ext.video import map_video
-from bitrate_ext.video_reader import VideoError, VideoReader
-from bitrate_ext.video_writer import VideoWriter
+from bitrate_ext import BitrateMapper, FrameMapper
+from bitrate_ext.ops.functional import bitrate_map, latent_bits, likelihoods_of
+from bitrate_ext.threads import Stopwatch
+from bitrate_ext.video import map_video as map_video_module
+from bitrate_ext.video.map_video import map_video
+from bitrate_ext.video.reader import VideoError, VideoReader
+from bitrate_ext.video.writer import VideoWriter
+from bitrate_ext.viz import colormap
 
 SIZE, FRAMES = (64, 48), 12
 
@@ -117,8 +119,8 @@ def test_panels_show_picture_and_map(source: Path, drawn: Drawn, tmp_path: Path,
         bits = mapper(torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 255).map[0, 0]
         assert time == Fraction(row.index, 25)
         panels = torch.from_numpy(pixels[: zoom * SIZE[1] : zoom, ::zoom])
-        shown = colours.coloured(bits, record.limit or 0.5)
-        laid_over = colours.overlaid(torch.from_numpy(frame), bits, record.limit or 0.5)
+        shown = colormap.coloured(bits, record.limit or 0.5)
+        laid_over = colormap.overlaid(torch.from_numpy(frame), bits, record.limit or 0.5)
         beside = torch.cat([torch.from_numpy(frame), shown], dim=1)
         expected = {"side": beside, "overlay": laid_over, "map": shown}[view].int()
         # In two passes the map is made of float32 cells: a pixel at the edge of a level may fall on the other side.
@@ -142,8 +144,10 @@ def test_one_scale_serves_the_whole_clip(source: Path, tmp_path: Path) -> None:
 
 def test_frames_have_their_own_scales(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limits = []
-    coloured = video.coloured
-    monkeypatch.setattr(video, "coloured", lambda bits, limit, out: limits.append(limit) or coloured(bits, limit, out))
+    coloured = map_video_module.coloured
+    monkeypatch.setattr(
+        map_video_module, "coloured", lambda bits, limit, out: limits.append(limit) or coloured(bits, limit, out)
+    )
     map_video(source, tmp_path / "out.mp4", FrameMapper(BlockCodec().eval()), scale="frame")
     maps = [r.map[0, 0].numpy().copy() for r in FrameMapper(BlockCodec().eval())(read(source))]
     assert limits == pytest.approx([np.percentile(one, 99.5) for one in maps], rel=0.012)
@@ -328,7 +332,7 @@ def test_maps_of_kept_cells_are_the_maps(rng: np.random.Generator) -> None:
 @pytest.mark.parametrize("maps", [1, 40])
 @pytest.mark.parametrize("shape", [(1, 1), (3, 200), (300, 400)])
 def test_the_limit_of_a_clip(maps: int, shape: tuple[int, int], rng: np.random.Generator) -> None:
-    clip_limit, seen = colours.ClipLimit(), []
+    clip_limit, seen = colormap.ClipLimit(), []
     for _ in range(maps):
         one = (rng.gamma(2.0, 0.3, shape) + 0.01).astype(np.float32)
         seen.append(one)
@@ -339,7 +343,7 @@ def test_the_limit_of_a_clip(maps: int, shape: tuple[int, int], rng: np.random.G
 
 
 def test_the_limit_of_odd_clips() -> None:
-    clip_limit = colours.ClipLimit()
+    clip_limit = colormap.ClipLimit()
     assert clip_limit.limit() == 1.0
     clip_limit.add(torch.zeros(20, 20))
     assert clip_limit.limit() == 1.0
@@ -363,7 +367,7 @@ import sys
 from pathlib import Path
 
 from bitrate_ext import FrameMapper
-from bitrate_ext.video import map_video
+from bitrate_ext.video.map_video import map_video
 from test_video import BlockCodec
 
 status, seen = Path("/proc/self/status"), []

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from video_clips import clip, written
 
-from bitrate_ext import video_decoder
-from bitrate_ext.video_decoder import Input, cut_short, seccomp_filter
+from bitrate_ext.video import decoder
+from bitrate_ext.video.decoder import Input, cut_short, seccomp_filter
 
-FILTERED = sys.platform == "linux" and os.uname().machine in video_decoder.ARCHITECTURES
+FILTERED = sys.platform == "linux" and os.uname().machine in decoder.ARCHITECTURES
 # Loads the child's file as it stands, without the package, locks in, and says what each attempt ends with.
 ATTEMPTS = """
 import ctypes, errno, importlib.util, json, os, signal, socket, sys, threading
@@ -88,7 +88,7 @@ os.write(1, json.dumps([locked, found]).encode())
 
 
 def attempts(folder: Path, how: str) -> tuple[bool, dict[str, str]]:
-    command = [sys.executable, "-I", "-S", "-c", ATTEMPTS, video_decoder.__file__, how]
+    command = [sys.executable, "-I", "-S", "-c", ATTEMPTS, decoder.__file__, how]
     done = subprocess.run(command, cwd=folder, capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr.decode()
     locked, found = json.loads(done.stdout)
@@ -118,8 +118,8 @@ def test_without_the_filter_limits_remain(tmp_path: Path) -> None:
 
 
 def test_no_filter_for_an_unknown_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video_decoder.platform, "machine", lambda: "sparc")
-    assert video_decoder._deny_system_calls() is False
+    monkeypatch.setattr(decoder.platform, "machine", lambda: "sparc")
+    assert decoder._deny_system_calls() is False
 
 
 def verdict(program: bytes, arch: int, number: int, argument: int = 0) -> int:
@@ -175,11 +175,11 @@ def test_the_filter_of_both_processors(column: int, machine: str) -> None:
     arch, program = PROCESSORS[machine], seccomp_filter(machine, 77)
     assert len(program) // 8 < 4096  # the kernel's limit
     allowed = {number for number in range(1200) if verdict(program, arch, number) == ALLOW}
-    assert allowed == {numbers[column] for numbers in video_decoder.ALLOWED.values()}
+    assert allowed == {numbers[column] for numbers in decoder.ALLOWED.values()}
     for name, numbers in FORBIDDEN.items():
         assert verdict(program, arch, numbers[column]) == EPERM, name
     for other in set(PROCESSORS.values()) - {arch} | {0x40000003}:
-        assert verdict(program, other, video_decoder.ALLOWED["read"][column]) == EPERM
+        assert verdict(program, other, decoder.ALLOWED["read"][column]) == EPERM
     assert verdict(program, arch, 0x40000000) == EPERM  # x32
     clone, clone3, tgkill = ((56, 220)[column], 435, (234, 131)[column])
     assert verdict(program, arch, clone, 0x10000 | 0x100) == ALLOW
@@ -198,7 +198,7 @@ def test_a_busy_child_ends_with_its_parent(early: bool) -> None:
         "d = importlib.util.module_from_spec(spec); spec.loader.exec_module(d); time.sleep(float(sys.argv[2])); "
         "d.end_with_parent(0); print(flush=True)\nwhile True: pass"
     )
-    command = [sys.executable, "-I", "-S", "-c", program, video_decoder.__file__, "0.3" if early else "0"]
+    command = [sys.executable, "-I", "-S", "-c", program, decoder.__file__, "0.3" if early else "0"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdin is not None
         assert child.stdout is not None
@@ -268,8 +268,8 @@ def test_what_is_none_of_these_is_whole(tmp_path: Path) -> None:
 def test_playlists_are_told_by_their_first_bytes(start: str, tmp_path: Path) -> None:
     descriptor = os.open(written(tmp_path, "a", start.encode() + b"rest"), os.O_RDONLY)
     try:
-        with pytest.raises(video_decoder.Unreadable, match="is a playlist"):
-            next(video_decoder.decode(Input(descriptor), 9, 9, False))
+        with pytest.raises(decoder.Unreadable, match="is a playlist"):
+            next(decoder.decode(Input(descriptor), 9, 9, False))
     finally:
         os.close(descriptor)
 
@@ -281,7 +281,7 @@ def test_decoded_frames_are_let_go(tmp_path: Path) -> None:
     gc.disable()
     try:
         most = 0
-        for _ in video_decoder.decode(Input(descriptor), os.fstat(descriptor).st_size, 1 << 20, False):
+        for _ in decoder.decode(Input(descriptor), os.fstat(descriptor).st_size, 1 << 20, False):
             most = max(most, sum(type(one).__name__ == "VideoFrame" for one in gc.get_objects()))
     finally:
         gc.enable()

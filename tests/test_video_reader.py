@@ -22,9 +22,9 @@ import pytest
 import video_clips
 from video_clips import FORMATS, FRAMES, SIZE, clip, written
 
-from bitrate_ext import video_decoder, video_reader
-from bitrate_ext.video_decoder import DONE, FAIL, FRAM, FRAME, INFO, NO_PTS, PREFIX
-from bitrate_ext.video_reader import Clock, VideoError, VideoReader
+from bitrate_ext.video import decoder, reader
+from bitrate_ext.video.decoder import DONE, FAIL, FRAM, FRAME, INFO, NO_PTS, PREFIX
+from bitrate_ext.video.reader import Clock, VideoError, VideoReader
 
 LINUX = sys.platform == "linux"
 
@@ -48,7 +48,7 @@ def test_frames_are_those_of_the_file(suffix: str, tmp_path: Path) -> None:
 def test_what_the_container_states(tmp_path: Path) -> None:
     with VideoReader(written(tmp_path, "a.mp4", clip("mp4"))) as video:
         assert (video.container, video.codec, video.count) == ("mov", "h264", FRAMES)
-        assert video.sandboxed is (LINUX and os.uname().machine in video_decoder.ARCHITECTURES)
+        assert video.sandboxed is (LINUX and os.uname().machine in decoder.ARCHITECTURES)
 
 
 @pytest.mark.parametrize("size", [(65, 47), (2, 2), (200, 30)])
@@ -169,7 +169,7 @@ def test_arguments_out_of_range(argument: str, tmp_path: Path) -> None:
 
 
 def test_without_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video_reader.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(reader.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install 'bitrate-ext\[video\]'"):
         VideoReader(written(tmp_path, "a.mp4", clip("mp4")))
 
@@ -223,7 +223,7 @@ Speak = Callable[..., VideoReader]
 @pytest.fixture
 def speak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Speak:
     def reader(*words: bytes, code: int | None = 0, timeout: float = 5.0) -> VideoReader:
-        monkeypatch.setattr(video_reader, "_start", lambda *_: Said(b"".join(words), code))
+        monkeypatch.setattr(reader, "_start", lambda *_: Said(b"".join(words), code))
         return VideoReader(written(tmp_path, "a.mp4", b"x"), timeout=timeout)
 
     return reader

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from video_clips import picture
 
-from bitrate_ext import video_writer
-from bitrate_ext.video_reader import VideoFrame, VideoReader
-from bitrate_ext.video_writer import VideoWriter
+from bitrate_ext.video import writer
+from bitrate_ext.video.reader import VideoFrame, VideoReader
+from bitrate_ext.video.writer import VideoWriter
 
 NTSC = Fraction(30_000, 1001)
 
@@ -34,7 +34,7 @@ def read(path: Path) -> list[VideoFrame]:
     return frames
 
 
-@pytest.mark.parametrize("suffix", video_writer.CONTAINERS)
+@pytest.mark.parametrize("suffix", writer.CONTAINERS)
 def test_what_is_written_is_read(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"a{suffix}"
     write(path)
@@ -76,7 +76,7 @@ def test_times_that_do_not_grow_are_made_to(tmp_path: Path) -> None:
     with VideoWriter(tmp_path / "a.mp4", 64, 48, Fraction(30)) as video:
         for index, time in enumerate([Fraction(0), Fraction(1), Fraction(1), Fraction(1, 2), Fraction(2)]):
             video.write(picture(index), time)
-    tick = video_writer.TICK
+    tick = writer.TICK
     assert [frame.time for frame in read(tmp_path / "a.mp4")] == [0, 1, 1 + tick, 1 + 2 * tick, 2]
 
 

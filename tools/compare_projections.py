@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 
 import bitrate_ext
-from bitrate_ext.mapper import BitrateMapper
-from bitrate_ext.projection import Projection
-from bitrate_ext.receptive_field import ReceptiveField, Term
-from bitrate_ext.synthesis import Run, symbol_bits
+from bitrate_ext.mapping.mapper import BitrateMapper
+from bitrate_ext.models.trace import Run, symbol_bits
+from bitrate_ext.ops.projection import Projection
+from bitrate_ext.receptive_field.field import ReceptiveField, Term
 
 SIDE = 192  # of the photographs' middles, pixels
 BATCH = 8  # combs at a time

@@ -57,7 +57,7 @@ GPU_TESTS = ("bytes", "launches", "streams")  # tests/gpu/test_<name>.py
 
 PROBE = """
 import json, sys, torch, bitrate_ext
-from bitrate_ext import _native
+from bitrate_ext.ops import library
 device = torch.device("cuda")
 there = torch.cuda.get_device_properties(device)
 p = torch.rand(2, 19, 5, 12).clamp_min(1e-6)

@@ -24,8 +24,8 @@ import tifffile
 
 import bitrate_ext
 from bitrate_ext import memory
-from bitrate_ext.demo_codec import demo_photograph
-from bitrate_ext.images import load_image
+from bitrate_ext.io.images import load_image
+from bitrate_ext.models.demo_codec import demo_photograph
 
 MARGIN = 1.1  # on the planned peak
 ROWS = 256  # written at a time

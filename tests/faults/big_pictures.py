@@ -18,7 +18,7 @@ FAULTS = [
     ),
     Fault(
         "one row of cells too few",
-        "bitrate_ext/projection.py",
+        "bitrate_ext/ops/projection.py",
         "int(start.max()) + self.taps)",
         "int(start.max()) + self.taps - 1)",
         "test_strips.py::test_a_given_buffer_is_used_again",

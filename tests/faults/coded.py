@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from . import Fault
 
-CODER, LISTENING, PLACEMENT = "bitrate_ext/range_coder.py", "bitrate_ext/listening.py", "bitrate_ext/placement.py"
-CODED, LEDGER, TRAPS = "bitrate_ext/coded.py", "bitrate_ext/ledger.py", "bitrate_ext/traps.py"
-CHECKPOINT, CHECK = "bitrate_ext/checkpoint.py", "bitrate_ext/cli_check.py"
+CODER, LISTENING, PLACEMENT = (
+    "bitrate_ext/coding/rans.py",
+    "bitrate_ext/coding/recorder.py",
+    "bitrate_ext/coding/symbol_layout.py",
+)
+CODED, LEDGER, TRAPS = "bitrate_ext/mapping/coded.py", "bitrate_ext/coding/ledger.py", "bitrate_ext/coding/tables.py"
+CHECKPOINT, CHECK = "bitrate_ext/models/checkpoint_safety.py", "bitrate_ext/cli/check.py"
 
 FAULTS = [
     Fault(

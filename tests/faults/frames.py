@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from . import Fault
 
-FRAMES, NETWORK, PIPELINE = "bitrate_ext/frames.py", "bitrate_ext/network.py", "bitrate_ext/pipeline.py"
-COLOURS, STRIP, VIDEO = "bitrate_ext/colours.py", "bitrate_ext/strip.py", "bitrate_ext/video.py"
-CLI_VIDEO, OPS = "bitrate_ext/cli_video.py", "bitrate_ext/ops.py"
+FRAMES, NETWORK, PIPELINE = (
+    "bitrate_ext/mapping/frames.py",
+    "bitrate_ext/models/accelerate.py",
+    "bitrate_ext/threads.py",
+)
+COLOURS, STRIP, VIDEO = (
+    "bitrate_ext/viz/colormap.py",
+    "bitrate_ext/viz/frame_chart.py",
+    "bitrate_ext/video/map_video.py",
+)
+CLI_VIDEO, OPS = "bitrate_ext/cli/video.py", "bitrate_ext/ops/functional.py"
 
 FAULTS = [
     Fault(

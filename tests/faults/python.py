@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from . import Fault, big_pictures, coded, frames, receptive_fields, video
 
-PROJECTION, OPS, AUTOGRAD = "bitrate_ext/projection.py", "bitrate_ext/ops.py", "bitrate_ext/autograd.py"
-REFERENCE, MAPPER, MODELS = "bitrate_ext/reference.py", "bitrate_ext/mapper.py", "bitrate_ext/models.py"
-CLI_MAP, IMAGES, RENDER = "bitrate_ext/cli_map.py", "bitrate_ext/images.py", "bitrate_ext/render.py"
-COLOURS = "bitrate_ext/colours.py"
-MAP_FILES = "bitrate_ext/map_files.py"
+PROJECTION, OPS, AUTOGRAD = (
+    "bitrate_ext/ops/projection.py",
+    "bitrate_ext/ops/functional.py",
+    "bitrate_ext/ops/autograd.py",
+)
+REFERENCE, MAPPER, MODELS = "bitrate_ext/ops/reference.py", "bitrate_ext/mapping/mapper.py", "bitrate_ext/models/zoo.py"
+CLI_MAP, IMAGES, RENDER = "bitrate_ext/cli/map.py", "bitrate_ext/io/images.py", "bitrate_ext/viz/map_figure.py"
+COLOURS = "bitrate_ext/viz/colormap.py"
+MAP_FILES = "bitrate_ext/io/map_writers.py"
 
 BANDS = [
     Fault(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from . import Fault
 
-FIELD, CALIBRATION = "bitrate_ext/receptive_field.py", "bitrate_ext/calibration.py"
-SYNTHESIS, ATTRIBUTION = "bitrate_ext/synthesis.py", "bitrate_ext/attribution.py"
-SENSITIVITY = "bitrate_ext/sensitivity.py"
+FIELD, CALIBRATION = "bitrate_ext/receptive_field/field.py", "bitrate_ext/receptive_field/calibration.py"
+SYNTHESIS, ATTRIBUTION = "bitrate_ext/models/trace.py", "bitrate_ext/attribution/attribute.py"
+SENSITIVITY = "bitrate_ext/attribution/encoder_side.py"
 
 FAULTS = [
     Fault(
@@ -53,21 +53,21 @@ FAULTS = [
     ),
     Fault(
         "only the first term",
-        "bitrate_ext/ops.py",
+        "bitrate_ext/ops/functional.py",
         "for term in one.terms]",
         "for term in one.terms[:1]]",
         "test_receptive_field.py::test_conservation_and_implementations",
     ),
     Fault(
         "one projection for all latents",
-        "bitrate_ext/ops.py",
+        "bitrate_ext/ops/functional.py",
         "return [get_projection(projection[name]) for name in names]",
         "return [get_projection(projection[next(iter(names))])] * len(names)",
         "test_receptive_field.py::test_each_latent_has_a_projection_of_its_own",
     ),
     Fault(
         "axes exchanged",
-        "bitrate_ext/autograd.py",
+        "bitrate_ext/ops/autograd.py",
         "one = projection.along(axis)",
         "one = projection.along(1 - axis)",
         "test_receptive_field.py::test_away_from_the_border_it_is_the_kernel",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from . import Fault
 
-READER, DECODER = "bitrate_ext/video_reader.py", "bitrate_ext/video_decoder.py"
-WRITER = "bitrate_ext/video_writer.py"
+READER, DECODER = "bitrate_ext/video/reader.py", "bitrate_ext/video/decoder.py"
+WRITER = "bitrate_ext/video/writer.py"
 
 LOCK = [
     Fault(

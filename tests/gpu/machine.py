@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitrate_ext import autograd
+from bitrate_ext.ops import autograd
 
 CLOCK = 2_000_000  # cycles in a millisecond, about
 WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -57,7 +57,7 @@ def test_frames_on_a_side_stream(device, rng):
 
 def test_colours_are_the_same_bytes(device, rng):
     pytest.importorskip("matplotlib")
-    from bitrate_ext.colours import coloured, overlaid
+    from bitrate_ext.viz.colormap import coloured, overlaid
 
     bits = torch.from_numpy(rng.gamma(2.0, 0.4, (ROWS, COLUMNS)).astype(np.float32))
     bits[::7, ::5] = torch.nan

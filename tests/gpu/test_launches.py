@@ -8,7 +8,7 @@ from machine import flat_bands, launch
 from test_bitwise import in_another_layout, large_case, map_and_gradients
 
 import bitrate_ext
-from bitrate_ext import _native
+from bitrate_ext.ops import library
 
 LAUNCHES = scaled(300)
 LIMITS = (65_535, 65_536, 65_537, 1 << 20)
@@ -113,12 +113,12 @@ def test_limits_of_a_grid(device, rng, extent):
 
 def test_many_latents_and_too_many(cuda, rng):
     """As many as one launch takes; with one more the reference serves, which is said, and the kernel itself refuses."""
-    most, size = _native.MOST_LATENTS_ON_CUDA, (8, 10)
+    most, size = library.MOST_LATENTS_ON_CUDA, (8, 10)
     named = {str(k): likelihoods(rng, (2, 3 + k, 1 + k % 4, 5), kind="uniform") for k in range(most)}
     there = {name: p.to(cuda) for name, p in named.items()}
     assert_same_bytes(bitrate_ext.bitrate_map(there, size).cpu(), bitrate_ext.bitrate_map(named, size))
     more, more_there = {**named, "one more": named["0"]}, {**there, "one more": there["0"]}
-    _native._warned.clear()
+    library._warned.clear()
     with pytest.warns(RuntimeWarning, match=f"at most {most} latents, not {most + 1}"):
         out = bitrate_ext.bitrate_map(more_there, size)
     torch.testing.assert_close(out.cpu(), bitrate_ext.bitrate_map(more, size), rtol=1e-5, atol=1e-6)
