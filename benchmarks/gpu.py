@@ -192,7 +192,7 @@ def project_backward_calls(bench: Bench, image: str, dtype: torch.dtype, channel
     """The backward kernel alone, into given gradients; and the bytes of one call."""
     p = likelihoods(bench, image, channels, dtype)
     canvas = (p.shape[2] * STRIDE, p.shape[3] * STRIDE)
-    placement = autograd.Placement(canvas, (0, 0, *canvas), ["bilinear"], True, (0.0, 0.0))
+    placement = autograd.MapGeometry(canvas, (0, 0, *canvas), ["bilinear"], True, (0.0, 0.0))
     bands = autograd._lookup([p], placement, transposed=True)[1]
     size = 2 * p.nbytes + new_map(p).nbytes
     calls: list[Call] = []

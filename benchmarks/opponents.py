@@ -59,7 +59,7 @@ def fused(workload: Workload, buffers: Buffers) -> Call:
 def kernel(workload: Workload, buffers: Buffers) -> Call:
     """The fused backward kernel into gradients that are there already: no new memory in a call."""
     canvas = workload.size
-    placement = autograd.Placement(canvas, (0, 0, *canvas), ["bilinear"], True, (0.0, 0.0))
+    placement = autograd.MapGeometry(canvas, (0, 0, *canvas), ["bilinear"], True, (0.0, 0.0))
     p = buffers.likelihoods["y"].detach()
     bands, gradient = autograd._lookup([p], placement, transposed=True)[1], torch.empty_like(p)
 

@@ -10,7 +10,7 @@ from typing import IO
 
 
 @contextlib.contextmanager
-def all_or_none(targets: Sequence[Path]) -> Iterator[list[IO[bytes]]]:
+def open_all_or_none(targets: Sequence[Path]) -> Iterator[list[IO[bytes]]]:
     """Files to write to, which take the targets' names once the block has ended well; otherwise nothing is left."""
     partial = [target.with_name(f".{target.name}.{os.getpid()}.partial") for target in targets]
     try:

@@ -21,7 +21,7 @@ Item = TypeVar("Item")
 POLL = 0.1  # seconds between looks at whether the other side has gone
 
 
-def prefetched(items: Iterable[Item], depth: int) -> Generator[Item, None, None]:
+def prefetch(items: Iterable[Item], depth: int) -> Generator[Item, None, None]:
     """The same items, taken from their source by a thread up to ``depth`` ahead; 0: without a thread.
 
     What the source raises is raised here, after the items before it. Closing this iterator ends the thread once the

@@ -105,7 +105,9 @@ def case_bands(case: Any, tensors: list[Tensor], transposed: bool = False) -> au
     keys = [get_projection(case.mode).key] * len(tensors)
     window = case.crop or (0, 0, *case.canvas)
     scales = case.scale or (0.0, 0.0)
-    return autograd.bands_of(tensors, autograd.Placement(case.canvas, window, keys, case.conserve, scales), transposed)
+    return autograd.bands_of(
+        tensors, autograd.MapGeometry(case.canvas, window, keys, case.conserve, scales), transposed
+    )
 
 
 def new_map(tensors: list[Tensor], bands: autograd.Bands, dtype: torch.dtype) -> Tensor:

@@ -22,10 +22,11 @@ import bitrate_ext
 from bitrate_ext import memory
 from bitrate_ext.cli import main as cli
 from bitrate_ext.cli import map_tiled
-from bitrate_ext.io.map_writers import Reduced, _rows_of
+from bitrate_ext.io.map_writers import _rows_of
 from bitrate_ext.io.windowed import TensorPicture
 from bitrate_ext.memory import Footprint, MemoryLimitError
 from bitrate_ext.models import demo_codec
+from bitrate_ext.tiled.downsample import Downsampler
 from bitrate_ext.tiled.map_picture import TiledRun
 from bitrate_ext.tiled.planning import CPU
 
@@ -135,9 +136,9 @@ def test_equal_pictures_give_equal_files(tmp_path: Path) -> None:
 
 def planned_run(x: Tensor, monkeypatch: pytest.MonkeyPatch, room: int, **kwargs: Any) -> TiledRun:
     """With a model that is said to take 1,000 bytes a pixel, and so many bytes for it."""
-    monkeypatch.setattr(memory, "footprint", lambda device, multiple, run: run(256) or Footprint(0, 1000.0))
+    monkeypatch.setattr(memory, "measure_footprint", lambda device, multiple, run: run(256) or Footprint(0, 1000.0))
     monkeypatch.setattr(memory, "resident", lambda: 0)
-    monkeypatch.setattr(memory, "held", lambda device: 0)
+    monkeypatch.setattr(memory, "bytes_in_use", lambda device: 0)
     mapper = bitrate_ext.BitrateMapper(Blocks().eval())
     return TiledRun(mapper, TensorPicture(x), max_memory=room, **kwargs)
 
@@ -177,7 +178,7 @@ def test_without_a_measure_of_memory_the_tile_must_be_given(monkeypatch: pytest.
     def cannot(*_: object) -> None:
         raise MemoryLimitError("cannot be measured")
 
-    monkeypatch.setattr(memory, "footprint", cannot)
+    monkeypatch.setattr(memory, "measure_footprint", cannot)
     model, x = Blocks().eval(), photograph(300, 300)
     with pytest.raises(MemoryLimitError, match="cannot be measured"):
         bitrate_ext.map_picture(model, x, tmp_path / "a.npz")
@@ -314,7 +315,7 @@ def test_reduced_pictures_are_means_of_squares(rng: np.random.Generator) -> None
     for shape, side, factor in (((70, 90), 30, 3), ((50, 20), 100, 1), ((64, 65), 32, 3), ((7, 7), 1, 7)):
         for channels in (0, 3):
             pixels = rng.uniform(0, 1, (*shape, *([channels] if channels else [])))
-            reduced = Reduced(shape, channels, side)
+            reduced = Downsampler(shape, channels, side)
             assert reduced.factor == factor
             for strip in np.split(pixels, sorted(rng.integers(0, shape[0], 4))):
                 reduced.add(strip)
@@ -382,7 +383,7 @@ def test_pictures_that_do_not_fit_go_in_tiles_by_themselves(
     monkeypatch.setattr(map_tiled, "MODEST", 200 * 200)
     assert cli.main(["map", "cat.png", "-o", "fits"]) == 0
     assert "tiles" not in capsys.readouterr().err
-    monkeypatch.setattr(memory, "footprint", lambda device, multiple, run: run(256) or Footprint(0, 1e6))
+    monkeypatch.setattr(memory, "measure_footprint", lambda device, multiple, run: run(256) or Footprint(0, 1e6))
     monkeypatch.setattr(memory, "limit", lambda device, asked: memory.resident() + 90_000 * MIB)
     assert cli.main(["map", "cat.png", "-o", "cut"]) == 0
     err = capsys.readouterr().err
@@ -416,7 +417,7 @@ def test_errors_of_the_command(
     assert "--tile must be at least 1, got 0" in error_of(capsys, "map", "cat.png", "--tile", "0")
     assert "and the memory limit leaves 0 MiB" in error_of(capsys, "map", "cat.png", "--max-memory", "1MB")
     with monkeypatch.context() as patch:
-        patch.setattr(memory, "footprint", lambda device, multiple, run: run(256) or Footprint(0, 1e9))
+        patch.setattr(memory, "measure_footprint", lambda device, multiple, run: run(256) or Footprint(0, 1e9))
         told = error_of(capsys, "map", "cat.png", "--max-memory", "64GiB")
     assert told.startswith("bitrate-ext: error: cat.png: --max-memory is too low: even the smallest tiles, ")
     told = error_of(capsys, "map", "cat.png", "--projection", "jacobian", "--tile", "64")
@@ -428,8 +429,8 @@ def test_errors_of_the_command(
 def test_an_estimate_of_the_whole_run_counts_maps_and_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     mapper = bitrate_ext.BitrateMapper(Blocks().eval())
     needed = 1024 * 1024 * (100 + 4 * (9 + 2 * 3))
-    monkeypatch.setattr(memory, "footprint", lambda *_: Footprint(0, 100.0))
-    monkeypatch.setattr(memory, "held", lambda _: 7)
+    monkeypatch.setattr(memory, "measure_footprint", lambda *_: Footprint(0, 100.0))
+    monkeypatch.setattr(memory, "bytes_in_use", lambda _: 7)
     for limit, fit in ((needed + 7, True), (needed + 6, False)):
         monkeypatch.setattr(memory, "limit", lambda *_, limit=limit: limit)
         assert map_tiled.fits(mapper, 1024, 1024, CPU) is fit

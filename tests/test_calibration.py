@@ -164,7 +164,7 @@ def test_a_projection_for_each_latent() -> None:
     result = BitrateMapper(model, projection={"y": y, "z": "area"})(x)
     expected = bitrate_map(model(x)["likelihoods"], size=(64, 64), projection={"y": y, "z": "area"})
     torch.testing.assert_close(result.map, expected, rtol=1e-6, atol=0)
-    with pytest.raises(ValueError, match="projection must name each latent of the model, 'y', 'z'; 'z' is missing"):
+    with pytest.raises(ValueError, match="projection must name each of the latents, 'y', 'z'; 'z' is missing"):
         BitrateMapper(model, projection={"y": y})(x)
     with pytest.raises(ValueError, match="projection must be one of"):
         BitrateMapper(model, projection={"y": y, "z": "cubic"})

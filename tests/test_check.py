@@ -18,7 +18,7 @@ import bitrate_ext
 from bitrate_ext import BitrateMapper
 from bitrate_ext.cli import check
 from bitrate_ext.cli import main as cli
-from bitrate_ext.coding.ledger import Books, Ledger
+from bitrate_ext.coding.ledger import Ledger, LedgerBuilder
 from bitrate_ext.models import demo_codec
 from bitrate_ext.viz.channel_figure import channel_figure
 from bitrate_ext.viz.map_figure import map_figure
@@ -44,7 +44,7 @@ def test_the_demo_codec_adds_up(size: tuple[int, int]) -> None:
     x = photograph()[:, :, : size[0], : size[1]]
     result = mapper(x)
     with torch.no_grad():
-        assert_closes(result, codec.compress(mapper.pad(x)[0])["strings"], x)
+        assert_closes(result, codec.compress(mapper.adapter.pad(x)[0])["strings"], x)
 
 
 @pytest.mark.parametrize("projection", ["nearest", "area", {"y": "bilinear", "z": "nearest"}])
@@ -125,7 +125,7 @@ def test_channels_of_the_estimate() -> None:
 
 
 def test_books_that_do_not_close() -> None:
-    books = Books(2)
+    books = LedgerBuilder(2)
     for image in (0, 1):
         books.enter(image, 100, 750.0, 0, 90)
     account = books.account(torch.tensor([700.0, 700.0]).double(), torch.tensor([50.0, 50.0]).double())
@@ -135,7 +135,7 @@ def test_books_that_do_not_close() -> None:
     lost = replace(account, located=torch.tensor([700.0, 700.0 - 1e-5], dtype=torch.float64))
     assert Ledger({"y": account, "z": lost}).closes.tolist() == [True, False]
     for bits in (800 - 31.0, 800 - 65.0):  # overheads that the coder cannot have
-        books = Books(1)
+        books = LedgerBuilder(1)
         books.enter(0, 100, bits, 0, 90)
         assert not Ledger({"y": books.account(torch.tensor([bits]).double(), torch.zeros(1).double())}).closes
 
@@ -195,8 +195,8 @@ def test_check_as_json(photo: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_books_that_do_not_close_are_exit_code_1(
     photo: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    account = Books.account
-    monkeypatch.setattr(Books, "account", lambda self, located, padding: account(self, located - 0.5, padding))
+    account = LedgerBuilder.account
+    monkeypatch.setattr(LedgerBuilder, "account", lambda self, located, padding: account(self, located - 0.5, padding))
     assert cli.main(["check", photo]) == 1
     assert "  The books DO NOT CLOSE: 5.0e-01 bits are left over." in capsys.readouterr().out
     assert cli.main(["check", photo, "absent.png"]) == 2

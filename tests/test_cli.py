@@ -452,9 +452,9 @@ def test_the_command_itself(tmp_path: Path) -> None:
 def test_a_reader_that_leaves_early_gets_no_traceback() -> None:
     program = (
         "import sys\n"
-        "from bitrate_ext import cli, doctor\n"
+        "from bitrate_ext.cli import doctor, main\n"
         "doctor.examine = lambda: [doctor.Finding('name', 'state')]\n"
-        "sys.exit(cli.main(['doctor']))\n"
+        "sys.exit(main.main(['doctor']))\n"
     )
     read, write = os.pipe()
     os.close(read)

@@ -174,13 +174,13 @@ def test_video_codecs(clips: Callable, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert rows[0]["motion.y"] == rows[1]["keyframe.y"] == ""
     assert float(rows[1]["motion.y"]) > 0
     capsys.readouterr()
-    zoo = ("--model", "ssf2020", "--quality", "3")
+    chosen = ("--model", "ssf2020", "--quality", "3")
     assert "--batch 2: frames of a video codec depend on one another" in error_of(
-        capsys, "video", "cat.mp4", *zoo, "--batch", "2"
+        capsys, "video", "cat.mp4", *chosen, "--batch", "2"
     )
     Image.new("RGB", (32, 32)).save("cat.png")
     assert "ssf2020, quality 3, mse is a video codec; bitrate-ext video takes it" in error_of(
-        capsys, "map", "cat.png", *zoo
+        capsys, "map", "cat.png", *chosen
     )
 
 

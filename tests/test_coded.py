@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import bitrate_ext
 from bitrate_ext import BitrateMapper
-from bitrate_ext.coding.rans import DRIFT, CodingError, Tables
+from bitrate_ext.coding.rans import DRIFT, CdfTables, CodingError
 from bitrate_ext.io.images import load_image
 from bitrate_ext.models import demo_codec
 
@@ -122,8 +122,7 @@ def test_a_symbol_s_bits_are_where_it_is(name: str) -> None:
     rate = zoo.set_rate(model, 7)
     mapper = BitrateMapper(model, bits="coded")
     latent_channels = {latent: bits.shape[1] for latent, bits in mapper(x, **rate).channel_bits.items()}
-    coder = mapper._coder
-    assert coder is not None
+    coder = mapper._source.args[0]
     with torch.no_grad():
         for part_name, part in model.named_modules():  # what follows the spike is not to be about it
             if part_name.endswith("context_prediction") or (
@@ -187,7 +186,7 @@ def test_costs_are_those_of_the_coder(number: int, rng: np.random.Generator) -> 
     string = ans.RansEncoder().encode_with_indexes(*arguments)
     expected, held = coded_by_whole_numbers(symbols.tolist(), table)
     assert string == expected
-    costs = Tables(*arguments[2:]).costs(*arguments[:2])
+    costs = CdfTables(*arguments[2:]).costs(*arguments[:2])
     assert abs(8 * len(string) - costs.bits.sum() - (64 - held)) <= DRIFT * costs.steps
     p = np.diff(table) / 65536
     np.testing.assert_allclose(costs.expected, -(p * np.log2(p)).sum(), rtol=1e-12)
@@ -200,7 +199,7 @@ def test_offsets_and_several_tables() -> None:
         [4, 5, 3],
         [7, -2, 0],
     )
-    costs = Tables(tables, sizes, offsets).costs([8, -2, 7, -1, 0, 10, 9], [0, 1, 0, 1, 1, 0, 0])
+    costs = CdfTables(tables, sizes, offsets).costs([8, -2, 7, -1, 0, 10, 9], [0, 1, 0, 1, 1, 0, 0])
     p = [64511 / 65536, 1 / 65536, 1024 / 65536, 65523 / 65536, 4 / 65536]
     np.testing.assert_allclose(costs.bits[:5], -np.log2(p), rtol=1e-11)
     np.testing.assert_allclose(costs.bits[5:], [16 + 4 * 2, 16 + 4], rtol=1e-14)  # escapes of 2 and of 0
@@ -212,4 +211,4 @@ def test_symbols_that_would_never_end_are_refused(symbol: int) -> None:
     with pytest.raises(
         CodingError, match="steps outside of its table, or not a number: CompressAI's coder would never"
     ):
-        Tables([[0, 65000, 65536]], [3], [0]).costs([0, symbol], [0, 0])
+        CdfTables([[0, 65000, 65536]], [3], [0]).costs([0, symbol], [0, 0])

@@ -29,7 +29,7 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
 def test_doctor_says_how_to_mend(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(doctor.OPTIONAL, "no_such_module", ("no-such-package", "this test"))
     monkeypatch.setitem(doctor.OPTIONAL, "no_such_module_either", ("pip", "this test"))
-    monkeypatch.setattr(doctor._native, "absent_because", "no compiled library in the package")
+    monkeypatch.setattr(doctor.library, "absent_because", "no compiled library in the package")
     assert cli.main(["doctor"]) == 0  # the reference serves
     lines = capsys.readouterr().out.splitlines()
     at = next(i for i, line in enumerate(lines) if "no-such-package" in line)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 import bitrate_ext
 from bitrate_ext import BitrateMapper, FrameMapper, bitrate_map
-from bitrate_ext.models.accelerate import accelerated, without_decoder
+from bitrate_ext.models.accelerate import accelerate, skip_synthesis
+from bitrate_ext.models.adapter import ModelAdapter
 from bitrate_ext.threads import Stopwatch
 
 pytest.importorskip("compressai")
@@ -90,7 +91,7 @@ def test_frames_add_up_to_the_model_s_own_total(clip: list[np.ndarray]) -> None:
     mapper = BitrateMapper(model)
     mapper(as_image(clip[0]))
     with torch.no_grad():
-        outputs = [model(mapper.pad(as_image(frame))[0])["likelihoods"] for frame in clip]
+        outputs = [model(mapper.adapter.pad(as_image(frame))[0])["likelihoods"] for frame in clip]
     own = sum(float(-p.double().log2().sum()) for likelihoods in outputs for p in likelihoods.values())
     assert found == pytest.approx(own, rel=1e-12)
 
@@ -123,7 +124,7 @@ def test_floating_frames_and_tensors(clip: list[np.ndarray]) -> None:
 @pytest.mark.parametrize("name", sorted(SMALL))
 def test_the_decoder_is_left_out_where_bits_do_not_depend_on_it(name: str) -> None:
     model, x = small_model(name), torch.rand(1, 3, 64, 64)
-    shorn = without_decoder(model, x, {})
+    shorn = skip_synthesis(ModelAdapter(model), x, {}).module
     assert shorn is not model
     calls: list[int] = []
     handle = model.g_s.register_forward_hook(lambda *_: calls.append(1))
@@ -152,7 +153,8 @@ def test_a_decoder_that_bits_depend_on_stays() -> None:
             return {"likelihoods": likelihoods, "x_hat": base["x_hat"] + rest["x_hat"]}
 
     model, x = TwoStage().eval(), torch.rand(1, 3, 64, 64)
-    assert without_decoder(model, x, {}) is model
+    adapter = ModelAdapter(model)
+    assert skip_synthesis(adapter, x, {}) is adapter
     frame = (255 * x[0].permute(1, 2, 0)).byte().numpy()
     (result,) = FrameMapper(model, channels_last=False)([frame])
     assert torch.equal(result.total_bits, BitrateMapper(model)(as_image(frame)).total_bits)
@@ -189,7 +191,7 @@ def test_rates_of_a_variable_rate_model(clip: list[np.ndarray]) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", ["mbt2018-mean", "elic2022-official", "bmshj2018-hyperprior-vbr"])
 def test_a_coarser_network_leaves_likelihoods_in_float32(name: str, dtype: torch.dtype) -> None:
-    model = accelerated(small_model(name), dtype=dtype)
+    model = accelerate(small_model(name), dtype=dtype)
     seen: dict[str, list[torch.dtype]] = {"entropy": [], "network": []}
     for module in model.modules():
         kind = "entropy" if type(module).__name__ in ("EntropyBottleneck", "GaussianConditional") else "network"
@@ -211,9 +213,9 @@ def test_likelihoods_are_those_of_float32_entropy_models(clip: list[np.ndarray])
     (result,) = FrameMapper(model, dtype=torch.bfloat16)([clip[0]])
     mapper = BitrateMapper(model)
     mapper(as_image(clip[0]))
-    coarse = accelerated(model, dtype=torch.bfloat16)
+    coarse = accelerate(model, dtype=torch.bfloat16)
     with torch.no_grad():
-        padded = mapper.pad(as_image(clip[0]))[0].to(memory_format=torch.channels_last)
+        padded = mapper.adapter.pad(as_image(clip[0]))[0].to(memory_format=torch.channels_last)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             y = coarse.g_a(padded)
         assert y.dtype == torch.bfloat16
@@ -230,7 +232,7 @@ def test_compiled_networks_give_the_same_bits(clip: list[np.ndarray], monkeypatc
     mapper = FrameMapper(model, compile=True)
     compiled = [r.total_bits.item() for r in mapper(clip[:2])]
     assert compiled == pytest.approx(plain, rel=1e-3)
-    network = mapper.placed("image").model
+    network = mapper._adapters["image"].module
     assert network.g_a._compiled_call_impl is not None
     assert network.entropy_bottleneck._compiled_call_impl is None
     assert model.g_a._compiled_call_impl is None
@@ -301,7 +303,7 @@ def test_video_is_coded_in_a_closed_loop(clip: list[np.ndarray]) -> None:
     reference = None
     with torch.no_grad():
         for frame, result, kind in zip(clip, results, kinds, strict=True):
-            x, (top, left, *_) = pad.pad(as_image(frame))
+            x, (top, left, *_) = pad.adapter.pad(as_image(frame))
             x_hat, likelihoods = model.forward_keyframe(x) if kind == "keyframe" else model.forward_inter(x, reference)
             named = {f"{b}.{n}": p for b, inner in likelihoods.items() for n, p in inner.items()}
             assert result.latent_bits.keys() == named.keys()

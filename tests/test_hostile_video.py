@@ -359,7 +359,7 @@ def test_other_containers_are_refused_before_the_lock_is_needed(
         # HLS is told by its name, which FFmpeg is not given; DASH not every build of FFmpeg knows.
         message = "damaged, or no video" if name in ("hls", "dash") else "is not in a container that is read"
         with pytest.raises(decoder.Unreadable, match=message):
-            decoder.opened(decoder.Input(descriptor))
+            decoder.open_checked(decoder.Input(descriptor))
     finally:
         os.close(descriptor)
     assert opens.count() == 0

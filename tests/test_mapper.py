@@ -14,8 +14,8 @@ from zoo import SMALL, small_model
 
 import bitrate_ext
 from bitrate_ext import BitrateMapper
-from bitrate_ext.coding import tables
-from bitrate_ext.mapping import mapper
+from bitrate_ext.models import adapter
+from bitrate_ext.models.compressai_quirks import apply_workarounds
 
 compressai_models = pytest.importorskip("compressai.models")
 
@@ -69,7 +69,7 @@ def test_every_registered_image_model(name: str) -> None:
     strides = {"y": (16, 16), "z": (64, 64)} if "factorized" not in name else {"y": (16, 16)}
     assert bitrate_mapper.strides == strides
     image, top, left = padded(x, *(max(strides.values())))
-    with torch.inference_mode(), tables.corrected(model):
+    with torch.inference_mode(), apply_workarounds(model):
         output = model(image)
     total = torch.zeros(1, dtype=torch.float64)
     whole = torch.zeros(1, 1, 70, 101, dtype=torch.float64)
@@ -348,7 +348,7 @@ def test_projections_that_are_refused() -> None:
 
 
 def test_a_model_that_suits_no_size_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mapper, "PROBE_SIZES", (128, 256))
+    monkeypatch.setattr(adapter, "PROBE_SIZES", (128, 256))
     x = torch.rand(1, 3, 8, 8)
     with pytest.raises(
         ValueError, match=r"no square image of 128, 256 pixels with 3 .*RuntimeError: sizes must be mult"

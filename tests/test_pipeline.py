@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
-from bitrate_ext.threads import Background, Stopwatch, prefetched
+from bitrate_ext.threads import Background, Stopwatch, prefetch
 
 
 def numbers(count: int, taken: list[int]) -> Iterator[int]:
@@ -19,14 +19,14 @@ def numbers(count: int, taken: list[int]) -> Iterator[int]:
 
 @pytest.mark.parametrize("depth", [0, 1, 3, 100])
 def test_items_keep_their_order(depth: int) -> None:
-    assert list(prefetched(range(50), depth)) == list(range(50))
-    assert list(prefetched([], depth)) == []
+    assert list(prefetch(range(50), depth)) == list(range(50))
+    assert list(prefetch([], depth)) == []
 
 
 @pytest.mark.parametrize("depth", [1, 4])
 def test_the_source_runs_ahead_by_its_depth(depth: int) -> None:
     taken: list[int] = []
-    items = prefetched(numbers(50, taken), depth)
+    items = prefetch(numbers(50, taken), depth)
     assert next(items) == 0
     deadline = time.monotonic() + 5
     while len(taken) < depth + 1 and time.monotonic() < deadline:
@@ -46,7 +46,7 @@ def test_errors_of_the_source_come_in_their_place(depth: int) -> None:
 
     seen = []
     with pytest.raises(KeyError, match="three"):
-        seen.extend(prefetched(source(), depth))
+        seen.extend(prefetch(source(), depth))
     assert seen == [1, 2]
 
 

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from zoo import SMALL, small_model
 
 from bitrate_ext import BitrateMapper, calibrate
-from bitrate_ext.models.trace import Run, Synthesis, random_signs, symbol_bits
-from bitrate_ext.receptive_field.calibration import _image_mapper
+from bitrate_ext.models.adapter import ModelAdapter
+from bitrate_ext.models.trace import ModelTrace, SynthesisTransform, random_signs, symbol_bits
+from bitrate_ext.receptive_field.calibration import _image_adapter
 
 video = pytest.importorskip("compressai.models.video")
 
@@ -38,8 +39,8 @@ REACHES: dict[str, tuple[tuple[int, int], tuple[int, int] | None]] = {
 SCALES_ONLY = ("bmshj2018-hyperprior",)
 
 
-def run_of(model: nn.Module, size: int = 128) -> Run:
-    return Run(BitrateMapper(model.eval()), torch.rand(1, 3, size, size), {})
+def run_of(model: nn.Module, size: int = 128) -> ModelTrace:
+    return ModelTrace(ModelAdapter(model.eval()), torch.rand(1, 3, size, size), {})
 
 
 @pytest.mark.parametrize("name", REACHES)
@@ -65,8 +66,8 @@ def test_every_image_model_is_in_the_table() -> None:
 
 
 def test_reach_of_the_video_model() -> None:
-    mapper = _image_mapper(video.ScaleSpaceFlow().eval(), torch.rand(1, 3, 32, 32), {})
-    run = Run(mapper, torch.rand(1, 3, 256, 256), {})
+    adapter = _image_adapter(video.ScaleSpaceFlow().eval(), torch.rand(1, 3, 32, 32), {})
+    run = ModelTrace(adapter, torch.rand(1, 3, 256, 256), {})
     for branch, decoder, prior in (
         ("keyframe", "img_decoder", "img_hyperprior"),
         ("motion", "motion_decoder", "motion_hyperprior"),
@@ -182,11 +183,11 @@ def test_symbol_energy_is_that_of_impulse_responses() -> None:
 def test_a_latent_among_other_channels() -> None:
     whole = torch.randn(1, 6, 8, 8)
     decoder = Decoder(6)
-    part = Synthesis("decoder", decoder, whole, slice(2, 5))
+    part = SynthesisTransform("decoder", decoder, whole, slice(2, 5))
     assert torch.equal(part.latent, whole[:, 2:5])
     tangent = torch.randn(1, 3, 8, 8)
     padded = torch.cat([torch.zeros(1, 2, 8, 8), tangent, torch.zeros(1, 1, 8, 8)], dim=1)
-    torch.testing.assert_close(part.energy(tangent), Synthesis("", decoder, whole, slice(0, 6)).energy(padded))
+    torch.testing.assert_close(part.energy(tangent), SynthesisTransform("", decoder, whole, slice(0, 6)).energy(padded))
     assert part.symbol_energy(1, torch.Generator()).shape == tangent.shape
 
 
@@ -244,7 +245,7 @@ def test_a_latent_that_does_not_exist() -> None:
 def test_a_callable_that_is_no_module() -> None:
     codec = Codec()
     with pytest.raises(TypeError, match=r"model must be an nn\.Module, whose parts can be watched, got function"):
-        Run(BitrateMapper(lambda x: codec(x)), torch.rand(1, 3, 12, 12), {})
+        ModelTrace(ModelAdapter(lambda x: codec(x)), torch.rand(1, 3, 12, 12), {})
 
 
 def test_watching_leaves_no_hooks() -> None:

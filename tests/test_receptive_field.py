@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from bitrate_ext import ReceptiveField, bitrate_map
-from bitrate_ext.mapping.mapper import outside_bits
+from bitrate_ext.mapping.layout import outside_bits
 from bitrate_ext.ops.projection import Axis, axis_band
 from bitrate_ext.receptive_field.field import Term
 
@@ -149,7 +149,9 @@ def test_each_latent_has_a_projection_of_its_own(rng: np.random.Generator) -> No
     y = bitrate_map(p["y"], size=(24, 32), projection=one, dtype=torch.float64)
     z = bitrate_map(p["z"], size=(24, 32), projection=coarse, dtype=torch.float64)
     torch.testing.assert_close(found, y + z, rtol=1e-12, atol=0)
-    with pytest.raises(ValueError, match="projection must name each of the latents, 'z' is missing; it names 'y'"):
+    with pytest.raises(
+        ValueError, match="projection must name each of the latents, 'y', 'z'; 'z' is missing, it names 'y'"
+    ):
         bitrate_map(p, size=(24, 32), projection={"y": one})
 
 

@@ -8,24 +8,24 @@ import pytest
 pytest.importorskip("matplotlib")
 pytest.importorskip("PIL")
 
-from bitrate_ext.viz.frame_chart import GROUND, HEADROOM, LATENT_COLOURS, Strip
+from bitrate_ext.viz.frame_chart import GROUND, HEADROOM, LATENT_COLOURS, FrameChart
 
 EMPTY = tuple(c + 14 for c in GROUND)
 
 
-def bars(strip: Strip) -> np.ndarray:
+def bars(strip: FrameChart) -> np.ndarray:
     """The part of the picture that has the bars, without a cursor."""
     box = strip._bars
     return strip._picture[box.top : box.bottom, box.left : box.right]
 
 
-def heights(strip: Strip, colour: tuple[int, int, int]) -> np.ndarray:
+def heights(strip: FrameChart, colour: tuple[int, int, int]) -> np.ndarray:
     """Pixels of that colour in each column."""
     return (bars(strip) == colour).all(axis=-1).sum(axis=0)
 
 
 def test_bars_are_as_high_as_their_bits() -> None:
-    strip = Strip(800, 4)
+    strip = FrameChart(800, 4)
     for y, z in ((300, 100), (200, 0), (0, 50), (100, 300)):
         strip.add({"y": y, "z": z})
     room, width = bars(strip).shape[:2]
@@ -40,7 +40,7 @@ def test_bars_are_as_high_as_their_bits() -> None:
 
 
 def test_bars_share_the_width() -> None:
-    strip = Strip(640, 7)
+    strip = FrameChart(640, 7)
     for k in range(7):
         strip.add({"y": 10.0 if k % 2 else 20.0})
     tall = heights(strip, LATENT_COLOURS[0])
@@ -54,10 +54,10 @@ def test_bars_come_one_by_one_as_all_at_once(counted: bool, rng: np.random.Gener
     """However it grew, the picture is that of a strip that knew its axis from the start."""
     bits = [{"y": float(v), "z": float(v) / 7} for v in rng.integers(1, 1000, 150) * np.arange(1, 151)]
     bits[2] = {"motion.y": 300.0}
-    grown = Strip(700, 150 if counted else None)
+    grown = FrameChart(700, 150 if counted else None)
     for one in bits:
         grown.add(one)
-    again = Strip(700, grown._count)
+    again = FrameChart(700, grown._count)
     again._top, again._names, again._bits = grown._top, list(grown._names), list(grown._bits)
     again._draw_bars(0)
     assert np.array_equal(bars(grown), bars(again))
@@ -66,7 +66,7 @@ def test_bars_come_one_by_one_as_all_at_once(counted: bool, rng: np.random.Gener
 
 
 def test_a_pixel_of_many_frames_shows_the_costliest() -> None:
-    strip = Strip(300, 5000)
+    strip = FrameChart(300, 5000)
     for k in range(5000):
         strip.add({"y": 1000.0 if k == 2500 else 10.0})
     tall = heights(strip, LATENT_COLOURS[0])
@@ -75,20 +75,20 @@ def test_a_pixel_of_many_frames_shows_the_costliest() -> None:
 
 
 def test_what_is_not_finite_counts_as_nothing() -> None:
-    strip = Strip(400, 3)
+    strip = FrameChart(400, 3)
     for y in (100.0, np.inf, np.nan):
         strip.add({"y": y})
     tall = heights(strip, LATENT_COLOURS[0])
     assert tall[0] == bars(strip).shape[0]
     assert tall[-1] == 0
     assert tuple(bars(strip)[0, -1]) == EMPTY
-    nothing = Strip(400, 1)
+    nothing = FrameChart(400, 1)
     nothing.add({"y": 0.0})
     assert (bars(nothing) == EMPTY).all()
 
 
 def test_the_cursor_marks_its_frame_and_leaves_no_trace() -> None:
-    strip = Strip(500, 10)
+    strip = FrameChart(500, 10)
     for _ in range(10):
         strip.add({"y": 10.0})
     before = strip._picture.copy()
@@ -103,7 +103,7 @@ def test_the_cursor_marks_its_frame_and_leaves_no_trace() -> None:
 
 @pytest.mark.parametrize("width", [200, 360, 1281, 7680])
 def test_nothing_is_written_past_the_picture(width: int) -> None:
-    strip = Strip(width, 2)
+    strip = FrameChart(width, 2)
     strip.add({"keyframe.y": 1e9, "keyframe.z": 1.0})
     strip.add({"motion.y": 1e3})
     picture = strip.at(1, "frame 2 of 2    0.040 s    1,000 bits    0.001 bits per pixel", 123.456)
@@ -113,7 +113,7 @@ def test_nothing_is_written_past_the_picture(width: int) -> None:
 
 
 def test_words_and_scale_change_the_picture() -> None:
-    strip = Strip(800, 1)
+    strip = FrameChart(800, 1)
     strip.add({"y": 1.0})
     one = strip.at(0, "words", 1.0)
     assert not np.array_equal(one, strip.at(0, "other words", 1.0))

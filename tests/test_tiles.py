@@ -14,8 +14,9 @@ from zoo import small_model
 
 import bitrate_ext
 from bitrate_ext.io.windowed import TensorPicture
+from bitrate_ext.models.adapter import ModelAdapter
 from bitrate_ext.tiled import tiling
-from bitrate_ext.tiled.tiling import Tiling, measured_halo, run_tile
+from bitrate_ext.tiled.tiling import Tiling, measure_halo, run_tile
 
 # Rounded up to blocks of 16 or 64. For a hyperprior 30 pixels of the analysis, 7 cells of y of the hyper-analysis and 7
 # of the hyper-synthesis add up to 254.
@@ -48,23 +49,23 @@ class Everywhere(nn.Module):
         return {"likelihoods": (y + y.mean(dim=(2, 3), keepdim=True)) * 0.4 + 0.1}
 
 
-def prepared(model: nn.Module, like: Tensor) -> bitrate_ext.BitrateMapper:
-    mapper = bitrate_ext.BitrateMapper(model.eval())
-    mapper.resolve(like[:, :, :64, :64], {})
-    return mapper
+def prepared(model: nn.Module, like: Tensor) -> ModelAdapter:
+    adapter = ModelAdapter(model.eval())
+    adapter.prepare(like[:, :, :64, :64], {})
+    return adapter
 
 
-def in_tiles(mapper: bitrate_ext.BitrateMapper, x: Tensor, tiling: Tiling) -> tuple[dict[str, Tensor], Tensor | None]:
+def in_tiles(adapter: ModelAdapter, x: Tensor, tiling: Tiling) -> tuple[dict[str, Tensor], Tensor | None]:
     """Likelihoods and reconstruction of the padded canvas, put together."""
     found: dict[str, Tensor] = {}
     image = None
     picture = TensorPicture(x)
     for rows in tiling.spans(0):
         for columns in tiling.spans(1):
-            tile = run_tile(mapper, picture, tiling, rows, columns, {}, x.device, x_hat=True)
+            tile = run_tile(adapter, picture, tiling, rows, columns, {}, x.device, x_hat=True)
             top, left, height, width = tile.crop
             for name, p in tile.likelihoods.items():
-                down, across = mapper.strides[name]
+                down, across = adapter.strides[name]
                 if name not in found:
                     size = (tiling.canvas[0] // down, tiling.canvas[1] // across)
                     found[name] = p.new_full((1, p.shape[1], *size), torch.nan)
@@ -91,19 +92,19 @@ def test_the_inside_of_tiles_is_that_of_the_whole(name: str) -> None:
     """
     model = small_model(name).double()
     like = photograph(64, 64, torch.float64)
-    mapper = prepared(model, like)
-    halo = measured_halo(mapper, like, {})
+    adapter = prepared(model, like)
+    halo = measure_halo(adapter, like, {})
     assert halo == HALOS[name]
-    block = mapper.multiple
+    block = adapter.multiple
     x = photograph(2 * halo[0] + 3 * block[0] - 5, 2 * block[1] - 3, torch.float64)
-    padded, _ = mapper.pad(x)
+    padded, _ = adapter.pad(x)
     with torch.inference_mode():
-        whole = mapper.run(padded, {})[1]
+        whole = adapter.run(padded, {})[1]
     canvas = (padded.shape[2], padded.shape[3])
-    found, _ = in_tiles(mapper, x, Tiling(canvas, canvas, halo, block).cut(block))
+    found, _ = in_tiles(adapter, x, Tiling(canvas, canvas, halo, block).cut(block))
     for latent, p in whole.items():
         torch.testing.assert_close(found[latent], p, rtol=1e-9, atol=1e-12)
-    found, _ = in_tiles(mapper, x, Tiling(canvas, canvas, (0, 0), block).cut(block))
+    found, _ = in_tiles(adapter, x, Tiling(canvas, canvas, (0, 0), block).cut(block))
     assert max((found[latent] - p).abs().max().item() for latent, p in whole.items()) > 1e-3
 
 
@@ -116,16 +117,16 @@ def test_of_the_demo_codec_in_float32() -> None:
     model = bitrate_ext.load_demo_codec()
     x = bitrate_ext.io.images.load_image(bitrate_ext.models.demo_codec.demo_photograph())
     x = torch.cat([x, x.flip(2), x, x.flip(2)], dim=2)[..., :128]
-    mapper = prepared(model, x)
-    halo = measured_halo(mapper, x, {}, x_hat=True)
+    adapter = prepared(model, x)
+    halo = measure_halo(adapter, x, {}, x_hat=True)
     assert halo == (320, 320)
-    padded, _ = mapper.pad(x)
+    padded, _ = adapter.pad(x)
     canvas = (padded.shape[2], padded.shape[3])
     with torch.inference_mode():
-        output, whole = mapper.run(padded, {})
-    tiling = Tiling(canvas, canvas, halo, mapper.multiple)
-    found, image = in_tiles(mapper, x, tiling.cut((128, 128)))
-    without, _ = in_tiles(mapper, x, replace(tiling, halo=(0, 0)).cut((128, 128)))
+        output, whole = adapter.run(padded, {})
+    tiling = Tiling(canvas, canvas, halo, adapter.multiple)
+    found, image = in_tiles(adapter, x, tiling.cut((128, 128)))
+    without, _ = in_tiles(adapter, x, replace(tiling, halo=(0, 0)).cut((128, 128)))
     for latent, p in whole.items():
         share, broken = (((q[latent] - p).abs() > 1e-4).any(dim=1).double().mean().item() for q in (found, without))
         assert share < 1e-3 < 1e-1 < broken, (latent, share, broken)
@@ -142,9 +143,9 @@ def test_of_the_demo_codec_in_float32() -> None:
 def test_halo_of_a_model_with_a_known_reach(reach: tuple[int, int], offset: int, halo: tuple[int, int]) -> None:
     """Different each way, to one side only, and none."""
     like = torch.zeros(1, 1, 64, 64)
-    mapper = prepared(Blur(reach, offset), like)
-    assert mapper.multiple == (8, 8)
-    assert measured_halo(mapper, like, {}) == halo
+    adapter = prepared(Blur(reach, offset), like)
+    assert adapter.multiple == (8, 8)
+    assert measure_halo(adapter, like, {}) == halo
 
 
 def test_models_without_a_finite_reach_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,12 +154,12 @@ def test_models_without_a_finite_reach_are_refused(monkeypatch: pytest.MonkeyPat
     with pytest.raises(
         ValueError, match=r"cannot be run in tiles: 16 rows of pixels change its likelihoods over all of"
     ):
-        measured_halo(prepared(Everywhere(), like), like, {})
+        measure_halo(prepared(Everywhere(), like), like, {})
     sequential = prepared(small_model("mbt2018-vbr"), like)
     with pytest.raises(
         ValueError, match="its reach is global, as with attention over the whole picture or coding in seq"
     ):
-        measured_halo(sequential, like, {})
+        measure_halo(sequential, like, {})
 
 
 def test_models_that_ignore_their_picture_or_stumble() -> None:
@@ -175,9 +176,9 @@ def test_models_that_ignore_their_picture_or_stumble() -> None:
             return {"likelihoods": F.avg_pool2d(x, 16) * 0.5 + 0.2}
 
     with pytest.raises(ValueError, match="its likelihoods do not depend on its image"):
-        measured_halo(prepared(Constant(), like), like, {})
+        measure_halo(prepared(Constant(), like), like, {})
     with pytest.raises(ValueError, match=r"does not run on pixels that are not a number \(RuntimeError: not finite\)"):
-        measured_halo(prepared(Stumbles(), like), like, {})
+        measure_halo(prepared(Stumbles(), like), like, {})
 
 
 def test_tiles_cover_the_canvas_once_and_see_their_halo() -> None:

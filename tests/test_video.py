@@ -119,8 +119,8 @@ def test_panels_show_picture_and_map(source: Path, drawn: Drawn, tmp_path: Path,
         bits = mapper(torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 255).map[0, 0]
         assert time == Fraction(row.index, 25)
         panels = torch.from_numpy(pixels[: zoom * SIZE[1] : zoom, ::zoom])
-        shown = colormap.coloured(bits, record.limit or 0.5)
-        laid_over = colormap.overlaid(torch.from_numpy(frame), bits, record.limit or 0.5)
+        shown = colormap.apply_colormap(bits, record.limit or 0.5)
+        laid_over = colormap.overlay_bits(torch.from_numpy(frame), bits, record.limit or 0.5)
         beside = torch.cat([torch.from_numpy(frame), shown], dim=1)
         expected = {"side": beside, "overlay": laid_over, "map": shown}[view].int()
         # In two passes the map is made of float32 cells: a pixel at the edge of a level may fall on the other side.
@@ -144,9 +144,9 @@ def test_one_scale_serves_the_whole_clip(source: Path, tmp_path: Path) -> None:
 
 def test_frames_have_their_own_scales(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limits = []
-    coloured = map_video_module.coloured
+    coloured = map_video_module.apply_colormap
     monkeypatch.setattr(
-        map_video_module, "coloured", lambda bits, limit, out: limits.append(limit) or coloured(bits, limit, out)
+        map_video_module, "apply_colormap", lambda bits, limit, out: limits.append(limit) or coloured(bits, limit, out)
     )
     map_video(source, tmp_path / "out.mp4", FrameMapper(BlockCodec().eval()), scale="frame")
     maps = [r.map[0, 0].numpy().copy() for r in FrameMapper(BlockCodec().eval())(read(source))]

@@ -63,7 +63,7 @@ there = torch.cuda.get_device_properties(device)
 p = torch.rand(2, 19, 5, 12).clamp_min(1e-6)
 found, expected = (bitrate_ext.bitrate_map(q, (40, 96), impl="native").cpu() for q in (p.to(device), p))
 print(json.dumps({
-    "package": bitrate_ext.__file__, "available": _native.available(device), "absent": _native.why_absent(device),
+    "package": bitrate_ext.__file__, "available": library.available(device), "absent": library.why_absent(device),
     "same": torch.equal(found, expected), "torch": torch.__version__, "cuda": torch.version.cuda, "name": there.name,
     "capability": f"{there.major}.{there.minor}", "multiprocessors": there.multi_processor_count,
     "memory_bytes": there.total_memory, "cache_bytes": there.L2_cache_size, "gpus": torch.cuda.device_count(),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..mapping.layout import outside_bits
 from ..models.adapter import ModelAdapter, crop_canvas
-from ..models.trace import Run, Synthesis, random_signs, symbol_bits
+from ..models.trace import ModelTrace, SynthesisTransform, random_signs, symbol_bits
 from ..ops.functional import bitrate_map, latent_bits
 from ..ops.projection import get_projection
 from .result import Attribution
@@ -44,7 +44,7 @@ def follow_decoder(
 def _follow_one(
     adapter: ModelAdapter, x: Tensor, passes: int, named: str | None, seed: int, forward_kwargs: dict[str, Any]
 ) -> Attribution:
-    run = Run(adapter, x, forward_kwargs)
+    run = ModelTrace(adapter, x, forward_kwargs)
     transforms = _transforms(run, named)
     generator = torch.Generator().manual_seed(seed)
     maps: dict[str, Tensor] = {}
@@ -69,13 +69,13 @@ def _follow_one(
     return Attribution(one, "jacobian", "bits per pixel", True, total, padding, error, maps)
 
 
-def _transforms(run: Run, named: str | None) -> dict[str, Synthesis]:
+def _transforms(run: ModelTrace, named: str | None) -> dict[str, SynthesisTransform]:
     """The synthesis transform of each latent that has one.
 
     Raises:
         ValueError: none has.
     """
-    found: dict[str, Synthesis] = {}
+    found: dict[str, SynthesisTransform] = {}
     trouble: ValueError | None = None
     for latent in run.likelihoods:
         if run.hyper_synthesis(latent) is None:
@@ -89,7 +89,7 @@ def _transforms(run: Run, named: str | None) -> dict[str, Synthesis]:
 
 
 def spread_by_energy(
-    transform: Synthesis, bits: Tensor, passes: int, generator: torch.Generator
+    transform: SynthesisTransform, bits: Tensor, passes: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Each symbol's bits, by the energy of its impulse response: an estimate, and its expected L1 error.
 

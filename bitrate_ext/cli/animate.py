@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..atomic import all_or_none
+from ..atomic import open_all_or_none
 from ..io.images import load_image
 from ..mapping.mapper import BitrateMapper
 from ..viz.colormap import colour_limit
 from ..viz.map_figure import map_figure
-from .console import OK, UsageError, finite, made_folder, number, one_line, say, trouble_in_one_line
-from .model_options import model_on
+from .console import OK, UsageError, echo, ensure_output_dir, finite, number, one_line, usage_errors
+from .model_options import load_model
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,20 +40,20 @@ def run(arguments: argparse.Namespace, device: torch.device) -> int:
     output = Path(arguments.output)
     if output.suffix.lower() not in (".png", ".apng"):
         output = output / f"{photograph.stem}.bitrate.png"
-    made_folder(str(output.parent))
+    ensure_output_dir(str(output.parent))
     if output.resolve() == photograph.resolve():
         raise UsageError(f"{output} would replace the input; choose another name with -o")
 
     maps, words = [], []
     for model, name in _models(arguments, device):
-        with trouble_in_one_line(f"{name}: ", "to map it"):
+        with usage_errors(f"{name}: ", "to map it"):
             result = BitrateMapper(model, projection=arguments.projection)(x)
         maps.append(result.map[0, 0].float().cpu().numpy())
         words.append(f"{name}   {number(finite(result.bpp.item()), '.3f')} bits per pixel")
         if not arguments.json:
-            say(words[-1], sys.stdout)
+            echo(words[-1], sys.stdout)
     pictures = animated(maps, photograph.name, words)
-    with all_or_none([output]) as (file,):
+    with open_all_or_none([output]) as (file,):
         pictures[0].save(
             file,
             format="PNG",
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace, device: torch.device) -> int:
             duration=round(1000 * SECONDS),
             loop=0,
         )
-    say(f"Animation: {output}", sys.stderr if arguments.json else sys.stdout)
+    echo(f"Animation: {output}", sys.stderr if arguments.json else sys.stdout)
     return OK
 
 
@@ -89,10 +89,10 @@ def _models(arguments: argparse.Namespace, device: torch.device) -> Iterator[tup
     one = copy.copy(arguments)
     if arguments.animate:
         for one.checkpoint in arguments.animate:
-            yield model_on(device, one)
+            yield load_model(device, one)
         return
     for one.quality in _qualities(arguments.model, arguments.metric or "mse"):
-        yield model_on(device, one)
+        yield load_model(device, one)
 
 
 def _qualities(name: str, metric: str) -> list[int]:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..atomic import all_or_none
+from ..atomic import open_all_or_none
 from ..io.images import load_image
 from ..mapping.mapper import BitrateMapper
 from ..models.adapter import ModelAdapter
@@ -24,8 +24,8 @@ from ..models.demo_codec import demo_photograph
 from ..ops.projection import Projection
 from ..receptive_field import calibration
 from ..receptive_field.field import ReceptiveField
-from .console import OK, UsageError, made_folder, one_line, say, trouble_in_one_line
-from .model_options import check_model_arguments, checked_device, model_on
+from .console import OK, UsageError, echo, ensure_output_dir, one_line, usage_errors
+from .model_options import check_model_arguments, checked_device, load_model
 
 MEASURING = "to measure the receptive field"
 OUTPUTS = (".receptive-field.npz", ".receptive-field.png")
@@ -94,8 +94,8 @@ def run(arguments: argparse.Namespace) -> int:
         images = [load_image(image).to(device) for image in arguments.images]
     except (ValueError, OSError) as error:
         raise UsageError(f"--images: {one_line(error)}") from error
-    folder = made_folder(arguments.output)
-    model, name = model_on(device, arguments)
+    folder = ensure_output_dir(arguments.output)
+    model, name = load_model(device, arguments)
 
     measured_latents: list[str] = []
 
@@ -104,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
         _say_measuring(latent)
 
     before = time.perf_counter()
-    with trouble_in_one_line("", MEASURING):
+    with usage_errors("", MEASURING):
         measured = calibration.calibrate(
             model,
             arguments.latent,
@@ -118,9 +118,9 @@ def run(arguments: argparse.Namespace) -> int:
     measurement = _measurement(measured, name, str(device), seconds, kept=not measured_latents)
     _write(measured, measurement, folder, [*arguments.images, *filter(None, [arguments.checkpoint])])
     if arguments.json:
-        say(json.dumps(asdict(measurement), indent=2, allow_nan=False), sys.stdout)
+        echo(json.dumps(asdict(measurement), indent=2, allow_nan=False), sys.stdout)
     else:
-        say(_table(measurement), sys.stdout)
+        echo(_table(measurement), sys.stdout)
     return OK
 
 
@@ -130,7 +130,7 @@ def measured_projections(model: nn.Module, device: torch.device) -> dict[str, Pr
     Raises:
         UsageError: there are none; said once, and not for each image.
     """
-    with trouble_in_one_line("--projection receptive-field: ", MEASURING):
+    with usage_errors("--projection receptive-field: ", MEASURING):
         adapter, photograph = ModelAdapter(model), load_image(demo_photograph()).to(device)
         adapter.prepare(photograph, {})
         return calibration.receptive_fields(adapter, photograph, {}, _say_measuring)
@@ -161,7 +161,7 @@ def described(mapper: BitrateMapper) -> dict[str, dict[str, Any]]:
 
 def _say_measuring(latent: str) -> None:
     if sys.stderr.isatty():
-        say(f"Measuring the receptive field of latent {latent!r} ...", sys.stderr)
+        echo(f"Measuring the receptive field of latent {latent!r} ...", sys.stderr)
 
 
 def _measurement(measured: ReceptiveField, model: str, device: str, seconds: float, kept: bool) -> Measurement:
@@ -200,7 +200,7 @@ def _write(measured: ReceptiveField, measurement: Measurement, folder: Path, inp
         if os.path.realpath(target) in map(os.path.realpath, inputs):
             raise UsageError(f"{target} would replace an input; choose another folder with -o")
     try:
-        with all_or_none(targets) as (kernel_file, picture_file):
+        with open_all_or_none(targets) as (kernel_file, picture_file):
             measured.save(kernel_file)
             kernel_figure(measured, model=measurement.model).save(picture_file, format="PNG")
     except OSError as error:

@@ -12,8 +12,8 @@ from typing import IO, TYPE_CHECKING, Any
 from ..io.images import load_image
 from ..mapping.layout import CODED, ESTIMATED, BitrateResult
 from ..mapping.mapper import BitrateMapper
-from .console import FAILED, OK, UsageError, each_or_told, finite, number, say, with_progress
-from .model_options import add_model_arguments, check_model_arguments, checked_device, model_on
+from .console import FAILED, OK, UsageError, echo, finite, number, run_each, with_progress
+from .model_options import add_model_arguments, check_model_arguments, checked_device, load_model
 from .record import JACOBIAN, Record
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     device = checked_device(arguments.device)
     check_model_arguments(arguments)
-    model, name = model_on(device, arguments)
+    model, name = load_model(device, arguments)
     mapper = BitrateMapper(model, bits=CODED, gap=True)
 
     def checked(image: str) -> dict[str, Any]:
@@ -68,13 +68,13 @@ def run(arguments: argparse.Namespace) -> int:
         if not arguments.container:
             del document["container_bytes"]
         if not arguments.json:
-            say(_table(document), sys.stdout)
+            echo(_table(document), sys.stdout)
         return document
 
-    documents, failures = each_or_told("image", with_progress(arguments.images), checked)
+    documents, failures = run_each("image", with_progress(arguments.images), checked)
     if arguments.json:
         whole = {"version": __version__, "images": documents, "failures": failures}
-        say(json.dumps(whole, indent=2, allow_nan=False), sys.stdout)
+        echo(json.dumps(whole, indent=2, allow_nan=False), sys.stdout)
     if failures:
         return FAILED
     return OK if all(document["closes"] for document in documents) else OPEN
@@ -212,4 +212,4 @@ def array_names(result: BitrateResult) -> dict[str, Any]:
 def warn(result: BitrateResult, image: str) -> None:
     """Each warning as a line on stderr."""
     for warning in result.warnings:
-        say(f"bitrate-ext: warning: {Path(image).name}: {warning}", sys.stderr)
+        echo(f"bitrate-ext: warning: {Path(image).name}: {warning}", sys.stderr)

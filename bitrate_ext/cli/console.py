@@ -21,7 +21,7 @@ class UsageError(Exception):
     """Arguments that cannot be served; the message is one line for the user."""
 
 
-def made_folder(text: str) -> Path:
+def ensure_output_dir(text: str) -> Path:
     """The folder that ``--output`` names, made where it is absent; raises ``UsageError`` where nothing can go there."""
     folder = Path(text)
     try:
@@ -54,7 +54,7 @@ def _reason(error: Exception, image: str) -> str | None:
     return one_line(error) if isinstance(error, ValueError) else None
 
 
-def each_or_told(
+def run_each(
     what: str, names: Iterable[str], serve: Callable[[str], Served]
 ) -> tuple[list[Served], list[dict[str, str]]]:
     """Serve one file after the other. One that cannot be is told in a line on stderr, and the others are done.
@@ -76,12 +76,12 @@ def each_or_told(
             if reason is None:
                 raise
             failures.append({what: name, "error": reason})
-            say(f"bitrate-ext: error: {reason}", sys.stderr)
+            echo(f"bitrate-ext: error: {reason}", sys.stderr)
     return served, failures
 
 
 @contextlib.contextmanager
-def trouble_in_one_line(option: str, purpose: str) -> Iterator[None]:
+def usage_errors(option: str, purpose: str) -> Iterator[None]:
     """Trouble with the model or the arguments, or too little memory for them, as an error for the user."""
     try:
         yield
@@ -109,10 +109,10 @@ def number(value: float | None, form: str) -> str:
 
 
 def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    say(f"bitrate-ext: warning: {' '.join(str(message).split())}", sys.stderr)
+    echo(f"bitrate-ext: warning: {' '.join(str(message).split())}", sys.stderr)
 
 
-def say(text: str, stream: IO[str]) -> None:
+def echo(text: str, stream: IO[str]) -> None:
     """Print past a progress bar; characters that the stream cannot show are escaped."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     shown = text.encode(encoding, "backslashreplace").decode(encoding)

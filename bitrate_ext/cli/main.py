@@ -16,7 +16,7 @@ from typing import NoReturn
 from .._version import __version__
 from . import calibrate, check, map_tiled, video
 from . import map as cli_map
-from .console import FAILED, INTERRUPTED, OK, UsageError, one_line, say, show_warning
+from .console import FAILED, INTERRUPTED, OK, UsageError, echo, one_line, show_warning
 from .model_options import add_model_arguments, checked_device
 
 
@@ -37,13 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         except SystemExit as stop:  # argparse, after --help and --version
             return stop.code if isinstance(stop.code, int) else OK
         except KeyboardInterrupt:
-            say("bitrate-ext: interrupted", sys.stderr)
+            echo("bitrate-ext: interrupted", sys.stderr)
             return INTERRUPTED
         except BrokenPipeError:  # the reader of our output has gone, as head does
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return FAILED
         except (UsageError, ImportError) as error:
-            say(f"bitrate-ext: error: {one_line(error)}", sys.stderr)
+            echo(f"bitrate-ext: error: {one_line(error)}", sys.stderr)
             return FAILED
 
 
@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run_bench(arguments: argparse.Namespace) -> int:
     from . import bench
 
-    bench.run(checked_device(arguments.device), lambda line: say(line, sys.stdout))
+    bench.run(checked_device(arguments.device), lambda line: echo(line, sys.stdout))
     return OK
 
 
@@ -109,5 +109,5 @@ def _run_doctor(arguments: argparse.Namespace) -> int:
     from . import doctor
 
     findings = doctor.examine()
-    say(doctor.report(findings), sys.stdout)
+    echo(doctor.report(findings), sys.stdout)
     return OK if doctor.core_works(findings) else FAILED

@@ -14,13 +14,13 @@ from pathlib import Path
 import torch
 
 from .._version import __version__
-from ..atomic import all_or_none
+from ..atomic import open_all_or_none
 from ..mapping.layout import BitrateResult
 from ..mapping.mapper import RECEPTIVE_FIELD, AnyProjection, BitrateMapper
 from ..ops.projection import PROJECTIONS
 from . import calibrate, check, map_tiled
-from .console import FAILED, OK, UsageError, each_or_told, finite, made_folder, number, say, with_progress
-from .model_options import add_model_arguments, check_model_arguments, checked_device, model_on
+from .console import FAILED, OK, UsageError, echo, ensure_output_dir, finite, number, run_each, with_progress
+from .model_options import add_model_arguments, check_model_arguments, checked_device, load_model
 from .record import JACOBIAN, Record, subtitle
 
 PASSES = 16
@@ -63,8 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.passes is not None and arguments.projection != JACOBIAN:
         raise UsageError(f"--passes {arguments.passes} goes with --projection {JACOBIAN}")
     map_tiled.check_arguments(arguments)
-    folder = made_folder(arguments.output)
-    model, name = model_on(device, arguments)
+    folder = ensure_output_dir(arguments.output)
+    model, name = load_model(device, arguments)
     projection: AnyProjection = arguments.projection
     if projection == RECEPTIVE_FIELD:
         projection = calibrate.measured_projections(model, device)
@@ -79,13 +79,13 @@ def run(arguments: argparse.Namespace) -> int:
         one = map_tiled.map_one if map_tiled.needed(mapper, image, arguments, device) else _map_one
         record = one(mapper, image, device, name, arguments, targets)
         if not arguments.json:
-            say(_summary(record), sys.stdout)
+            echo(_summary(record), sys.stdout)
         return record
 
-    records, failures = each_or_told("image", with_progress(arguments.images), mapped)
+    records, failures = run_each("image", with_progress(arguments.images), mapped)
     if arguments.json:
         document = {"version": __version__, "images": [asdict(r) for r in records], "failures": failures}
-        say(json.dumps(document, indent=2, allow_nan=False), sys.stdout)
+        echo(json.dumps(document, indent=2, allow_nan=False), sys.stdout)
     else:
         _say_outcome(folder, records, failures)
     return FAILED if failures else OK
@@ -147,7 +147,7 @@ def _map_one(
     arrays |= check.array_names(result)
     numbers = {key: one[0, 0].float().cpu().numpy() for key, one in arrays.items()}
 
-    with all_or_none(targets) as (*other_files, map_file, overlay_file, array_file, record_file):
+    with open_all_or_none(targets) as (*other_files, map_file, overlay_file, array_file, record_file):
         check.write_pictures(other_files, others, result, Path(image).name, model)
         map_figure(result.map, title=Path(image).name, subtitle=subtitle(record)).save(map_file, format="PNG")
         overlay(photograph, result.map).save(overlay_file, format="PNG")
@@ -194,7 +194,7 @@ def _say_outcome(folder: Path, records: Sequence[Record], failures: Sequence[dic
     if records:
         names = Path(records[0].files["map"]).name if len(records) == 1 else "*.bitrate.png"
         others = names.replace(".bitrate.png", ".overlay.png")
-        say(f"Pictures: {folder / names} and {folder / others}", sys.stdout)
+        echo(f"Pictures: {folder / names} and {folder / others}", sys.stdout)
     if failures and len(records) + len(failures) > 1:
         failed = ", ".join(failure["image"] for failure in failures)
-        say(f"Failed: {len(failures)} of {len(records) + len(failures)} images: {failed}", sys.stderr)
+        echo(f"Failed: {len(failures)} of {len(records) + len(failures)} images: {failed}", sys.stderr)

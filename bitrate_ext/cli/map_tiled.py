@@ -14,17 +14,17 @@ from typing import IO
 import torch
 
 from .. import memory
-from ..atomic import all_or_none
+from ..atomic import open_all_or_none
 from ..io.images import ImageError
 from ..io.map_writers import FORMATS
 from ..io.windowed import declared_size, open_picture
 from ..mapping.layout import CODED
 from ..mapping.mapper import RECEPTIVE_FIELD, BitrateMapper
-from ..memory import shown_bytes
+from ..memory import format_bytes
 from ..models.adapter import ModelAdapter
-from ..tiled.downsample import Reduced
+from ..tiled.downsample import Downsampler
 from ..tiled.map_picture import PictureResult, Progress, TiledRun, room_for_picture, written_map
-from .console import UsageError, finite, say
+from .console import UsageError, echo, finite
 from .record import JACOBIAN, OUTPUTS, Record, subtitle
 
 MODEST = 2048 * 2048  # pixels; pictures up to that go through the model whole without a measurement
@@ -52,7 +52,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def _bytes(text: str) -> int:
     try:
-        return memory.parsed_bytes(text)
+        return memory.parse_bytes(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -107,10 +107,10 @@ def fits(mapper: BitrateMapper, height: int, width: int, device: torch.device) -
         adapter = mapper.adapter
         adapter.prepare(like, {})
         canvas = adapter.canvas(height, width)[0]
-        footprint = memory.footprint(device, max(adapter.multiple), lambda side: _tried(adapter, like, side))
+        footprint = memory.measure_footprint(device, max(adapter.multiple), lambda side: _tried(adapter, like, side))
         # Three floating-point pictures, and the maps of all latents, once to compute and once to write.
         beside = height * width * 4 * (9 + 2 * (1 + len(adapter.strides)))
-        needed = memory.held(device) + footprint.bytes(canvas[0] * canvas[1]) + beside
+        needed = memory.bytes_in_use(device) + footprint.bytes(canvas[0] * canvas[1]) + beside
         return needed <= memory.limit(device, None)
     except memory.MemoryLimitError:  # a system that does not tell
         return True
@@ -142,7 +142,7 @@ def map_one(
         )
         _say_plan(image, run)
         with (
-            all_or_none(targets) as (map_file, overlay_file, array_file, record_file),
+            open_all_or_none(targets) as (map_file, overlay_file, array_file, record_file),
             _progress() as progress,
             written_map(run, array_file, form, targets[2].parent, progress) as (result, finish),
         ):
@@ -191,7 +191,7 @@ def _draw(result: PictureResult, record: Record, map_file: IO[bytes], overlay_fi
 
     from ..viz.map_figure import colour_limit, map_figure, overlay
 
-    panel = Reduced(result.reduced.shape, long_side=PANEL)
+    panel = Downsampler(result.reduced.shape, long_side=PANEL)
     panel.add(result.reduced)
     words = subtitle(record)
     map_figure(panel.pixels, title=Path(record.image).name, subtitle=words).save(map_file, format="PNG")
@@ -217,11 +217,11 @@ def _named(image: str) -> Iterator[None]:
 def _say_plan(image: str, run: TiledRun) -> None:
     record = run.plan.record()
     if record["tiles"] > 1:
-        peak = "" if run.plan.peak is None else f", at most {shown_bytes(run.plan.peak)}"
-        of = "" if run.plan.limit is None else f" of {shown_bytes(run.plan.limit)}"
+        peak = "" if run.plan.peak is None else f", at most {format_bytes(run.plan.peak)}"
+        of = "" if run.plan.limit is None else f" of {format_bytes(run.plan.limit)}"
         size = f"{run.picture.width} x {run.picture.height}"
         tile = "{1} x {0}".format(*record["tile"])
-        say(f"{image}: {size} pixels in {record['tiles']} tiles of {tile}{peak}{of}", sys.stderr)
+        echo(f"{image}: {size} pixels in {record['tiles']} tiles of {tile}{peak}{of}", sys.stderr)
 
 
 @contextlib.contextmanager

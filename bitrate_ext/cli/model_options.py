@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from .console import UsageError, one_line, say
+from .console import UsageError, echo, one_line
 
 
 def add_model_arguments(command: argparse.ArgumentParser) -> None:
@@ -53,12 +53,12 @@ def checked_device(text: str) -> torch.device:
     return device
 
 
-def model_on(device: torch.device, arguments: argparse.Namespace, video: bool = False) -> tuple[torch.nn.Module, str]:
+def load_model(device: torch.device, arguments: argparse.Namespace, video: bool = False) -> tuple[torch.nn.Module, str]:
     """The model that the arguments ask for, on its device, and what to call it; one of video only where it may be."""
     from ..mapping.frames import is_sequential
 
     if sys.stderr.isatty():  # importing CompressAI takes many seconds
-        say("Loading the model ...", sys.stderr)
+        echo("Loading the model ...", sys.stderr)
     model, name = _loaded_model(arguments)
     if is_sequential(model) and not video:
         raise UsageError(f"{name} is a video codec; bitrate-ext video takes it")

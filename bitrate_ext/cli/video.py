@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..atomic import all_or_none
+from ..atomic import open_all_or_none
 from ..mapping.frames import FrameMapper, is_sequential
 from ..mapping.mapper import RECEPTIVE_FIELD
 from ..ops.projection import PROJECTIONS
 from ..video.map_video import SCALES, VIEWS, FrameRow, VideoRecord, map_video, partial_name
 from ..video.writer import CONTAINERS, PRESETS
 from . import animate
-from .console import FAILED, OK, PARTIAL, UsageError, each_or_told, finite, made_folder, number, one_line, say
-from .model_options import check_model_arguments, checked_device, model_on
+from .console import FAILED, OK, PARTIAL, UsageError, echo, ensure_output_dir, finite, number, one_line, run_each
+from .model_options import check_model_arguments, checked_device, load_model
 
 if TYPE_CHECKING:
     from torch import nn
@@ -96,23 +96,23 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.animate is not None:
         return animate.run(arguments, device)
     targets = _targets(arguments.videos, arguments.output)
-    model, name = model_on(device, arguments, video=True)
+    model, name = load_model(device, arguments, video=True)
     mapper = _mapper(model, arguments)
 
     def mapped(video: str) -> dict[str, Any]:
         document = _map_one(video, targets[video], mapper, name, arguments)
         for warning in document["warnings"]:
-            say(f"bitrate-ext: warning: {video}: {warning}", sys.stderr)
+            echo(f"bitrate-ext: warning: {video}: {warning}", sys.stderr)
         if document["partial"]:
-            say(f"bitrate-ext: warning: {video}: {document['partial']}; mapped as far as it goes", sys.stderr)
+            echo(f"bitrate-ext: warning: {video}: {document['partial']}; mapped as far as it goes", sys.stderr)
         if not arguments.json:
-            say(_summary(document), sys.stdout)
+            echo(_summary(document), sys.stdout)
         return document
 
-    records, failures = each_or_told("video", arguments.videos, mapped)
+    records, failures = run_each("video", arguments.videos, mapped)
     if arguments.json:
         whole = {"videos": records, "failures": failures}
-        say(json.dumps(whole, indent=2, allow_nan=False), sys.stdout)
+        echo(json.dumps(whole, indent=2, allow_nan=False), sys.stdout)
     if failures:
         return FAILED
     return PARTIAL if any(document["partial"] for document in records) else OK
@@ -146,10 +146,10 @@ def _targets(videos: Sequence[str], output: str) -> dict[str, Path]:
     if path.suffix.lower() in CONTAINERS and not path.is_dir():
         if len(videos) > 1:
             raise UsageError(f"--output {output}: one file for {len(videos)} videos; name a folder")
-        made_folder(str(path.parent))
+        ensure_output_dir(str(path.parent))
         targets = [path]
     else:
-        folder = made_folder(output)
+        folder = ensure_output_dir(output)
         targets = [folder / f"{Path(video).stem}.bitrate.mp4" for video in videos]
     inputs = {os.path.realpath(video): video for video in videos}
     seen: dict[str, str] = {}
@@ -189,7 +189,7 @@ def _map_one(video: str, target: Path, mapper: FrameMapper, name: str, arguments
         **_document(record),
         "files": {"video": str(named), "table": str(table), "record": str(text)},
     }
-    with all_or_none([table, text]) as (table_file, text_file):
+    with open_all_or_none([table, text]) as (table_file, text_file):
         table_file.write(_table(record).encode())
         text_file.write(f"{json.dumps(document, indent=2, allow_nan=False)}\n".encode())
     return document

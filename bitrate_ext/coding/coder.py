@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from ..ops.functional import named_likelihoods
 from . import tables
-from .ledger import Books
+from .ledger import LedgerBuilder
 from .rans import CodingError
-from .recorder import Coded, Listener, Memory, listening
-from .symbol_layout import INSTEAD, Blocks, Placer, find_blocks, find_checkerboards, heard_likelihoods
+from .recorder import EncodedString, EncodeRecorder, EntropyModels, record_encoding
+from .symbol_layout import INSTEAD, Blocks, SymbolLocator, find_blocks, find_checkerboards, record_likelihoods
 
 
 @dataclass(eq=False)
@@ -28,7 +28,7 @@ class CodedLatent:
 
     bits: Tensor  # float64 [N, C, h, w], of each symbol
     expected: Tensor  # float64 [N, C, h, w], what its table expects
-    books: Books
+    books: LedgerBuilder
     positions: bool  # coded one position at a time, from those before it
 
 
@@ -50,7 +50,7 @@ class Coder:
             )
         self.model: Any = model
         self.blocks: Blocks = {}
-        self.memory = Memory(model)
+        self.memory = EntropyModels(model)
         self.checkerboards = find_checkerboards(model)
         self.tables = tables.TableChecks(self.memory)
         self.notes: list[str] = []  # on the tables that the last call has used
@@ -61,7 +61,7 @@ class Coder:
 
         The sample is noise, so that no two parts of a latent are equal. A list stands for a video.
         """
-        calls, handles = heard_likelihoods(self.memory.names)
+        calls, handles = record_likelihoods(self.memory.names)
         try:
             likelihoods = self.model(sample, **forward_kwargs)["likelihoods"]
         except (TypeError, AttributeError, KeyError, RuntimeError) as error:
@@ -97,16 +97,16 @@ class Coder:
             ValueError: the model has no tables.
         """
         self.tables.check(self.blocks)
-        with listening(self.memory) as heard:
+        with record_encoding(self.memory) as heard:
             output = self.model.compress(images, **kwargs)
         self.notes = self.tables.notes(heard)
         frames = _frames_of(output, len(images)) if isinstance(images, list) else [_strings_of(output)]
         return [self._frame(heard, frame, grids, batch) for frame in frames]
 
     def _frame(
-        self, heard: Listener, strings: Any, grids: Mapping[str, tuple[int, int]], batch: int
+        self, heard: EncodeRecorder, strings: Any, grids: Mapping[str, tuple[int, int]], batch: int
     ) -> dict[str, CodedLatent]:
-        placer = Placer(self.memory.names, self.checkerboards, self.blocks, grids)
+        placer = SymbolLocator(self.memory.names, self.checkerboards, self.blocks, grids)
         channels: dict[str, int] = {}
         for blocks in self.blocks.values():
             for block in blocks:
@@ -126,7 +126,7 @@ class Coder:
                 latents[name] = CodedLatent(
                     torch.zeros(shape, dtype=torch.float64),
                     torch.zeros(shape, dtype=torch.float64),
-                    Books(batch),
+                    LedgerBuilder(batch),
                     False,
                 )
             latent = latents[name]
@@ -181,7 +181,7 @@ def _flattened(strings: Any) -> Iterator[bytes]:
             yield from _flattened(one)
 
 
-def _returned(heard: Listener, strings: Any) -> list[Coded]:
+def _returned(heard: EncodeRecorder, strings: Any) -> list[EncodedString]:
     """What was heard of the strings that ``compress`` returned, in the order of coding; others count for nothing."""
     order = {id(coded.string): number for number, coded in enumerate(heard.strings)}
     found = []

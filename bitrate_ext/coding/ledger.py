@@ -66,7 +66,7 @@ class Ledger:
         return torch.stack(verdicts).all(dim=0)
 
 
-class Books:
+class LedgerBuilder:
     """Collects the strings of one latent of N images."""
 
     def __init__(self, images: int) -> None:

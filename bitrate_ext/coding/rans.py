@@ -34,7 +34,7 @@ class CodingError(ValueError):
 
 
 @dataclass(frozen=True, eq=False)
-class Costs:
+class SymbolCosts:
     """What one call of the coder spends, symbol by symbol, in its order."""
 
     bits: np.ndarray  # float64 [symbols]
@@ -43,7 +43,7 @@ class Costs:
     steps: int  # of the coder: symbols and the nibbles of escapes
 
 
-class Tables:
+class CdfTables:
     """Costs of every symbol of a coder's tables, from the last three arguments of ``encode_with_indexes``.
 
     Args:
@@ -66,7 +66,7 @@ class Tables:
         weighed = np.where(counts, frequency, 0) * self.cost / 2.0**PRECISION
         self.entropy = np.add.reduceat(weighed, self.first)  # bits
 
-    def costs(self, symbols: Sequence[int], indexes: Sequence[int]) -> Costs:
+    def costs(self, symbols: Sequence[int], indexes: Sequence[int]) -> SymbolCosts:
         """Costs of symbols, whole numbers, each by the table of its index.
 
         The expected bits count an escape as one symbol, without its nibbles: tables give it next to no probability.
@@ -94,7 +94,7 @@ class Tables:
             nibbles += 1 + nibbles // MOST_STEPS  # their count goes first
             bits[escaped] += NIBBLE * nibbles
             steps += int(nibbles.sum())
-        return Costs(bits, self.entropy[table], int(escaped.sum()), steps)
+        return SymbolCosts(bits, self.entropy[table], int(escaped.sum()), steps)
 
 
 def overhead_is_possible(overhead: float, steps: int) -> bool:

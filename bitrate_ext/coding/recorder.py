@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from ..optional import require
-from .rans import CodingError, Costs, Tables
+from .rans import CdfTables, CodingError, SymbolCosts
 
 CODER = "ans"  # the one whose costs are known
 TABLES = ("_quantized_cdf", "_cdf_length", "_offset")
@@ -29,7 +29,7 @@ def has_own_tables(module: Any) -> bool:
 
 
 @dataclass(eq=False)
-class Call:
+class EncodeCall:
     """One call of an entropy model's ``compress``."""
 
     module: nn.Module
@@ -41,43 +41,43 @@ class Call:
 
 
 @dataclass(eq=False)
-class Part:
+class SymbolRun:
     """Symbols that went to a coder in one call, in their order, and where they come from.
 
     Either the call of an entropy model, of which they are one image; or, where a model has collected the symbols
     itself, the shapes of the index tensors that entropy models made for them, in order.
     """
 
-    costs: Costs
-    call: Call | None
+    costs: SymbolCosts
+    call: EncodeCall | None
     image: int
     indexed: list[tuple[nn.Module, Shape]]
 
 
 @dataclass(eq=False)
-class Coded:
+class EncodedString:
     """A string that a coder has made."""
 
     string: bytes
-    parts: list[Part]
+    parts: list[SymbolRun]
 
 
-class Memory:
+class EntropyModels:
     """The entropy models of a model, and costs of their tables from earlier calls."""
 
     def __init__(self, model: nn.Module) -> None:
         self.names = {
             part: name for name, part in model.named_modules() if all(hasattr(part, table) for table in TABLES)
         }
-        self._costs: dict[nn.Module, tuple[Any, int | None, Tables]] = {}
+        self._costs: dict[nn.Module, tuple[Any, int | None, CdfTables]] = {}
 
-    def of(self, module: Any, tables: tuple[Any, ...]) -> Tables:
+    def of(self, module: Any, tables: tuple[Any, ...]) -> CdfTables:
         """Costs of tables that a module has handed over: its own, as ``EntropyModel.compress`` does, or made anew."""
         if has_own_tables(module) or len(module._quantized_cdf) != len(tables[0]):
-            return Tables(*tables)
+            return CdfTables(*tables)
         if not self.costs_are_known(module):
             own = module._quantized_cdf
-            self._costs[module] = own, None if own.is_inference() else own._version, Tables(*tables)
+            self._costs[module] = own, None if own.is_inference() else own._version, CdfTables(*tables)
         return self._costs[module][2]
 
     def costs_are_known(self, module: Any) -> bool:
@@ -87,28 +87,28 @@ class Memory:
 
 
 @dataclass(eq=False)
-class Listener:
+class EncodeRecorder:
     """What is heard of one call of ``compress``."""
 
-    memory: Memory
-    strings: list[Coded] = field(default_factory=list)
+    memory: EntropyModels
+    strings: list[EncodedString] = field(default_factory=list)
     calls: dict[nn.Module, int] = field(default_factory=dict)
-    within: list[Call] = field(default_factory=list)  # calls of entropy models that have not returned
+    within: list[EncodeCall] = field(default_factory=list)  # calls of entropy models that have not returned
     indexed: list[tuple[nn.Module, Shape]] = field(default_factory=list)  # index tensors whose symbols are still due
-    buffers: dict[int, list[Part]] = field(default_factory=dict)  # of encoders that are not flushed yet
+    buffers: dict[int, list[SymbolRun]] = field(default_factory=dict)  # of encoders that are not flushed yet
 
-    def part(self, symbols: Sequence[int], indexes: Sequence[int], *tables: Any) -> Part:
+    def part(self, symbols: Sequence[int], indexes: Sequence[int], *tables: Any) -> SymbolRun:
         """Before the coder runs: its arguments may be such that it would never end."""
         if self.within:
             call = self.within[-1]
             call.strings += 1
-            return Part(self.memory.of(call.module, tables).costs(symbols, indexes), call, call.strings - 1, [])
+            return SymbolRun(self.memory.of(call.module, tables).costs(symbols, indexes), call, call.strings - 1, [])
         indexed, self.indexed = self.indexed, []
-        return Part(Tables(*tables).costs(symbols, indexes), None, -1, indexed)
+        return SymbolRun(CdfTables(*tables).costs(symbols, indexes), None, -1, indexed)
 
 
 @contextlib.contextmanager
-def listening(memory: Memory) -> Iterator[Listener]:
+def record_encoding(memory: EntropyModels) -> Iterator[EncodeRecorder]:
     """For the time of the block, hear what a model codes on this thread.
 
     Raises:
@@ -121,7 +121,7 @@ def listening(memory: Memory) -> Iterator[Listener]:
                 f"model.{name} codes with {coder!r}, whose costs are not known; {CODER!r} is. "
                 "bits='estimated' needs no coder"
             )
-    listener = Listener(memory)
+    listener = EncodeRecorder(memory)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_wrapped_coders())
         for module in memory.names:
@@ -136,13 +136,13 @@ def listening(memory: Memory) -> Iterator[Listener]:
             _here.listener = before
 
 
-def _heard_compress(listener: Listener, module: nn.Module) -> Callable[[Any], Any]:
+def _heard_compress(listener: EncodeRecorder, module: nn.Module) -> Callable[[Any], Any]:
     def wrap(original: Any) -> Any:
         def compress(inputs: Any, *args: Any, **kwargs: Any) -> Any:
             number = listener.calls.get(module, 0)
             listener.calls[module] = number + 1
             listener.indexed = [(other, shape) for other, shape in listener.indexed if other is not module]
-            call = Call(module, number, tuple(inputs.shape), kwargs.get("qs"))
+            call = EncodeCall(module, number, tuple(inputs.shape), kwargs.get("qs"))
             listener.within.append(call)
             try:
                 output = original(inputs, *args, **kwargs)
@@ -163,7 +163,7 @@ def _coded_channels(output: Any) -> list[int] | None:
     return None
 
 
-def _heard_indexes(listener: Listener, module: nn.Module) -> Callable[[Any], Any]:
+def _heard_indexes(listener: EncodeRecorder, module: nn.Module) -> Callable[[Any], Any]:
     def wrap(original: Any) -> Any:
         def build_indexes(*args: Any, **kwargs: Any) -> Any:
             indexes = original(*args, **kwargs)
@@ -197,7 +197,7 @@ _originals: list[tuple[Any, str, Any]] = []
 
 def _heard_encode(original: Any, buffered: bool) -> Any:
     def encode_with_indexes(encoder: Any, *arguments: Any, **named: Any) -> Any:
-        listener: Listener | None = getattr(_here, "listener", None)
+        listener: EncodeRecorder | None = getattr(_here, "listener", None)
         if listener is None:
             return original(encoder, *arguments, **named)
         part = listener.part(*arguments, *named.values())
@@ -205,7 +205,7 @@ def _heard_encode(original: Any, buffered: bool) -> Any:
         if buffered:
             listener.buffers.setdefault(id(encoder), []).append(part)
         else:
-            listener.strings.append(Coded(coded, [part]))
+            listener.strings.append(EncodedString(coded, [part]))
         return coded
 
     return encode_with_indexes
@@ -214,9 +214,9 @@ def _heard_encode(original: Any, buffered: bool) -> Any:
 def _heard_flush(original: Any) -> Any:
     def flush(encoder: Any) -> Any:
         string = original(encoder)
-        listener: Listener | None = getattr(_here, "listener", None)
+        listener: EncodeRecorder | None = getattr(_here, "listener", None)
         if listener is not None:
-            listener.strings.append(Coded(string, listener.buffers.pop(id(encoder), [])))
+            listener.strings.append(EncodedString(string, listener.buffers.pop(id(encoder), [])))
         return string
 
     return flush

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from .rans import CodingError
-from .recorder import Coded, Part, Shape
+from .recorder import EncodedString, Shape, SymbolRun
 
 INSTEAD = "bits='estimated' maps this model without its coder"
 ALL = slice(None)
 
 
 @dataclass(frozen=True)
-class Block:
+class ChannelBlock:
     """Channels of a latent that an entropy model codes."""
 
     latent: str
@@ -34,7 +34,7 @@ class Block:
     positions: bool  # forward() gives them one position at a time, as compress() of such a model does
 
 
-Blocks = dict[nn.Module, list[Block]]
+Blocks = dict[nn.Module, list[ChannelBlock]]
 
 
 def find_blocks(
@@ -66,17 +66,17 @@ def find_blocks(
 
 def _blocks_of(
     name: str, whole: Tensor, calls: Sequence[tuple[nn.Module, Tensor]]
-) -> list[tuple[nn.Module, Block]] | None:
+) -> list[tuple[nn.Module, ChannelBlock]] | None:
     for module, p in calls:
         if p.shape == whole.shape and _same(p, whole):
-            return [(module, Block(name, 0, whole.shape[1], False))]
+            return [(module, ChannelBlock(name, 0, whole.shape[1], False))]
     n, channels, h, w = whole.shape
     # Channel groups, one after the other.
     found, first = [], 0
     for module, p in calls:
         end = first + (p.shape[1] if p.dim() == 4 else 0)
         if p.shape == (n, end - first, h, w) and end <= channels and _same(p, whole[:, first:end]):
-            found.append((module, Block(name, first, end - first, False)))
+            found.append((module, ChannelBlock(name, first, end - first, False)))
             first = end
     if first == channels:
         return found
@@ -84,7 +84,7 @@ def _blocks_of(
     for module in dict.fromkeys(module for module, p in calls if p.shape == (n, channels, 1, 1)):
         single = [p for other, p in calls if other is module and p.shape == (n, channels, 1, 1)]
         if len(single) == h * w and _same(torch.cat(single, dim=2).reshape(n, channels, h, w), whole):
-            return [(module, Block(name, 0, channels, True))]
+            return [(module, ChannelBlock(name, 0, channels, True))]
     return None
 
 
@@ -93,7 +93,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return torch.equal(one.nan_to_num(nan=-1.0), other.nan_to_num(nan=-1.0))
 
 
-def heard_likelihoods(modules: Iterable[nn.Module]) -> tuple[list[tuple[nn.Module, Tensor]], list[Any]]:
+def record_likelihoods(modules: Iterable[nn.Module]) -> tuple[list[tuple[nn.Module, Tensor]], list[Any]]:
     """A list that fills while ``forward`` runs, and handles that end it."""
     calls: list[tuple[nn.Module, Tensor]] = []
 
@@ -115,7 +115,7 @@ def find_checkerboards(model: nn.Module) -> dict[nn.Module, nn.Module]:
 
 
 @dataclass(frozen=True, eq=False)
-class Located:
+class LocatedSymbols:
     """Symbols of one latent of one image, from one string."""
 
     latent: str
@@ -135,7 +135,7 @@ class Located:
             target[self.channels][:, self.rows, self.columns] += values
 
 
-class Placer:
+class SymbolLocator:
     """Lays coded symbols into latents, string after string, in the order in which they were coded.
 
     Args:
@@ -155,7 +155,7 @@ class Placer:
         self.names, self.checkerboards, self.blocks, self.grids = names, checkerboards, blocks, grids
         self.images: dict[nn.Module, int] = {}  # strings of each module that collects symbols itself
 
-    def locate(self, coded: Coded) -> list[Located]:
+    def locate(self, coded: EncodedString) -> list[LocatedSymbols]:
         """Where the symbols of a string sit.
 
         Raises:
@@ -163,7 +163,7 @@ class Placer:
         """
         return [one for part in coded.parts for one in (self._called(part) if part.call else self._collected(part))]
 
-    def _called(self, part: Part) -> list[Located]:
+    def _called(self, part: SymbolRun) -> list[LocatedSymbols]:
         """Symbols of one image that an entropy model's own ``compress`` has coded: its tensor in raster order."""
         assert part.call is not None
         call, costs = part.call, part.costs
@@ -190,7 +190,7 @@ class Placer:
         if len(costs.bits) != math.prod(size):
             raise self._unknown(call.module, f"handed {len(costs.bits)} symbols over for {math.prod(size)} places")
         return [
-            Located(
+            LocatedSymbols(
                 block.latent,
                 part.image,
                 channels,
@@ -202,7 +202,7 @@ class Placer:
             )
         ]
 
-    def _collected(self, part: Part) -> list[Located]:
+    def _collected(self, part: SymbolRun) -> list[LocatedSymbols]:
         """Symbols that a model has collected itself: in the order of the index tensors that were made for them."""
         count = sum(math.prod(shape) for _, shape in part.indexed)
         if count != len(part.costs.bits) or not count:
@@ -210,7 +210,7 @@ class Placer:
                 f"{len(part.costs.bits)} symbols went to the coder, but the model's entropy models have made indexes "
                 f"for {count}: where the symbols sit cannot be told; {INSTEAD}"
             )
-        located: list[Located] = []
+        located: list[LocatedSymbols] = []
         first = 0
         groups = _runs(part.indexed)
         for module, shapes in groups:
@@ -222,7 +222,9 @@ class Placer:
             self.images[module] = self.images.get(module, 0) + 1
         return located
 
-    def _run(self, module: nn.Module, shapes: list[Shape], bits: np.ndarray, expected: np.ndarray) -> list[Located]:
+    def _run(
+        self, module: nn.Module, shapes: list[Shape], bits: np.ndarray, expected: np.ndarray
+    ) -> list[LocatedSymbols]:
         """Consecutive index tensors of one module: position after position, or one block of channels after another."""
         blocks, image = self._blocks(module), self.images.get(module, 0)
         h, w = self.grids[blocks[0].latent]
@@ -230,7 +232,7 @@ class Placer:
         if len(blocks) == 1 and len(shapes) == h * w and all(math.prod(shape) == channels for shape in shapes):
             span = slice(blocks[0].first, blocks[0].first + channels)
             turned = [one.reshape(h, w, channels).transpose(2, 0, 1) for one in (bits, expected)]
-            return [Located(blocks[0].latent, image, span, ALL, ALL, turned[0], turned[1], positions=h * w > 1)]
+            return [LocatedSymbols(blocks[0].latent, image, span, ALL, ALL, turned[0], turned[1], positions=h * w > 1)]
         wanted = [(1, block.channels, *self.grids[block.latent]) for block in blocks]
         if shapes != wanted:
             many = len(shapes) == len(wanted) and all(
@@ -247,11 +249,11 @@ class Placer:
             count = math.prod(shape)
             span = slice(block.first, block.first + block.channels)
             pair = [one[first : first + count].reshape(shape[1:]) for one in (bits, expected)]
-            located.append(Located(block.latent, image, span, ALL, ALL, pair[0], pair[1], positions=False))
+            located.append(LocatedSymbols(block.latent, image, span, ALL, ALL, pair[0], pair[1], positions=False))
             first += count
         return located
 
-    def _blocks(self, module: nn.Module) -> list[Block]:
+    def _blocks(self, module: nn.Module) -> list[ChannelBlock]:
         if module not in self.blocks:
             raise self._unknown(module, "took no part in forward()")
         return self.blocks[module]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .rans import PRECISION, CodingError
-from .recorder import Listener, Memory, has_own_tables
+from .recorder import EncodeRecorder, EntropyModels, has_own_tables
 
 SLACK = 2  # of 2^16: what tables made on another machine may differ by in one frequency
 
@@ -21,7 +21,7 @@ SLACK = 2  # of 2^16: what tables made on another machine may differ by in one f
 class TableChecks:
     """The coder's tables of a model: there, sound, and those of its parameters."""
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: EntropyModels) -> None:
         self.memory = memory
         self._verdicts: dict[tuple[nn.Module, float | None], tuple[Tensor, bool]] = {}
 
@@ -49,7 +49,7 @@ class TableChecks:
                     "bits='estimated'"
                 )
 
-    def notes(self, heard: Listener) -> list[str]:
+    def notes(self, heard: EncodeRecorder) -> list[str]:
         """After coding: whether the tables that were used are those of the parameters.
 
         They are compared when they are first used, or at another step, or where ``update`` has made others since.

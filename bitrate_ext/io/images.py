@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..memory import shown_bytes
+from ..memory import format_bytes
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -48,7 +48,7 @@ def load_image(path: str | PathLike[str]) -> Tensor:
             to eight bits without a word (16-bit colour, 32-bit and floating-point files).
     """
     path = Path(path)
-    with opened(path) as image:
+    with open_checked(path) as image:
         frames = getattr(image, "n_frames", 1)
         pixels = shown_pixels(upright(path, image))
     if frames > 1:
@@ -57,7 +57,7 @@ def load_image(path: str | PathLike[str]) -> Tensor:
 
 
 @contextlib.contextmanager
-def opened(path: Path, most_bytes: int | None = None) -> Iterator[Image.Image]:
+def open_checked(path: Path, most_bytes: int | None = None) -> Iterator[Image.Image]:
     """A photograph's first frame by Pillow, checked but not decoded; trouble in the block becomes an ``ImageError``.
 
     Args:
@@ -128,8 +128,8 @@ def check_declared(path: Path, size: tuple[int, int], needed: int, most_bytes: i
     """Refuse a picture whose header promises more than there is room for."""
     if needed > most_bytes:
         raise ImageError(
-            f"{path}: {size[0]:,} x {size[1]:,} pixels take {shown_bytes(needed)} to decode, and the memory limit "
-            f"leaves {shown_bytes(most_bytes)}; a TIFF file, uncompressed or deflated in tiles, can be read in parts"
+            f"{path}: {size[0]:,} x {size[1]:,} pixels take {format_bytes(needed)} to decode, and the memory limit "
+            f"leaves {format_bytes(most_bytes)}; a TIFF file, uncompressed or deflated in tiles, can be read in parts"
         )
 
 

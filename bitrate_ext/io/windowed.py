@@ -26,7 +26,7 @@ from .images import (
     check_declared,
     check_file,
     check_pixels,
-    opened,
+    open_checked,
     pillow_without_limit,
     shown_pixels,
     upright,
@@ -240,7 +240,7 @@ def open_picture(path: str | os.PathLike[str], most_bytes: int | None = None) ->
             _warn_of_frames(path, tiff.frames)
             yield tiff
         return
-    with opened(path, most_bytes) as image:
+    with open_checked(path, most_bytes) as image:
         frames = getattr(image, "n_frames", 1)
         picture = DecodedPicture(upright(path, image, most_bytes))
     _warn_of_frames(path, frames)
@@ -256,7 +256,7 @@ def declared_size(path: Path) -> tuple[int, int, bool]:
     check_file(path)
     tiff = _tiff_in_parts(path, None)
     if tiff is None:
-        with opened(path) as image:
+        with open_checked(path) as image:
             return image.height, image.width, False
     with tiff:
         try:

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..models.accelerate import accelerated, compile_parts, without_decoder
+from ..models.accelerate import accelerate, compile_parts, skip_synthesis
 from ..models.adapter import Crop, ModelAdapter, check_eval_mode, crop_canvas, crop_reconstruction, device_of
-from ..threads import Stopwatch, prefetched
+from ..threads import Stopwatch, prefetch
 from .layout import BitrateResult, lay_out
 from .mapper import AnyProjection, BitrateMapper
 
@@ -107,7 +107,7 @@ class FrameMapper:
         self._dtype = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
         self._channels_last = channels_last
         self._compile = compile
-        self._network = accelerated(model, channels_last=channels_last, dtype=dtype)
+        self._network = accelerate(model, channels_last=channels_last, dtype=dtype)
         self._mappers: dict[str, BitrateMapper] = {}
         self._adapters: dict[str, ModelAdapter] = {}  # of what runs: maybe without what bits do not depend on
         self._inter = _Inter(self._network).eval()
@@ -134,7 +134,7 @@ class FrameMapper:
                 frames before it have been given.
         """
         upload = _uploader(self.device) if self.device.type == "cuda" else None
-        source = prefetched(_on_device(frames, self.device, upload), self.prefetch)
+        source = prefetch(_on_device(frames, self.device, upload), self.prefetch)
         try:
             index, first = 0, None
             while True:
@@ -201,7 +201,7 @@ class FrameMapper:
             mapper.resolve(part, self._forward_kwargs)
             adapter = mapper.adapter
             if kind == IMAGE and not self.reconstruction:
-                adapter = without_decoder(adapter, part, self._forward_kwargs)
+                adapter = skip_synthesis(adapter, part, self._forward_kwargs)
             if self._compile and kind != INTER:  # which has the keyframes' network
                 compile_parts(adapter.module if kind == IMAGE else self._network)
         self._adapters[kind] = adapter

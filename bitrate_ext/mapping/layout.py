@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..coding.ledger import Ledger
 from ..models.adapter import Crop, ModelAdapter, crop_reconstruction
-from ..models.compressai_quirks import likelihood_notes
+from ..models.compressai_quirks import likelihood_warnings
 from ..ops.functional import bitrate_map, latent_bits
 from ..ops.projection import Axis, Projection, outside_share
 
@@ -55,7 +55,7 @@ def estimate(
     output, likelihoods = adapter.run(padded, forward_kwargs, notes)
     size = (padded.shape[2], padded.shape[3])
     result = lay_out(likelihoods, projections, size, crop, dtype)
-    notes += likelihood_notes(likelihoods)
+    notes += likelihood_warnings(likelihoods)
     channels = {name: _channel_bits(p.detach()) for name, p in likelihoods.items()}
     x_hat = crop_reconstruction(output.get("x_hat"), size, crop)
     return replace(result, x_hat=x_hat, channel_bits=channels, warnings=tuple(notes))

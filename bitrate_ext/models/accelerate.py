@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from .adapter import ModelAdapter
-from .trace import Run
+from .trace import ModelTrace
 
 REDUCED = (torch.bfloat16, torch.float16)
 
 
-def accelerated(
+def accelerate(
     model: nn.Module,
     *,
     channels_last: bool = True,
@@ -67,7 +67,7 @@ def compile_parts(network: nn.Module) -> None:
         compile_parts(child)
 
 
-def without_decoder(adapter: ModelAdapter, x: Tensor, forward_kwargs: dict[str, Any]) -> ModelAdapter:
+def skip_synthesis(adapter: ModelAdapter, x: Tensor, forward_kwargs: dict[str, Any]) -> ModelAdapter:
     """A copy of the model whose synthesis transforms return black images: what a symbol costs does not depend on them.
 
     That it does not is seen by trying: where the likelihoods of ``x`` change, or no synthesis transform is found, the
@@ -78,7 +78,7 @@ def without_decoder(adapter: ModelAdapter, x: Tensor, forward_kwargs: dict[str, 
         x: ``[1, C, H, W]`` in [0, 1], of any size; small ones will do.
         forward_kwargs: for the model's ``forward``.
     """
-    run = Run(adapter, x, forward_kwargs)
+    run = ModelTrace(adapter, x, forward_kwargs)
     blacks = {}
     for latent in run.likelihoods:
         try:

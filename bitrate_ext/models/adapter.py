@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops.functional import named_likelihoods
-from .compressai_quirks import corrected
+from .compressai_quirks import apply_workarounds
 
 Crop = tuple[int, int, int, int]  # top, left, height, width, pixels
 
@@ -99,7 +99,7 @@ class ModelAdapter:
 
         What had to be corrected in them is noted.
         """
-        with corrected(self.model) as corrections:
+        with apply_workarounds(self.model) as corrections:
             output = self.model(padded, **forward_kwargs)
         if notes is not None:
             notes += corrections

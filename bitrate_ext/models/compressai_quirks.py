@@ -14,7 +14,7 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 @contextlib.contextmanager
-def corrected(model: Any) -> Iterator[list[str]]:
+def apply_workarounds(model: Any) -> Iterator[list[str]]:
     """For the time of the block, likelihoods of ``EntropyBottleneckVbr`` are those of its quantisation step.
 
     CompressAI passes the step to ``_likelihood_variable`` in the place of another argument, so that it is never used.
@@ -57,7 +57,7 @@ def _correction(name: str, notes: list[str]) -> Any:
     return correct
 
 
-def likelihood_notes(likelihoods: Mapping[str, Tensor]) -> list[str]:
+def likelihood_warnings(likelihoods: Mapping[str, Tensor]) -> list[str]:
     """What is to be told of likelihoods ``[N, C, h, w]``: half precision, and those at the floor."""
     notes = []
     for name, p in likelihoods.items():

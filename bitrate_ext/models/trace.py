@@ -27,7 +27,7 @@ NOT_LOCAL = (
 
 
 @dataclass(frozen=True, eq=False)
-class Synthesis:
+class SynthesisTransform:
     """A transform of the decoder and what it was given in one run of the model."""
 
     name: str  # of the module, as in ``model.named_modules()``
@@ -146,7 +146,7 @@ class _Call:
     size: tuple[int, ...]  # rows and columns of what it returned
 
 
-class Run:
+class ModelTrace:
     """One run of a model on padded images: its likelihoods, and the modules that its latents went through.
 
     Args:
@@ -208,7 +208,7 @@ class Run:
             for handle in handles:
                 handle.remove()
 
-    def synthesis(self, latent: str, named: str | None = None) -> Synthesis:
+    def synthesis(self, latent: str, named: str | None = None) -> SynthesisTransform:
         """The transform from a latent to the image.
 
         Raises:
@@ -225,7 +225,7 @@ class Run:
             )
         return found
 
-    def hyper_synthesis(self, latent: str) -> tuple[Synthesis, str] | None:
+    def hyper_synthesis(self, latent: str) -> tuple[SynthesisTransform, str] | None:
         """The transform from a latent to the grid of another one, and that one's name; None where there is none."""
         self._check_latent(latent)
         branch = latent.rpartition(".")[0]
@@ -237,7 +237,7 @@ class Run:
                     return found, other
         return None
 
-    def reaches_image(self, hyper: Synthesis, onto: str) -> bool:
+    def reaches_image(self, hyper: SynthesisTransform, onto: str) -> bool:
         """Whether what a hyper-synthesis returns moves pixels, and does not only say how to code symbols.
 
         It does where a Gaussian conditional is given means, which a decoder adds to the symbols: CompressAI's
@@ -251,7 +251,7 @@ class Run:
             lambda _module, _args, output: torch.full_like(output, torch.nan)
         )
         try:
-            again = Run(self.adapter, self.padded, self.forward_kwargs)
+            again = ModelTrace(self.adapter, self.padded, self.forward_kwargs)
         finally:
             handle.remove()
         return bool(again.synthesis(onto, name).inputs.isnan().any())
@@ -261,7 +261,7 @@ class Run:
             known = ", ".join(map(repr, self.likelihoods))
             raise ValueError(f"latent must be one of the model's, {known}, got {latent!r}")
 
-    def _outermost(self, latent: str, size: tuple[int, ...], named: str | None = None) -> Synthesis | None:
+    def _outermost(self, latent: str, size: tuple[int, ...], named: str | None = None) -> SynthesisTransform | None:
         """The module that takes the latent's grid to ``size``: the first in the order of ``named_modules``.
 
         One that was given what the entropy model returned comes before one that was given other values, and one that
@@ -282,7 +282,7 @@ class Run:
         if not ranked:
             return None
         _, call, part = min(ranked, key=lambda one: one[0])
-        return Synthesis(call.name, call.transform, call.inputs, part)
+        return SynthesisTransform(call.name, call.transform, call.inputs, part)
 
     def _place(self, latent: str, call: _Call) -> tuple[int, int]:
         """How surely a module was given the latent, and the channel at which it begins.

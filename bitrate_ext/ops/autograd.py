@@ -21,7 +21,7 @@ from .projection import Axis, Band, axis_band, find_projection, transposed_axis_
 Bands = list[tuple[Band, Band]]
 
 
-class Placement(NamedTuple):
+class MapGeometry(NamedTuple):
     """Where latents lie on the image: the arguments of the operators that are not tensors."""
 
     canvas: Sequence[int]  # (H, W) that the latents cover, pixels
@@ -80,7 +80,7 @@ def _outlive(tensors: list[Tensor], device: torch.device) -> None:
             tensor.record_stream(stream)
 
 
-def _lookup(tensors: Sequence[Tensor], placement: Placement, transposed: bool = False) -> tuple[Bands, list[Tensor]]:
+def _lookup(tensors: Sequence[Tensor], placement: MapGeometry, transposed: bool = False) -> tuple[Bands, list[Tensor]]:
     """The bands, and the same as the flat list of tensors that the kernels take."""
     canvas, window, keys, conserve, scales = placement
     device = tensors[0].device
@@ -100,17 +100,17 @@ def _lookup(tensors: Sequence[Tensor], placement: Placement, transposed: bool = 
     return bands, flat
 
 
-def bands_of(tensors: Sequence[Tensor], placement: Placement, transposed: bool = False) -> Bands:
+def bands_of(tensors: Sequence[Tensor], placement: MapGeometry, transposed: bool = False) -> Bands:
     """The (rows, columns) bands of each latent, from the cache."""
     return _lookup(tensors, placement, transposed)[0]
 
 
-def new_map(tensors: Sequence[Tensor], placement: Placement, dtype: torch.dtype | None) -> Tensor:
+def new_map(tensors: Sequence[Tensor], placement: MapGeometry, dtype: torch.dtype | None) -> Tensor:
     """An uninitialised map."""
     return tensors[0].new_empty((tensors[0].shape[0], 1, *placement.window[2:]), dtype=dtype or torch.float32)
 
 
-def project_into(tensors: Sequence[Tensor], placement: Placement, out: Tensor) -> Tensor:
+def project_into(tensors: Sequence[Tensor], placement: MapGeometry, out: Tensor) -> Tensor:
     """Run the native kernel into ``out`` (any strides); returns ``out``."""
     target = out if out.is_contiguous() else torch.empty(out.shape, dtype=out.dtype, device=out.device)
     torch.ops.bitrate_ext._project(tensors, _lookup(tensors, placement)[1], target)
@@ -143,13 +143,13 @@ def _map_fake(likelihoods: Sequence[Tensor], *arguments: Any) -> Tensor:
     return new_map(likelihoods, *_placement_and_dtype(arguments))
 
 
-def _placement_and_dtype(arguments: Sequence[Any]) -> tuple[Placement, torch.dtype | None]:
-    return Placement(*arguments[:5]), arguments[5] if len(arguments) > 5 else None
+def _placement_and_dtype(arguments: Sequence[Any]) -> tuple[MapGeometry, torch.dtype | None]:
+    return MapGeometry(*arguments[:5]), arguments[5] if len(arguments) > 5 else None
 
 
-def _backward_placement(arguments: Sequence[Any]) -> Placement:
+def _backward_placement(arguments: Sequence[Any]) -> MapGeometry:
     canvas, window, projection, conserve, scales = arguments
-    return Placement(canvas, window, [projection], conserve, scales)
+    return MapGeometry(canvas, window, [projection], conserve, scales)
 
 
 def _map_backward(grad: Tensor, likelihoods: Tensor, *arguments: Any) -> Tensor:
@@ -299,7 +299,7 @@ def is_plain(tensors: Sequence[Tensor]) -> bool:
     return not _needs_gradient(tensors) and all(type(t) is Tensor for t in tensors)
 
 
-def call_map(likelihoods: Sequence[Tensor], placement: Placement, dtype: torch.dtype) -> Tensor:
+def call_map(likelihoods: Sequence[Tensor], placement: MapGeometry, dtype: torch.dtype) -> Tensor:
     """The operator, under any transform."""
     return _call_map(likelihoods, *placement, dtype)
 

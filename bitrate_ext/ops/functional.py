@@ -237,7 +237,7 @@ def bitrate_map(
         canvas, scales = _scaled_size(scale_factor, tensors)
     window = [0, 0, *canvas] if crop is None else _checked_crop(crop, canvas)
     tensors, keys = _terms(likelihoods, tensors, projection)
-    placement = autograd.Placement(canvas, window, keys, conserve, scales)
+    placement = autograd.MapGeometry(canvas, window, keys, conserve, scales)
     dtype = _checked_dtype(dtype, tensors)
     native = _chosen(impl, tensors)
     if out is not None:

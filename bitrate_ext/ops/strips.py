@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 Grid = tuple[int, int]
 
 
-class Rows:
+class RowProjector:
     """Rows of a map, computed from rows of its latents.
 
     Args:
@@ -159,12 +159,12 @@ def map_strips(
         if not out.is_contiguous():
             raise ValueError("out must be contiguous, got a tensor of strides " + str(list(out.stride())))
     grids = {name: (t.shape[2], t.shape[3]) for name, t in named.items()}
-    layout = Rows(grids, canvas, window, dict(zip(named, chosen, strict=True)), conserve=conserve)
+    layout = RowProjector(grids, canvas, window, dict(zip(named, chosen, strict=True)), conserve=conserve)
     return _strips(layout, named, rows, dtype, native, out)
 
 
 def _strips(
-    layout: Rows,
+    layout: RowProjector,
     named: Mapping[str, Tensor],
     rows: int,
     dtype: torch.dtype,

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..io.images import load_image
 from ..models.adapter import ModelAdapter, check_eval_mode
 from ..models.demo_codec import demo_photograph
-from ..models.trace import Run, Synthesis, random_signs, symbol_bits
+from ..models.trace import ModelTrace, SynthesisTransform, random_signs, symbol_bits
 from ..ops.projection import Projection, Reach, get_projection
 from .field import FORMAT, ReceptiveField, Term
 from .separable import separable_terms
@@ -124,7 +124,7 @@ def receptive_fields(
     model = adapter.module
     x = x.clone()  # an inference tensor cannot be differentiated
     images = None if x.shape[1] == 3 else x
-    run = Run(adapter, _fitted(x[:1], adapter.multiple, (1, 1)), forward_kwargs)
+    run = ModelTrace(adapter, _fitted(x[:1], adapter.multiple, (1, 1)), forward_kwargs)
     chosen: dict[str, Projection] = {}
     trouble: ValueError | None = None
     for latent in run.likelihoods:
@@ -170,15 +170,17 @@ class _Calibration:
         painted = self.painted(hyper[1])
         return _followed(self._kernel(latent, painted.latent, hyper[0], painted.stride), painted)
 
-    def _run(self, image: Tensor, needed: tuple[int, int]) -> Run:
+    def _run(self, image: Tensor, needed: tuple[int, int]) -> ModelTrace:
         fitted = _fitted(image, self.adapter.multiple, needed if self.mirrored else (1, 1))
-        return Run(self.adapter, fitted, self.forward_kwargs)
+        return ModelTrace(self.adapter, fitted, self.forward_kwargs)
 
-    def _transform(self, run: Run, latent: str, onto: str | None, name: str) -> Synthesis:
+    def _transform(self, run: ModelTrace, latent: str, onto: str | None, name: str) -> SynthesisTransform:
         hyper = run.hyper_synthesis(latent)
         return run.synthesis(latent, name) if onto is None or hyper is None else hyper[0]
 
-    def _kernel(self, latent: str, onto: str | None, probe: Synthesis, pixels: tuple[int, int]) -> ReceptiveField:
+    def _kernel(
+        self, latent: str, onto: str | None, probe: SynthesisTransform, pixels: tuple[int, int]
+    ) -> ReceptiveField:
         """The kernel of one transform, over its outputs, each of which is ``pixels`` wide."""
         reach, stride = probe.reach()
         axes = tuple(zip(reach, stride, pixels, strict=True))
@@ -230,7 +232,7 @@ class _Calibration:
         )
 
 
-def _amplitude(transform: Synthesis, bits: Tensor, generator: torch.Generator) -> Tensor:
+def _amplitude(transform: SynthesisTransform, bits: Tensor, generator: torch.Generator) -> Tensor:
     """``sqrt(bits / energy)`` of each symbol ``[N, C, h, w]``: driven so, its response has the energy of its bits.
 
     Where nothing costs bits, as in a model that was never trained, every symbol counts the same.
@@ -243,7 +245,7 @@ def _amplitude(transform: Synthesis, bits: Tensor, generator: torch.Generator) -
 
 
 def _probed(
-    transform: Synthesis, amplitude: Tensor, reach: Reach, stride: tuple[int, int], generator: torch.Generator
+    transform: SynthesisTransform, amplitude: Tensor, reach: Reach, stride: tuple[int, int], generator: torch.Generator
 ) -> tuple[np.ndarray, int]:
     """Energy around cells so far apart that their reaches do not overlap, summed over them; how many there were.
 

@@ -7,13 +7,13 @@ import numpy as np
 LONG_SIDE = 4096  # of reduced pictures, at most, pixels
 
 
-def reduced_size(shape: tuple[int, ...], long_side: int = LONG_SIDE) -> tuple[int, tuple[int, int]]:
+def downsampled_size(shape: tuple[int, ...], long_side: int = LONG_SIDE) -> tuple[int, tuple[int, int]]:
     """The side of the squares of pixels that are averaged, and (h, w) of what results."""
     factor = -(-max(shape) // long_side)
     return factor, (-(-shape[0] // factor), -(-shape[1] // factor))
 
 
-class Reduced:
+class Downsampler:
     """A picture that comes in strips, averaged over squares of pixels so that no side is longer than ``long_side``.
 
     Squares at the right and lower border average the pixels that they have.
@@ -24,7 +24,7 @@ class Reduced:
     """
 
     def __init__(self, shape: tuple[int, ...], channels: int = 0, long_side: int = LONG_SIDE) -> None:
-        self.factor, reduced = reduced_size(shape, long_side)
+        self.factor, reduced = downsampled_size(shape, long_side)
         self._width = shape[1]
         size = (*reduced, *([channels] if channels else []))
         self.pixels = np.zeros(size, np.float32)

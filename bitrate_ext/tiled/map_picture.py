@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from .. import memory
-from ..atomic import all_or_none
+from ..atomic import open_all_or_none
 from ..io.map_writers import NpzWriter, Strips, format_of, write_tiff
 from ..io.windowed import Picture, TensorPicture, open_picture
 from ..mapping.layout import outside_bits
@@ -29,9 +29,9 @@ from ..mapping.mapper import AnyProjection, BitrateMapper
 from ..memory import MemoryLimitError, is_out_of_memory
 from ..models.adapter import device_of
 from ..ops.functional import latent_bits
-from ..ops.strips import ROWS, Rows
-from .downsample import Reduced
-from .planning import CPU, Costs, Plan, planned
+from ..ops.strips import ROWS, RowProjector
+from .downsample import Downsampler
+from .planning import CPU, MemoryModel, Plan, plan_tiles
 from .tiling import Span, Tile, run_tile
 
 SAMPLE = 512  # side of the part of a picture that the model is tried on before, at most, pixels
@@ -102,16 +102,16 @@ class TiledRun:
             )
         self.canvas, self.crop = adapter.canvas(picture.height, picture.width)
         grids = adapter.grids(self.canvas)
-        self._rows = Rows(grids, self.canvas, self.crop, mapper.projections)
+        self._rows = RowProjector(grids, self.canvas, self.crop, mapper.projections)
         self._bits = {name: torch.zeros(grid, dtype=torch.float64) for name, grid in grids.items()}
         self._error = [0.0, 0]  # sum of squares, and of how many values
         costs = None
         try:
-            costs = Costs(adapter, picture, self._rows, self._like, self._kwargs)
+            costs = MemoryModel(adapter, picture, self._rows, self._like, self._kwargs)
         except MemoryLimitError:
             if tile is None or max_memory is not None:
                 raise
-        self.plan = planned(
+        self.plan = plan_tiles(
             adapter,
             picture,
             costs,
@@ -127,7 +127,7 @@ class TiledRun:
         """Run the model and hand the map, strip after strip, to ``write``, which must take them all."""
         start = time.perf_counter()
         shape = (self.picture.height, self.picture.width)
-        reduced, reduced_picture = Reduced(shape), Reduced(shape, self._like.shape[1])
+        reduced, reduced_picture = Downsampler(shape), Downsampler(shape, self._like.shape[1])
 
         def strips() -> Strips:
             for top, strip in self._strips(progress or (lambda _done, _total: None)):
@@ -351,7 +351,7 @@ def map_picture(
             x_hat=x_hat,
             forward_kwargs=forward_kwargs,
         )
-        (file,) = stack.enter_context(all_or_none([output]))
+        (file,) = stack.enter_context(open_all_or_none([output]))
         with written_map(run, file, form, output.parent, progress) as (result, finish):
             finish(json.dumps({"size": result.size, "tiles": result.plan.record()}))
         return result

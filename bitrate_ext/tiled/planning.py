@@ -12,11 +12,11 @@ from torch import Tensor
 
 from .. import memory
 from ..io.windowed import Picture
-from ..memory import Footprint, MemoryLimitError, shown_bytes
+from ..memory import Footprint, MemoryLimitError, format_bytes
 from ..models.adapter import ModelAdapter
-from ..ops.strips import ROWS, Rows
-from .downsample import reduced_size
-from .tiling import Tiling, measured_halo
+from ..ops.strips import ROWS, RowProjector
+from .downsample import downsampled_size
+from .tiling import Tiling, measure_halo
 
 CPU = torch.device("cpu")
 
@@ -46,7 +46,7 @@ class Plan:
         }
 
 
-class Costs:
+class MemoryModel:
     """What tiles of any size take, in bytes.
 
     Args:
@@ -58,7 +58,7 @@ class Costs:
     """
 
     def __init__(
-        self, adapter: ModelAdapter, picture: Picture, rows: Rows, like: Tensor, forward_kwargs: dict[str, Any]
+        self, adapter: ModelAdapter, picture: Picture, rows: RowProjector, like: Tensor, forward_kwargs: dict[str, Any]
     ) -> None:
         self._picture = picture
         self.device = like.device
@@ -71,7 +71,7 @@ class Costs:
             with torch.inference_mode():
                 shapes.update(adapter.run(x, forward_kwargs)[1])
 
-        self.footprint = memory.footprint(self.device, max(adapter.multiple), run)
+        self.footprint = memory.measure_footprint(self.device, max(adapter.multiple), run)
         row_bytes = cells = 0.0
         self._carried = 0.0
         for name, p in shapes.items():
@@ -81,14 +81,12 @@ class Costs:
             self._carried += 2 * row * rows.most_cells(name)
             cells += 3 * 8 * self.canvas[0] * self.canvas[1] / (down * across)
         self._row_bytes = row_bytes
-        strips = (
-            1 + len(adapter.strides) * (len(adapter.strides) > 1) + 4
-        )  # and one on its way to a file
-        reduced = math.prod(reduced_size((picture.height, picture.width))[1])
+        strips = 1 + len(adapter.strides) * (len(adapter.strides) > 1) + 4  # and one on its way to a file
+        reduced = math.prod(downsampled_size((picture.height, picture.width))[1])
         pictures = 4 * (1 + like.shape[1]) * reduced
         self._fixed = cells + pictures + strips * ROWS * picture.width * (8 if like.dtype == torch.float64 else 4)
         memory.trim()
-        self._held = memory.held(self.device), memory.resident()
+        self._held = memory.bytes_in_use(self.device), memory.resident()
 
     def model(self, window: tuple[int, int]) -> int:
         """Of the model alone, on its device."""
@@ -104,10 +102,10 @@ class Costs:
         return (model + self.host(window), 0) if self.device.type == "cpu" else (model, host)
 
 
-def planned(
+def plan_tiles(
     adapter: ModelAdapter,
     picture: Picture,
-    costs: Costs | None,
+    costs: MemoryModel | None,
     like: Tensor,
     forward_kwargs: dict[str, Any],
     *,
@@ -144,7 +142,7 @@ def planned(
     if tile is not None and all(length <= tile for length in canvas):
         chosen = whole
     else:
-        halo = measured_halo(adapter, like, forward_kwargs, x_hat=x_hat)
+        halo = measure_halo(adapter, like, forward_kwargs, x_hat=x_hat)
         tiling = Tiling(canvas, canvas, halo, block)
         least = tiling.cut(block)
         chosen = tiling.cut((tile, tile)) if tile is not None else _largest(tiling, fits) or least
@@ -155,12 +153,12 @@ def planned(
         peak, host = costs.peaks(chosen.window)
         what = "tiles of that size" if tile is not None else "even the smallest tiles"
         on_host = (
-            f", or {shown_bytes(host)} of the CPU's memory, where {shown_bytes(limits[1] or 0)} are" if host else ""
+            f", or {format_bytes(host)} of the CPU's memory, where {format_bytes(limits[1] or 0)} are" if host else ""
         )
         raise MemoryLimitError(
             f"max_memory is too low: {what}, {chosen.inside[0]} x {chosen.inside[1]} pixels with a halo of "
-            f"{chosen.halo[0]} and {chosen.halo[1]}, take {shown_bytes(peak)}, and the limit is "
-            f"{shown_bytes(limits[0] or 0)}{on_host}"
+            f"{chosen.halo[0]} and {chosen.halo[1]}, take {format_bytes(peak)}, and the limit is "
+            f"{format_bytes(limits[0] or 0)}{on_host}"
         )
     return plan(chosen)
 

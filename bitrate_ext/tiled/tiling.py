@@ -82,7 +82,7 @@ class Tile:
     x_hat: Tensor | None  # [1, C, height, width]; None where it was not asked for, or the model gives none
 
 
-def measured_halo(adapter: ModelAdapter, like: Tensor, forward_kwargs: dict[str, Any], *, x_hat: bool = False) -> Size:
+def measure_halo(adapter: ModelAdapter, like: Tensor, forward_kwargs: dict[str, Any], *, x_hat: bool = False) -> Size:
     """How many pixels around a tile its likelihoods can depend on, and its reconstruction on request.
 
     A pixel that is not a number makes everything that is computed from it not a number, whatever the weights are. A
@@ -161,7 +161,7 @@ def run_tile(
     x_hat: bool = False,
 ) -> Tile:
     """One tile, from the span of its rows and that of its columns."""
-    x = window(adapter, picture, tiling, (rows[0], columns[0])).to(device)
+    x = read_window(adapter, picture, tiling, (rows[0], columns[0])).to(device)
     with torch.inference_mode():
         check_range(x)
         output, likelihoods = adapter.run(x, forward_kwargs)
@@ -180,7 +180,7 @@ def _inside(values: Any, rows: Span, columns: Span, stride: Size) -> Any:
     return values[:, :, top:bottom, left:right]
 
 
-def window(adapter: ModelAdapter, picture: Picture, tiling: Tiling, begin: Size) -> Tensor:
+def read_window(adapter: ModelAdapter, picture: Picture, tiling: Tiling, begin: Size) -> Tensor:
     """``[1, C, *tiling.window]``, a part of the padded canvas, as ``ModelAdapter.pad`` has it."""
     _, (top, left, height, width) = adapter.canvas(picture.height, picture.width)
     spans = []  # on each axis: the picture's pixels in the window, first and end, and the zeros before and after them

@@ -223,7 +223,7 @@ def refuse_to_open(url: str, flags: int, options: dict[str, str]) -> Any:
     raise Unreadable("the video refers to another file, which is not opened")
 
 
-def opened(video: Input) -> Any:
+def open_checked(video: Input) -> Any:
     """PyAV's container; raises Unreadable."""
     import av
 
@@ -271,7 +271,7 @@ def decode(video: Input, size: int, max_pixels: int, sandboxed: bool) -> Iterato
         raise Unreadable("is a playlist: it names other files, which are not opened")
     amiss = cut_short(video, size)
     video.seek(0)
-    container = opened(video)
+    container = open_checked(video)
     stream = picture_stream(container, max_pixels)
     yield message(INFO, json.dumps({**stated(container, stream), "sandboxed": sandboxed}).encode())
     reformatter = VideoReformatter()  # keeps its tables from frame to frame

@@ -23,9 +23,9 @@ from torch import Tensor
 
 from ..mapping.frames import FrameMapper, FrameResult
 from ..ops.functional import bitrate_map, likelihoods_of
-from ..threads import Background, Stopwatch, prefetched
-from ..viz.colormap import ClipLimit, coloured, overlaid
-from ..viz.frame_chart import GROUND, Strip
+from ..threads import Background, Stopwatch, prefetch
+from ..viz.colormap import ClipLimit, apply_colormap, overlay_bits
+from ..viz.frame_chart import GROUND, FrameChart
 from .reader import VideoError, VideoReader
 from .writer import VideoWriter
 
@@ -206,7 +206,7 @@ class _Job:
             for row in record.frames:
                 canvas.strip.add(row.latent_bits)
             done = self._told("drawing", len(record.frames))
-            decoded = prefetched(self._decoded(reader), AHEAD)
+            decoded = prefetch(self._decoded(reader), AHEAD)
             with self._writer(reader, canvas) as writer:
                 with Background(self._written(writer), AHEAD) as encoder, contextlib.closing(decoded):
                     for row in record.frames:
@@ -295,7 +295,7 @@ class _Canvas:
         self._size = (reader.height, panels * reader.width)
         self._zoom = min(MOST_ZOOM, -(-LEAST_WIDTH // self._size[1]))
         self.width = max(LEAST_WIDTH, self._zoom * self._size[1])
-        self.strip = Strip(self.width, count or reader.count)
+        self.strip = FrameChart(self.width, count or reader.count)
         self.height = self._zoom * self._size[0] + self.strip.height
         # Those that wait for the encoder, the one in its hands, and the one that is drawn.
         self._pictures = np.zeros((AHEAD + 2, self.height, self.width, 3), dtype=np.uint8)
@@ -314,11 +314,11 @@ class _Canvas:
         panels = self._panels
         if self._view == "side":
             panels[:, :width] = frame
-            coloured(bits, limit, out=panels[:, width:])
+            apply_colormap(bits, limit, out=panels[:, width:])
         elif self._view == "overlay":
-            overlaid(frame, bits, limit, out=panels)
+            overlay_bits(frame, bits, limit, out=panels)
         else:
-            coloured(bits, limit, out=panels)
+            apply_colormap(bits, limit, out=panels)
         if self._zoom > 1:
             panels = panels.repeat_interleave(self._zoom, 0).repeat_interleave(self._zoom, 1)
         self._turn = (self._turn + 1) % len(self._pictures)

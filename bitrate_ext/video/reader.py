@@ -303,7 +303,7 @@ class VideoReader:
         self._lost = lost
         seconds = self._clock.time(None if pts == NO_PTS else pts, duration)
         pixels = rows[:, : 3 * width].reshape(height, width, 3)
-        return VideoFrame(index, seconds, turned(pixels, turn), damaged != 0)
+        return VideoFrame(index, seconds, apply_rotation(pixels, turn), damaged != 0)
 
     def _read(self, buffer: Any) -> Any:
         """Fill the buffer from the pipe; returns it."""
@@ -339,7 +339,7 @@ class _Silence(Exception):
         self.reason = reason
 
 
-def turned(pixels: np.ndarray, turn: int) -> np.ndarray:
+def apply_rotation(pixels: np.ndarray, turn: int) -> np.ndarray:
     """The picture as shown, contiguous; ``turn`` as in ``video_decoder``."""
     if turn & TRANSPOSED:
         pixels = pixels.transpose(1, 0, 2)

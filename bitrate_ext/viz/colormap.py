@@ -74,7 +74,7 @@ class ClipLimit:
         return limit if limit > 0.0 else 1.0
 
 
-def coloured(bits: Tensor, limit: float, out: Tensor | None = None) -> Tensor:
+def apply_colormap(bits: Tensor, limit: float, out: Tensor | None = None) -> Tensor:
     """The map in colours: uint8 ``[H, W, 3]``.
 
     Args:
@@ -85,7 +85,7 @@ def coloured(bits: Tensor, limit: float, out: Tensor | None = None) -> Tensor:
     return _looked_up(_table(bits.device)[0], _levels(bits, limit), out)
 
 
-def overlaid(photograph: Tensor, bits: Tensor, limit: float, out: Tensor | None = None) -> Tensor:
+def overlay_bits(photograph: Tensor, bits: Tensor, limit: float, out: Tensor | None = None) -> Tensor:
     """The map laid over the photograph: uint8 ``[H, W, 3]``.
 
     The photograph in grey, tinted with the map's colours: the more bits a pixel costs, the more colour it gets. The

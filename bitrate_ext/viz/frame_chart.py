@@ -29,7 +29,7 @@ HEADROOM = 1.25  # of the axis, where a bar has outgrown it
 SCALE_WIDTH = 11.0  # of the map's scale, em
 
 
-class Strip:
+class FrameChart:
     """Pictures of ``width`` x ``height`` pixels; the height follows from the width.
 
     Args:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .colormap import DIFFERENCES, colour_limit, colour_map, overlaid
+from .colormap import DIFFERENCES, colour_limit, colour_map, overlay_bits
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -125,7 +125,7 @@ def overlay(photograph: np.ndarray | Tensor, bits: np.ndarray | Tensor, *, limit
         raise ValueError(f"photograph must be [H, W, 3] of {list(values.shape)} pixels, got {list(photo.shape)}")
     levels = torch.from_numpy(np.rint(255 * photo.clip(0, 1)).astype(np.uint8))
     limit = colour_limit(values) if limit is None else limit
-    return Image.fromarray(overlaid(levels, torch.from_numpy(values), limit).numpy())
+    return Image.fromarray(overlay_bits(levels, torch.from_numpy(values), limit).numpy())
 
 
 def _checked_map(bits: np.ndarray | Tensor) -> np.ndarray:

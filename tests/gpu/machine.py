@@ -34,7 +34,7 @@ def launch(device: torch.device, **choice: int) -> Iterator[None]:
 
 def flat_bands(p: Tensor, size: Sequence[int], projection: str = "bilinear", transposed: bool = False) -> list[Tensor]:
     """The bands of a whole canvas, as the kernels of the tensor's device take them."""
-    placement = autograd.Placement(size, (0, 0, *size), [projection], True, (0.0, 0.0))
+    placement = autograd.MapGeometry(size, (0, 0, *size), [projection], True, (0.0, 0.0))
     return autograd._lookup([p], placement, transposed)[1]
 
 
