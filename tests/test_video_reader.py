@@ -22,7 +22,8 @@ import pytest
 import video_clips
 from video_clips import FORMATS, FRAMES, SIZE, clip, written
 
-from bitrate_ext.video import decoder, reader
+from bitrate_ext.video import decoder
+from bitrate_ext.video import reader as video_reader
 from bitrate_ext.video.decoder import DONE, FAIL, FRAM, FRAME, INFO, NO_PTS, PREFIX
 from bitrate_ext.video.reader import Clock, VideoError, VideoReader
 
@@ -169,7 +170,7 @@ def test_arguments_out_of_range(argument: str, tmp_path: Path) -> None:
 
 
 def test_without_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(video_reader.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install 'bitrate-ext\[video\]'"):
         VideoReader(written(tmp_path, "a.mp4", clip("mp4")))
 
@@ -223,7 +224,7 @@ Speak = Callable[..., VideoReader]
 @pytest.fixture
 def speak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Speak:
     def reader(*words: bytes, code: int | None = 0, timeout: float = 5.0) -> VideoReader:
-        monkeypatch.setattr(reader, "_start", lambda *_: Said(b"".join(words), code))
+        monkeypatch.setattr(video_reader, "_start", lambda *_: Said(b"".join(words), code))
         return VideoReader(written(tmp_path, "a.mp4", b"x"), timeout=timeout)
 
     return reader
@@ -406,7 +407,7 @@ def test_a_reader_outlives_the_thread_that_opened_it(tmp_path: Path) -> None:
 def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
     """However the parent ends."""
     program = (
-        "import sys, time; from bitrate_ext.video_reader import VideoReader; "
+        "import sys, time; from bitrate_ext.video.reader import VideoReader; "
         "video = VideoReader(sys.argv[1]); print(video._process.pid, flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", program, str(long_video(tmp_path))]
