@@ -106,7 +106,7 @@ class GpuCheck:
 
     def stop(self, name: str) -> None:
         """Stop a program and its children; an interrupt comes first, after which pytest tells what it has."""
-        process = self.running.pop(name)
+        process = self.running[name]
         with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGINT)
@@ -114,6 +114,7 @@ class GpuCheck:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        del self.running[name]
 
     def end(self, name: str, until: float, sign: str = "") -> str:
         """Wait until so many seconds from the start, tell how a program ended (well: with a sign); return its log."""
