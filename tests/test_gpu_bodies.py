@@ -16,7 +16,6 @@ import sys
 import textwrap
 from pathlib import Path
 
-import gpu_check
 import pytest
 import torch
 
@@ -84,33 +83,40 @@ def test_planted_faults_compile(architecture: str, tmp_path: Path):
 
 
 def test_benchmarks_on_the_cpu(tmp_path: Path):
-    """Every part, with figures that bars and table read; then a wrong answer."""
+    """Every part, with a record that report.py reads; then a wrong answer."""
     code = f"""
         import workloads
         workloads.IMAGES.clear()
-        workloads.IMAGES.update({{"kodak": (32, 48), "4k": (48, 64)}})
+        workloads.IMAGES.update({{"kodak": (32, 48), "1080p": (48, 64), "4k": (48, 64)}})
         import gpu
         gpu.SECONDS, gpu.ROUNDS, gpu.GRAPH_CALLS, gpu.TURN = 0.0, (1, 1), 2, 1e-9
-        print("code", gpu.main(["--device", "cpu", "--json", {str(tmp_path / "figures.json")!r}]))
-        right, all_parts = gpu.bitrate_ext.bitrate_map, gpu.parts
-        gpu.bitrate_ext.bitrate_map = lambda p, **place: right(p * 0.9, **place)
-        gpu.parts = lambda *arguments: list(all_parts(*arguments))[:2]
-        print("code", gpu.main(["--device", "cpu", "--json", {str(tmp_path / "wrong.json")!r}]))
+        gpu.CONTENDERS["compiled recipe"].pop("max-autotune-no-cudagraphs")  # it takes half a minute
+        print("code", gpu.main(["--device", "cpu", "--record", {str(tmp_path / "record.json")!r}]))
+        right, all_parts = gpu.opponents.fused, gpu.parts
+        gpu.CONTENDERS["fused"] = {{"": lambda *arguments: lambda: right(*arguments)() * 0.9}}
+        gpu.parts = lambda *arguments: list(all_parts(*arguments))[:1]
+        print("code", gpu.main(["--device", "cpu", "--record", {str(tmp_path / "wrong.json")!r}]))
     """
     out = run([sys.executable, "-c", textwrap.dedent(code)])
     assert re.findall(r"^code (\d)$", out, re.MULTILINE) == ["0", "1"]
-    figures, wrong = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("figures", "wrong"))
-    assert [len(figures[part]) for part in ("forward", "backward", "sweep", "left_out", "failed")] == [8, 4, 2, 0, 0]
-    for row in figures["forward"]:
-        assert {"fused", "recipe", "copy"} <= set(row["times"])
-        assert row["times"]["fused"]["graph"]["median"] > 0
-    assert figures["frames"]["linear"] > 0
-    assert "forward kodak C=192 float32" in out
-    names = {bar.name for bar in gpu_check.bars.bars(figures)}
-    assert "4k, share of a copy's rate" in names
-    assert "kodak, autograd of the recipe over fused" in names
-    assert [what.partition(": ")[0] for what in wrong["failed"]] == ["forward kodak"]
-    assert wrong["forward"] == [], "wrong answers are not timed"
+    found, wrong = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("record", "wrong"))
+    assert found["complete"]
+    assert found["failed"] == {}
+    assert all("Triton" in what for what in found["left_out"])
+    assert found["linear"] > 0
+    assert len(found["sweep"]) == 6
+    rows = {(row["workload"], row["device"], row["opponent"]): row for row in found["rows"]}
+    assert len({workload for workload, _, _ in rows}) == 19
+    for workload in ("forward 4k", "backward kodak, bfloat16"):
+        for way in ("cpu", "cpu-graph"):
+            assert rows[workload, way, "fused"]["over_fused"] == 1
+            assert rows[workload, way, "fused"]["of_copy"] > 0
+    assert rows["forward kodak", "cpu-graph", "compiled recipe"]["over_fused"] > 0
+    assert rows["backward 4k", "cpu", "recipe"]["over_fused"] > 0
+    assert set(rows["forward 4k", "cpu", "copy"]["variants"]) == {"copy_", "kernel"}
+    assert "forward kodak (cpu-graph)" in out
+    assert "fused is wrong by 1.0e-01; it was not timed" in wrong["failed"]["forward kodak, fused"]
+    assert {row["opponent"] for row in wrong["rows"]} == {"copy", "recipe", "empty call"}
 
 
 def test_triton_kernels_in_its_interpreter():
@@ -133,7 +139,7 @@ def test_triton_kernels_in_its_interpreter():
 
 def test_what_is_used_of_torch_cuda_exists():
     """Lines for CUDA alone do not run here: at least no name in them is misspelt."""
-    files = [*(ROOT / "tests/gpu").glob("*.py"), ROOT / "benchmarks/gpu.py", ROOT / "tools/gpu_check.py"]
+    files = [*(ROOT / "tests/gpu").glob("*.py"), ROOT / "benchmarks/gpu.py"]
     used = set()
     for path in files:
         for node in ast.walk(ast.parse(path.read_text())):

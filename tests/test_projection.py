@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 from cases import MODES, axis_matrix
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
 import bitrate_ext
 from bitrate_ext.ops.projection import PROJECTIONS, Axis, axis_band, get_projection, outside_share, transposed_axis_band
+
+pytest.importorskip("hypothesis")
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 CPU = torch.device("cpu")
 EXAMPLES = 400  # of each hypothesis test

@@ -19,7 +19,7 @@ class Fault:
 
     Args:
         name: what is wrong, in a few words; unique in its group.
-        file: path below the repository's root, in ``csrc/`` or ``bitrate_ext/``.
+        file: path below the repository's root, in ``csrc/``.
         old: text that occurs exactly once in the file.
         new: what stands there instead.
         caught_by: the check that must fail; its form depends on the group.
@@ -35,26 +35,10 @@ class Fault:
         return self.name
 
 
-def copied(part: str, folder: Path) -> Path:
-    """Copy ``csrc`` or ``bitrate_ext`` into the folder; returns the folder.
-
-    Of the package only the modules are copied: compiled libraries and data are large, and links serve.
-    """
-    if part != "bitrate_ext":
-        shutil.copytree(ROOT / part, folder / part)
-        return folder
-    (folder / part).mkdir(parents=True)
-    for entry in (ROOT / part).iterdir():
-        if entry.suffix == ".py":
-            shutil.copy(entry, folder / part)
-        elif entry.name != "__pycache__":
-            (folder / part / entry.name).symlink_to(entry)
-    return folder
-
-
 def planted(fault: Fault, folder: Path) -> Path:
     """Copy what the fault is in into the folder, with the fault; returns the folder."""
-    copied(Path(fault.file).parts[0], folder)
+    part = Path(fault.file).parts[0]
+    shutil.copytree(ROOT / part, folder / part)
     path = folder / fault.file
     text = path.read_text()
     found = text.count(fault.old)
