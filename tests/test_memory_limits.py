@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_process import in_new_process
+from commands import in_new_process
 
 from bitrate_ext import memory
 from bitrate_ext.memory import MemoryLimitError

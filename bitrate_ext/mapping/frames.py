@@ -54,7 +54,7 @@ class FrameMapper:
         reconstruction: give ``x_hat``. Without it an image model's synthesis transform is not run, which takes half of
             the time, after a first frame has shown that its likelihoods do not depend on it.
         each_latent: give ``maps``, one for each latent.
-        channels_last, dtype: how the network runs, see ``bitrate_ext.models.accelerate.accelerate``. ``dtype`` bfloat16 or
+        channels_last, dtype: how the network runs, see ``bitrate_ext.models.accelerate``. ``dtype`` bfloat16 or
             float16 is for the network alone: likelihoods are float32 in any case.
         compile: the parts without an entropy model by ``torch.compile``, which takes up to minutes at the first frame.
         forward_kwargs: for an image model's ``forward``, such as the level ``s`` of CompressAI's variable-rate models.

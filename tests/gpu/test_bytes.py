@@ -7,10 +7,8 @@ import pytest
 import torch
 from cases import DTYPES, MODES, Case, assert_same_bytes, bytes_of, likelihoods, random_case, scaled
 from golden import on_device
+from hard_cases import SPECIAL, in_another_layout, in_gaps, large_case, map_and_gradients, spoiled
 from machine import flat_bands
-from test_bitwise import in_another_layout, large_case, map_and_gradients, spoiled
-from test_layouts import in_gaps
-from test_special_values import SPECIAL
 
 import bitrate_ext
 

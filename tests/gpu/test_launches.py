@@ -4,8 +4,8 @@ import pytest
 import torch
 from cases import assert_same_bytes, bytes_of, likelihoods, random_case, scaled
 from golden import on_device
+from hard_cases import in_another_layout, large_case, map_and_gradients
 from machine import flat_bands, launch
-from test_bitwise import in_another_layout, large_case, map_and_gradients
 
 import bitrate_ext
 from bitrate_ext.ops import library
