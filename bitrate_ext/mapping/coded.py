@@ -14,7 +14,6 @@ from ..coding.ledger import Account, Ledger
 from ..coding.rans import CodingError
 from ..coding.symbol_layout import INSTEAD
 from ..models.adapter import Crop, ModelAdapter
-from ..ops.functional import bitrate_map, likelihoods_of
 from ..ops.projection import Projection
 from .layout import CODED, BitrateResult, estimate, lay_out, outside_bits
 
@@ -57,9 +56,8 @@ def lay_out_coded(
 ) -> BitrateResult:
     """Float64 maps of coded latents, on the device of the padded images, and their ledger."""
     cells = {name: one.bits.sum(dim=1).to(padded.device) for name, one in latents.items()}
-    likelihoods = {name: likelihoods_of(one) for name, one in cells.items()}
-    result = lay_out(likelihoods, projections, canvas, crop, torch.float64)
-    expected = {name: likelihoods_of(one.expected.sum(dim=1).to(padded.device)) for name, one in latents.items()}
+    expected = {name: one.expected.sum(dim=1).to(padded.device) for name, one in latents.items()}
+    result = lay_out(cells, projections, canvas, crop, torch.float64)
     accounts = {
         name: latents[name].books.account(
             result.maps[name].sum(dim=(1, 2, 3)), outside_bits(one, projections[name], canvas, crop)
@@ -71,7 +69,7 @@ def lay_out_coded(
         bits=CODED,
         channel_bits={name: one.bits.sum(dim=(2, 3)).to(padded.device) for name, one in latents.items()},
         ledger=Ledger(accounts),
-        entropy=bitrate_map(expected, canvas, crop=crop, projection=projections, dtype=torch.float64),
+        entropy=lay_out(expected, projections, canvas, crop, torch.float64, each=False).map,
     )
 
 

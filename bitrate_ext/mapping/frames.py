@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..models.accelerate import accelerate, compile_parts, skip_synthesis
 from ..models.adapter import Crop, ModelAdapter, check_eval_mode, crop_canvas, crop_reconstruction, device_of
 from ..threads import Stopwatch, prefetch
-from .layout import BitrateResult, lay_out
+from .layout import BitrateResult, lay_out, map_dtype, sum_cells
 from .mapper import AnyProjection, BitrateMapper
 
 Frame = np.ndarray | Tensor
@@ -165,8 +165,11 @@ class FrameMapper:
             if self.sequential:
                 self._inter.reference = output["x_hat"].to(self._dtype).clamp(0, 1)
         with self.watch("map"):
-            whole = self._buffer((len(chunk), 1, height, width), likelihoods.values())
-            result = lay_out(likelihoods, projections, size, crop, out=whole, each=self.each_latent)
+            dtype = map_dtype(likelihoods.values())
+            whole = self._buffer((len(chunk), 1, height, width), dtype)
+            result = lay_out(
+                sum_cells(likelihoods), projections, size, crop, dtype, out=whole, each=self.each_latent
+            )
         x_hat = crop_reconstruction(output.get("x_hat"), size, crop) if self.reconstruction else None
         if x_hat is not None and x_hat.untyped_storage().data_ptr() == padded.untyped_storage().data_ptr():
             x_hat = x_hat.clone()  # of a model that gives back what it was given, which the next frame overwrites
@@ -222,8 +225,7 @@ class FrameMapper:
                 target.copy_(source)
         return self._padded
 
-    def _buffer(self, shape: tuple[int, ...], likelihoods: Iterable[Tensor]) -> Tensor:
-        dtype = torch.float64 if any(p.dtype == torch.float64 for p in likelihoods) else torch.float32
+    def _buffer(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         self._turn = (self._turn + 1) % len(self._ring)
         held = self._ring[self._turn]
         if held.shape[1:] != shape[1:] or len(held) < shape[0] or held.dtype != dtype:
