@@ -1,4 +1,4 @@
-"""The call that users make: an image goes in, maps of where a model spends its bits come out."""
+"""Map where a model spends its bits on an image: the call that users make."""
 
 from __future__ import annotations
 
