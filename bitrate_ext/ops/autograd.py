@@ -86,7 +86,7 @@ def _lookup(tensors: Sequence[Tensor], placement: MapGeometry, transposed: bool 
     device = tensors[0].device
     # int(): a second derivative may be traced with symbolic sizes, for which bands are then fixed.
     bands, flat = _cached_bands(
-        tuple([(int(t.shape[2]), int(t.shape[3])) for t in tensors]),
+        tuple([(int(t.shape[-2]), int(t.shape[-1])) for t in tensors]),
         (int(canvas[0]), int(canvas[1])),
         (int(window[0]), int(window[1]), int(window[2]), int(window[3])),
         tuple(keys),

@@ -118,7 +118,7 @@ CASES = [
     # arguments that do not exist
     (lambda: bitrate_map(P, SIZE, "bilinear"), TypeError, "positional"),
     (lambda: bitrate_map(P, SIZE, mode="bilinear"), TypeError, "unexpected keyword"),
-    (lambda: bitrate_map(), TypeError, "likelihoods"),
+    (lambda: bitrate_map(), TypeError, "values"),
 ]  # fmt: skip
 
 
