@@ -234,7 +234,7 @@ class _Calibration:
 
 
 def _amplitude(transform: SynthesisTransform, bits: Tensor, generator: torch.Generator) -> Tensor:
-    """Return ``sqrt(bits / energy)`` of each symbol ``[N, C, h, w]``: so driven, it responds with the energy of its bits.
+    """Return ``sqrt(bits / energy)`` of each symbol ``[N, C, h, w]``: so driven, it responds with its bits as energy.
 
     Where nothing costs bits, as in a model that was never trained, every symbol counts the same.
     """
