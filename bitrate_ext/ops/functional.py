@@ -261,7 +261,7 @@ def bitrate_map(
     tensors, keys = _terms(values, tensors, projection)
     placement = autograd.MapGeometry(canvas, window, keys, conserve, scales)
     dtype = _checked_dtype(dtype, tensors, unit)
-    native = unit == "likelihood" and _chosen(impl, tensors)
+    native = _chosen(impl, tensors)
     if out is not None:
         _check_out(out, (tensors[0].shape[0], 1, window[2], window[3]), dtype, tensors, noun)
         with torch.no_grad():

@@ -100,7 +100,7 @@ class RowProjector:
                 tensors.append(values[..., low - base : low - base + band.cells, :])
                 bands.append((band, columns))
         if native is None:
-            native = all(t.dim() == 4 for t in tensors) and functional._chosen("auto", tensors)
+            native = functional._chosen("auto", tensors)
         with torch.no_grad():
             if native:
                 return autograd.project_bands_into(tensors, bands, out)
@@ -156,7 +156,7 @@ def map_strips(
     named = {str(index): tensor for index, tensor in enumerate(tensors)}
     chosen = choose_projections(projection, functional.named_tensors(values, noun)).values()
     dtype = functional._checked_dtype(dtype, tensors, unit)
-    native = unit == "likelihood" and functional._chosen(impl, tensors)
+    native = functional._chosen(impl, tensors)
     if out is not None:
         functional._check_out(out, (tensors[0].shape[0], 1, rows, window[3]), dtype, tensors, noun)
         if not out.is_contiguous():
