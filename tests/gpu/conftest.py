@@ -14,7 +14,7 @@ from cases import need_native
 
 @pytest.fixture
 def device():
-    chosen = torch.device(os.environ.get("BITRATE_EXT_GPU_TESTS_ON", "cuda"))
+    chosen = torch.device(os.environ.get("BITRATE_EXT_GPU_TESTS_ON") or "cuda")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         if os.getenv("REQUIRE_CUDA"):
             pytest.fail("this job must have a GPU")
