@@ -1,7 +1,7 @@
 """Build the op libraries. All metadata is in pyproject.toml; docs/install.md tells what is looked for where.
 
 `_ops_cpu` (schemas and CPU kernels) and `_ops_cuda` (CUDA kernels) use PyTorch's stable ABI only, so one binary serves
-every torch from 2.10 on and every Python. They hold no Python module: the package loads them with
+every torch from 2.10 on and every Python. They hold no Python module: bitrate_ext/ops/library.py loads them with
 torch.ops.load_library. Where something is missing, the package installs without it and says so in one line:
 
 - no C++ compiler, or BITRATE_EXT_REFERENCE_ONLY=1: the PyTorch reference alone;

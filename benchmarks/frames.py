@@ -27,14 +27,14 @@ from PIL import Image
 from record import Record
 
 import bitrate_ext
-from bitrate_ext.bench import recipe
-from bitrate_ext.colours import coloured, overlaid
-from bitrate_ext.demo_codec import demo_photograph
-from bitrate_ext.frames import FrameMapper
-from bitrate_ext.pipeline import Stopwatch
-from bitrate_ext.video import map_video
-from bitrate_ext.video_reader import VideoReader
-from bitrate_ext.video_writer import VideoWriter
+from bitrate_ext.cli.bench import recipe
+from bitrate_ext.mapping.frames import FrameMapper
+from bitrate_ext.models.demo_codec import demo_photograph
+from bitrate_ext.threads import Stopwatch
+from bitrate_ext.video.map_video import map_video
+from bitrate_ext.video.reader import VideoReader
+from bitrate_ext.video.writer import VideoWriter
+from bitrate_ext.viz.colormap import apply_colormap, overlay_bits
 
 SIZES = {"480p": (480, 854), "1080p": (1080, 1920), "4k": (2160, 3840), "8k": (4320, 7680)}  # (H, W), pixels
 LIMIT = 1.0  # bits per pixel, upper end of the colours
@@ -120,9 +120,9 @@ def stages(source: Path, target: Path, model: torch.nn.Module, device: torch.dev
                 canvas = torch.empty((*size, 3), dtype=torch.uint8)
                 with watch("colour"):
                     canvas[:, : size[1] // 2] = result.frame
-                    canvas[:, size[1] // 2 :] = coloured(result.map[0, 0], LIMIT)
+                    canvas[:, size[1] // 2 :] = apply_colormap(result.map[0, 0], LIMIT)
                 with watch("overlay"):
-                    overlaid(result.frame, result.map[0, 0], LIMIT)
+                    overlay_bits(result.frame, result.map[0, 0], LIMIT)
                 with watch("encode"):
                     writer.write(canvas.numpy(), result.index / RATE)
     return {stage: watch.seconds[stage] / count for stage in STAGES}

@@ -1,78 +1,62 @@
-"""Times on an NVIDIA GPU of the operator and of what people would use instead; `make gpu-check` runs it.
+"""Time the operator on an NVIDIA GPU, and what people would use instead; `make gpu-check` runs it.
 
-Everything but torch.compile is measured in one process, so that ratios hold. Calls rotate through buffers that together
-are more than four times the second-level cache, so none finds its data there. A contender runs as "graph" (a CUDA graph
-of many calls, replayed: the GPU alone counts) and as "call" (from Python, queued one after another). Answers are
-checked before they are timed.
+All is measured in one process, so that ratios hold. Calls rotate through buffers that together are more than four times
+the second-level cache, so none finds its data there. Each contender runs from Python, one call queued after another
+(device "cuda" in the record), and as a CUDA graph of many calls, replayed ("cuda-graph": the GPU alone counts). Of a
+contender's variants the fastest counts. Answers are checked before they are timed. report.py and compare.py read it.
 
-    python benchmarks/gpu.py --json figures.json [--seconds 90] [--compiled default]
+    python benchmarks/gpu.py --record figures.json [--seconds 90]
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
-import json
 import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import opponents
 import torch
-from bars import table
-from torch import Tensor
-from workloads import IMAGES
-
-import bitrate_ext
-from bitrate_ext import autograd
-from bitrate_ext.bench import STRIDE, recipe
-
-try:
-    import opponents_triton
-except Exception as error:  # no Triton, or none for this GPU
-    opponents_triton = None  # type: ignore[assignment]
-    TRITON_ABSENT = f"{type(error).__name__}: {error}"
+from record import Record, Row, find, row_of
+from report import table
+from workloads import IMAGES, Buffers, Workload, exact_answer, make_buffers
 
 Call = Callable[[], Any]
-Row = dict[str, Any]
 GRAPH_CALLS = 60  # at least, so that what a replay costs by itself does not count
 TURN = 1e-3  # seconds that one timed stretch should take, far above the clock's grain
 ROUNDS = (7, 60)  # fewest and most
 SECONDS = 0.12  # of measuring, a contender
-MODES = ("default", "max-autotune-no-cudagraphs")  # it is recorded into a graph here, as all contenders are
+TRIALS = opponents.opponents_triton.TRIALS if opponents.opponents_triton else ()
+ONE, MANY = Workload("1080p"), Workload("1080p", frames=64)
 LAUNCHES = (*itertools.product((128, 256), (16, 32, 64, 128), (64, 128, 256, 512), (0,)), (0, 0, 0, 1), (128, 0, 0, 0))
 BACKWARD_LAUNCHES = (*itertools.product((128, 256), (1, 2, 4, 8), (8, 16, 32), (0,)), (0, 0, 0, 1))
 
 
-def run_all(calls: Sequence[Call]) -> None:
-    for call in calls:
-        call()
-
-
 class Bench:
-    """A device, and what is needed to time calls on it. On a CPU nothing is recorded; that serves to try this file."""
+    """Time calls on a device. On a CPU no graph is recorded; that serves to try this file."""
 
-    def __init__(self, device: torch.device, seconds: float) -> None:
+    def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.end = time.perf_counter() + seconds
         self.cuda = device.type == "cuda"
         self.cache = torch.cuda.get_device_properties(device).L2_cache_size if self.cuda else 0
-        self.seconds = SECONDS
 
     def warm(self) -> None:
-        """Clocks rise with work."""
+        """Keep the GPU busy for a while: clocks rise with work."""
         matrix = torch.rand(2048, 2048, device=self.device)
-        end = time.perf_counter() + 10 * self.seconds
+        end = time.perf_counter() + 10 * SECONDS
         while time.perf_counter() < end:
             matrix = (matrix @ matrix).clamp_(0, 1)
             if self.cuda:
                 torch.cuda.synchronize()
 
-    def sets(self, size: int) -> int:
-        """How many sets of buffers of so many bytes are more than four times the cache."""
-        return 2 + 4 * self.cache // size
+    def buffers(self, workload: Workload) -> list[Buffers]:
+        return make_buffers(workload, self.device, 2 + 4 * self.cache // workload.bytes)
 
     def timed(self, run: Call, repeats: int) -> float:
         if not self.cuda:
@@ -89,10 +73,10 @@ class Bench:
         return begin.elapsed_time(end) * 1e-3
 
     def recorded(self, calls: Sequence[Call]) -> tuple[Call, int]:
-        """One graph of all calls, over and over until there are enough; and how many there are."""
-        if not self.cuda:
-            return (lambda: run_all(calls)), len(calls)
+        """Record one graph of all calls, over and over until there are enough; its replay, and how many there are."""
         many = list(calls) * math.ceil(GRAPH_CALLS / len(calls))
+        if not self.cuda:
+            return (lambda: run_all(many)), len(many)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -103,242 +87,160 @@ class Bench:
             run_all(many)
         return graph.replay, len(many)
 
-    def measure(self, calls: Sequence[Call], graph: bool, share: float = 1.0) -> Row:
-        """Median seconds a call, and the fastest and slowest round; for a share of the usual time."""
+    def measure(self, calls: Sequence[Call], graph: bool, share: float = 1.0) -> list[float]:
+        """Return seconds a call, round by round, measured for a share of the usual time."""
         run_all(calls)
         run, count = self.recorded(calls) if graph else ((lambda: run_all(calls)), len(calls))
         run()
         repeats = max(1, math.ceil(TURN / max(self.timed(run, 1), 1e-7)))
         took: list[float] = []
-        end = time.perf_counter() + self.seconds * share
+        end = time.perf_counter() + SECONDS * share
         while len(took) < ROUNDS[0] or (len(took) < ROUNDS[1] and time.perf_counter() < end):
             took.append(self.timed(run, repeats) / repeats / count)
-        return {"median": statistics.median(took), "low": min(took), "high": max(took), "rounds": len(took)}
-
-    def both(self, calls: Sequence[Call]) -> Row:
-        return {"graph": self.measure(calls, graph=True), "call": self.measure(calls, graph=False)}
+        return took
 
 
-def likelihoods(bench: Bench, image: str, channels: int, dtype: torch.dtype, batch: int = 1) -> Tensor:
-    """``[N, C, h, w]`` in (0, 1]: most symbols nearly certain, some costly, as codecs give them."""
-    height, width = IMAGES[image]
-    generator = torch.Generator(bench.device).manual_seed(1)
-    shape = (batch, channels, height // STRIDE, width // STRIDE)
-    return torch.rand(shape, device=bench.device, generator=generator).pow_(0.3).clamp_(min=1e-3).to(dtype)
+def run_all(calls: Sequence[Call]) -> None:
+    for call in calls:
+        call()
 
 
-def new_map(p: Tensor) -> Tensor:
-    return torch.empty(p.shape[0], 1, p.shape[2] * STRIDE, p.shape[3] * STRIDE, device=p.device)
+def copy_by_kernel(workload: Workload, buffers: Buffers) -> Call:
+    """Copy through the multiprocessors. Of ones: zeros can move faster than data does."""
+    source = torch.ones(workload.bytes // 8, device=buffers.out.device)
+    target = torch.ones_like(source)
+    return lambda: torch.mul(source, 1.0, out=target)
 
 
-def assert_right(found: Tensor, p: Tensor, rtol: float = 1e-5) -> None:
-    torch.testing.assert_close(found.double(), recipe(p.double()), rtol=rtol, atol=1e-7)
+def empty_kernel(workload: Workload, buffers: Buffers) -> Call:
+    return lambda: torch.cuda._sleep(0) if buffers.out.is_cuda else None
 
 
-def copies(bench: Bench, size: int) -> Row:
-    """A copy that reads and writes so many bytes together, in three ways; the fastest is the measure."""
-    half = size // 8 * 4
-    pairs = [
-        [torch.ones(half // 4, device=bench.device) for _ in range(2)] for _ in range(bench.sets(size))
-    ]  # not zeros: they can move faster than data does
-    plain = [lambda a=a, b=b: b.copy_(a) for a, b in pairs]
-    kernel = [lambda a=a, b=b: torch.mul(a, 1.0, out=b) for a, b in pairs]
-    return {**bench.both(plain), "kernel": bench.measure(kernel, graph=True)}
+CONTENDERS: dict[str, dict[str, Callable[[Workload, Buffers], Call]]] = {  # by contender and variant
+    "copy": {"copy_": opponents.copy, "kernel": copy_by_kernel},
+    "fused": {"": opponents.fused},
+    "recipe": {"": opponents.by_recipe},
+    "compiled recipe": {  # without graphs of its own, for it is recorded into one here
+        mode or "default": opponents.compiled(mode) for mode in (None, "max-autotune-no-cudagraphs")
+    },
+    "Triton": {str(blocks): partial(opponents.triton_pair, blocks=blocks) for blocks in TRIALS},
+    "empty call": {"": empty_kernel},
+}
 
 
-def forward(bench: Bench, image: str, channels: int, dtype: torch.dtype, batch: int = 1) -> Row:
-    first = likelihoods(bench, image, channels, dtype, batch)
-    size = first.nbytes + new_map(first).nbytes
-    buffers = [(first.clone(), new_map(first)) for _ in range(bench.sets(size))]
-    fused = [lambda p=p, out=out: bitrate_ext.bitrate_map(p, scale_factor=STRIDE, out=out) for p, out in buffers]
-    assert_right(fused[0](), buffers[0][0])
-    row: Row = {"image": image, "channels": channels, "dtype": str(dtype).split(".")[-1], "batch": batch, "bytes": size}
-    row["times"] = {"fused": bench.both(fused)}
-    if batch > 1:
-        return row
-    row["times"]["recipe"] = bench.both([lambda p=p: recipe(p) for p, _ in buffers])
-    row["times"]["triton"], row["triton"] = triton_pair(bench, buffers)
-    del buffers, fused
-    row["times"]["copy"] = copies(bench, size)
+@contextlib.contextmanager
+def told(record: Record, what: str, ours: bool) -> Iterator[None]:
+    """Put on record what goes wrong, and go on: a failure if the fault is ours, else it is left out."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError:
+        record.leave_out(what, "the GPU has too little memory")
+    except Exception as error:
+        said = f"{type(error).__name__}: {str(error)[:300]}"
+        if ours:
+            record.content["failed"][what] = said
+        record.leave_out(what, said)
+
+
+def contend(bench: Bench, record: Record, workload: Workload, contenders: Sequence[str]) -> None:
+    """Time each contender in both ways, and put the rows on record."""
+    buffers = bench.buffers(workload)
+    exact = exact_answer(workload, buffers[0])
+    for graph, name in itertools.product((False, True), contenders):
+        because = opponents.why_not(name, workload, bench.device) if name == "Triton" else ""
+        if because:
+            record.leave_out(f"{workload.name}, {name}", because)
+            continue
+        tried = CONTENDERS[name]
+        if graph and workload.direction == "backward" and name != "copy":  # walks of autograd are not recorded
+            tried = {"kernel": opponents.kernel} if name == "fused" else {}
+        found: dict[str, list[float]] = {}
+        errors: dict[str, float | None] = {}
+        for variant, make in tried.items():
+            with told(record, f"{workload.name}, {' '.join([name, variant]).strip()}", ours=name == "fused"):
+                calls = [make(workload, one) for one in buffers]
+                errors[variant] = opponents.checked(workload, name, calls[0](), exact)
+                found[variant] = bench.measure(calls, graph, 1 / len(tried))
+        if found:
+            best = min(found, key=lambda variant: statistics.median(found[variant]))
+            row = row_of(workload, name, bench.device, found[best], errors[best])
+            row |= {"device": bench.device.type + "-graph" * graph, "sets": len(buffers), "variant": best}
+            row["variants"] = {variant: statistics.median(took) for variant, took in found.items()}
+            record.add("rows", row)
+
+
+def sweep(bench: Bench, record: Record, image: str) -> None:
+    """Time launches that the plan might have chosen, the fastest first: how to tune it."""
+    for direction, make, launches in (
+        ("forward", opponents.fused, LAUNCHES),
+        ("backward", opponents.kernel, BACKWARD_LAUNCHES),
+    ):
+        workload = Workload(image, direction=direction)
+        calls = [make(workload, one) for one in bench.buffers(workload)]
+        rows = [launched(bench, calls, launch) for launch in ((0, 0, 0, 0), *launches)]
+        rows.sort(key=lambda row: row.get("median", math.inf))
+        record.content["sweep"].append({"workload": workload.name, "launches": rows})
+
+
+def launched(bench: Bench, calls: Sequence[Call], launch: tuple[int, ...]) -> Row:
+    row: Row = dict(zip(("threads", "tile_rows", "tile_columns", "width"), launch, strict=True))
+    choose = torch.ops.bitrate_ext._choose_launch if bench.cuda else (lambda *_: None)
+    try:
+        choose(*launch)
+        row["median"] = statistics.median(bench.measure(calls, graph=True, share=0.1))
+    except (RuntimeError, ValueError) as error:  # more shared memory than there is
+        row["refused"] = str(error).splitlines()[0][-150:]
+    finally:
+        choose(0, 0, 0, 0)
     return row
 
 
-def triton_pair(bench: Bench, buffers: Sequence[tuple[Tensor, Tensor]]) -> tuple[Row, str]:
-    """Its best blocks' time; only right answers count."""
-    if opponents_triton is None:
-        return {}, TRITON_ABSENT
-    if not bench.cuda:
-        return {}, "there is no GPU"
-    scratch = [opponents_triton.scratch(p) for p, _ in buffers]
-    best: tuple[float, Row, str] | None = None
-    said = ""
-    for blocks in opponents_triton.TRIALS:
-        calls = [
-            lambda p=p, out=out, bits=bits, blocks=blocks: opponents_triton.by_triton(p, out, bits, STRIDE, blocks)
-            for (p, out), bits in zip(buffers, scratch, strict=True)
-        ]
-        try:
-            assert_right(calls[0](), buffers[0][0])
-            found = bench.measure(calls, graph=True, share=0.25)
-        except Exception as error:  # a contender that fails must not end the others
-            said = f"{blocks}: {type(error).__name__}: {str(error)[:200]}"
-            continue
-        if best is None or found["median"] < best[0]:
-            best = (found["median"], found, str(blocks))
-    return ({"graph": best[1]}, best[2]) if best else ({}, said)
+def parts(bench: Bench, record: Record) -> Iterator[tuple[str, Call]]:
+    """Name what there is to measure, the most wanted first."""
 
+    def part(workload: Workload, *contenders: str) -> tuple[str, Call]:
+        return f"{workload.name}: {', '.join(contenders)}", partial(contend, bench, record, workload, contenders)
 
-def project_backward_calls(bench: Bench, image: str, dtype: torch.dtype, channels: int = 192) -> tuple[list[Call], int]:
-    """The backward kernel alone, into given gradients; and the bytes of one call."""
-    p = likelihoods(bench, image, channels, dtype)
-    canvas = (p.shape[2] * STRIDE, p.shape[3] * STRIDE)
-    placement = autograd.Placement(canvas, (0, 0, *canvas), ["bilinear"], True, (0.0, 0.0))
-    bands = autograd._lookup([p], placement, transposed=True)[1]
-    size = 2 * p.nbytes + new_map(p).nbytes
-    calls: list[Call] = []
-    for _ in range(bench.sets(size)):
-        grad, values, gradient = torch.rand_like(new_map(p)), p.clone(), torch.empty_like(p)
-        calls.append(
-            lambda grad=grad, values=values, gradient=gradient: torch.ops.bitrate_ext._project_backward(
-                grad, values, bands, gradient
-            )
-        )
-    return calls, size
-
-
-def backward(bench: Bench, image: str, dtype: torch.dtype) -> Row:
-    channels = 192
-    calls, size = project_backward_calls(bench, image, dtype, channels)
-    times: Row = {"fused": {"graph": bench.measure(calls, graph=True)}}
-    del calls
-    p = likelihoods(bench, image, channels, dtype)
-    walks: dict[str, list[Call]] = {"fused": [], "recipe": []}
-    for _ in range(bench.sets(size)):
-        leaf = p.clone().requires_grad_()
-        for name, made in (("fused", bitrate_ext.bitrate_map(leaf, scale_factor=STRIDE)), ("recipe", recipe(leaf))):
-            grad = torch.rand_like(made)
-            walks[name].append(
-                lambda made=made, leaf=leaf, grad=grad: torch.autograd.grad(made, leaf, grad, retain_graph=True)[0]
-            )
-    exact = p.double().requires_grad_()
-    made, ones = recipe(exact), torch.ones(new_map(p).shape, device=p.device)
-    (expected,) = torch.autograd.grad(made, exact, ones.double())
-    leaf = p.clone().requires_grad_()
-    (found,) = torch.autograd.grad(bitrate_ext.bitrate_map(leaf, scale_factor=STRIDE), leaf, ones)
-    torch.testing.assert_close(found.double(), expected, rtol=1e-5 if dtype == torch.float32 else 1e-2, atol=0)
-    del exact, made, expected
-    for name, walk in walks.items():
-        times.setdefault(name, {})["call"] = bench.measure(walk, graph=False)
-    return {"image": image, "channels": channels, "dtype": str(dtype).split(".")[-1], "bytes": size, "times": times}
-
-
-def frames(bench: Bench, one: Row, count: int) -> Row:
-    """One call for all frames against a call a frame, which has been measured."""
-    many = forward(bench, one["image"], 192, torch.float32, batch=count)
-    linear = count * one["times"]["fused"]["graph"]["median"] / many["times"]["fused"]["graph"]["median"]
-    return {"image": one["image"], "frames": count, "times": many["times"], "linear": linear}
-
-
-def sweep(bench: Bench, image: str) -> Row:
-    """Times of launches that the plan might have chosen, the fastest first: how to tune it."""
-    first = likelihoods(bench, image, 192, torch.float32)
-    buffers = [(first.clone(), new_map(first)) for _ in range(bench.sets(first.nbytes + new_map(first).nbytes))]
-    ours = [lambda p=p, out=out: bitrate_ext.bitrate_map(p, scale_factor=STRIDE, out=out) for p, out in buffers]
-    found = {"image": image, "forward": tried(bench, ours, LAUNCHES)}
-    del buffers, ours
-    calls, _ = project_backward_calls(bench, image, torch.float32)
-    found["backward"] = tried(bench, calls, BACKWARD_LAUNCHES)
-    return found
-
-
-def tried(bench: Bench, calls: Sequence[Call], launches: Sequence[tuple[int, ...]]) -> list[Row]:
-    rows = []
-    for launch in ((0, 0, 0, 0), *launches):
-        threads, tile_rows, tile_columns, width = launch
-        row: Row = {"threads": threads, "tile_rows": tile_rows, "tile_columns": tile_columns, "width": width}
-        try:
-            if bench.cuda:
-                torch.ops.bitrate_ext._choose_launch(threads, tile_rows, tile_columns, width)
-            row["median"] = bench.measure(calls, graph=True, share=0.1)["median"]
-        except (RuntimeError, ValueError) as error:  # more shared memory than there is
-            row["refused"] = str(error).splitlines()[0][-150:]
-        finally:
-            if bench.cuda:
-                torch.ops.bitrate_ext._choose_launch(0, 0, 0, 0)
-        rows.append(row)
-    return sorted(rows, key=lambda row: row.get("median", math.inf))
-
-
-def compiled(bench: Bench, image: str, mode: str) -> Row:
-    """torch.compile of the recipe beside the operator, in this process."""
-    first = likelihoods(bench, image, 192, torch.float32)
-    size = first.nbytes + new_map(first).nbytes
-    buffers = [(first.clone(), new_map(first)) for _ in range(bench.sets(size))]
-    program = torch.compile(recipe, dynamic=False, mode=None if mode == "default" else mode)
-    assert_right(program(first), first)
-    fused = [lambda p=p, out=out: bitrate_ext.bitrate_map(p, scale_factor=STRIDE, out=out) for p, out in buffers]
-    times = {"fused": bench.both(fused), "compiled": bench.both([lambda p=p: program(p) for p, _ in buffers])}
-    return {"image": image, "mode": mode, "channels": 192, "dtype": "float32", "bytes": size, "times": times}
-
-
-def parts(bench: Bench, figures: Row, mode: str | None) -> Iterator[tuple[str, Callable[[], None]]]:
-    """What there is to measure, the most wanted first; each part puts its figures in its place."""
-    images = list(IMAGES)
-    large_first = sorted(images, key=lambda image: -IMAGES[image][0])
-    if mode is not None:
-        for image in (large_first[1 % len(images)], images[0]):  # 4K and Kodak
-            yield f"compiled {image}", lambda image=image: figures["compiled"].append(compiled(bench, image, mode))
-        return
-    empty = (lambda: torch.cuda._sleep(0)) if bench.cuda else (lambda: None)
-    yield "empty kernel", lambda: figures.update(empty=bench.measure([empty] * GRAPH_CALLS, graph=True))
-
-    def add(part: str, row: Callable[[], Row]) -> Callable[[], None]:
-        return lambda: figures[part].append(row())
-
-    for image in images:
-        yield f"forward {image}", add("forward", lambda image=image: forward(bench, image, 192, torch.float32))
-    for image in images:
-        yield f"backward {image}", add("backward", lambda image=image: backward(bench, image, torch.float32))
-    yield "frames", lambda: figures.update(frames=frames(bench, figures["forward"][1 % len(images)], 64))
-    for channels, dtype in ((192, torch.bfloat16), (320, torch.float32), (320, torch.bfloat16)):
-        for image in images:
-            yield (
-                f"forward {image} C={channels} {dtype}",
-                add("forward", lambda image=image, c=channels, d=dtype: forward(bench, image, c, d)),
-            )
-    for image in images:
-        yield f"launches {image}", add("sweep", lambda image=image: sweep(bench, image))
-    for image in images:
-        yield f"backward {image} bfloat16", add("backward", lambda image=image: backward(bench, image, torch.bfloat16))
+    for image in IMAGES:
+        yield part(Workload(image), "copy", "fused", "recipe", "Triton", *["empty call"] * (image == "kodak"))
+    for image in IMAGES:
+        yield part(Workload(image, direction="backward"), "copy", "fused", "recipe")
+    yield part(MANY, "fused")
+    for image in ("4k", "kodak"):
+        yield part(Workload(image), "compiled recipe")
+    for channels, dtype in ((192, "bfloat16"), (320, "float32"), (320, "bfloat16")):
+        for image in IMAGES:
+            yield part(Workload(image, channels, dtype=dtype), "copy", "fused", "recipe", "Triton")
+    for image in IMAGES:
+        yield f"launches {image}", partial(sweep, bench, record, image)
+    for image in IMAGES:
+        yield part(Workload(image, direction="backward", dtype="bfloat16"), "copy", "fused", "recipe")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, required=True, help="where the figures go, after each part anew")
+    parser.add_argument("--record", type=Path, required=True, help="where the figures go, after each row anew")
     parser.add_argument("--seconds", type=float, default=120, help="no part is begun after so many")
-    parser.add_argument("--compiled", choices=MODES, help="torch.compile in this mode, and nothing else")
     parser.add_argument("--device", type=torch.device, default=torch.device("cuda"))
     chosen = parser.parse_args(arguments)
-    bench = Bench(chosen.device, chosen.seconds)
+    end = time.perf_counter() + chosen.seconds
+    bench, record = Bench(chosen.device), Record(chosen.record)
+    record.content |= {"cache_bytes": bench.cache, "sweep": [], "failed": {}}
     bench.warm()
-    names = ("compiled",) if chosen.compiled else ("forward", "backward", "sweep")
-    figures: Row = {"cache_bytes": bench.cache, **{name: [] for name in names}, "left_out": [], "failed": []}
-    for name, run in parts(bench, figures, chosen.compiled):
-        if time.perf_counter() > bench.end:
-            figures["left_out"].append(name)
+    for name, run in parts(bench, record):
+        if time.perf_counter() > end:
+            record.leave_out(name, "no time was left")
             continue
-        try:
+        with told(record, name, ours=True):
             run()
-        except Exception as error:  # the others may do
-            figures["failed"].append(f"{name}: {type(error).__name__}: {str(error)[:500]}")
         if bench.cuda:
             torch.cuda.empty_cache()
-        partial = chosen.json.with_suffix(".partial")
-        partial.write_text(json.dumps(figures))
-        partial.replace(chosen.json)
-    chosen.json.write_text(json.dumps(figures))
-    print("\n".join([*table(figures), *(f"failed: {what}" for what in figures["failed"])]))
-    return 1 if figures["failed"] else 0
+    one, many = (find(record.content["rows"], w.name, "fused", f"{bench.device.type}-graph") for w in (ONE, MANY))
+    if one and many:  # the time of 64 calls over that of one call for 64 frames
+        record.content["linear"] = 64 * one["median"] / many["median"]
+    record.finish()
+    print("\n".join(table(record.content)))
+    return 1 if record.content["failed"] else 0
 
 
 if __name__ == "__main__":

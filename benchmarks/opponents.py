@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-import scipy.ndimage
 import torch
 from torch import Tensor
 from workloads import HYPER_STRIDE, Buffers, Workload, projection_of
 
 import bitrate_ext
-from bitrate_ext import autograd
-from bitrate_ext.bench import recipe
+from bitrate_ext.cli.bench import recipe
+from bitrate_ext.ops import autograd
 
 try:
     import opponents_triton
-except ImportError:  # no Triton
+except Exception:  # no Triton, or none for this GPU
     opponents_triton = None  # type: ignore[assignment]
 
 Call = Callable[[], object]
@@ -59,7 +59,7 @@ def fused(workload: Workload, buffers: Buffers) -> Call:
 def kernel(workload: Workload, buffers: Buffers) -> Call:
     """The fused backward kernel into gradients that are there already: no new memory in a call."""
     canvas = workload.size
-    placement = autograd.Placement(canvas, (0, 0, *canvas), ["bilinear"], True, (0.0, 0.0))
+    placement = autograd.MapGeometry(canvas, (0, 0, *canvas), ["bilinear"], True, (0.0, 0.0))
     p = buffers.likelihoods["y"].detach()
     bands, gradient = autograd._lookup([p], placement, transposed=True)[1], torch.empty_like(p)
 
@@ -104,6 +104,8 @@ def compiled(mode: str | None) -> Callable[[Workload, Buffers], Call]:
 
 def scipy_zoom(workload: Workload, buffers: Buffers) -> Call:
     """NumPy for the bits and SciPy's zoom for the map, as many do it."""
+    import scipy.ndimage  # not above: machines with a GPU need none
+
     p = buffers.likelihoods["y"].numpy()
 
     def call() -> Tensor:
@@ -114,10 +116,10 @@ def scipy_zoom(workload: Workload, buffers: Buffers) -> Call:
     return call
 
 
-def triton_pair(workload: Workload, buffers: Buffers) -> Call:
+def triton_pair(workload: Workload, buffers: Buffers, blocks: Any = None) -> Call:
     """Two kernels by hand: bits of the cells, then the map."""
     p = buffers.likelihoods["y"]
-    scratch, blocks = opponents_triton.scratch(p), opponents_triton.TRIALS[0]
+    scratch, blocks = opponents_triton.scratch(p), blocks or opponents_triton.TRIALS[0]
     return lambda: opponents_triton.by_triton(p, buffers.out, scratch, workload.stride, blocks)
 
 
@@ -154,6 +156,34 @@ def calls_of(opponent: str, workload: Workload, buffers: list[Buffers]) -> tuple
     for call in calls[::-1]:
         answer = call()
     return calls, answer
+
+
+def relative_error(found: Any, exact: list[Tensor]) -> float:
+    """The largest difference over the largest value, of all tensors."""
+    tensors = [found] if isinstance(found, Tensor) else list(found)
+    assert [t.shape for t in tensors] == [e.shape for e in exact]
+    return max(float((t.double() - e).abs().max() / e.abs().max()) for t, e in zip(tensors, exact, strict=True))
+
+
+def allowed_error(workload: Workload, opponent: str) -> float:
+    if workload.dtype == "float32":
+        return 1e-5
+    if opponent == "recipe" and workload.direction == "forward":
+        return 0.1  # it takes logarithms, and gives the map, in the likelihoods' type
+    return 1e-5 if workload.direction == "forward" else 1e-2
+
+
+def checked(workload: Workload, opponent: str, answer: Any, exact: list[Tensor]) -> float | None:
+    """Return an answer's error; None for one that computes nothing.
+
+    Raises:
+        AssertionError: it is too large; wrong answers are not timed.
+    """
+    if opponent in LIMITS:
+        return None
+    error = relative_error(answer, exact)
+    assert error <= allowed_error(workload, opponent), f"{opponent} is wrong by {error:.1e}; it was not timed"
+    return error
 
 
 def why_not(opponent: str, workload: Workload, device: torch.device) -> str:

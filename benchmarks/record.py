@@ -16,7 +16,7 @@ import torch
 from workloads import Workload
 
 import bitrate_ext
-from bitrate_ext.doctor import instruction_set
+from bitrate_ext.cli.doctor import instruction_set
 
 Row = dict[str, Any]
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,11 +69,12 @@ class Record:
         }
 
     def add(self, part: str, row: Row) -> None:
-        """A row, with its share of the rate of the copy, which is timed before the others of its workload."""
+        """Add a row, with its share of the copy's rate and its time over the fused operator's, of rows before."""
         rows = self.content[part]
         rows.append(row)
-        copy = find(rows, row["workload"], "copy", row["device"])
+        copy, fused = (find(rows, row["workload"], name, row["device"]) for name in ("copy", "fused"))
         row["of_copy"] = copy["median"] / row["median"] if copy else None
+        row["over_fused"] = row["median"] / fused["median"] if fused else None
         self.write()
 
     def leave_out(self, name: str, why: str) -> None:

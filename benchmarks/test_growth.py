@@ -14,7 +14,7 @@ from record import row_of
 from workloads import GROWING, Workload, make_buffers
 
 import bitrate_ext
-from bitrate_ext.bench import in_turn
+from bitrate_ext.cli.bench import in_turn
 
 pytestmark = pytest.mark.benchmark(timer=clock, disable_gc=True, warmup=False)
 

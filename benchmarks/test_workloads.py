@@ -13,7 +13,7 @@ from record import row_of
 from torch import Tensor
 from workloads import WORKLOADS, Buffers, Workload, exact_answer, make_buffers
 
-from bitrate_ext.bench import in_turn
+from bitrate_ext.cli.bench import in_turn
 
 pytestmark = pytest.mark.benchmark(timer=clock, disable_gc=True, warmup=False)
 
@@ -52,21 +52,6 @@ def tidy() -> Iterator[None]:
     _prepared.clear()
 
 
-def relative_error(found: Any, exact: list[Tensor]) -> float:
-    """The largest difference over the largest value, of all tensors."""
-    tensors = [found] if isinstance(found, Tensor) else list(found)
-    assert [t.shape for t in tensors] == [e.shape for e in exact]
-    return max(float((t.double() - e).abs().max() / e.abs().max()) for t, e in zip(tensors, exact, strict=True))
-
-
-def allowed_error(workload: Workload, opponent: str) -> float:
-    if workload.dtype == "float32":
-        return 1e-5
-    if opponent == "recipe" and workload.direction == "forward":
-        return 0.1  # it takes logarithms, and gives the map, in the likelihoods' type
-    return 1e-5 if workload.direction == "forward" else 1e-2
-
-
 def test_workload(
     workload: Workload,
     opponent: str,
@@ -79,9 +64,6 @@ def test_workload(
     needs_memory(f"{workload.name}, {opponent}, {device.type}", workload, device)
     buffers, exact = prepared(workload, device)
     calls, answer = opponents.calls_of(opponent, workload, buffers)
-    error = None
-    if opponent not in opponents.LIMITS:
-        error = relative_error(answer, exact)
-        assert error <= allowed_error(workload, opponent), f"{opponent} is wrong by {error:.1e}; it was not timed"
+    error = opponents.checked(workload, opponent, answer, exact)
     del answer
     store("rows", row_of(workload, opponent, device, timed(in_turn(calls)), error))

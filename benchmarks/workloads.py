@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 import bitrate_ext
-from bitrate_ext.bench import sets_of_buffers
-from bitrate_ext.receptive_field import ReceptiveField, Term
+from bitrate_ext.cli.bench import sets_of_buffers
+from bitrate_ext.receptive_field.field import ReceptiveField, Term
 
 IMAGES = {"kodak": (512, 768), "1080p": (1088, 1920), "4k": (2160, 3840), "8k": (4320, 7680)}  # (H, W), pixels
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -112,16 +112,18 @@ def projection_of(workload: Workload) -> Any:
     return {"y": bell(16, *reach), **({"z": bell(HYPER_STRIDE, *HYPER_REACH)} if workload.hyper else {})}
 
 
-def make_buffers(workload: Workload, device: torch.device) -> list[Buffers]:
+def make_buffers(workload: Workload, device: torch.device, sets: int | None = None) -> list[Buffers]:
     """Likelihoods in (0, 1]: most symbols nearly certain, some costly, as codecs give them."""
-    generator = torch.Generator().manual_seed(1)
+    sets = workload.sets if sets is None else sets
+    generator = torch.Generator(device).manual_seed(1)
     first: dict[str, Tensor] = {}
     for name, shape in workload.shapes.items():
-        values = torch.rand(shape, generator=generator).pow_(0.3).clamp_(min=1e-3).to(device, DTYPES[workload.dtype])
+        values = torch.rand(shape, device=device, generator=generator).pow_(0.3).clamp_(min=1e-3)
+        values = values.to(DTYPES[workload.dtype])
         last = workload.layout == "channels_last"
         first[name] = values.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
-    maps = torch.rand(workload.frames, 1, *workload.size, generator=generator).to(device)
-    copies = [Buffers({name: p.clone() for name, p in first.items()}, maps.clone()) for _ in range(workload.sets - 1)]
+    maps = torch.rand(workload.frames, 1, *workload.size, device=device, generator=generator)
+    copies = [Buffers({name: p.clone() for name, p in first.items()}, maps.clone()) for _ in range(sets - 1)]
     return [Buffers(first, maps), *copies]
 
 

@@ -1,19 +1,58 @@
-"""Where the bits go: per-pixel bitrate maps of learned image codecs, as one fused PyTorch operator."""
+"""Where the bits go: per-pixel bitrate maps of learned image codecs, as one fused PyTorch operator.
 
-from .attribution import Attribution, attribute
-from .big_picture import PictureResult, map_picture
-from .calibration import calibrate
-from .coded_video import coded_video
-from .demo_codec import load_demo_codec
-from .frames import FrameMapper, FrameResult
-from .mapper import BitrateMapper, BitrateResult
-from .ops import bitrate_map, latent_bits
-from .projection import Projection
-from .range_coder import CodingError
-from .receptive_field import ReceptiveField
-from .strips import map_strips
+Names are imported when they are first asked for, so that a command line that only prints a usage text does not wait
+for PyTorch.
+"""
 
-__version__ = "0.1.0"
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+
+if TYPE_CHECKING:
+    from . import models
+    from .attribution.attribute import attribute
+    from .attribution.result import Attribution
+    from .coding.rans import CodingError
+    from .io.images import ImageError
+    from .mapping.coded_video import coded_video
+    from .mapping.frames import FrameMapper, FrameResult
+    from .mapping.layout import BitrateResult
+    from .mapping.mapper import BitrateMapper
+    from .memory import MemoryLimitError
+    from .models.demo_codec import load_demo_codec
+    from .ops.functional import bitrate_map, latent_bits
+    from .ops.projection import Projection
+    from .ops.strips import map_strips
+    from .receptive_field.calibration import calibrate
+    from .receptive_field.field import ReceptiveField
+    from .tiled.map_picture import PictureResult, map_picture
+    from .video.reader import VideoError
+
+_HOMES = {  # public name to the module that defines it
+    "Attribution": "attribution.result",
+    "BitrateMapper": "mapping.mapper",
+    "BitrateResult": "mapping.layout",
+    "CodingError": "coding.rans",
+    "FrameMapper": "mapping.frames",
+    "FrameResult": "mapping.frames",
+    "ImageError": "io.images",
+    "MemoryLimitError": "memory",
+    "PictureResult": "tiled.map_picture",
+    "Projection": "ops.projection",
+    "ReceptiveField": "receptive_field.field",
+    "VideoError": "video.reader",
+    "attribute": "attribution.attribute",
+    "bitrate_map": "ops.functional",
+    "calibrate": "receptive_field.calibration",
+    "coded_video": "mapping.coded_video",
+    "latent_bits": "ops.functional",
+    "load_demo_codec": "models.demo_codec",
+    "map_picture": "tiled.map_picture",
+    "map_strips": "ops.strips",
+}
 __all__ = [
     "Attribution",
     "BitrateMapper",
@@ -21,9 +60,13 @@ __all__ = [
     "CodingError",
     "FrameMapper",
     "FrameResult",
+    "ImageError",
+    "MemoryLimitError",
     "PictureResult",
     "Projection",
     "ReceptiveField",
+    "VideoError",
+    "__version__",
     "attribute",
     "bitrate_map",
     "calibrate",
@@ -32,4 +75,19 @@ __all__ = [
     "load_demo_codec",
     "map_picture",
     "map_strips",
+    "models",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "models":
+        return importlib.import_module(".models", __name__)
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -42,7 +42,7 @@ class Footprint:
         return self.fixed + math.ceil(self.per_pixel * pixels)
 
 
-def parsed_bytes(text: str) -> int:
+def parse_bytes(text: str) -> int:
     """A number of bytes in words: ``"4GiB"``, ``"500 MB"``, ``"1.5G"``, ``"2147483648"``.
 
     Raises:
@@ -54,7 +54,7 @@ def parsed_bytes(text: str) -> int:
     return int(float(found[1]) * UNITS[found[2] or ""])
 
 
-def shown_bytes(count: float) -> str:
+def format_bytes(count: float) -> str:
     """For people, in whole MiB or tenths of a GiB."""
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{math.ceil(count / 2**20)} MiB"
 
@@ -97,19 +97,19 @@ def limit(device: torch.device, asked: int | None) -> int:
     """
     if asked is not None:
         addresses = _address_room() if device.type == "cpu" else None
-        return asked if addresses is None else min(asked, held(device) + int(SHARE * addresses))
+        return asked if addresses is None else min(asked, bytes_in_use(device) + int(SHARE * addresses))
     room = available(device)
     if room is None:
         raise MemoryLimitError("max_memory must be given: this system does not tell how much memory there is")
-    return held(device) + int(SHARE * room)
+    return bytes_in_use(device) + int(SHARE * room)
 
 
-def held(device: torch.device) -> int:
+def bytes_in_use(device: torch.device) -> int:
     """Bytes that this process holds on a device now."""
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else resident()
 
 
-def rise(device: torch.device, run: Callable[[], object]) -> int:
+def peak_increase(device: torch.device, run: Callable[[], object]) -> int:
     """By how many bytes the memory held on a device rose at most while something ran, workspaces of kernels included.
 
     Raises:
@@ -134,7 +134,7 @@ def trim() -> None:
             libc.malloc_trim(0)
 
 
-def footprint(device: torch.device, multiple: int, run: Callable[[int], object]) -> Footprint:
+def measure_footprint(device: torch.device, multiple: int, run: Callable[[int], object]) -> Footprint:
     """What a model takes, from two small runs after one that warms up.
 
     Args:
@@ -148,7 +148,7 @@ def footprint(device: torch.device, multiple: int, run: Callable[[int], object])
     unit = multiple * max(1, PROBE_SIDE // multiple)
     small, large = (unit * times for times in PROBES)
     run(small)
-    low, high = (rise(device, lambda side=side: run(side)) for side in (small, large))  # type: ignore[misc]
+    low, high = (peak_increase(device, lambda side=side: run(side)) for side in (small, large))  # type: ignore[misc]
     # The steeper of the two lines: small runs fit into caches of the allocator.
     per_pixel = max((high - low) / (large**2 - small**2), high / large**2)
     return Footprint(fixed=max(0, math.ceil(low - per_pixel * small**2)), per_pixel=per_pixel)

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import bitrate_ext
-from bitrate_ext import _native
+from bitrate_ext.ops import library
+from bitrate_ext.receptive_field.field import ReceptiveField, Term
 
 SCALE = float(os.environ.get("BITRATE_EXT_TEST_SCALE") or "1")  # multiplies the number of cases of every test
 MODES = ("nearest", "bilinear", "area")
@@ -37,7 +38,7 @@ def need_native(device: torch.device) -> None:
     """Skip, saying why, where there is no kernel for the device; fail where a GPU is required."""
     import pytest  # not above: programs that run without pytest draw their cases here, too
 
-    because = _native.why_absent(device)
+    because = library.why_absent(device)
     if because:
         (pytest.fail if os.environ.get("REQUIRE_CUDA") else pytest.skip)(f"no native kernel: {because}")
 
@@ -274,3 +275,12 @@ def assert_close_to_exact(actual: Tensor, exact: np.ndarray, what: object = "", 
         raise AssertionError(
             f"{wrong.sum()} of {wrong.size} beyond the bar: {values[at]} for {exact[at]} at {at}: {what}"
         )
+
+
+def random_field(rng: np.random.Generator, stride: int, reach: tuple[int, int], terms: int = 2) -> ReceptiveField:
+    """Some kernel of several terms."""
+    length = reach[1] - reach[0] + 1
+    parts = [[k / k.sum() for k in rng.uniform(0.1, 1, (2, length))] for _ in range(terms)]
+    return ReceptiveField(
+        (stride, stride), (reach, reach), [Term(1 / terms, vertical, horizontal) for vertical, horizontal in parts]
+    )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_process import in_new_process
+from commands import in_new_process
 
 from bitrate_ext import memory
 from bitrate_ext.memory import MemoryLimitError
@@ -21,17 +21,17 @@ MIB = 1 << 20
     [("4GiB", 4 << 30), ("500MB", 500_000_000), ("1.5 g", 1_500_000_000), ("64k", 64_000), ("7", 7), ("2 kib", 2048)],
 )
 def test_numbers_of_bytes(text: str, count: int) -> None:
-    assert memory.parsed_bytes(text) == count
+    assert memory.parse_bytes(text) == count
 
 
 @pytest.mark.parametrize("text", ["", "GiB", "-1", "0", "4 GiBit", "1e9", "4,5G", "nan"])
 def test_what_is_no_number_of_bytes(text: str) -> None:
     with pytest.raises(ValueError, match="expected a number of bytes such as 4GiB"):
-        memory.parsed_bytes(text)
+        memory.parse_bytes(text)
 
 
 def test_shown() -> None:
-    assert [memory.shown_bytes(n) for n in (0, 1, 3 * MIB, 5 << 29)] == ["0 MiB", "1 MiB", "3 MiB", "2.5 GiB"]
+    assert [memory.format_bytes(n) for n in (0, 1, 3 * MIB, 5 << 29)] == ["0 MiB", "1 MiB", "3 MiB", "2.5 GiB"]
 
 
 def test_a_rise_is_the_peak_and_not_what_stays() -> None:
@@ -40,7 +40,7 @@ def test_a_rise_is_the_peak_and_not_what_stays() -> None:
             torch.ones(48 * MIB // 4).sum()
 
     for _ in range(2):
-        assert 47 * MIB <= memory.rise(CPU, run) < 56 * MIB  # the kernel counts pages in batches
+        assert 47 * MIB <= memory.peak_increase(CPU, run) < 56 * MIB  # the kernel counts pages in batches
 
 
 def test_a_footprint_is_a_line_through_two_runs() -> None:
@@ -51,14 +51,14 @@ def test_a_footprint_is_a_line_through_two_runs() -> None:
         sides.append(side)
         torch.ones(3 * MIB // 4 + 150 * side * side).sum()
 
-    found = memory.footprint(CPU, 64, run)
+    found = memory.measure_footprint(CPU, 64, run)
     assert sides == [256, 256, 512]
     assert all(side % 64 == 0 for side in sides)
     for side in (1024, 2048):
         exact = 3 * MIB + 600 * side * side
         assert exact <= found.bytes(side * side) <= 1.1 * exact
     run_sides: list[int] = []
-    memory.footprint(CPU, 192, run_sides.append)
+    memory.measure_footprint(CPU, 192, run_sides.append)
     assert run_sides == [384, 384, 768]
 
 
@@ -109,7 +109,7 @@ def test_a_system_that_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Path, "write_text", absent)
     with pytest.raises(MemoryLimitError, match="a model's memory cannot be measured on this system"):
-        memory.rise(CPU, lambda: None)
+        memory.peak_increase(CPU, lambda: None)
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 import bitrate_ext
-from bitrate_ext.demo_codec import demo_photograph
-from bitrate_ext.images import load_image
+from bitrate_ext.io.images import load_image
+from bitrate_ext.models.demo_codec import demo_photograph
 
 MODELS: dict[str, dict[str, Any]] = {
     "bmshj2018-factorized": {"N": 128, "M": 192},
@@ -49,7 +49,7 @@ def main() -> None:
         model.update(force=True)
         mapper = bitrate_ext.BitrateMapper(model, bits="coded")
         mapper(photograph)
-        padded, _ = mapper.pad(photograph)
+        padded, _ = mapper.adapter.pad(photograph)
 
         def compress(model: Any = model, padded: torch.Tensor = padded) -> None:
             with torch.inference_mode():

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 
 import bitrate_ext
-from bitrate_ext.mapper import BitrateMapper
-from bitrate_ext.projection import Projection
-from bitrate_ext.receptive_field import ReceptiveField, Term
-from bitrate_ext.synthesis import Run, symbol_bits
+from bitrate_ext.mapping.mapper import BitrateMapper
+from bitrate_ext.models.trace import ModelTrace, symbol_bits
+from bitrate_ext.ops.projection import Projection
+from bitrate_ext.receptive_field.field import ReceptiveField, Term
 
 SIDE = 192  # of the photographs' middles, pixels
 BATCH = 8  # combs at a time
@@ -42,7 +42,7 @@ def photograph(name: str, side: int = SIDE) -> Tensor:
     return image[..., top : top + side, left : left + side]
 
 
-def exact(run: Run) -> Tensor:
+def exact(run: ModelTrace) -> Tensor:
     """Where the bits of ``y`` go, float64 ``[H, W]``: each symbol's bits by the energy of its own impulse response."""
     synthesis = run.synthesis("y")
     reach, stride = synthesis.reach()
@@ -114,7 +114,7 @@ def compare(model: nn.Module, names: tuple[str, ...], passes: tuple[int, ...], s
     projections = statics(model)
     for name in names:
         x = photograph(name, side)
-        run = Run(BitrateMapper(model), x, {})
+        run = ModelTrace(BitrateMapper(model), x, {})
         truth, seconds = timed(lambda run=run: exact(run))
         print(f"{name}: exact in {seconds:.0f} s", flush=True)
         for method, projection in projections.items():
@@ -143,7 +143,7 @@ def draw(path: Path, name: str = "chelsea") -> None:
     from matplotlib.figure import Figure
 
     codec, x = bitrate_ext.load_demo_codec(), photograph(name)
-    run = Run(BitrateMapper(codec), x, {})
+    run = ModelTrace(BitrateMapper(codec), x, {})
     truth = exact(run)
     panels: dict[str, Tensor] = {
         method: bitrate_ext.bitrate_map(run.likelihoods["y"], run.size, projection=projection)[0, 0]

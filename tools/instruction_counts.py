@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-RECORD = ROOT / "tests" / "instruction_counts.json"  # {compiler: {what: instructions}}
+RECORD = ROOT / "tests/kernels/instruction_counts.json"  # {compiler: {what: instructions}}
 INSTRUCTION_SETS = ("avx2", "avx512")
 FLAGS = ("-std=c++17", "-O3", "-ffp-contract=off", "-w")
 CANNOT_STEP = 77  # the program's exit code
@@ -44,7 +44,7 @@ def recorded(compiler: str) -> Counts | None:
 def build(compiler: str, folder: Path, tree: Path = ROOT) -> Path:
     """The counting program with the sources of a tree."""
     program = folder / "count"
-    sources = [ROOT / "tests" / "native" / "count.cpp", *sorted((tree / "csrc" / "cpu").glob("*.cpp"))]
+    sources = [ROOT / "tests/kernels/native" / "count.cpp", *sorted((tree / "csrc" / "cpu").glob("*.cpp"))]
     subprocess.run([compiler, *FLAGS, f"-I{tree / 'csrc'}", *sources, "-o", program], check=True)
     return program
 

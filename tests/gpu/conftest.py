@@ -6,13 +6,12 @@ proves nothing of the kernels.
 
 import os
 
-import machine
 import pytest
 import torch
 from cases import need_native
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def device():
     chosen = torch.device(os.environ.get("BITRATE_EXT_GPU_TESTS_ON") or "cuda")
     if chosen.type == "cuda" and not torch.cuda.is_available():
@@ -20,11 +19,10 @@ def device():
             pytest.fail("this job must have a GPU")
         pytest.skip("no CUDA device")
     need_native(chosen)
-    yield chosen
-    machine.choose_launch(chosen)  # the plan's own choice again
+    return chosen
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def cuda(device):
     """For tests that mean nothing on a CPU."""
     if device.type != "cuda":

@@ -9,32 +9,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitrate_ext import autograd
+from bitrate_ext.ops import autograd
 
 CLOCK = 2_000_000  # cycles in a millisecond, about
 WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def choose_launch(
-    device: torch.device, threads: int = 0, tile_rows: int = 0, tile_columns: int = 0, width: int = 0
-) -> None:
-    """Override the plan of launches from here on; zeros leave it the choice."""
-    if device.type == "cuda":
-        torch.ops.bitrate_ext._choose_launch(threads, tile_rows, tile_columns, width)
-
-
 @contextlib.contextmanager
-def launch(device: torch.device, **choice: int) -> Iterator[None]:
-    choose_launch(device, **choice)
+def launch(
+    device: torch.device, threads: int = 0, tile_rows: int = 0, tile_columns: int = 0, width: int = 0
+) -> Iterator[None]:
+    """Override the plan of launches meanwhile; zeros leave it the choice."""
+    choose = torch.ops.bitrate_ext._choose_launch if device.type == "cuda" else (lambda *_: None)
+    choose(threads, tile_rows, tile_columns, width)
     try:
         yield
     finally:
-        choose_launch(device)
+        choose(0, 0, 0, 0)
 
 
 def flat_bands(p: Tensor, size: Sequence[int], projection: str = "bilinear", transposed: bool = False) -> list[Tensor]:
     """The bands of a whole canvas, as the kernels of the tensor's device take them."""
-    placement = autograd.Placement(size, (0, 0, *size), [projection], True, (0.0, 0.0))
+    placement = autograd.MapGeometry(size, (0, 0, *size), [projection], True, (0.0, 0.0))
     return autograd._lookup([p], placement, transposed)[1]
 
 

@@ -7,10 +7,8 @@ import pytest
 import torch
 from cases import DTYPES, MODES, Case, assert_same_bytes, bytes_of, likelihoods, random_case, scaled
 from golden import on_device
+from hard_cases import SPECIAL, in_another_layout, in_gaps, large_case, map_and_gradients, spoiled
 from machine import flat_bands
-from test_bitwise import in_another_layout, large_case, map_and_gradients, spoiled
-from test_layouts import in_gaps
-from test_special_values import SPECIAL
 
 import bitrate_ext
 
@@ -20,7 +18,7 @@ PLACED = scaled(1000)
 OFFSETS = range(32)  # elements
 
 
-def test_random_cases(device, rng, record_property):
+def test_random_cases(device, rng):
     for index in range(RANDOM):
         case = random_case(rng)
         case.likelihoods = [in_another_layout(rng, spoiled(rng, p)) for p in case.likelihoods]
@@ -30,20 +28,18 @@ def test_random_cases(device, rng, record_property):
             for dtype in (torch.float32, torch.float64):
                 cells = [bitrate_ext.latent_bits(p, dtype=dtype) for p in (there[0], case.likelihoods[0])]
                 assert_same_bytes(cells[0].cpu(), cells[1], case)
-    record_property("cases", RANDOM)
 
 
-def test_large_cases(device, rng, record_property):
+def test_large_cases(device, rng):
     """Many blocks, each of several tiles' cells."""
     for index in range(LARGE):
         case = large_case(rng, index)
         case.likelihoods = [in_another_layout(rng, p) for p in case.likelihoods]
         there = [on_device(p, device) for p in case.likelihoods]
         assert map_and_gradients(case, index, there) == map_and_gradients(case, index), case
-    record_property("cases", LARGE)
 
 
-def test_special_values_at_every_place(device, rng, record_property):
+def test_special_values_at_every_place(device, rng):
     """The CPU's bytes are checked against the table of special values by test_special_values.py."""
     names = list(SPECIAL)
     for index in range(PLACED):
@@ -58,7 +54,6 @@ def test_special_values_at_every_place(device, rng, record_property):
         case = Case([p], size, mode=mode, conserve=index % 5 != 0)
         there = [on_device(p, device)]
         assert map_and_gradients(case, index, there) == map_and_gradients(case, index), (index, case)
-    record_property("cases", PLACED)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -57,13 +57,13 @@ def test_frames_on_a_side_stream(device, rng):
 
 def test_colours_are_the_same_bytes(device, rng):
     pytest.importorskip("matplotlib")
-    from bitrate_ext.colours import coloured, overlaid
+    from bitrate_ext.viz.colormap import apply_colormap, overlay_bits
 
     bits = torch.from_numpy(rng.gamma(2.0, 0.4, (ROWS, COLUMNS)).astype(np.float32))
     bits[::7, ::5] = torch.nan
     bits[::11, ::3] = torch.inf
     photograph = torch.from_numpy(rng.integers(0, 256, (ROWS, COLUMNS, 3), dtype=np.uint8))
     for limit in (0.3, 1.0, 7.7):
-        assert torch.equal(coloured(bits.to(device), limit).cpu(), coloured(bits, limit))
-        there = overlaid(photograph.to(device), bits.to(device), limit)
-        assert torch.equal(there.cpu(), overlaid(photograph, bits, limit))
+        assert torch.equal(apply_colormap(bits.to(device), limit).cpu(), apply_colormap(bits, limit))
+        there = overlay_bits(photograph.to(device), bits.to(device), limit)
+        assert torch.equal(there.cpu(), overlay_bits(photograph, bits, limit))

@@ -4,11 +4,11 @@ import pytest
 import torch
 from cases import assert_same_bytes, bytes_of, likelihoods, random_case, scaled
 from golden import on_device
+from hard_cases import in_another_layout, large_case, map_and_gradients
 from machine import flat_bands, launch
-from test_bitwise import in_another_layout, large_case, map_and_gradients
 
 import bitrate_ext
-from bitrate_ext import _native
+from bitrate_ext.ops import library
 
 LAUNCHES = scaled(300)
 LIMITS = (65_535, 65_536, 65_537, 1 << 20)
@@ -30,7 +30,7 @@ def map_or_none(case, tensors):
         return None
 
 
-def test_forward_launches(device, rng, record_property):
+def test_forward_launches(device, rng):
     """Tiles of any multiple of 4; some need more shared memory than there is, and say so."""
     refused = index = 0
     while index < LAUNCHES:
@@ -52,11 +52,9 @@ def test_forward_launches(device, rng, record_property):
             continue
         assert bytes_of(out) == expected, (choice, case)
         index += 1
-    record_property("launches", LAUNCHES)
-    record_property("refused for shared memory", refused)
 
 
-def test_backward_launches(device, rng, record_property):
+def test_backward_launches(device, rng):
     for index in range(LAUNCHES):
         case = any_case(rng, index)
         expected = map_and_gradients(case, index)[1:]
@@ -69,7 +67,6 @@ def test_backward_launches(device, rng, record_property):
         with launch(device, **choice):
             gradients = torch.autograd.grad(out, leaves, grad)
         assert [bytes_of(g) for g in gradients] == expected, (choice, case)
-    record_property("launches", LAUNCHES)
 
 
 def test_launches_that_cannot_be(cuda):
@@ -113,12 +110,12 @@ def test_limits_of_a_grid(device, rng, extent):
 
 def test_many_latents_and_too_many(cuda, rng):
     """As many as one launch takes; with one more the reference serves, which is said, and the kernel itself refuses."""
-    most, size = _native.MOST_LATENTS_ON_CUDA, (8, 10)
+    most, size = library.MOST_LATENTS_ON_CUDA, (8, 10)
     named = {str(k): likelihoods(rng, (2, 3 + k, 1 + k % 4, 5), kind="uniform") for k in range(most)}
     there = {name: p.to(cuda) for name, p in named.items()}
     assert_same_bytes(bitrate_ext.bitrate_map(there, size).cpu(), bitrate_ext.bitrate_map(named, size))
     more, more_there = {**named, "one more": named["0"]}, {**there, "one more": there["0"]}
-    _native._warned.clear()
+    library._warned.clear()
     with pytest.warns(RuntimeWarning, match=f"at most {most} latents, not {most + 1}"):
         out = bitrate_ext.bitrate_map(more_there, size)
     torch.testing.assert_close(out.cpu(), bitrate_ext.bitrate_map(more, size), rtol=1e-5, atol=1e-6)

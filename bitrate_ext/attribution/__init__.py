@@ -1,0 +1,1 @@
+"""Bits of one very image, followed to the pixels that they paint or that cause them."""

@@ -1,0 +1,160 @@
+"""Attribution on the side of the encoder, by Captum: which pixels cause the bits, which features the rate hangs on.
+
+Both need the rate as a differentiable function of the image, R(x): the bits of latents that are not rounded. Rounding
+is taken out of the model while it runs, so that any model serves in eval mode.
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..models.adapter import ModelAdapter, crop_canvas
+from .result import Attribution
+
+LARGE_GAP = 0.05  # of completeness, from which on there is a warning
+STEPS_AT_ONCE = 4  # of the path, to bound memory
+
+
+class _Unrounded(TorchFunctionMode):
+    """Inside, ``torch.round`` returns its input."""
+
+    ROUNDING = (torch.round, torch.round_, Tensor.round, Tensor.round_)
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if function in self.ROUNDING else function(*args, **(kwargs or {}))
+
+
+def rate(adapter: ModelAdapter, padded: Tensor, forward_kwargs: dict[str, Any]) -> Tensor:
+    """R(x): bits ``[N]`` of padded images ``[N, C, H, W]``, latents not rounded."""
+    with _Unrounded():
+        _, likelihoods = adapter.run(padded, forward_kwargs)
+    return torch.stack([-p.log2().sum(dim=(1, 2, 3)) for p in likelihoods.values()]).sum(dim=0)
+
+
+def integrated_gradients(
+    adapter: ModelAdapter, x: Tensor, steps: int, baseline: Tensor | None, forward_kwargs: dict[str, Any]
+) -> Attribution:
+    """See ``attribute``."""
+    captum = _captum()
+    if baseline is None:
+        baseline = x.mean(dim=(2, 3), keepdim=True)
+    baseline = _checked_baseline(baseline, x)
+    padded, crop = adapter.pad(x)
+    start, _ = adapter.pad(baseline)  # the padding is the same in both, and causes no difference
+
+    def bits(images: Tensor) -> Tensor:
+        return rate(adapter, images, forward_kwargs)
+
+    with _untouched(adapter.model):
+        gradients = captum.IntegratedGradients(bits, multiply_by_inputs=True)
+        spread = gradients.attribute(
+            padded, start, n_steps=steps, method="gausslegendre", internal_batch_size=STEPS_AT_ONCE * len(x)
+        )
+        with torch.no_grad():
+            total = (bits(padded) - bits(start)).double()
+    one = spread.detach().sum(dim=1, keepdim=True)
+    inside = crop_canvas(one, crop)
+    everything = one.double().sum(dim=(1, 2, 3))
+    error = (everything - total).abs() / total.abs().clamp_min(torch.finfo(torch.float64).tiny)
+    if (error > LARGE_GAP).any():
+        warnings.warn(
+            f"integrated gradients of {steps} steps miss {100 * error.max().item():.0f} % of the bits above the "
+            "baseline's; raise passes",
+            stacklevel=3,
+        )
+    padding = everything - inside.double().sum(dim=(1, 2, 3))  # zero: both images are black there
+    return Attribution(inside, "integrated-gradients", "bits per pixel", True, total, padding, error, {})
+
+
+def grad_cam(adapter: ModelAdapter, x: Tensor, layer: str | None, forward_kwargs: dict[str, Any]) -> Attribution:
+    """See ``attribute``."""
+    captum = _captum()
+    padded, crop = adapter.pad(x)
+    module = _layer(adapter, padded, layer, forward_kwargs)
+    with _untouched(adapter.model):
+        cam = captum.LayerGradCam(lambda images: rate(adapter, images, forward_kwargs), module)
+        weights = cam.attribute(padded.clone().requires_grad_(), relu_attributions=True).detach()
+    one = F.interpolate(weights, size=padded.shape[2:], mode="bilinear", align_corners=False)
+    inside = crop_canvas(one, crop)
+    total, kept = (values.double().sum(dim=(1, 2, 3)) for values in (one, inside))
+    return Attribution(inside, "grad-cam", "sensitivity", False, total, total - kept, None, {})
+
+
+def _captum() -> Any:
+    try:
+        return importlib.import_module("captum.attr")
+    except ImportError as error:
+        raise ImportError(
+            f'captum cannot be imported ({error}); install it with pip install "bitrate-ext[explain]"'
+        ) from error
+
+
+class _untouched:
+    """Parameters take no gradients inside: Captum differentiates by images and layers."""
+
+    def __init__(self, model: Callable[..., Any]) -> None:
+        self.parameters = [p for p in model.parameters() if p.requires_grad] if isinstance(model, nn.Module) else []
+
+    def __enter__(self) -> None:
+        for parameter in self.parameters:
+            parameter.requires_grad_(False)
+
+    def __exit__(self, *_: Any) -> None:
+        for parameter in self.parameters:
+            parameter.requires_grad_(True)
+
+
+def _checked_baseline(baseline: Any, x: Tensor) -> Tensor:
+    if not isinstance(baseline, Tensor) or not baseline.is_floating_point():
+        got = baseline.dtype if isinstance(baseline, Tensor) else type(baseline).__name__
+        raise TypeError(f"baseline must be a floating-point tensor that broadcasts to x, got {got}")
+    try:
+        return baseline.to(x).expand_as(x)
+    except RuntimeError:
+        raise ValueError(
+            f"baseline must broadcast to the shape of x, {list(x.shape)}, got {list(baseline.shape)}"
+        ) from None
+
+
+def _layer(adapter: ModelAdapter, padded: Tensor, named: str | None, forward_kwargs: dict[str, Any]) -> nn.Module:
+    """The module of that name; otherwise the outermost that takes the padded image to the grid of the first latent."""
+    modules = {name: module for name, module in adapter.module.named_modules() if name}
+    if named is not None:
+        if named not in modules:
+            raise ValueError(
+                f"layer must name a module of the model, such as {next(iter(modules), '')!r}, got {named!r}"
+            )
+        return modules[named]
+    latent, grid = next(iter(adapter.grids(padded.shape[2:]).items()))
+    fitting: list[str] = []
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, args: Any, output: Any) -> None:
+            given = args[0] if args else None
+            shapes = [value.shape if isinstance(value, Tensor) else () for value in (given, output)]
+            if shapes[0] == padded.shape and shapes[1][2:] == grid:
+                fitting.append(name)
+
+        return hook
+
+    handles = [module.register_forward_hook(watch(name)) for name, module in modules.items()]
+    try:
+        with torch.no_grad():
+            adapter.run(padded, forward_kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not fitting:
+        raise ValueError(
+            f"no analysis transform found: looked for a module that takes {list(padded.shape)} to a tensor "
+            f"[N, C, {grid[0]}, {grid[1]}], the grid of latent {latent!r}; name one as layer"
+        )
+    return modules[min(fitting, key=list(modules).index)]

@@ -1,0 +1,21 @@
+"""What an attribution returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution:
+    """A map of each image. Where it adds up, ``map.sum() + padding`` is ``total``."""
+
+    map: Tensor  # [N, 1, H, W], float32 or the model's float64
+    method: str
+    unit: str  # "bits per pixel", or "sensitivity" of what does not add up to bits
+    adds_up: bool
+    total: Tensor  # float64 [N]: all bits (jacobian), bits above the baseline's (integrated-gradients), the map's sum
+    padding: Tensor  # float64 [N]: the part of it outside the image
+    error: Tensor | None  # float64 [N], a share of the total; see `attribute`
+    maps: dict[str, Tensor]  # of each latent, for "jacobian"

@@ -1,0 +1,237 @@
+"""The command ``bitrate-ext calibrate``, and how the command line measures and records receptive fields."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..atomic import open_all_or_none
+from ..io.images import load_image
+from ..mapping.mapper import BitrateMapper
+from ..models.adapter import ModelAdapter
+from ..models.demo_codec import demo_photograph
+from ..ops.projection import Projection
+from ..receptive_field import calibration
+from ..receptive_field.field import ReceptiveField
+from .console import OK, UsageError, echo, ensure_output_dir, one_line, usage_errors
+from .model_options import check_model_arguments, checked_device, load_model
+
+MEASURING = "to measure the receptive field"
+OUTPUTS = (".receptive-field.npz", ".receptive-field.png")
+NOTES = """\
+DIR gets MODEL.LATENT.receptive-field.npz, which bitrate_ext.ReceptiveField.load reads, and a picture of the kernel,
+MODEL.LATENT.receptive-field.png. Without --no-cache the result is also kept for the next time, in PyTorch's folder for
+downloads.
+
+Positions are in pixels, (vertical, horizontal), from the first pixel of the cell's own square, STRIDE x STRIDE large:
+  stride           pixels a cell
+  reach            first and last pixel that the decoder can touch with one cell, whatever its weights are
+  center           middle of the reach
+  centroid         mean position of the cell's bits; training may move it off the center
+  spread           standard deviation of the position of the cell's bits
+  terms            how many products of a vertical and a horizontal kernel are added up
+  separable error  share of the bits that their sum puts elsewhere than the kernel as measured
+  sampling error   share of the bits that the kernel puts elsewhere than one of endlessly many samples; an estimate
+  cells probed     cells that were measured, each counted in every pass
+  seconds          what it took; next to nothing where the result was kept from an earlier time
+Of a latent that a hyper-synthesis transform reads, as z, the errors and the cells are those of this transform.
+"""
+
+
+@dataclass
+class Measurement:
+    """What the command says of one latent. Positions are (vertical, horizontal), pixels, as in ``ReceptiveField``."""
+
+    model: str
+    latent: str
+    device: str
+    stride: tuple[int, int]
+    reach: tuple[tuple[int, int], tuple[int, int]]
+    size: tuple[int, int]  # of the reach
+    center: tuple[float, float]
+    centroid: tuple[float, float]
+    spread: tuple[float, float]
+    terms: int
+    separable_error: float | None  # shares of a cell's bits
+    sampling_error: float | None
+    cells_probed: int | None
+    origin: str
+    seconds: float
+    kept: bool  # from an earlier time
+    version: str
+    files: dict[str, str] = field(default_factory=dict)
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Those besides the model's."""
+    command.add_argument("--latent", default="y", metavar="NAME", help="such as y or z (default y)")
+    command.add_argument(
+        "--images", nargs="+", default=[], metavar="IMAGE", help="to measure on; default: the bundled photograph"
+    )
+    command.add_argument(
+        "--samples", type=int, default=calibration.SAMPLES, metavar="N", help=f"passes (default {calibration.SAMPLES})"
+    )
+    command.add_argument("--synthesis", metavar="MODULE", help="the decoder's name in the model; default: found")
+    command.add_argument("--no-cache", action="store_true", help="measure in any case, and keep nothing")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, write the files, print."""
+    check_model_arguments(arguments)
+    device = checked_device(arguments.device)
+    try:
+        images = [load_image(image).to(device) for image in arguments.images]
+    except (ValueError, OSError) as error:
+        raise UsageError(f"--images: {one_line(error)}") from error
+    folder = ensure_output_dir(arguments.output)
+    model, name = load_model(device, arguments)
+
+    measured_latents: list[str] = []
+
+    def notice(latent: str) -> None:
+        measured_latents.append(latent)
+        _say_measuring(latent)
+
+    before = time.perf_counter()
+    with usage_errors("", MEASURING):
+        measured = calibration.calibrate(
+            model,
+            arguments.latent,
+            images or None,
+            arguments.samples,
+            synthesis=arguments.synthesis,
+            cache=not arguments.no_cache,
+            notice=notice,
+        )
+    seconds = time.perf_counter() - before
+    measurement = _measurement(measured, name, str(device), seconds, kept=not measured_latents)
+    _write(measured, measurement, folder, [*arguments.images, *filter(None, [arguments.checkpoint])])
+    if arguments.json:
+        echo(json.dumps(asdict(measurement), indent=2, allow_nan=False), sys.stdout)
+    else:
+        echo(_table(measurement), sys.stdout)
+    return OK
+
+
+def measured_projections(model: nn.Module, device: torch.device) -> dict[str, Projection]:
+    """Receptive fields of all latents of a model, before it sees any of the user's images.
+
+    Raises:
+        UsageError: there are none; said once, and not for each image.
+    """
+    with usage_errors("--projection receptive-field: ", MEASURING):
+        adapter, photograph = ModelAdapter(model), load_image(demo_photograph()).to(device)
+        adapter.prepare(photograph, {})
+        return calibration.receptive_fields(adapter, photograph, {}, _say_measuring)
+
+
+def described(mapper: BitrateMapper) -> dict[str, dict[str, Any]]:
+    """For the record of a map: how the bits of each latent were laid out."""
+    found = {}
+    for latent, projection in mapper.projections.items():
+        if isinstance(projection, ReceptiveField):
+            stride, reach, center = projection.stride, projection.reach, projection.center
+            centroid, spread = projection.centroid, projection.spread
+        else:  # evenly over each cell
+            stride = mapper.strides[latent]
+            reach = (0, stride[0] - 1), (0, stride[1] - 1)
+            center = centroid = (stride[0] - 1) / 2, (stride[1] - 1) / 2
+            spread = ((stride[0] ** 2 - 1) / 12) ** 0.5, ((stride[1] ** 2 - 1) / 12) ** 0.5
+        found[latent] = {
+            "projection": projection.name,
+            "stride": list(stride),
+            "reach": [list(axis) for axis in reach],
+            "center": list(center),
+            "centroid": list(centroid),
+            "spread": list(spread),
+        }
+    return found
+
+
+def _say_measuring(latent: str) -> None:
+    if sys.stderr.isatty():
+        echo(f"Measuring the receptive field of latent {latent!r} ...", sys.stderr)
+
+
+def _measurement(measured: ReceptiveField, model: str, device: str, seconds: float, kept: bool) -> Measurement:
+    from .._version import __version__
+
+    (top, bottom), (left, right) = measured.reach
+    cells = measured.fit.get("locations")
+    return Measurement(
+        model=model,
+        latent=measured.latent,
+        device=device,
+        stride=measured.stride,
+        reach=measured.reach,
+        size=(bottom - top + 1, right - left + 1),
+        center=measured.center,
+        centroid=measured.centroid,
+        spread=measured.spread,
+        terms=len(measured.kernel),
+        separable_error=measured.fit.get("separable_error"),
+        sampling_error=measured.fit.get("sampling_error"),
+        cells_probed=None if cells is None else round(cells),
+        origin=measured.origin,
+        seconds=seconds,
+        kept=kept,
+        version=__version__,
+    )
+
+
+def _write(measured: ReceptiveField, measurement: Measurement, folder: Path, inputs: Sequence[str]) -> None:
+    """The kernel and its picture, both or none."""
+    from ..viz.kernel_figure import kernel_figure
+
+    stem = f"{_file_name(measurement.model)}.{_file_name(measurement.latent)}"
+    targets = [folder / f"{stem}{ending}" for ending in OUTPUTS]
+    for target in targets:
+        if os.path.realpath(target) in map(os.path.realpath, inputs):
+            raise UsageError(f"{target} would replace an input; choose another folder with -o")
+    try:
+        with open_all_or_none(targets) as (kernel_file, picture_file):
+            measured.save(kernel_file)
+            kernel_figure(measured, model=measurement.model).save(picture_file, format="PNG")
+    except OSError as error:
+        reason = error.strerror or one_line(error)
+        raise UsageError(f"{folder / stem}: the results cannot be written ({reason})") from error
+    measurement.files = dict(zip(("kernel", "picture"), map(str, targets), strict=True))
+
+
+def _file_name(text: str) -> str:
+    """The text as a part of a file name: whatever is no letter, digit, ``_``, ``.`` or ``+`` becomes a dash."""
+    return re.sub(r"[^\w.+]+", "-", text).strip("-.") or "unnamed"
+
+
+def _table(measurement: Measurement) -> str:
+    (top, bottom), (left, right) = measurement.reach
+    rows = {
+        "stride": "{} x {} pixels".format(*measurement.stride),
+        "reach": f"{top} to {bottom}, {left} to {right} ({{}} x {{}} pixels)".format(*measurement.size),
+        "center": "{:.1f}, {:.1f}".format(*measurement.center),
+        "centroid": "{:.2f}, {:.2f}".format(*measurement.centroid),
+        "spread": "{:.2f}, {:.2f}".format(*measurement.spread),
+        "terms": str(measurement.terms),
+        "separable error": _percent(measurement.separable_error),
+        "sampling error": _percent(measurement.sampling_error),
+        "cells probed": "unknown" if measurement.cells_probed is None else f"{measurement.cells_probed:,}",
+        "seconds": f"{measurement.seconds:.1f}" + (" (kept from an earlier time)" if measurement.kept else ""),
+    }
+    lines = [f"Receptive field of latent {measurement.latent!r}, {measurement.model}"]
+    lines += [f"  {name:<15}  {value}" for name, value in rows.items()]
+    return "\n".join([*lines, f"Kernel: {measurement.files['kernel']}", f"Picture: {measurement.files['picture']}"])
+
+
+def _percent(share: float | None) -> str:
+    return "unknown" if share is None else f"{100 * share:.1f} %"

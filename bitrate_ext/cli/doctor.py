@@ -1,0 +1,131 @@
+"""A look at the installation: what is there, which kernels are active, and how to mend what is not."""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+
+import torch
+
+from .._version import __version__
+from ..ops import library
+from ..ops.functional import bitrate_map
+
+CPU = torch.device("cpu")
+INSTRUCTION_SETS = ("baseline", "AVX2 with FMA", "AVX-512")
+INSTALL_ALL = 'pip install "bitrate-ext[explain]"'  # brings compressai's, too
+CORE = ("torch", "numpy")
+OPTIONAL = {  # module to (distribution, what needs it)
+    "compressai": ("compressai", "the demo codec and other models"),
+    "safetensors": ("safetensors", "the demo codec's weights"),
+    "PIL": ("pillow", "reading images"),
+    "matplotlib": ("matplotlib", "drawing maps"),
+    "tqdm": ("tqdm", "progress bars"),
+    "captum": ("captum", "integrated gradients and Grad-CAM"),
+    "av": ("av", "videos"),
+    "tifffile": ("tifffile", "TIFF files in parts"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report: what was looked at, how it is, and how to mend it where it is not well."""
+
+    name: str
+    state: str
+    well: bool = True
+    core: bool = False  # the operator itself cannot do without it
+    remedy: str = ""
+
+
+def instruction_set() -> str:
+    """The instruction set that the CPU kernels use on this processor."""
+    if not library.available(CPU):
+        return "none: PyTorch reference"
+    return INSTRUCTION_SETS[torch.ops.bitrate_ext._choose_instruction_set(-1) - 1]
+
+
+def examine() -> list[Finding]:
+    """Look at everything; takes a few seconds, because optional packages are imported to see whether they work."""
+    return [
+        Finding("bitrate_ext", __version__, core=True),
+        Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}", core=True),
+        *(Finding(name, metadata.version(name), core=True) for name in CORE),
+        *(_optional(module, *about) for module, about in OPTIONAL.items()),
+        _cpu_kernels(),
+        _cuda_kernels(),
+        _answer("reference"),
+        *([_answer("native")] if library.available(CPU) else []),
+    ]
+
+
+def core_works(findings: Sequence[Finding]) -> bool:
+    return all(finding.well for finding in findings if finding.core)
+
+
+def report(findings: Sequence[Finding]) -> str:
+    """A line for each finding, and one with a remedy below those that need it."""
+    width = max(len(finding.name) for finding in findings)
+    lines = []
+    for finding in findings:
+        mark = "ok  " if finding.well else "BAD " if finding.core else "--  "
+        lines.append(f"{mark}{finding.name:<{width}}  {finding.state}")
+        if finding.remedy:
+            lines.append(f"{'':<{width + 6}}to mend: {finding.remedy}")
+    works = core_works(findings)
+    lines.append("bitrate_map works" if works else "bitrate_map does not work: mend the lines marked BAD")
+    return "\n".join(lines)
+
+
+def _optional(module: str, distribution: str, purpose: str) -> Finding:
+    try:
+        version = metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return Finding(distribution, f"not installed; needed for {purpose}", well=False, remedy=INSTALL_ALL)
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # a broken package may raise anything while it is imported
+        reason = " ".join(str(error).split()) or type(error).__name__
+        return Finding(distribution, f"{version}, but it does not import: {reason}", well=False, remedy=INSTALL_ALL)
+    return Finding(distribution, version)
+
+
+def _cpu_kernels() -> Finding:
+    if not library.available(CPU):
+        remedy = f"install a C++17 compiler, then build again: {sys.executable} -m pip install -e . in the repository"
+        return Finding("CPU kernels", f"absent: {library.why_absent(CPU)}", well=False, remedy=remedy)
+    return Finding("CPU kernels", f"active, {instruction_set()}, {torch.get_num_threads()} threads")
+
+
+def _cuda_kernels() -> Finding:
+    if torch.cuda.is_available():
+        device = f"PyTorch sees {torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
+    elif torch.version.cuda:
+        device = f"PyTorch is built for CUDA {torch.version.cuda} and finds no device"
+    else:
+        device = "this PyTorch is built without CUDA"
+    absent = library.why_absent(torch.device("cuda"))
+    if not absent:
+        return Finding("CUDA kernels", f"{'active' if torch.cuda.is_available() else 'built'}; {device}")
+    remedy = ""
+    if torch.cuda.is_available():
+        remedy = f"{absent}. Until then tensors on the GPU are served by the slower PyTorch reference"
+    return Finding("CUDA kernels", f"absent; {device}", well=False, remedy=remedy)
+
+
+def _answer(impl: str) -> Finding:
+    """A latent with a map known by hand: four cells of 8, 16, 24 and 32 bits, each spread over 2 x 2 pixels."""
+    name = f"self-check, {impl}"
+    likelihoods = torch.tensor([[4.0, 8.0], [12.0, 16.0]]).neg().exp2().expand(1, 2, 2, 2)
+    expected = torch.tensor([[2.0, 4.0], [6.0, 8.0]]).repeat_interleave(2, 0).repeat_interleave(2, 1)
+    try:
+        found = bitrate_map(likelihoods, (4, 4), projection="nearest", impl=impl)
+    except Exception as error:  # whatever is broken, the report has to come out
+        return Finding(name, f"fails: {' '.join(str(error).split())}", well=False, core=True, remedy=INSTALL_ALL)
+    if not torch.equal(found[0, 0], expected):
+        return Finding(name, f"wrong map {found[0, 0].tolist()}", well=False, core=True, remedy=INSTALL_ALL)
+    return Finding(name, "right", core=True)

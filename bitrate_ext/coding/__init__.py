@@ -1,0 +1,1 @@
+"""What a range coder spends on each symbol. Knows no maps."""

@@ -1,0 +1,280 @@
+"""Where a coded symbol sits: in which latent, image, channel, row and column.
+
+Two sources. ``find_blocks`` sees from one run of ``forward`` which likelihoods of which entropy model make up which
+latent: the whole of it, some of its channels (channel groups), or one position at a time. ``Placer`` then lays what was
+heard of ``compress`` into these blocks. Only one order has a rule of its own here, that of CompressAI's
+``CheckerboardLatentCodec``, which is asked how it packs a grid.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .rans import CodingError
+from .recorder import EncodedString, Shape, SymbolRun
+
+INSTEAD = "bits='estimated' maps this model without its coder"
+ALL = slice(None)
+
+
+@dataclass(frozen=True)
+class ChannelBlock:
+    """Channels of a latent that an entropy model codes."""
+
+    latent: str
+    first: int
+    channels: int
+    positions: bool  # forward() gives them one position at a time, as compress() of such a model does
+
+
+Blocks = dict[nn.Module, list[ChannelBlock]]
+
+
+def find_blocks(
+    names: Mapping[nn.Module, str], calls: Sequence[tuple[nn.Module, Tensor]], latents: Mapping[str, Tensor]
+) -> Blocks:
+    """Which entropy model codes what.
+
+    Args:
+        names: of the entropy models.
+        calls: likelihoods that entropy models returned while ``forward`` ran, in order.
+        latents: the likelihoods that ``forward`` returned, by name, ``[N, C, h, w]``.
+
+    Raises:
+        CodingError: a latent's likelihoods come from no entropy model of CompressAI's.
+    """
+    blocks: Blocks = {}
+    for name, whole in latents.items():
+        found = _blocks_of(name, whole, calls)
+        if not found:
+            raise CodingError(
+                f"the likelihoods of latent {name!r} are of none of the model's entropy models, "
+                f"{', '.join(map(repr, names.values())) or 'of which it has none'}: what its coder writes "
+                f"cannot be told from other latents; {INSTEAD}"
+            )
+        for module, block in found:
+            blocks.setdefault(module, []).append(block)
+    return blocks
+
+
+def _blocks_of(
+    name: str, whole: Tensor, calls: Sequence[tuple[nn.Module, Tensor]]
+) -> list[tuple[nn.Module, ChannelBlock]] | None:
+    for module, p in calls:
+        if p.shape == whole.shape and _same(p, whole):
+            return [(module, ChannelBlock(name, 0, whole.shape[1], False))]
+    n, channels, h, w = whole.shape
+    # Channel groups, one after the other.
+    found, first = [], 0
+    for module, p in calls:
+        end = first + (p.shape[1] if p.dim() == 4 else 0)
+        if p.shape == (n, end - first, h, w) and end <= channels and _same(p, whole[:, first:end]):
+            found.append((module, ChannelBlock(name, first, end - first, False)))
+            first = end
+    if first == channels:
+        return found
+    # Positions, in raster order.
+    for module in dict.fromkeys(module for module, p in calls if p.shape == (n, channels, 1, 1)):
+        single = [p for other, p in calls if other is module and p.shape == (n, channels, 1, 1)]
+        if len(single) == h * w and _same(torch.cat(single, dim=2).reshape(n, channels, h, w), whole):
+            return [(module, ChannelBlock(name, 0, channels, True))]
+    return None
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Equal, and what is not a number in the same places."""
+    return torch.equal(one.nan_to_num(nan=-1.0), other.nan_to_num(nan=-1.0))
+
+
+def record_likelihoods(modules: Iterable[nn.Module]) -> tuple[list[tuple[nn.Module, Tensor]], list[Any]]:
+    """A list that fills while ``forward`` runs, and handles that end it."""
+    calls: list[tuple[nn.Module, Tensor]] = []
+
+    def hear(module: nn.Module, _: Any, output: Any) -> None:
+        if isinstance(output, tuple) and len(output) == 2 and isinstance(output[1], Tensor):
+            calls.append((module, output[1]))
+
+    return calls, [module.register_forward_hook(hear) for module in modules]
+
+
+def find_checkerboards(model: nn.Module) -> dict[nn.Module, nn.Module]:
+    """The ``CheckerboardLatentCodec`` that each of a model's parts is in."""
+    return {
+        part: codec
+        for codec in model.modules()
+        if hasattr(codec, "unembed") and hasattr(codec, "anchor_parity")
+        for part in codec.modules()
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class LocatedSymbols:
+    """Symbols of one latent of one image, from one string."""
+
+    latent: str
+    image: int
+    channels: slice | list[int]
+    rows: np.ndarray | slice  # of each position, or the whole grid
+    columns: np.ndarray | slice
+    bits: np.ndarray  # float64 [channels, positions] or [channels, h, w]
+    expected: np.ndarray
+    positions: bool  # coded one position at a time, all channels of it together
+
+    def add(self, values: np.ndarray, target: np.ndarray) -> None:
+        """Add values, as ``bits`` are laid out, to those of an image, ``[C, h, w]``."""
+        if isinstance(self.channels, list):
+            target[self.channels] += values
+        else:
+            target[self.channels][:, self.rows, self.columns] += values
+
+
+class SymbolLocator:
+    """Lays coded symbols into latents, string after string, in the order in which they were coded.
+
+    Args:
+        names: of the entropy models.
+        checkerboards: of ``find_checkerboards``.
+        blocks: of ``find_blocks``.
+        grids: ``(h, w)`` of each latent of the padded image.
+    """
+
+    def __init__(
+        self,
+        names: Mapping[nn.Module, str],
+        checkerboards: Mapping[nn.Module, nn.Module],
+        blocks: Blocks,
+        grids: Mapping[str, tuple[int, int]],
+    ) -> None:
+        self.names, self.checkerboards, self.blocks, self.grids = names, checkerboards, blocks, grids
+        self.images: dict[nn.Module, int] = {}  # strings of each module that collects symbols itself
+
+    def locate(self, coded: EncodedString) -> list[LocatedSymbols]:
+        """Where the symbols of a string sit.
+
+        Raises:
+            CodingError: that cannot be told.
+        """
+        return [one for part in coded.parts for one in (self._called(part) if part.call else self._collected(part))]
+
+    def _called(self, part: SymbolRun) -> list[LocatedSymbols]:
+        """Symbols of one image that an entropy model's own ``compress`` has coded: its tensor in raster order."""
+        assert part.call is not None
+        call, costs = part.call, part.costs
+        blocks, shape = self._blocks(call.module), call.shape[1:]
+        block = blocks[call.number % len(blocks)]
+        grid = self.grids[block.latent]
+        codec = self.checkerboards.get(call.module)
+        if len(shape) != 3 or shape[0] != block.channels:
+            raise self._unknown(
+                call.module, f"coded a tensor {list(call.shape)}, {block.channels} channels were expected"
+            )
+        channels: Any = slice(block.first, block.first + block.channels)
+        rows: Any = ALL
+        columns: Any = ALL
+        size: tuple[int, ...] = shape[1:]
+        if codec is not None and size == (grid[0], grid[1] // 2):
+            rows, columns = _checkerboard(codec, grid)[call.number % 2]
+            size = rows.shape
+        elif size != grid:
+            raise self._unknown(call.module, f"coded a grid {list(size)} of a latent of {list(grid)} cells")
+        if call.coded_channels is not None:
+            channels = [block.first + one for one in call.coded_channels]
+        size = (len(channels) if isinstance(channels, list) else block.channels, *size)
+        if len(costs.bits) != math.prod(size):
+            raise self._unknown(call.module, f"handed {len(costs.bits)} symbols over for {math.prod(size)} places")
+        return [
+            LocatedSymbols(
+                block.latent,
+                part.image,
+                channels,
+                rows,
+                columns,
+                costs.bits.reshape(size),
+                costs.expected.reshape(size),
+                False,
+            )
+        ]
+
+    def _collected(self, part: SymbolRun) -> list[LocatedSymbols]:
+        """Symbols that a model has collected itself: in the order of the index tensors that were made for them."""
+        count = sum(math.prod(shape) for _, shape in part.indexed)
+        if count != len(part.costs.bits) or not count:
+            raise CodingError(
+                f"{len(part.costs.bits)} symbols went to the coder, but the model's entropy models have made indexes "
+                f"for {count}: where the symbols sit cannot be told; {INSTEAD}"
+            )
+        located: list[LocatedSymbols] = []
+        first = 0
+        groups = _runs(part.indexed)
+        for module, shapes in groups:
+            count = sum(math.prod(shape) for shape in shapes)
+            span = slice(first, first + count)
+            located += self._run(module, shapes, part.costs.bits[span], part.costs.expected[span])
+            first += count
+        for module in dict.fromkeys(module for module, _ in groups):
+            self.images[module] = self.images.get(module, 0) + 1
+        return located
+
+    def _run(
+        self, module: nn.Module, shapes: list[Shape], bits: np.ndarray, expected: np.ndarray
+    ) -> list[LocatedSymbols]:
+        """Consecutive index tensors of one module: position after position, or one block of channels after another."""
+        blocks, image = self._blocks(module), self.images.get(module, 0)
+        h, w = self.grids[blocks[0].latent]
+        channels = blocks[0].channels
+        if len(blocks) == 1 and len(shapes) == h * w and all(math.prod(shape) == channels for shape in shapes):
+            span = slice(blocks[0].first, blocks[0].first + channels)
+            turned = [one.reshape(h, w, channels).transpose(2, 0, 1) for one in (bits, expected)]
+            return [LocatedSymbols(blocks[0].latent, image, span, ALL, ALL, turned[0], turned[1], positions=h * w > 1)]
+        wanted = [(1, block.channels, *self.grids[block.latent]) for block in blocks]
+        if shapes != wanted:
+            many = len(shapes) == len(wanted) and all(
+                shape[1:] == want[1:] for shape, want in zip(shapes, wanted, strict=True)
+            )
+            raise self._unknown(
+                module,
+                f"one string holds {shapes[0][0]} images; code them one at a time"
+                if many
+                else f"made indexes of the shapes {shapes[:3]} ... for blocks {wanted[:3]} ...",
+            )
+        located, first = [], 0
+        for block, shape in zip(blocks, shapes, strict=True):
+            count = math.prod(shape)
+            span = slice(block.first, block.first + block.channels)
+            pair = [one[first : first + count].reshape(shape[1:]) for one in (bits, expected)]
+            located.append(LocatedSymbols(block.latent, image, span, ALL, ALL, pair[0], pair[1], positions=False))
+            first += count
+        return located
+
+    def _blocks(self, module: nn.Module) -> list[ChannelBlock]:
+        if module not in self.blocks:
+            raise self._unknown(module, "took no part in forward()")
+        return self.blocks[module]
+
+    def _unknown(self, module: nn.Module, what: str) -> CodingError:
+        name = self.names.get(module, type(module).__name__)
+        return CodingError(f"where the symbols of model.{name} sit cannot be told: it {what}; {INSTEAD}")
+
+
+def _runs(indexed: Sequence[tuple[nn.Module, Shape]]) -> list[tuple[nn.Module, list[Shape]]]:
+    runs: list[tuple[nn.Module, list[Shape]]] = []
+    for module, shape in indexed:
+        if runs and runs[-1][0] is module:
+            runs[-1][1].append(shape)
+        else:
+            runs.append((module, [shape]))
+    return runs
+
+
+def _checkerboard(codec: Any, grid: tuple[int, int]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Rows and columns of the positions of both halves, in the order in which the codec packs them."""
+    h, w = grid
+    packed = codec.unembed(torch.arange(h * w).reshape(1, 1, h, w)).reshape(2, -1).numpy()
+    return [(half // w, half % w) for half in packed]

@@ -1,0 +1,211 @@
+"""Reading photographs: a file in, ``[1, 3, H, W]`` in [0, 1] out, or an error that says what is wrong with the file.
+
+A codec should see what a viewer shows: EXIF rotation is applied, transparent parts are laid on white, palettes and CMYK
+become RGB, grey becomes three equal channels. Values are taken as stored: embedded colour profiles are not applied.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import stat
+import warnings
+from collections.abc import Iterator
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..memory import format_bytes
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
+_TIFF_BITS_PER_SAMPLE, _TIFF_PHOTOMETRIC, _TIFF_SAMPLE_FORMAT = 258, 262, 339
+_ORIENTATION = 274
+_PNG_GREY, _TIFF_WHITE_IS_ZERO, _TIFF_UNSIGNED = 0, 0, 1
+_ADVICE = "convert it to 8 bits a channel (16-bit grey is read as it is)"
+
+
+class ImageError(ValueError):
+    """A file that cannot be read as a photograph; the message is one line and names the file."""
+
+
+def load_image(path: str | PathLike[str]) -> Tensor:
+    """Read a PNG, JPEG, WebP, TIFF or BMP file.
+
+    Eight bits a channel, or 16-bit grey at full precision. Of several frames or pages the first is read, with a
+    ``UserWarning``.
+
+    Returns:
+        float32 ``[1, 3, H, W]``, red, green and blue in [0, 1].
+
+    Raises:
+        ImageError: missing, not a regular file, not an image, damaged, too large, or of a depth that Pillow would cut
+            to eight bits without a word (16-bit colour, 32-bit and floating-point files).
+    """
+    path = Path(path)
+    with open_checked(path) as image:
+        frames = getattr(image, "n_frames", 1)
+        pixels = shown_pixels(upright(path, image))
+    if frames > 1:
+        warnings.warn(f"{path}: has {frames} frames or pages; only the first is read", UserWarning, stacklevel=2)
+    return torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0).contiguous()
+
+
+@contextlib.contextmanager
+def open_checked(path: Path, most_bytes: int | None = None) -> Iterator[Image.Image]:
+    """A photograph's first frame by Pillow, checked but not decoded; trouble in the block becomes an ``ImageError``.
+
+    Args:
+        path: of the file.
+        most_bytes: that decoding may take, checked against the declared size before. Default: Pillow's limit of pixels.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    check_file(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's remarks on damaged metadata, which the picture does not need
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            lifted = contextlib.nullcontext() if most_bytes is None else pillow_without_limit()
+            with lifted, Image.open(path, formats=FORMATS) as image:
+                _check_depth(path, image)
+                image.seek(0)
+                if most_bytes is not None:
+                    check_declared(path, image.size, decoding_bytes(image), most_bytes)
+                yield image
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        raise ImageError(f"{path}: not a PNG, JPEG, WebP, TIFF or BMP image that can be read") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _too_large(path) from None
+    except MemoryError:
+        raise ImageError(f"{path}: not enough memory to read the image") from None
+    except PermissionError:
+        raise ImageError(f"{path}: no permission to read the file") from None
+    except Exception as error:  # decoders fed with damaged bytes raise anything, from SyntaxError to struct.error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(f"{path}: the image is damaged or cut short ({reason})") from error
+
+
+@contextlib.contextmanager
+def pillow_without_limit() -> Iterator[None]:
+    """Lift Pillow's limit of pixels, which is global, where another one is checked."""
+    from PIL import Image
+
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def check_pixels(path: Path, width: int, height: int) -> None:
+    """Refuse what Pillow would take for a bomb."""
+    from PIL import Image
+
+    if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
+        raise _too_large(path)
+
+
+def _too_large(path: Path) -> ImageError:
+    from PIL import Image
+
+    limit = f"{Image.MAX_IMAGE_PIXELS:,}" if Image.MAX_IMAGE_PIXELS else "the limit of"
+    return ImageError(
+        f"{path}: the image is larger than {limit} pixels; crop it, cut it into tiles, or give a memory limit that "
+        "admits it (--max-memory)"
+    )
+
+
+def check_declared(path: Path, size: tuple[int, int], needed: int, most_bytes: int) -> None:
+    """Refuse a picture whose header promises more than there is room for."""
+    if needed > most_bytes:
+        raise ImageError(
+            f"{path}: {size[0]:,} x {size[1]:,} pixels take {format_bytes(needed)} to decode, and the memory limit "
+            f"leaves {format_bytes(most_bytes)}; a TIFF file, uncompressed or deflated in tiles, can be read in parts"
+        )
+
+
+def decoding_bytes(image: Image.Image) -> int:
+    """What Pillow takes at most to decode a picture, from its header."""
+    # WebP comes as a whole before it is copied; a progressive JPEG keeps 16-bit coefficients of all its samples.
+    whole = 12 if image.format == "WEBP" else 0
+    if image.format == "JPEG" and image.info.get("progressive"):
+        whole = 2 * len(image.getbands())
+    return image.width * image.height * (_pixel_bytes(image) + whole)
+
+
+def _pixel_bytes(image: Image.Image) -> int:
+    """Of a decoded pixel, as Pillow keeps it."""
+    return 1 if image.mode in ("1", "L", "P") else 2 if image.mode.startswith("I;16") else 4
+
+
+def check_file(path: Path) -> None:
+    """Refuse what is no regular file before anything is opened: opening a pipe would wait for its other end."""
+    if "\0" in fspath(path):
+        raise ImageError(f"{str(path)!r}: a file name cannot hold a null character")
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        raise ImageError(f"{path}: no such file") from None
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({error.strerror})") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise ImageError(f"{path}: is a folder, not an image file")
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageError(f"{path}: is not a regular file")
+    if status.st_size == 0:
+        raise ImageError(f"{path}: the file is empty")
+
+
+def _check_depth(path: Path, image: Image.Image) -> None:
+    """Refuse what Pillow would read wrongly or cut to eight bits, from the file's own header."""
+    if image.format == "PNG":
+        with path.open("rb") as file:
+            depth, colour = file.read(26)[24:26]  # of the IHDR chunk, which always comes first
+        if depth == 16 and colour != _PNG_GREY:
+            raise ImageError(f"{path}: has 16 bits a channel; {_ADVICE}")
+    if image.format == "TIFF":
+        tags = image.tag_v2
+        depths = set(tags.get(_TIFF_BITS_PER_SAMPLE, (1,)))
+        formats = set(tags.get(_TIFF_SAMPLE_FORMAT, (_TIFF_UNSIGNED,)))
+        if formats != {_TIFF_UNSIGNED}:
+            raise ImageError(f"{path}: has floating-point or signed samples; convert it to 8 bits a channel")
+        plain_grey = image.mode.startswith("I;16") and tags.get(_TIFF_PHOTOMETRIC) != _TIFF_WHITE_IS_ZERO
+        if max(depths) > 8 and not (depths == {16} and plain_grey):
+            found = " and ".join(map(str, sorted(depths)))
+            raise ImageError(f"{path}: has {found} bits a channel; {_ADVICE}")
+
+
+def upright(path: Path, image: Image.Image, most_bytes: int | None = None) -> Image.Image:
+    """The frame that the file stands at, decoded and turned as its EXIF data say."""
+    from PIL import ImageOps
+
+    image.load()  # EXIF data may come after the pixels
+    if most_bytes is not None and image.getexif().get(_ORIENTATION, 1) != 1:
+        check_declared(path, image.size, 2 * image.width * image.height * _pixel_bytes(image), most_bytes)
+    ImageOps.exif_transpose(image, in_place=True)  # otherwise it copies those that are upright, too
+    return image
+
+
+def shown_pixels(upright: Image.Image) -> np.ndarray:
+    """float32 ``[H, W, 3]`` in [0, 1] of an upright frame or of a part of it."""
+    from PIL import Image
+
+    transparent = upright.info.get("transparency")
+    if upright.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):  # 16-bit grey; "I" in Pillow before 11
+        grey = np.asarray(upright).astype(np.float32) / 65535
+        if isinstance(transparent, int):  # PNG's one transparent level
+            grey[np.asarray(upright) == transparent] = 1.0
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if transparent is not None or upright.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
+        white = Image.new("RGBA", upright.size, "white")
+        upright = Image.alpha_composite(white, upright.convert("RGBA"))
+    return np.asarray(upright.convert("RGB")).astype(np.float32) / 255

@@ -1,0 +1,1 @@
+"""Maps of models: one image, frame after frame, estimated or coded."""

@@ -1,0 +1,333 @@
+"""Maps of many frames: buffers that are used again, a source that runs ahead, state from frame to frame.
+
+Image codecs see each frame by itself, some at a time if asked. Video codecs that code a frame from the one before, as
+CompressAI's ``ScaleSpaceFlow`` (ssf2020; Agustsson et al. 2020), are run in a closed loop as a decoder runs: the
+reference is the reconstruction cut to [0, 1], which ``ScaleSpaceFlow.forward`` leaves out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..models.accelerate import accelerate, compile_parts, skip_synthesis
+from ..models.adapter import Crop, ModelAdapter, check_eval_mode, crop_canvas, crop_reconstruction, device_of
+from ..threads import Stopwatch, prefetch
+from .layout import BitrateResult, lay_out
+from .mapper import AnyProjection, BitrateMapper
+
+Frame = np.ndarray | Tensor
+Upload = Callable[[Tensor], Tensor]
+PROBE = 256  # side of the part of the first frame that the model is tried on, pixels
+IMAGE, KEYFRAME, INTER = "image", "keyframe", "inter"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FrameResult(BitrateResult):
+    """The result of one frame, ``N = 1``. ``maps`` is empty unless it was asked for."""
+
+    index: int  # of the frame, from 0
+    kind: str  # "image"; of a video codec "keyframe" or "inter"
+    frame: Tensor  # uint8 [H, W, C] or floating [C, H, W] as it was given, on the model's device
+
+
+class FrameMapper:
+    """Maps the bits of frame after frame, in flat memory.
+
+    Iterate over ``mapper(frames)``; each result is ready while the next frames are read, in a thread. Its ``map`` lies
+    in one of ``buffers`` buffers that take turns: it is overwritten when ``buffers - 1`` more batches have been mapped.
+    Keep it longer with ``clone()``.
+
+    Args:
+        model: an image model as for ``BitrateMapper``; or a video model with ``forward_keyframe(x)`` and
+            ``forward_inter(x, reference)``, each returning a reconstruction and likelihoods. An ``nn.Module`` in eval
+            mode; it is copied, not changed.
+        projection: as for ``BitrateMapper``; of video models a name or ``"receptive-field"``.
+        batch: frames that an image model sees at once. 1 for video models.
+        group: frames from one keyframe of a video model to the next; None: only the first frame is one.
+        reconstruction: give ``x_hat``. Without it an image model's synthesis transform is not run, which takes half of
+            the time, after a first frame has shown that its likelihoods do not depend on it.
+        each_latent: give ``maps``, one for each latent.
+        channels_last, dtype: how the network runs, see ``bitrate_ext.models.accelerate``. ``dtype`` bfloat16 or
+            float16 is for the network alone: likelihoods are float32 in any case.
+        compile: the parts without an entropy model by ``torch.compile``, which takes up to minutes at the first frame.
+        forward_kwargs: for an image model's ``forward``, such as the level ``s`` of CompressAI's variable-rate models.
+        buffers: at least 1.
+        prefetch: frames read ahead; 0: no thread.
+        watch: adds up where the time goes: "source" (waiting for frames), "network", "map".
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        projection: AnyProjection = "bilinear",
+        batch: int = 1,
+        group: int | None = None,
+        reconstruction: bool = False,
+        each_latent: bool = False,
+        channels_last: bool = True,
+        dtype: torch.dtype | None = None,
+        compile: bool = False,
+        forward_kwargs: Mapping[str, Any] | None = None,
+        buffers: int = 4,
+        prefetch: int = 2,
+        watch: Stopwatch | None = None,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+        check_eval_mode(model)
+        for name, value, least in (("batch", batch, 1), ("buffers", buffers, 1), ("prefetch", prefetch, 0)):
+            _check_whole(name, value, least)
+        if group is not None:
+            _check_whole("group", group, 1)
+        self.sequential = is_sequential(model)
+        if self.sequential and batch != 1:
+            raise ValueError(f"batch must be 1 for a video model, whose frames depend on one another, got {batch}")
+        if not self.sequential and group is not None:
+            raise ValueError(f"group is for video models, and {type(model).__name__} codes each frame by itself")
+        if self.sequential and forward_kwargs:
+            raise ValueError("forward_kwargs are for image models; a video model is not run by its forward")
+        self._forward_kwargs = dict(forward_kwargs or {})
+        self.batch, self.group, self.dtype = batch, group, dtype
+        self.reconstruction, self.each_latent = reconstruction, each_latent
+        self.prefetch = prefetch
+        self.watch = watch or Stopwatch()
+        self.device = device_of(model)
+        tensors = (*model.parameters(), *model.buffers())
+        self._dtype = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
+        self._channels_last = channels_last
+        self._compile = compile
+        self._network = accelerate(model, channels_last=channels_last, dtype=dtype)
+        self._mappers: dict[str, BitrateMapper] = {}
+        self._adapters: dict[str, ModelAdapter] = {}  # of what runs: maybe without what bits do not depend on
+        self._inter = _Inter(self._network).eval()
+        if self.sequential:
+            self._mappers[KEYFRAME] = BitrateMapper(_Keyframe(self._network).eval(), projection=projection)
+            self._mappers[INTER] = BitrateMapper(self._inter, projection=projection)
+        else:
+            self._mappers[IMAGE] = BitrateMapper(self._network, projection=projection)
+        # A tensor: by a number, CUDA multiplies with its inverse, which rounds otherwise.
+        self._white = torch.tensor(255, dtype=self._dtype, device=self.device)
+        self._ring: list[Tensor] = [torch.empty(0)] * buffers
+        self._turn = 0
+        self._padded = torch.empty(0)
+
+    def __call__(self, frames: Iterable[Frame]) -> Generator[FrameResult, None, None]:
+        """Map frames one after the other.
+
+        Args:
+            frames: uint8 ``[H, W, C]`` as decoders give them, arrays or tensors; or floating tensors ``[C, H, W]`` in
+                [0, 1]. All of one size. They may be made as they are asked for, by a thread.
+
+        Raises:
+            TypeError, ValueError: a frame is of another kind or size than expected; named by its index. Results of the
+                frames before it have been given.
+        """
+        upload = _uploader(self.device) if self.device.type == "cuda" else None
+        source = prefetch(_on_device(frames, self.device, upload), self.prefetch)
+        try:
+            index, first = 0, None
+            while True:
+                with self.watch("source"):
+                    chunk = list(islice(source, self.batch))
+                if not chunk:
+                    return
+                first = chunk[0] if first is None else first
+                for offset, frame in enumerate(chunk):
+                    _check_like(frame, first, index + offset)
+                yield from self._mapped(chunk, index)
+                index += len(chunk)
+        finally:
+            source.close()
+
+    @torch.inference_mode()
+    def _mapped(self, chunk: list[Tensor], index: int) -> list[FrameResult]:
+        kind = IMAGE
+        if self.sequential:
+            kind = KEYFRAME if index == 0 or (self.group is not None and index % self.group == 0) else INTER
+        adapter, projections = self._resolved(kind, chunk[0]), self._mappers[kind].projections
+        height, width = _picture_size(chunk[0])
+        size, crop = adapter.canvas(height, width)
+        with self.watch("network"):
+            padded, notes = self._filled(chunk, size, crop), list[str]()
+            with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
+                output, likelihoods = adapter.run(padded, self._forward_kwargs, notes)
+            if self.sequential:
+                self._inter.reference = output["x_hat"].to(self._dtype).clamp(0, 1)
+        with self.watch("map"):
+            whole = self._buffer((len(chunk), 1, height, width), likelihoods.values())
+            result = lay_out(likelihoods, projections, size, crop, out=whole, each=self.each_latent)
+        x_hat = crop_reconstruction(output.get("x_hat"), size, crop) if self.reconstruction else None
+        if x_hat is not None and x_hat.untyped_storage().data_ptr() == padded.untyped_storage().data_ptr():
+            x_hat = x_hat.clone()  # of a model that gives back what it was given, which the next frame overwrites
+        return [
+            FrameResult(
+                map=whole[k : k + 1],
+                maps={name: one[k : k + 1] for name, one in result.maps.items()},
+                latent_bits={name: one[k : k + 1] for name, one in result.latent_bits.items()},
+                total_bits=result.total_bits[k : k + 1],
+                padding_bits=result.padding_bits[k : k + 1],
+                bpp=result.bpp[k : k + 1],
+                x_hat=None if x_hat is None else x_hat[k : k + 1],
+                warnings=tuple(notes),
+                index=index + k,
+                kind=kind,
+                frame=frame,
+            )
+            for k, frame in enumerate(chunk)
+        ]
+
+    def placed(self, kind: str) -> BitrateMapper:
+        """The mapper of frames of that kind: its ``adapter`` and ``projections`` say where their cells lie."""
+        return self._mappers[kind]
+
+    def _resolved(self, kind: str, frame: Tensor) -> ModelAdapter:
+        """Who runs frames of a kind; at the first, what the model needs, and what may be left out of it."""
+        if kind in self._adapters:
+            return self._adapters[kind]
+        mapper = self._mappers[kind]
+        with torch.inference_mode(False):
+            part = _floating(frame, self._dtype)[None, :, :PROBE, :PROBE].clone()
+            mapper.resolve(part, self._forward_kwargs)
+            adapter = mapper.adapter
+            if kind == IMAGE and not self.reconstruction:
+                adapter = skip_synthesis(adapter, part, self._forward_kwargs)
+            if self._compile and kind != INTER:  # which has the keyframes' network
+                compile_parts(adapter.module if kind == IMAGE else self._network)
+        self._adapters[kind] = adapter
+        return adapter
+
+    def _filled(self, chunk: list[Tensor], size: tuple[int, int], crop: Crop) -> Tensor:
+        """The frames in [0, 1] on the padded canvas, ``[N, C, H, W]``, in a buffer that is used again."""
+        channels = _floating(chunk[0], self._dtype, convert=False).shape[0]
+        shape = (len(chunk), channels, *size)
+        if self._padded.shape != shape:
+            layout = torch.channels_last if self._channels_last else torch.contiguous_format
+            self._padded = torch.zeros(shape, dtype=self._dtype, device=self.device).to(memory_format=layout)
+        for target, frame in zip(crop_canvas(self._padded, crop), chunk, strict=True):
+            source = _floating(frame, self._dtype, convert=False)
+            if frame.dtype == torch.uint8:
+                torch.div(source, self._white, out=target)
+            else:
+                target.copy_(source)
+        return self._padded
+
+    def _buffer(self, shape: tuple[int, ...], likelihoods: Iterable[Tensor]) -> Tensor:
+        dtype = torch.float64 if any(p.dtype == torch.float64 for p in likelihoods) else torch.float32
+        self._turn = (self._turn + 1) % len(self._ring)
+        held = self._ring[self._turn]
+        if held.shape[1:] != shape[1:] or len(held) < shape[0] or held.dtype != dtype:
+            with torch.inference_mode(False):
+                held = self._ring[self._turn] = torch.empty(shape, dtype=dtype, device=self.device)
+        return held[: shape[0]]
+
+
+def is_sequential(model: object) -> bool:
+    """Whether it is a video model that codes a frame from the one before."""
+    return all(callable(getattr(model, name, None)) for name in ("forward_keyframe", "forward_inter"))
+
+
+class _Keyframe(nn.Module):
+    """The part of a video model that codes a frame by itself."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        x_hat, likelihoods = self.model.forward_keyframe(x)  # type: ignore[operator]
+        return {"x_hat": x_hat, "likelihoods": likelihoods}
+
+
+class _Inter(nn.Module):
+    """The part that codes a frame from the one before; from a black one where that is of another size."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.reference: Tensor | None = None
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        known = self.reference is not None and self.reference.shape == x.shape
+        reference = self.reference if known else torch.zeros_like(x)
+        x_hat, likelihoods = self.model.forward_inter(x, reference)  # type: ignore[operator]
+        return {"x_hat": x_hat, "likelihoods": likelihoods}
+
+
+def _on_device(frames: Iterable[Frame], device: torch.device, upload: Upload | None) -> Iterator[Tensor]:
+    for index, frame in enumerate(frames):
+        tensor = _checked(frame, index)
+        yield upload(tensor) if upload is not None and tensor.device.type == "cpu" else tensor.to(device)
+
+
+def _uploader(device: torch.device) -> Upload:
+    """Copies through pinned memory, on a stream of their own, that overlap with what the caller's stream computes.
+
+    The caching allocators keep the pinned pages and the device's memory until their streams are done with them.
+    """
+    consumer, stream = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+
+    def upload(frame: Tensor) -> Tensor:
+        with torch.cuda.stream(stream):
+            there = frame.pin_memory().to(device, non_blocking=True)
+            copied = stream.record_event()
+        there.record_stream(consumer)
+        consumer.wait_event(copied)
+        return there
+
+    return upload
+
+
+def _checked(frame: Any, index: int) -> Tensor:
+    if isinstance(frame, np.ndarray):
+        frame = torch.from_numpy(frame if frame.flags.writeable else frame.copy())
+    expected = f"frame {index} must be uint8 [H, W, C] or a floating-point tensor [C, H, W]"
+    if not isinstance(frame, Tensor):
+        raise TypeError(f"{expected}, got {type(frame).__name__}")
+    if frame.dtype != torch.uint8 and not frame.is_floating_point():
+        raise TypeError(f"{expected}, got {frame.dtype}")
+    if frame.dim() != 3 or 0 in frame.shape:
+        raise ValueError(f"{expected}, with at least one pixel, got shape {list(frame.shape)}")
+    if frame.is_floating_point():
+        low, high = (bound.item() for bound in torch.aminmax(frame))
+        if not (low >= 0 and high <= 1):  # also where a bound is NaN
+            raise ValueError(f"frame {index} must have values in [0, 1], got values from {low:g} to {high:g}")
+    return frame
+
+
+def _check_like(frame: Tensor, first: Tensor, index: int) -> None:
+    if frame.shape != first.shape or frame.dtype != first.dtype:
+        raise ValueError(
+            f"frame {index} must be like the first, {first.dtype} {list(first.shape)}, "
+            f"got {frame.dtype} {list(frame.shape)}"
+        )
+
+
+def _floating(frame: Tensor, dtype: torch.dtype, convert: bool = True) -> Tensor:
+    """``[C, H, W]``, in [0, 1] if converted."""
+    if frame.dtype != torch.uint8:
+        return frame.to(dtype) if convert else frame
+    turned = frame.permute(2, 0, 1)
+    return turned.to(dtype) / 255 if convert else turned
+
+
+def _picture_size(frame: Tensor) -> tuple[int, int]:
+    shape = frame.shape
+    return (shape[0], shape[1]) if frame.dtype == torch.uint8 else (shape[1], shape[2])
+
+
+def _check_whole(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")

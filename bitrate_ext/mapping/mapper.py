@@ -1,0 +1,121 @@
+"""The call that users make: an image goes in, maps of where a model spends its bits come out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..coding.coder import Coder
+from ..models.adapter import ModelAdapter
+from ..ops.projection import Projection, choose_projections, get_projection
+from ..receptive_field.calibration import receptive_fields
+from ..receptive_field.field import ReceptiveField
+from .coded import map_coded
+from .layout import CODED, ESTIMATED, BitrateResult, estimate
+
+AnyProjection = str | Projection | Mapping[str, str | Projection]
+
+RECEPTIVE_FIELD = ReceptiveField.name
+
+
+class BitrateMapper:
+    """Map the bits of any CompressAI-style image model.
+
+    Args:
+        model: a module in eval mode, or any callable, that takes ``[N, C, H, W]`` in [0, 1] and returns a mapping
+            whose ``"likelihoods"`` is a tensor ``[N, C, h, w]`` (which is called ``"y"``) or nested dicts of them.
+        projection: as for ``bitrate_map``, or ``"receptive-field"``: kernels measured on the model's own decoder, see
+            ``calibrate``. Where they are not in the cache, the first call takes up to a minute longer.
+        bits: ``"estimated"``, from the likelihoods that the model's ``forward`` returns; or ``"coded"``, what the range
+            coder spends on each symbol while the model's own ``compress`` runs, escapes included. Coded bits come with
+            a ``ledger``, which adds up to the strings, and with ``entropy``; without ``x_hat``: nothing is decoded.
+        gap: of coded bits: run ``forward`` as well, for ``result.gap``, the estimate in the ledger, and ``x_hat``.
+
+    The size that the model needs is found by running it once on a black image, at the first call; ``strides`` then
+    holds pixels per latent cell, ``{"y": (16, 16), ...}``, and ``projections`` how each latent is laid over the image.
+    A model changed after that needs a new mapper.
+
+    Images are padded with zeros, centred, as CompressAI's own evaluation does. Bits spent there are bits of the image,
+    so they are counted in ``total_bits`` and in ``bpp``, and ``padding_bits`` says how many they are.
+
+    Raises:
+        TypeError: ``model`` is no callable, is a model of point clouds, or has no ``compress`` for coded bits.
+        ValueError, TypeError: unknown ``projection`` or ``bits``, ``gap`` without coded bits.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        *,
+        projection: AnyProjection = "bilinear",
+        bits: str = ESTIMATED,
+        gap: bool = False,
+    ) -> None:
+        self.adapter = ModelAdapter(model)
+        if bits not in (ESTIMATED, CODED):
+            raise ValueError(f"bits must be {ESTIMATED!r} or {CODED!r}, got {bits!r}")
+        if gap and bits != CODED:
+            raise ValueError(f"gap is that of coded bits to the estimate; it needs bits={CODED!r}, got {bits!r}")
+        self._has_gradients = bits == ESTIMATED
+        self._source = estimate if bits == ESTIMATED else partial(map_coded, Coder(model), gap=gap)
+        self._asked = projection
+        if isinstance(projection, Mapping):
+            for one in projection.values():
+                get_projection(one)
+        elif projection != RECEPTIVE_FIELD:
+            get_projection(projection)
+        self.projections: dict[str, Projection] = {}
+
+    @property
+    def model(self) -> Callable[..., Any]:
+        """The model itself."""
+        return self.adapter.model
+
+    @property
+    def strides(self) -> dict[str, tuple[int, int]]:
+        """Pixels per cell of each latent, (vertical, horizontal); empty before the first call."""
+        return self.adapter.strides
+
+    def __call__(self, x: Tensor, *, gradients: bool | None = None, **forward_kwargs: Any) -> BitrateResult:
+        """Run the model on ``x`` and say where its bits go.
+
+        Args:
+            x: ``[N, C, H, W]``, floating, in [0, 1], any H and W, on the model's device.
+            gradients: keep the graph, of the parameters too. Default: where ``x.requires_grad``. Otherwise everything
+                runs under ``torch.inference_mode``.
+            **forward_kwargs: for the model's ``forward``, such as the level ``s`` of CompressAI's variable-rate models.
+
+        The likelihoods are those of the rounded latents that a coder would write, and CompressAI rounds without a
+        gradient in eval mode: with most of its models only parameters get gradients other than zero. To train, apply
+        ``bitrate_map`` to the likelihoods that ``forward`` returns in train mode.
+
+        Raises:
+            TypeError, ValueError: naming the argument, what was expected and what came; also where part of the model
+                is in train mode, where no image size suits it, and where its output has no image's likelihoods.
+        """
+        if not self._has_gradients:
+            if gradients:
+                raise ValueError(
+                    "coded bits are whole decisions of a coder and have no gradients; gradients must be False"
+                )
+            gradients = False
+        self.resolve(x, forward_kwargs)
+        if gradients is None:
+            gradients = x.requires_grad and torch.is_grad_enabled()
+        with torch.inference_mode(not gradients), torch.set_grad_enabled(gradients):
+            padded, crop = self.adapter.pad(x)
+            return self._source(self.adapter, self.projections, padded, crop, forward_kwargs)
+
+    def resolve(self, x: Tensor, forward_kwargs: dict[str, Any]) -> None:
+        """Check the model and the images; at the first call find the strides, and a projection for each latent."""
+        self.adapter.prepare(x, forward_kwargs)
+        if self.projections.keys() == self.strides.keys():
+            return
+        if self._asked == RECEPTIVE_FIELD:
+            self.projections = receptive_fields(self.adapter, x, forward_kwargs)
+        else:
+            self.projections = choose_projections(self._asked, self.strides)

@@ -1,0 +1,129 @@
+"""Networks that run faster and cost every symbol the same: copies in another memory format, precision, or compiled.
+
+A model's entropy models keep float32 whatever the rest computes in: float16 turns CompressAI's smallest likelihood,
+1e-9, into zero, and bfloat16 does not tell likelihoods near one apart.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .adapter import ModelAdapter
+from .trace import ModelTrace
+
+REDUCED = (torch.bfloat16, torch.float16)
+
+
+def accelerate(
+    model: nn.Module,
+    *,
+    channels_last: bool = True,
+    dtype: torch.dtype | None = None,
+) -> nn.Module:
+    """A copy of the model that runs faster; the model itself is left as it is.
+
+    Args:
+        model: in eval mode.
+        channels_last: convolutions in that memory format; about twice as fast on many CPUs.
+        dtype: bfloat16 or float16: the copy is to be run under ``torch.autocast`` of that type. Its entropy models
+            are given float32 and compute in it. Latents, and so bits, are then those of the coarser network.
+
+    Raises:
+        TypeError: ``dtype`` is another one.
+        ValueError: ``dtype`` is given for a model without one of CompressAI's entropy models, whose likelihoods
+            would be computed in it.
+    """
+    if dtype is not None and dtype not in REDUCED:
+        raise TypeError(f"dtype must be None, torch.bfloat16 or torch.float16, got {dtype!r}")
+    network = copy.deepcopy(model)
+    if channels_last:
+        network.to(memory_format=torch.channels_last)
+    if dtype is not None:
+        found = [module for module in network.modules() if _is_entropy_model(module)]
+        if not found:
+            raise ValueError(
+                f"dtype {dtype} needs a model built on CompressAI's entropy models, which keep float32; "
+                f"{type(model).__name__} has none"
+            )
+        for module in found:
+            module.forward = _in_float32(module.forward)
+    return network
+
+
+def compile_parts(network: nn.Module) -> None:
+    """Put the largest parts without an entropy model under ``torch.compile``; that happens at their next call.
+
+    What the entropy models compute stays as it is, to the last bit.
+    """
+    if not any(_is_entropy_model(part) for part in network.modules()):
+        network.compile(dynamic=False)
+        return
+    for child in network.children():
+        compile_parts(child)
+
+
+def skip_synthesis(adapter: ModelAdapter, x: Tensor, forward_kwargs: dict[str, Any]) -> ModelAdapter:
+    """A copy of the model whose synthesis transforms return black images: what a symbol costs does not depend on them.
+
+    That it does not is seen by trying: where the likelihoods of ``x`` change, or no synthesis transform is found, the
+    model itself is returned, in its adapter.
+
+    Args:
+        adapter: of an image model, in eval mode.
+        x: ``[1, C, H, W]`` in [0, 1], of any size; small ones will do.
+        forward_kwargs: for the model's ``forward``.
+    """
+    run = ModelTrace(adapter, x, forward_kwargs)
+    blacks = {}
+    for latent in run.likelihoods:
+        try:
+            found = run.synthesis(latent)
+        except ValueError:  # a latent that no module takes to the image's size
+            continue
+        with torch.no_grad():
+            channels = found.transform(found.inputs.clone()).shape[1]
+        blacks[found.name] = _Black(adapter.strides[latent], channels)
+    shorn = copy.deepcopy(adapter.module)
+    for name, black in blacks.items():
+        parent, _, child = name.rpartition(".")
+        setattr(shorn.get_submodule(parent), child, black)
+    without = adapter.with_model(shorn)
+    try:
+        with torch.no_grad():
+            likelihoods = without.run(run.padded, forward_kwargs)[1]
+    except (RuntimeError, ValueError, TypeError, AttributeError):  # other parts of the model want the real one
+        return adapter
+    return without if all(torch.equal(likelihoods[name], p) for name, p in run.likelihoods.items()) else adapter
+
+
+class _Black(nn.Module):
+    """In place of a synthesis transform."""
+
+    def __init__(self, stride: tuple[int, int], channels: int) -> None:
+        super().__init__()
+        self.stride, self.channels = stride, channels
+
+    def forward(self, y: Tensor, *_: Any, **__: Any) -> Tensor:
+        return y.new_zeros(len(y), self.channels, y.shape[2] * self.stride[0], y.shape[3] * self.stride[1])
+
+
+def _is_entropy_model(module: nn.Module) -> bool:
+    return any(kind.__name__ == "EntropyModel" for kind in type(module).__mro__)
+
+
+def _in_float32(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        device = next((value.device.type for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), "cpu")
+        with torch.autocast(device, enabled=False):
+            return forward(*map(_widened, args), **{name: _widened(value) for name, value in kwargs.items()})
+
+    return run
+
+
+def _widened(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) and value.dtype in REDUCED else value

@@ -1,0 +1,322 @@
+"""The part of a model that turns a latent into pixels: found by watching the model run, then probed.
+
+A synthesis transform is the outermost module that is given a tensor on a latent's grid and returns one of the image's
+size; a hyper-synthesis returns one on the grid of another latent. Nothing is assumed of names or of kinds of layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from ..ops.functional import latent_bits
+from ..ops.projection import Reach
+from .adapter import ModelAdapter
+
+SAME, EQUAL, UNLIKE = range(3)  # as what a module was given is to a latent
+PROBE_CELLS = (16, 32, 64)  # sides of the grids on which reach is measured, cells
+NOT_LOCAL = (
+    'a static kernel cannot stand for it; bitrate_ext.attribute(model, x, method="jacobian") follows each image instead'
+)
+
+
+@dataclass(frozen=True, eq=False)
+class SynthesisTransform:
+    """A transform of the decoder and what it was given in one run of the model."""
+
+    name: str  # of the module, as in ``model.named_modules()``
+    transform: Callable[[Tensor], Tensor]
+    inputs: Tensor  # [N, C', h, w]
+    channels: slice  # those of the inputs that are the latent
+
+    @property
+    def latent(self) -> Tensor:
+        """``[N, C, h, w]``, as the decoder reads it."""
+        return self.inputs[:, self.channels]
+
+    def energy(self, tangent: Tensor) -> Tensor:
+        """Squared response to a small change of the latent, summed over output channels.
+
+        One pass in forward mode (``torch.autograd.forward_ad``).
+
+        Args:
+            tangent: ``[N, C, h, w]``, the direction of the change.
+
+        Returns:
+            ``[N, H, W]``.
+        """
+        whole = torch.zeros_like(self.inputs)
+        whole[:, self.channels] = tangent
+        with torch.no_grad(), forward_ad.dual_level():
+            # A clone: the first layer may work in place.
+            response = self.transform(forward_ad.make_dual(self.inputs.clone(), whole))
+            return forward_ad.unpack_dual(response).tangent.square().sum(dim=1)
+
+    def symbol_energy(self, passes: int, generator: torch.Generator) -> Tensor:
+        """Energy ``[N, C, h, w]`` of each symbol's impulse response, the sum of its squares over all outputs.
+
+        Unbiased: the squares of ``J' s`` averaged over ``passes`` random signs ``s``, each one pass in reverse mode
+        (Hutchinson's estimator of the diagonal of ``J' J``). Its relative standard deviation is ``sqrt(2 / passes)``.
+        """
+        total = torch.zeros_like(self.latent)
+        for _ in range(passes):
+            with torch.enable_grad():
+                inputs = self.inputs.detach().clone().requires_grad_()
+                response = self.transform(inputs.clone())
+                (pulled,) = torch.autograd.grad(response, inputs, random_signs(response, generator))
+            total += pulled[:, self.channels].square()
+        return total / passes
+
+    def reach(self) -> tuple[Reach, tuple[int, int]]:
+        """What one cell can touch, relative to ``stride * i``, and the stride, in outputs per cell.
+
+        A cell that is not a number makes everything that is computed from it not a number, whatever the weights are and
+        whichever activations happen to be cut off: one run shows the exact support. Four adjacent cells are tried, in
+        case the decoder treats them differently.
+
+        Raises:
+            ValueError: it reaches across the largest grid tried, or serves no grid but the image's.
+        """
+        for cells in PROBE_CELLS:
+            inputs = self.inputs.new_zeros(4, self.inputs.shape[1], cells, cells)
+            middle = cells // 2
+            positions = [(middle, middle), (middle, middle + 1), (middle + 1, middle), (middle + 1, middle + 1)]
+            for one, (row, column) in zip(inputs, positions, strict=True):
+                one[self.channels, row, column] = torch.nan
+            try:
+                with torch.no_grad():
+                    touched = self.transform(inputs).isnan().any(dim=1)  # [4, H, W]
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                raise ValueError(
+                    f"the reach of {self.name} cannot be measured, since it does not run on {cells} x {cells} cells: "
+                    f"{error}"
+                ) from error
+            stride = (touched.shape[1] // cells, touched.shape[2] // cells)
+            found = [_extents(one, position, stride) for one, position in zip(touched, positions, strict=True)]
+            if all(inside for _, inside in found):
+                axes = [(min(r[axis][0] for r, _ in found), max(r[axis][1] for r, _ in found)) for axis in (0, 1)]
+                return (axes[0], axes[1]), stride
+        raise ValueError(
+            f"{self.name} spreads one cell over all of {cells} x {cells} cells (its reach is global, as with attention "
+            f"over the whole picture or statistics of it): {NOT_LOCAL}"
+        )
+
+
+def random_signs(like: Tensor, generator: torch.Generator) -> Tensor:
+    """+1 or -1 at random, in the shape and dtype of ``like``; the same on every device."""
+    signs = torch.randint(0, 2, like.shape, generator=generator, dtype=torch.int8)
+    return (2 * signs - 1).to(like)
+
+
+def symbol_bits(likelihoods: Tensor) -> Tensor:
+    """Bits of each symbol: float32 or float64 ``[N, C, h, w]`` of likelihoods of that shape."""
+    n, c, h, w = likelihoods.shape
+    return latent_bits(likelihoods.reshape(n * c, 1, h, w)).reshape(n, c, h, w)
+
+
+def _extents(touched: Tensor, cell: tuple[int, int], stride: tuple[int, int]) -> tuple[Reach, bool]:
+    """Where ``touched [H, W]`` is true, relative to the cell, and whether that ends before the border does."""
+    axes, inside = [], True
+    for axis in (0, 1):
+        where = touched.any(dim=1 - axis).nonzero().flatten()
+        if not where.numel():
+            raise ValueError("the transform does not depend on its input")
+        first, last = int(where[0]), int(where[-1])
+        inside = inside and first > 0 and last < touched.shape[axis] - 1
+        axes.append((first - stride[axis] * cell[axis], last - stride[axis] * cell[axis]))
+    return (axes[0], axes[1]), inside
+
+
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """One module given a tensor on some latent's grid."""
+
+    name: str
+    transform: Callable[[Tensor], Tensor]
+    given: Tensor  # [N, C', h, w], the very object
+    inputs: Tensor  # its values; the module may have worked in place
+    size: tuple[int, ...]  # rows and columns of what it returned
+
+
+class ModelTrace:
+    """One run of a model on padded images: its likelihoods, and the modules that its latents went through.
+
+    Args:
+        adapter: has the model; pads and checks as for a map.
+        x: ``[N, C, H, W]``, as for the mapper.
+        forward_kwargs: for the model's ``forward``.
+
+    Raises:
+        TypeError, ValueError: as the mapper does; also where the model is no ``nn.Module``.
+    """
+
+    def __init__(self, adapter: ModelAdapter, x: Tensor, forward_kwargs: dict[str, Any]) -> None:
+        self._model = adapter.module
+        self.adapter, self.forward_kwargs = adapter, forward_kwargs
+        with torch.no_grad():  # not inference mode: what it makes cannot be differentiated
+            adapter.prepare(x, forward_kwargs)
+            self.padded, self.crop = adapter.pad(x)
+            self._calls: list[_Call] = []
+            self._values: list[tuple[Tensor, Tensor, list[Tensor]]] = []  # see _place
+            self._means = False
+            self.likelihoods = self._watched()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Of the padded images, pixels."""
+        return _grid(self.padded)
+
+    def grid(self, latent: str) -> tuple[int, int]:
+        """Cells ``(h, w)`` of a latent on the padded images."""
+        return self.adapter.grids(self.size)[latent]
+
+    def _watched(self) -> dict[str, Tensor]:
+        """Run the model; returns its likelihoods by name."""
+        grids = set(self.adapter.grids(self.size).values())
+        entered: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+
+        def before(module: nn.Module, args: Any) -> None:
+            if args and isinstance(args[0], Tensor) and _grid(args[0]) in grids:
+                entered[module] = (args[0], args[0].detach().clone())
+
+        def after(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            self._means = self._means or _is_given_means(module, args, kwargs)
+            before_and_values = entered.pop(module, None)
+            if isinstance(output, tuple) and output and isinstance(output[0], Tensor) and _grid(output[0]) in grids:
+                self._values.append((output[0], output[0].detach().clone(), _tensors(output[1:])))
+            if before_and_values and isinstance(output, Tensor) and _grid(output) in {*grids, self.size}:
+                rest = args[1:]
+                call = _Call(name, lambda t: module(t, *rest, **kwargs), *before_and_values, _grid(output))
+                self._calls.append(call)
+
+        handles = []
+        for name, module in self._model.named_modules():
+            if name:
+                handles.append(module.register_forward_pre_hook(before))
+                handles.append(module.register_forward_hook(partial(after, name), with_kwargs=True))
+        try:
+            return self.adapter.run(self.padded, self.forward_kwargs)[1]
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def synthesis(self, latent: str, named: str | None = None) -> SynthesisTransform:
+        """The transform from a latent to the image.
+
+        Raises:
+            ValueError: unknown latent; no such transform, or none of that name.
+        """
+        found = self._outermost(latent, self.size, named)
+        if found is None:
+            (h, w), (rows, columns) = self.grid(latent), self.size
+            looked = "a module" if named is None else f"a module {named!r}"
+            raise ValueError(
+                f"no synthesis transform found for latent {latent!r}: looked for {looked} of the model that is given a "
+                f"tensor [N, {self.likelihoods[latent].shape[1]}, {h}, {w}] and returns one [N, C, {rows}, {columns}]; "
+                "make the decoder one nn.Module of the model, and give its name, `synthesis`, where another was taken"
+            )
+        return found
+
+    def hyper_synthesis(self, latent: str) -> tuple[SynthesisTransform, str] | None:
+        """The transform from a latent to the grid of another one, and that one's name; None where there is none."""
+        self._check_latent(latent)
+        branch = latent.rpartition(".")[0]
+        for other in self.likelihoods:
+            larger = all(a > b for a, b in zip(self.grid(other), self.grid(latent), strict=True))
+            if other.rpartition(".")[0] == branch and larger:
+                found = self._outermost(latent, self.grid(other))
+                if found is not None:
+                    return found, other
+        return None
+
+    def reaches_image(self, hyper: SynthesisTransform, onto: str) -> bool:
+        """Whether what a hyper-synthesis returns moves pixels, and does not only say how to code symbols.
+
+        It does where a Gaussian conditional is given means, which a decoder adds to the symbols: CompressAI's
+        autoregressive models do not show that in what ``forward`` reconstructs. Otherwise, where a value that is not a
+        number spreads from it to what the synthesis transform of ``onto`` reads.
+        """
+        if self._means:
+            return True
+        name = self.synthesis(onto).name
+        handle = self._model.get_submodule(hyper.name).register_forward_hook(
+            lambda _module, _args, output: torch.full_like(output, torch.nan)
+        )
+        try:
+            again = ModelTrace(self.adapter, self.padded, self.forward_kwargs)
+        finally:
+            handle.remove()
+        return bool(again.synthesis(onto, name).inputs.isnan().any())
+
+    def _check_latent(self, latent: str) -> None:
+        if latent not in self.likelihoods:
+            known = ", ".join(map(repr, self.likelihoods))
+            raise ValueError(f"latent must be one of the model's, {known}, got {latent!r}")
+
+    def _outermost(self, latent: str, size: tuple[int, ...], named: str | None = None) -> SynthesisTransform | None:
+        """The module that takes the latent's grid to ``size``: the first in the order of ``named_modules``.
+
+        One that was given what the entropy model returned comes before one that was given other values, and one that
+        was given nothing else before one that was given more channels.
+        """
+        self._check_latent(latent)
+        channels = self.likelihoods[latent].shape[1]
+        order = {name: position for position, (name, _) in enumerate(self._model.named_modules())}
+        ranked = []
+        for call in self._calls:
+            if _grid(call.inputs) != self.grid(latent) or call.size != size or named not in (None, call.name):
+                continue
+            likeness, start = self._place(latent, call)
+            whole = call.inputs.shape[1] == channels
+            if likeness == UNLIKE and not whole:
+                continue  # something else on the same grid
+            ranked.append(((likeness, not whole, order[call.name]), call, slice(start, start + channels)))
+        if not ranked:
+            return None
+        _, call, part = min(ranked, key=lambda one: one[0])
+        return SynthesisTransform(call.name, call.transform, call.inputs, part)
+
+    def _place(self, latent: str, call: _Call) -> tuple[int, int]:
+        """How surely a module was given the latent, and the channel at which it begins.
+
+        Entropy models return a latent beside its likelihoods. The module was given that tensor itself, or one with its
+        values in it (which other latents of an untrained model may have, too), or something else.
+        """
+        likelihoods = self.likelihoods[latent]
+        channels = likelihoods.shape[1]
+        returned = [pair for *pair, beside in self._values if any(one is likelihoods for one in beside)]
+        if any(call.given is tensor for tensor, _ in returned):
+            return SAME, 0
+        for start in range(0, call.inputs.shape[1] - channels + 1, channels):
+            part = call.inputs[:, start : start + channels]
+            if any(torch.equal(part, values) for _, values in returned):
+                return EQUAL, start
+        return UNLIKE, 0
+
+
+def _grid(tensor: Tensor) -> tuple[int, int]:
+    """Rows and columns of ``[N, C, h, w]``; (0, 0) of other shapes."""
+    return (tensor.shape[2], tensor.shape[3]) if tensor.dim() == 4 else (0, 0)
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """All tensors in nested tuples, lists and dicts."""
+    if isinstance(value, Tensor):
+        return [value]
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()
+    return [tensor for part in parts for tensor in _tensors(part)]
+
+
+def _is_given_means(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """A call of CompressAI's ``GaussianConditional(inputs, scales, means)`` with means."""
+    if not any(kind.__name__ == "GaussianConditional" for kind in type(module).__mro__):
+        return False
+    return kwargs.get("means") is not None or (len(args) > 2 and args[2] is not None)

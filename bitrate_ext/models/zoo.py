@@ -1,0 +1,220 @@
+"""Loading CompressAI's models safely: its published weights, and checkpoints of one's own.
+
+Files are read as tensors only (``weights_only=True`` or safetensors), so no code in them ever runs. CompressAI's own
+``pretrained=True`` unpickles what it downloads. ``compressai`` is imported when a model is asked for, not before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..optional import require
+from . import checkpoint_safety
+
+WRAPPERS = ("state_dict", "model_state_dict")  # keys under which training scripts keep the weights
+TABLES = ("._quantized_cdf", "._offset", "._cdf_length")  # of the entropy coder
+MISFIT = (RuntimeError, KeyError, ValueError, TypeError, IndexError, AssertionError)  # of weights and architecture
+
+
+def image_architectures() -> dict[str, type[nn.Module]]:
+    """CompressAI's image models by registry name, and those that users have added with ``register_model``."""
+    video = require("compressai.zoo").video_models
+    return {name: architecture for name, architecture in _architectures().items() if name not in video}
+
+
+def _architectures() -> dict[str, type[nn.Module]]:
+    """Those of images and of video: of all but point clouds."""
+    require("compressai.models")
+    others = require("compressai.zoo").pointcloud_models
+    registry = require("compressai.registry").MODELS
+    return {name: architecture for name, architecture in registry.items() if name not in others}
+
+
+def load_zoo_model(name: str, quality: int | None = None, metric: str = "mse") -> nn.Module:
+    """A model of CompressAI's zoo with its published weights, in eval mode, coder tables built.
+
+    The weights are downloaded once, into ``torch.hub``'s cache.
+
+    Args:
+        name: such as ``"mbt2018-mean"``, or ``"ssf2020"``, the video model.
+        quality: 1 (fewest bits) to 6, 8 or 9. None for the variable-rate models (``"...-vbr"``): they have one
+            checkpoint, and their rate is chosen at each call, ``mapper(x, s=level)``.
+        metric: the distortion that it was trained for, ``"mse"`` or ``"ms-ssim"``.
+
+    Raises:
+        ValueError: there are no such weights; says which there are.
+        RuntimeError: they could not be downloaded or read.
+        ImportError: CompressAI is not installed.
+    """
+    image, variable = require("compressai.zoo.image"), require("compressai.zoo.image_vbr")
+    video = require("compressai.zoo.video")
+    urls = {**image.model_urls, **variable.model_urls, **video.model_urls}
+    if name == "bmshj2018-factorized-relu":
+        raise ValueError(
+            f"there are no weights for {name!r}: CompressAI publishes none, and its zoo function of that name returns "
+            "'bmshj2018-factorized', with GDN; ask for that"
+        )
+    _check_choice("name", name, urls)
+    _check_choice(f"metric of {name!r}", metric, urls[name])
+    if name in variable.model_urls:
+        if quality not in (None, 0):  # 0 is the placeholder in CompressAI's own signature
+            raise ValueError(f"quality of {name!r} must be None, got {quality!r}: one checkpoint serves all rates")
+        url = urls[name][metric]
+    else:
+        _check_choice(f"quality of {name!r}", quality, urls[name][metric])
+        url = urls[name][metric][quality]
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # torch.hub announces the download on stdout
+            weights = torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise RuntimeError(f"the weights of {name!r} could not be loaded from {url}: {_first_line(error)}") from error
+    architectures = {**image.model_architectures, **variable.model_architectures, **video.model_architectures}
+    architecture = architectures[name]
+    return _ready(_build(architecture, _prepared(weights)))
+
+
+def load_checkpoint(path: str | Path, name: str | None = None) -> nn.Module:
+    """A CompressAI image or video model from a file of weights, in eval mode, coder tables built.
+
+    Args:
+        path: a ``.safetensors`` file, or what ``torch.save`` wrote: a state dict, or a training checkpoint that holds
+            one under ``"state_dict"``. A safetensors file of parameters alone needs the constructor's ``N`` and ``M``
+            in its metadata, as in the bundled demo codec.
+        name: the architecture's registry name, such as ``"mbt2018-mean"``. Default: the only one that the weights fit.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is damaged, holds something else than tensors, or does not fit the architecture.
+        ImportError: CompressAI is not installed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint file {path}")
+    architectures = _architectures()
+    if name is not None:
+        _check_choice("name", name, architectures)
+    weights, sizes = _read_safetensors(path) if path.suffix == ".safetensors" else (_read_pickle(path), ())
+    checkpoint_safety.check_weights(path, weights)
+    weights = _prepared(weights)
+    if name is None:
+        name = _only_fit(path, architectures, weights, sizes)
+    try:
+        checkpoint_safety.rehearse(_build, architectures[name], weights, sizes)
+        return _ready(_build(architectures[name], weights, sizes))
+    except MISFIT as error:
+        raise ValueError(f"the weights in {path} do not fit {name!r}: {_reason(error)}") from error
+
+
+def _check_choice(what: str, choice: Any, choices: Mapping[Any, Any]) -> None:
+    if choice not in choices:
+        raise ValueError(f"{what} must be one of {', '.join(map(repr, sorted(choices)))}, got {choice!r}")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _reason(error: BaseException) -> str:
+    """Why weights do not fit, in one line; PyTorch lists every key."""
+    if isinstance(error, KeyError):
+        return f"no {error.args[0]!r} in it"
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else f"{text[:300]} ..."
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], tuple[int, ...]]:
+    """The tensors, and the constructor's arguments where the metadata has them."""
+    safetensors = require("safetensors")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, not a dict
+            sizes = tuple(int(metadata[key]) for key in ("N", "M") if key in metadata)
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path} is not a readable safetensors file: {_first_line(error)}") from error
+    return weights, sizes
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    checkpoint_safety.check_archive(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # remarks on pickle protocols and storages, about which a user can do nothing
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # PyTorch's text goes on to advise weights_only=False.
+        raise ValueError(
+            f"{path} is damaged, or holds Python objects besides tensors; those are refused, because loading them can "
+            'run code. If you trust it, save its weights alone: torch.save(checkpoint["state_dict"], ...)'
+        ) from error
+    except Exception as error:  # damaged pickles raise anything, from IndexError to UnicodeDecodeError
+        raise ValueError(f"{path} is not a readable PyTorch file, or is truncated: {_first_line(error)}") from error
+    for key in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        found = f"the keys {', '.join(map(repr, content))}" if isinstance(content, Mapping) else type(content).__name__
+        raise ValueError(f"{path} must hold a state dict, at the top or under 'state_dict', got {found}")
+    return dict(content)
+
+
+def _prepared(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Keys as the installed CompressAI has them (older versions' and ``DataParallel``'s are renamed), tables emptied.
+
+    Tables are rebuilt from the weights in any case, and CompressAI refuses those of its own variable-rate models.
+    """
+    renamed = require("compressai.zoo.pretrained").load_pretrained(weights)
+    return {key: value.new_empty(0) if key.endswith(TABLES) else value for key, value in renamed.items()}
+
+
+def _build(architecture: Any, weights: Mapping[str, Tensor], sizes: tuple[int, ...] = ()) -> nn.Module:
+    """The model with these weights; raises one of ``MISFIT`` where they do not fit.
+
+    With ``sizes``, the constructor's arguments, coder tables may be missing from the weights: they are derived.
+    """
+    if sizes:
+        model = architecture(*sizes)
+        missing = [key for key, _ in model.named_parameters() if key not in weights]
+        if missing:
+            raise KeyError(missing[0])
+        model.load_state_dict({**model.state_dict(), **weights})
+        return model
+    # Variable-rate models have an optional part, which from_state_dict cannot tell from the weights.
+    optional = {"vr_entbttlnck": True} if any(key.startswith("gayn2zqstep.") for key in weights) else {}
+    return architecture.from_state_dict(dict(weights), **optional)
+
+
+def _only_fit(
+    path: Path, architectures: Mapping[str, Any], weights: Mapping[str, Tensor], sizes: tuple[int, ...]
+) -> str:
+    """The one architecture that takes these weights; each is tried."""
+    fitting = []
+    for name, architecture in architectures.items():
+        with contextlib.suppress(*MISFIT):
+            if not checkpoint_safety.rehearse(_build, architecture, weights, sizes):
+                _build(architecture, weights, sizes)
+            fitting.append(name)
+    if len(fitting) != 1:
+        found = f"fit {' and '.join(map(repr, fitting))}" if fitting else "fit no known architecture"
+        known = ", ".join(map(repr, sorted(architectures)))
+        raise ValueError(f"the weights in {path} {found}; name the architecture, one of {known}")
+    return fitting[0]
+
+
+def _ready(model: Any) -> nn.Module:
+    """In eval mode, with coder tables of these weights: tables in a checkpoint may be older than its weights."""
+    model.eval()
+    checkpoint_safety.check_quantiles(model)
+    model.update(force=True)
+    return model

@@ -1,0 +1,78 @@
+"""Loads the compiled op libraries, and says once what to do where there is none."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+from pathlib import Path
+
+import torch
+
+_FOLDER = Path(__file__).parent.parent
+MOST_LATENTS_ON_CUDA = 20  # in one launch: kMaxTerms of csrc/core/launch.h
+
+
+def _load(name: str, remedy: str) -> str | None:
+    """Load a library; returns why it is absent, or None."""
+    found = sorted(_FOLDER.glob(f"{name}*.so"))
+    if not found:
+        return f"no compiled library {name} in {_FOLDER} ({remedy})"
+    try:
+        torch.ops.load_library(found[-1])
+    except OSError as error:
+        return f"{found[-1].name} does not load: {error}"
+    return None
+
+
+def _load_cuda() -> str | None:
+    if absent_because is not None:
+        return absent_because
+    if torch.version.cuda is None:
+        return "this PyTorch is built without CUDA (install one that has it, then run pip install again)"
+    release = torch.version.cuda.split(".")[0]
+    return _load("_ops_cuda", f"install a CUDA {release} toolkit with nvcc and run pip install again")
+
+
+absent_because = _load("_ops_cpu", "install a C++17 compiler and run pip install again")
+cuda_absent_because = _load_cuda()
+_warned: set[str] = set()
+
+
+@cache
+def _why_unable(device: torch.device) -> str:
+    """Why this GPU cannot run the kernels that were built; empty where it can, and where there is none to ask."""
+    if not torch.cuda.is_available():
+        return ""
+    because = torch.ops.bitrate_ext._cuda_unavailable(
+        torch.cuda.current_device() if device.index is None else device.index
+    )
+    return because and f"{because}; build again with that GPU visible, or name it in TORCH_CUDA_ARCH_LIST"
+
+
+def why_absent(device: torch.device, latents: int = 1) -> str:
+    """One line for people: why no native kernel serves so many latents on this device, and what to do; empty where one
+    does."""
+    if absent_because is not None:
+        return absent_because
+    if device.type == "cpu":
+        return ""
+    if device.type != "cuda":
+        return f"there are no kernels for {device.type} tensors"
+    if cuda_absent_because is not None:
+        return cuda_absent_because
+    if latents > MOST_LATENTS_ON_CUDA:
+        return f"one launch adds at most {MOST_LATENTS_ON_CUDA} latents, not {latents} (add maps of fewer)"
+    return "" if torch.compiler.is_compiling() else _why_unable(device)
+
+
+def available(device: torch.device) -> bool:
+    """Whether a native kernel exists for tensors of this device."""
+    return not why_absent(device)
+
+
+def warn_once(device: torch.device, because: str) -> None:
+    """Say, once for each kind of device and each reason, that the slower reference is used."""
+    what = f"bitrate_ext uses its PyTorch reference for {device.type} tensors: {because}"
+    if what not in _warned:
+        _warned.add(what)
+        warnings.warn(what, RuntimeWarning, stacklevel=4)

@@ -1,0 +1,192 @@
+"""Maps in strips of rows: any size in little memory, byte for byte the rows of the whole map.
+
+A strip reads only the rows of cells that weigh on its pixels, so latents may be memory-mapped files larger than memory,
+or come a few rows at a time. The kernels apply the same weights to the same cells in the same order, hence the bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import autograd, functional, reference
+from .mapped_memory import read_rows, shared_mapping
+from .projection import Axis, Band, Projection, axis_band, choose_projections
+
+ROWS = 256  # of a strip, pixels
+CPU = torch.device("cpu")
+
+Grid = tuple[int, int]
+
+
+class RowProjector:
+    """Rows of a map, computed from rows of its latents.
+
+    Args:
+        grids: (h, w) of each latent, cells.
+        size: (H, W) of the canvas that they cover, pixels.
+        crop: ``(top, left, height, width)``, the window of it that is wanted; rows count from its top.
+        projections: of each latent.
+        conserve: as for ``bitrate_map``.
+    """
+
+    def __init__(
+        self,
+        grids: Mapping[str, Grid],
+        size: Sequence[int],
+        crop: Sequence[int],
+        projections: Mapping[str, Projection],
+        *,
+        conserve: bool = True,
+    ) -> None:
+        top, left, self.height, self.width = crop
+        self._bands: dict[str, list[tuple[Band, Band]]] = {}
+        self._first: dict[str, np.ndarray] = {}  # [height + 1], see `lowest`
+        self._last: dict[str, np.ndarray] = {}  # [height]: rows of cells that this and earlier rows of pixels need
+        for name, (h, w) in grids.items():
+            vertical = Axis(h, size[0], top, self.height, conserve)
+            horizontal = Axis(w, size[1], left, self.width, conserve)
+            self._bands[name] = [
+                (axis_band(term.along(0), vertical, CPU), axis_band(term.along(1), horizontal, CPU))
+                for term in projections[name].terms
+            ]
+            starts = [(band.start.numpy(), band.taps) for band, _ in self._bands[name]]
+            first = np.min([start for start, _ in starts], axis=0)
+            self._first[name] = np.append(np.minimum.accumulate(first[::-1])[::-1], h)
+            self._last[name] = np.maximum.accumulate(np.max([start + taps for start, taps in starts], axis=0))
+
+    def cells(self, name: str, first: int, last: int) -> tuple[int, int]:
+        """The rows of cells that the rows of pixels read: the first, and one past the last."""
+        spans = [(band.start[first:last], band.taps) for band, _ in self._bands[name]]
+        return min(int(s.min()) for s, _ in spans), max(int(s.max()) + taps for s, taps in spans)
+
+    def ready(self, cells: Mapping[str, int]) -> int:
+        """How many rows of pixels, from the first, need no more than so many rows of cells of each latent."""
+        return min(int(np.searchsorted(self._last[name], count, side="right")) for name, count in cells.items())
+
+    def lowest(self, name: str, first: int) -> int:
+        """The first row of cells that a row of pixels or one after it needs; their count where none is left."""
+        return int(self._first[name][first])
+
+    def most_cells(self, name: str) -> int:
+        """How many rows of cells one row of pixels reads at most, with those kept for later ones."""
+        return int((self._last[name] - self._first[name][:-1]).max(initial=0))
+
+    def map(
+        self, held: Mapping[str, tuple[int, Tensor]], first: int, out: Tensor, *, native: bool | None = None
+    ) -> Tensor:
+        """Rows of the map of the latents in ``held``.
+
+        Args:
+            held: for each of these latents a row of cells, and the likelihoods ``[N, C, rows, w]`` from there on.
+            first: the first row of pixels.
+            out: ``[N, 1, rows, width]``, contiguous, on the device of the latents.
+            native: which implementation; default: where there is a kernel.
+
+        Returns:
+            ``out``.
+        """
+        last = first + out.shape[2]
+        tensors: list[Tensor] = []
+        bands: list[tuple[Band, Band]] = []
+        for name, (base, likelihoods) in held.items():
+            for rows, columns in self._bands[name]:
+                band, low = rows.part(first, last)
+                tensors.append(likelihoods[:, :, low - base : low - base + band.cells])
+                bands.append((band, columns))
+        if native is None:
+            native = functional._chosen("auto", tensors)
+        with torch.no_grad():
+            if native:
+                return autograd.project_bands_into(tensors, bands, out)
+            device = out.device
+            return out.copy_(
+                reference.bitrate_map(tensors, [(r.to(device), c.to(device)) for r, c in bands], out.dtype)
+            )
+
+
+def map_strips(
+    likelihoods: functional.Likelihoods,
+    size: Sequence[int],
+    *,
+    rows: int = ROWS,
+    crop: Sequence[int] | None = None,
+    projection: str | Projection | Mapping[str, str | Projection] = "bilinear",
+    conserve: bool = True,
+    impl: str = "auto",
+    dtype: torch.dtype | None = None,
+    out: Tensor | None = None,
+) -> Iterator[tuple[int, Tensor]]:
+    """The map of ``bitrate_map`` in strips of rows from top to bottom: the same bytes, in the memory of one strip.
+
+    Likelihoods may be of a ``numpy.memmap`` (``torch.from_numpy``): rows are copied into a buffer and their pages
+    given back to the system at once, where the file is mapped to be shared (mode ``"r"`` or ``"r+"``, on Linux). There
+    are no gradients.
+
+    Args:
+        likelihoods: as for ``bitrate_map``; no lists.
+        size: ``(H, W)`` of the whole map, pixels.
+        rows: of a strip, at most; the last has what is left.
+        crop, projection, conserve, impl, dtype: as for ``bitrate_map``.
+        out: a buffer ``[N, 1, rows, W]`` of the window's width, contiguous: each strip is then a view of it and lasts
+            until the next one. Default: a new tensor for each strip.
+
+    Yields:
+        ``(top, strip)``: the strip's first row, counted from the window's top, and ``[N, 1, rows, W]``, bits per pixel.
+
+    Raises:
+        TypeError, ValueError: as ``bitrate_map`` does, when it is called; also where ``rows`` is no positive integer.
+    """
+    if isinstance(rows, bool) or not isinstance(rows, int):
+        raise TypeError(f"rows must be an integer, got {rows!r}")
+    if rows < 1:
+        raise ValueError(f"rows must be at least 1, got {rows}")
+    if isinstance(likelihoods, Sequence):
+        raise TypeError(f"likelihoods must be a tensor or a dict of tensors, got {type(likelihoods).__name__}")
+    tensors = functional._checked_tensors(likelihoods)
+    canvas = functional._checked_size(size)
+    window = [0, 0, *canvas] if crop is None else functional._checked_crop(crop, canvas)
+    named = {str(index): tensor for index, tensor in enumerate(tensors)}
+    chosen = choose_projections(projection, functional.named_likelihoods(likelihoods)).values()
+    dtype = functional._checked_dtype(dtype, tensors)
+    native = functional._chosen(impl, tensors)
+    if out is not None:
+        functional._check_out(out, (tensors[0].shape[0], 1, rows, window[3]), dtype, tensors)
+        if not out.is_contiguous():
+            raise ValueError("out must be contiguous, got a tensor of strides " + str(list(out.stride())))
+    grids = {name: (t.shape[2], t.shape[3]) for name, t in named.items()}
+    layout = RowProjector(grids, canvas, window, dict(zip(named, chosen, strict=True)), conserve=conserve)
+    return _strips(layout, named, rows, dtype, native, out)
+
+
+def _strips(
+    layout: RowProjector,
+    named: Mapping[str, Tensor],
+    rows: int,
+    dtype: torch.dtype,
+    native: bool,
+    out: Tensor | None,
+) -> Iterator[tuple[int, Tensor]]:
+    spans = {name: shared_mapping(tensor) for name, tensor in named.items()}
+    buffers: dict[str, Tensor] = {}
+    first = next(iter(named.values()))
+    for top in range(0, layout.height, rows):
+        count = min(rows, layout.height - top)
+        held = {}
+        for name, tensor in named.items():
+            low, high = layout.cells(name, top, top + count)
+            span = spans[name]
+            if span is None:
+                held[name] = low, tensor[:, :, low:high]
+                continue
+            needed = tensor[:, :, low:high].numel()
+            if name not in buffers or buffers[name].numel() < needed:
+                buffers[name] = tensor.new_empty(needed)
+            held[name] = low, read_rows(tensor, span, low, high, buffers[name])
+        shape = (first.shape[0], 1, count, layout.width)
+        strip = first.new_empty(shape, dtype=dtype) if out is None else out.flatten()[: math.prod(shape)].view(shape)
+        yield top, layout.map(held, top, strip, native=native)

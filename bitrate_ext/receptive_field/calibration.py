@@ -1,0 +1,395 @@
+"""Measuring receptive fields: where a model's decoder paints with the bits of one latent cell.
+
+The effective receptive field of Luo et al. (arXiv 1701.04128) is the mean gradient of a unit over its inputs. Here it
+runs forwards, from a latent symbol to the pixels (as the impulse responses of arXiv 2202.13209), and each symbol
+counts with its bits: the kernel is the mean, over the symbols of real images, of the energy ``J^2`` of their impulse
+responses, each divided by its own sum, weighted by what the symbol costs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..io.images import load_image
+from ..models.adapter import ModelAdapter, check_eval_mode
+from ..models.demo_codec import demo_photograph
+from ..models.trace import ModelTrace, SynthesisTransform, random_signs, symbol_bits
+from ..ops.projection import Projection, Reach, get_projection
+from .field import FORMAT, ReceptiveField, Term
+from .separable import separable_terms
+
+METHOD = 1  # of measuring: what is in the cache of another one is not used
+SAMPLES = 64  # passes in forward mode
+NORM_PASSES = 16  # passes in reverse mode for each image; their noise averages out over the symbols
+SPARE_CELLS = (8, 3)  # by which the bundled photograph is made larger than the reach, of y and of z
+
+
+@torch.inference_mode(False)
+def calibrate(
+    model: nn.Module,
+    latent: str = "y",
+    images: Tensor | Sequence[Tensor] | None = None,
+    samples: int = SAMPLES,
+    *,
+    synthesis: str | None = None,
+    cache: bool | Path = True,
+    notice: Callable[[str], object] | None = None,
+    **forward_kwargs: Any,
+) -> ReceptiveField:
+    """Measure where a decoder spends the bits of a latent.
+
+    Args:
+        model: as for ``BitrateMapper``; a video model of CompressAI's kind too, which takes a list of frames.
+        latent: its name, such as ``"y"``, ``"z"`` or ``"motion.y"``. One that only a hyper-synthesis transform reads,
+            such as ``z``, is followed through it onto the latent that it describes, and on with that one's kernel.
+        images: ``[N, C, H, W]`` in [0, 1], or a sequence of them of any sizes. Default: the bundled photograph,
+            mirrored at its edges where it is too small.
+        samples: passes in forward mode, each of which probes cells a reach apart all over an image.
+        synthesis: name of the synthesis transform among ``model.named_modules()``. Default: found by running.
+        cache: keep the result, and look for it, in PyTorch's folder for downloads (``torch.hub.get_dir()``), or in the
+            folder given. It is found again by the weights and all arguments.
+        notice: called with the latent's name where it has to be measured, which may take a minute.
+        **forward_kwargs: for the model's ``forward``.
+
+    Returns:
+        A projection with ``stride``, ``center``, ``reach`` (exact support: what the transform can touch, whatever its
+        weights are, in pixels relative to ``stride * i``), ``centroid``, ``spread``, ``kernel`` and
+
+        - ``fit["separable_error"]``: the share of a cell's bits that the sum of separable terms puts elsewhere than the
+          kernel itself (half the L1 distance of the two, less what is noise);
+        - ``fit["sampling_error"]``: the same between the measured kernel and what infinitely many samples would give,
+          estimated from the distance of two halves of the samples;
+        - ``fit["locations"]``: how many cells were probed.
+
+    Raises:
+        ValueError: no such latent; no synthesis transform found, or one that spreads each cell over the whole picture;
+            images smaller than its reach.
+        TypeError: ``model`` is no ``nn.Module``; and as ``BitrateMapper`` for models and images.
+    """
+    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 2:
+        raise ValueError(f"samples must be a whole number of at least 2, got {samples!r}")
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, whose parts can be watched, got {type(model).__name__}")
+    check_eval_mode(model)
+    given = _checked_images(images)
+    key = _key(model, latent, given, samples, synthesis, forward_kwargs)
+    folder = _cache_folder() if cache is True else Path(cache) if cache else None
+    stored = folder / f"{key}.npz" if folder else None
+    if stored is not None and stored.exists():
+        try:
+            return ReceptiveField.load(stored)
+        except (OSError, ValueError):
+            pass  # damaged: measured anew and replaced
+    if notice is not None:
+        notice(latent)
+
+    def painted(onto: str) -> ReceptiveField:
+        return calibrate(
+            model, onto, images, samples, synthesis=synthesis, cache=cache, notice=notice, **forward_kwargs
+        )
+
+    field = _Calibration(model, given, samples, synthesis, forward_kwargs, painted).measure(latent)
+    if stored is not None:
+        try:
+            stored.parent.mkdir(parents=True, exist_ok=True)
+            field.save(stored)
+        except OSError as error:
+            warnings.warn(f"the receptive field cannot be kept in {stored.parent} ({error})", stacklevel=2)
+    return field
+
+
+@torch.inference_mode(False)
+def receptive_fields(
+    adapter: ModelAdapter, x: Tensor, forward_kwargs: dict[str, Any], notice: Callable[[str], object] | None = None
+) -> dict[str, Projection]:
+    """A projection for each latent of a model.
+
+    - A latent that a synthesis transform reads: its kernel.
+    - One that a hyper-synthesis transform reads: through it onto the latent that it describes, and on with that one's
+      kernel; but where it never touches the picture given the symbols, as in a scale-only hyperprior, its bits are
+      spread evenly over its own cell.
+    - Any other: over its own cell.
+
+    Raises:
+        ValueError: no latent has a synthesis transform; and as ``calibrate``.
+    """
+    model = adapter.module
+    x = x.clone()  # an inference tensor cannot be differentiated
+    images = None if x.shape[1] == 3 else x
+    run = ModelTrace(adapter, _fitted(x[:1], adapter.multiple, (1, 1)), forward_kwargs)
+    chosen: dict[str, Projection] = {}
+    trouble: ValueError | None = None
+    for latent in run.likelihoods:
+        hyper = run.hyper_synthesis(latent)
+        paints = hyper is None or run.reaches_image(*hyper)
+        if hyper is None:
+            try:
+                run.synthesis(latent)
+            except ValueError as error:
+                paints, trouble = False, trouble or error
+        if paints:
+            chosen[latent] = calibrate(model, latent, images, notice=notice, **forward_kwargs)
+        else:
+            chosen[latent] = get_projection("nearest")
+    if trouble is not None and not any(isinstance(one, ReceptiveField) for one in chosen.values()):
+        raise trouble
+    return chosen
+
+
+class _Calibration:
+    """One model, measured on the same images for each latent that is asked for."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        given: list[Tensor],
+        samples: int,
+        synthesis: str | None,
+        forward_kwargs: dict[str, Any],
+        painted: Callable[[str], ReceptiveField],
+    ) -> None:
+        self.images = given or [_bundled(model)]
+        self.mirrored = not given  # the bundled photograph may be enlarged; the user's are taken as they are
+        self.samples, self.named, self.forward_kwargs = samples, synthesis, forward_kwargs
+        self.painted = painted
+        self.adapter = _image_adapter(model, self.images[0], forward_kwargs)
+
+    def measure(self, latent: str) -> ReceptiveField:
+        run = self._run(self.images[0], (1, 1))
+        hyper = run.hyper_synthesis(latent)
+        if hyper is None:
+            return self._kernel(latent, None, run.synthesis(latent, self.named), (1, 1))
+        painted = self.painted(hyper[1])
+        return _followed(self._kernel(latent, painted.latent, hyper[0], painted.stride), painted)
+
+    def _run(self, image: Tensor, needed: tuple[int, int]) -> ModelTrace:
+        fitted = _fitted(image, self.adapter.multiple, needed if self.mirrored else (1, 1))
+        return ModelTrace(self.adapter, fitted, self.forward_kwargs)
+
+    def _transform(self, run: ModelTrace, latent: str, onto: str | None, name: str) -> SynthesisTransform:
+        hyper = run.hyper_synthesis(latent)
+        return run.synthesis(latent, name) if onto is None or hyper is None else hyper[0]
+
+    def _kernel(
+        self, latent: str, onto: str | None, probe: SynthesisTransform, pixels: tuple[int, int]
+    ) -> ReceptiveField:
+        """The kernel of one transform, over its outputs, each of which is ``pixels`` wide."""
+        reach, stride = probe.reach()
+        axes = tuple(zip(reach, stride, pixels, strict=True))
+        rows, columns = (
+            (step * -(-max(-first, 0) // step) + max(last, 0) + 1) * wide for (first, last), step, wide in axes
+        )
+        spare_rows, spare_columns = (SPARE_CELLS[onto is not None] * step * wide for _, step, wide in axes)
+        generator = torch.Generator().manual_seed(0)
+        halves = np.zeros((2, *(last - first + 1 for first, last in reach)))
+        locations = taken = 0
+        for index, image in enumerate(self.images):
+            passes = self.samples // len(self.images) + (index < self.samples % len(self.images))
+            if not passes:
+                continue
+            run = self._run(image, (rows + spare_rows, columns + spare_columns))
+            height, width = image.shape[-2:]
+            too_small = not self.mirrored and (height < rows or width < columns)
+            if too_small or run.size[0] < rows or run.size[1] < columns:
+                raise ValueError(
+                    f"images must have at least {rows} x {columns} pixels, what a cell of latent {latent!r} can touch; "
+                    f"images[{index}] has {height} x {width}, of which the model takes {run.size[0]} x {run.size[1]}"
+                )
+            transform = self._transform(run, latent, onto, probe.name)
+            amplitude = _amplitude(transform, symbol_bits(run.likelihoods[latent]), generator)
+            for _ in range(passes):
+                energy, count = _probed(transform, amplitude, reach, stride, generator)
+                halves[taken % 2] += energy
+                locations, taken = locations + count, taken + 1
+        total = halves.sum(axis=0)
+        if not (total.sum() > 0 and np.isfinite(total).all()):
+            raise ValueError(
+                f"no kernel for latent {latent!r}: on these images its symbols change nothing, or no finite amount, of "
+                f"what {probe.name} returns"
+            )
+        first, second = halves / np.maximum(halves.sum(axis=(1, 2), keepdims=True), np.finfo(np.float64).tiny)
+        sampling_error = float(np.abs(first - second).sum() / 4)
+        kernel, separable_error = separable_terms(total / total.sum(), sampling_error)
+        return ReceptiveField(
+            stride,
+            reach,
+            kernel,
+            latent=latent,
+            fit={
+                "separable_error": separable_error,
+                "sampling_error": sampling_error,
+                "locations": float(locations),
+            },
+            origin=f"{probe.name}, {self.samples} samples, {len(self.images)} images",
+        )
+
+
+def _amplitude(transform: SynthesisTransform, bits: Tensor, generator: torch.Generator) -> Tensor:
+    """``sqrt(bits / energy)`` of each symbol ``[N, C, h, w]``: driven so, its response has the energy of its bits.
+
+    Where nothing costs bits, as in a model that was never trained, every symbol counts the same.
+    """
+    bits = torch.where(bits.isfinite(), bits, 0).clamp_min(0)
+    if not bits.any():
+        bits = torch.ones_like(bits)
+    energy = transform.symbol_energy(NORM_PASSES, generator)
+    return torch.where(energy > 0, bits / energy, 0).sqrt()
+
+
+def _probed(
+    transform: SynthesisTransform, amplitude: Tensor, reach: Reach, stride: tuple[int, int], generator: torch.Generator
+) -> tuple[np.ndarray, int]:
+    """Energy around cells so far apart that their reaches do not overlap, summed over them; how many there were.
+
+    Only cells whose reach lies inside the image. Random signs make the channels' products average out.
+    """
+    tangent = random_signs(amplitude, generator) * amplitude
+    chosen = torch.zeros(amplitude.shape[2:], dtype=torch.bool)
+    starts, spacings, counts = [], [], []
+    picked = []
+    for (first, last), step, cells in zip(reach, stride, amplitude.shape[2:], strict=True):
+        apart = -(-(last - first + 1) // step)
+        inside = [i for i in range(cells) if step * i + first >= 0 and step * i + last < step * cells]
+        phase = int(torch.randint(min(apart, len(inside)), (), generator=generator))
+        cell = inside[phase::apart]
+        picked.append(torch.tensor(cell))
+        starts.append(step * cell[0] + first)
+        spacings.append(step * apart)
+        counts.append(len(cell))
+    chosen[picked[0][:, None], picked[1][None, :]] = True
+    energy = transform.energy(tangent * chosen.to(tangent)).double()
+    total = np.zeros([last - first + 1 for first, last in reach])
+    lengths = total.shape
+    windows = energy[:, starts[0] :, starts[1] :].unfold(1, lengths[0], spacings[0]).unfold(2, lengths[1], spacings[1])
+    total += windows[:, : counts[0], : counts[1]].sum(dim=(0, 1, 2)).cpu().numpy()
+    return total, counts[0] * counts[1]
+
+
+def _followed(on_grid: ReceptiveField, painted: ReceptiveField) -> ReceptiveField:
+    """A kernel over the cells of another latent, followed with that one's kernel to pixels."""
+    stride = tuple(a * b for a, b in zip(on_grid.stride, painted.stride, strict=True))
+    reach = tuple(
+        (step * first + low, step * last + high)
+        for (first, last), step, (low, high) in zip(on_grid.reach, painted.stride, painted.reach, strict=True)
+    )
+
+    def along(name: str, step: int, cells: Term, pixels: Term) -> np.ndarray:
+        spaced = np.zeros(step * (len(getattr(cells, name)) - 1) + 1)
+        spaced[::step] = getattr(cells, name)
+        return np.convolve(spaced, getattr(pixels, name))
+
+    kernel = [
+        Term(
+            cells.share * pixels.share,
+            along("vertical", painted.stride[0], cells, pixels),
+            along("horizontal", painted.stride[1], cells, pixels),
+        )
+        for cells in on_grid.kernel
+        for pixels in painted.kernel
+    ]
+    return ReceptiveField(
+        (stride[0], stride[1]),
+        (reach[0], reach[1]),
+        kernel,
+        latent=on_grid.latent,
+        fit=on_grid.fit,
+        origin=f"{on_grid.origin}, onto {painted.latent!r}; {painted.origin}",
+    )
+
+
+class _LastFrame(nn.Module):
+    """A video model as a model of images: the picture, preceded by the same picture moved by two pixels."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.train(model.training)
+
+    def forward(self, x: Tensor, **forward_kwargs: Any) -> dict[str, Any]:
+        output = self.model([x.roll((2, 2), dims=(2, 3)), x], **forward_kwargs)
+        merged: dict[str, Any] = {}
+        for frame in output["likelihoods"]:
+            merged.update(frame)
+        return {"x_hat": output["x_hat"][-1], "likelihoods": merged}
+
+
+def _image_adapter(model: nn.Module, image: Tensor, forward_kwargs: dict[str, Any]) -> ModelAdapter:
+    """An adapter that knows its strides; of frames where the model takes no image."""
+    adapter = ModelAdapter(model)
+    try:
+        adapter.prepare(image, forward_kwargs)
+        return adapter
+    except (TypeError, ValueError) as error:
+        frames = ModelAdapter(_LastFrame(model))
+        try:
+            frames.prepare(image, forward_kwargs)
+        except (TypeError, ValueError, KeyError, AttributeError):
+            raise error from None
+        return frames
+
+
+def _fitted(image: Tensor, multiple: tuple[int, int], needed: tuple[int, int]) -> Tensor:
+    """The middle of the image at the largest size that suits the model, mirrored at its edges up to what is needed.
+
+    Nothing is padded with zeros, where a codec behaves unlike anywhere else.
+    """
+    for axis, (step, least) in enumerate(zip(multiple, needed, strict=True), start=2):
+        have = image.shape[axis]
+        want = max(have // step, -(-least // step), 1) * step
+        index = torch.arange(want) + (have - want) // 2
+        index = (index % (2 * have)).minimum(2 * have - 1 - index % (2 * have))
+        image = image.index_select(axis, index.to(image.device))
+    return image
+
+
+def _checked_images(images: Any) -> list[Tensor]:
+    if images is None:
+        return []
+    if isinstance(images, Tensor):
+        images = [images]
+    if not isinstance(images, Sequence) or not images:
+        raise TypeError(f"images must be a tensor [N, C, H, W] or a sequence of them, got {images!r:.80}")
+    for index, image in enumerate(images):
+        if not isinstance(image, Tensor) or image.dim() != 4:
+            got = f"shape {list(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+            raise TypeError(f"images[{index}] must be a tensor [N, C, H, W], got {got}")
+    return [one for image in images for one in image.clone().split(1)]  # clones: inference tensors have no gradients
+
+
+def _bundled(model: nn.Module) -> Tensor:
+    like = next((t for t in model.parameters()), torch.empty(0))
+    return load_image(demo_photograph()).to(like)
+
+
+def _cache_folder() -> Path:
+    return Path(torch.hub.get_dir()) / "bitrate_ext"
+
+
+def _key(
+    model: nn.Module,
+    latent: str,
+    images: Iterable[Tensor],
+    samples: int,
+    synthesis: str | None,
+    forward_kwargs: dict[str, Any],
+) -> str:
+    """A hash of all that a measurement depends on."""
+    digest = hashlib.sha256()
+    kind = f"{type(model).__module__}.{type(model).__qualname__}"
+    digest.update(repr((FORMAT, METHOD, kind, str(model), latent, samples, synthesis)).encode())
+    for name, value in [*model.state_dict().items(), *enumerate(images), *sorted(forward_kwargs.items())]:
+        digest.update(repr(name).encode())
+        if isinstance(value, Tensor):
+            digest.update(repr((value.dtype, tuple(value.shape))).encode())
+            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        else:
+            digest.update(repr(value).encode())
+    return digest.hexdigest()[:32]

@@ -1,0 +1,183 @@
+"""How a picture is cut into tiles that fit into memory: by the model's measured footprint and what is kept besides."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import memory
+from ..io.windowed import Picture
+from ..memory import Footprint, MemoryLimitError, format_bytes
+from ..models.adapter import ModelAdapter
+from ..ops.strips import ROWS, RowProjector
+from .downsample import downsampled_size
+from .tiling import Tiling, measure_halo
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Tiles, and the memory that they are planned to take. Bytes are of the whole process."""
+
+    tiling: Tiling
+    footprint: Footprint | None  # None where it could not be measured and need not be known
+    peak: int | None  # of the device that the model runs on
+    limit: int | None
+    host_peak: int | None = None  # of the CPU's memory, where the model runs elsewhere
+
+    def record(self) -> dict[str, Any]:
+        """For the JSON record."""
+        tiling = self.tiling
+        return {
+            "tile": list(tiling.inside),
+            "halo": list(tiling.halo) if tiling.window != tiling.canvas else [0, 0],
+            "window": list(tiling.window),
+            "canvas": list(tiling.canvas),
+            "tiles": tiling.along(0) * tiling.along(1),
+            "planned_peak_bytes": self.peak,
+            "limit_bytes": self.limit,
+            "footprint": None if self.footprint is None else asdict(self.footprint),
+        }
+
+
+class MemoryModel:
+    """What tiles of any size take, in bytes.
+
+    Args:
+        adapter: prepared.
+        picture: the picture.
+        rows: where its strips of the map come from.
+        like: ``[1, C, H, W]`` with the channels, dtype and device of the picture's windows.
+        forward_kwargs: for the model's ``forward``.
+    """
+
+    def __init__(
+        self, adapter: ModelAdapter, picture: Picture, rows: RowProjector, like: Tensor, forward_kwargs: dict[str, Any]
+    ) -> None:
+        self._picture = picture
+        self.device = like.device
+        self.canvas = adapter.canvas(picture.height, picture.width)[0]
+        rng = torch.Generator().manual_seed(0)
+        shapes: dict[str, Tensor] = {}
+
+        def run(side: int) -> None:
+            x = torch.rand(1, like.shape[1], side, side, generator=rng).to(like)
+            with torch.inference_mode():
+                shapes.update(adapter.run(x, forward_kwargs)[1])
+
+        self.footprint = memory.measure_footprint(self.device, max(adapter.multiple), run)
+        row_bytes = cells = 0.0
+        self._carried = 0.0
+        for name, p in shapes.items():
+            down, across = adapter.strides[name]
+            row = p.shape[1] * p.element_size() * self.canvas[1] / across  # of one row of cells
+            row_bytes += row / down
+            self._carried += 2 * row * rows.most_cells(name)
+            cells += 3 * 8 * self.canvas[0] * self.canvas[1] / (down * across)
+        self._row_bytes = row_bytes
+        strips = 1 + len(adapter.strides) * (len(adapter.strides) > 1) + 4  # and one on its way to a file
+        reduced = math.prod(downsampled_size((picture.height, picture.width))[1])
+        pictures = 4 * (1 + like.shape[1]) * reduced
+        self._fixed = cells + pictures + strips * ROWS * picture.width * (8 if like.dtype == torch.float64 else 4)
+        memory.trim()
+        self._held = memory.bytes_in_use(self.device), memory.resident()
+
+    def model(self, window: tuple[int, int]) -> int:
+        """Of the model alone, on its device."""
+        return self.footprint.bytes(window[0] * window[1])
+
+    def host(self, window: tuple[int, int]) -> int:
+        """Of everything else."""
+        return int(self._fixed + self._carried + self._row_bytes * window[0]) + self._picture.buffered(window[0])
+
+    def peaks(self, window: tuple[int, int]) -> tuple[int, int]:
+        """Of the model's device and of the CPU's memory, with what the process holds anyway."""
+        model, host = self._held[0] + self.model(window), self._held[1] + self.host(window)
+        return (model + self.host(window), 0) if self.device.type == "cpu" else (model, host)
+
+
+def plan_tiles(
+    adapter: ModelAdapter,
+    picture: Picture,
+    costs: MemoryModel | None,
+    like: Tensor,
+    forward_kwargs: dict[str, Any],
+    *,
+    max_memory: int | None,
+    tile: int | None,
+    x_hat: bool,
+) -> Plan:
+    """The largest tiles that fit, or those that were asked for.
+
+    Raises:
+        MemoryLimitError: the smallest do not fit, or those that were asked for do not fit into the limit asked for.
+        ValueError: the model cannot be run in tiles.
+    """
+    canvas, block = adapter.canvas(picture.height, picture.width)[0], adapter.multiple
+    whole = Tiling(canvas, canvas, (0, 0), block)
+    limits: tuple[int | None, int | None] = (None, None)
+    if costs is not None:
+        host_limit = None if like.device.type == "cpu" else memory.limit(CPU, None)
+        limits = memory.limit(like.device, max_memory), host_limit
+
+    def fits(window: tuple[int, int]) -> bool:
+        if costs is None:
+            return True
+        return all(limit is None or peak <= limit for peak, limit in zip(costs.peaks(window), limits, strict=True))
+
+    def plan(tiling: Tiling) -> Plan:
+        if costs is None:
+            return Plan(tiling, None, None, None)
+        peak, host = costs.peaks(tiling.window)
+        return Plan(tiling, costs.footprint, peak, limits[0], host or None)
+
+    if tile is None and fits(canvas):
+        return plan(whole)
+    if tile is not None and all(length <= tile for length in canvas):
+        chosen = whole
+    else:
+        halo = measure_halo(adapter, like, forward_kwargs, x_hat=x_hat)
+        tiling = Tiling(canvas, canvas, halo, block)
+        least = tiling.cut(block)
+        chosen = tiling.cut((tile, tile)) if tile is not None else _largest(tiling, fits) or least
+        if tile is not None and max_memory is None:
+            return plan(chosen)
+    if not fits(chosen.window):
+        assert costs is not None
+        peak, host = costs.peaks(chosen.window)
+        what = "tiles of that size" if tile is not None else "even the smallest tiles"
+        on_host = (
+            f", or {format_bytes(host)} of the CPU's memory, where {format_bytes(limits[1] or 0)} are" if host else ""
+        )
+        raise MemoryLimitError(
+            f"max_memory is too low: {what}, {chosen.inside[0]} x {chosen.inside[1]} pixels with a halo of "
+            f"{chosen.halo[0]} and {chosen.halo[1]}, take {format_bytes(peak)}, and the limit is "
+            f"{format_bytes(limits[0] or 0)}{on_host}"
+        )
+    return plan(chosen)
+
+
+def _largest(tiling: Tiling, fits: Callable[[tuple[int, int]], bool]) -> Tiling | None:
+    """The tiles that fit and with which the model sees the fewest pixels in all."""
+    best: tuple[int, int, Tiling] | None = None
+    down = range(tiling.block[0], tiling.canvas[0] + tiling.block[0], tiling.block[0])
+    for inside in down:
+        low, high = 0, -(-tiling.canvas[1] // tiling.block[1])  # of columns of blocks: what fits, and the most
+        while low < high:
+            middle = (low + high + 1) // 2
+            fit = fits(tiling.cut((inside, middle * tiling.block[1])).window)
+            low, high = (middle, high) if fit else (low, middle - 1)
+        if not low:
+            break  # more rows fit even less
+        one = tiling.cut((inside, low * tiling.block[1]))
+        count = one.along(0) * one.along(1)
+        seen = count * one.window[0] * one.window[1]
+        if best is None or (seen, count) < best[:2]:
+            best = (seen, count, one)
+    return best and best[2]

@@ -1,0 +1,1 @@
+"""Videos in, videos of their bits out."""

@@ -1,0 +1,184 @@
+"""Writing videos: RGB frames with their times in, H.264 in MP4, QuickTime or Matroska out, all of it or nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from fractions import Fraction
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
+TICK = Fraction(1, 90_000)  # seconds; holds the frames of all usual rates exactly
+MATROSKA_TICK = Fraction(1, 1000)  # what its muxer keeps
+MOST_PIXELS = 16_384  # of a side: what x264 takes
+PRESETS = (
+    *("ultrafast", "superfast", "veryfast", "faster", "fast"),
+    *("medium", "slow", "slower", "veryslow", "placebo"),
+)
+_BT709, _TV_RANGE = 1, 1  # FFmpeg's AVColorSpace and kin, AVColorRange
+
+
+class VideoWriter:
+    """A video file, written frame by frame::
+
+        with VideoWriter("out.mp4", 640, 480, Fraction(25)) as video:
+            video.write(pixels, Fraction(0))
+
+    The file gets its name once the block has ended well, and replaces what had it; until then it has a temporary one in
+    the same folder. After an error nothing is left. Colours are BT.709, limited range, and labelled so. Chroma is kept
+    for two by two pixels (4:2:0, which every player shows): where a side is odd, its last row or column is repeated.
+
+    Args:
+        path: ends in .mp4, .m4v, .mov or .mkv, which chooses the container.
+        width, height: of the frames, pixels.
+        rate: frames a second on average; how long the last frame is shown follows from it.
+        crf: x264's constant rate factor, 0 (lossless but for colour) to 51. 18 is hard to tell from the source.
+        preset: x264's, from ``"ultrafast"`` (large files) to ``"placebo"``.
+
+    Raises:
+        ValueError: an argument out of range.
+        OSError: the file cannot be written; also from ``write`` and the end of the block, a full disk, for instance.
+        ImportError: PyAV is not installed.
+    """
+
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        width: int,
+        height: int,
+        rate: Fraction,
+        *,
+        crf: int = 18,
+        preset: str = "veryfast",
+    ) -> None:
+        from ..optional import require
+
+        self._file: Any = None
+        self._target = Path(path)
+        if self._target.suffix.lower() not in CONTAINERS:
+            raise ValueError(f"path must end in one of {', '.join(CONTAINERS)}, got {str(path)!r}")
+        for name, value in {"width": width, "height": height}.items():
+            if not 1 <= value <= MOST_PIXELS:
+                raise ValueError(f"{name} must be 1 to {MOST_PIXELS:,} pixels, got {value!r}")
+        if not Fraction(1, 1000) <= rate <= 1000:
+            raise ValueError(f"rate must be 0.001 to 1000 frames a second, got {rate!r}")
+        if not 0 <= crf <= 51:
+            raise ValueError(f"crf must be 0 to 51, got {crf!r}")
+        if preset not in PRESETS:
+            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+        if self._target.is_dir():
+            raise IsADirectoryError(f"{self._target} is a folder")
+        self.width, self.height, self.rate = width, height, Fraction(rate)
+        self._av = require("av")
+        self._tick = MATROSKA_TICK if self._target.suffix.lower() == ".mkv" else TICK
+        self._last: int | None = None  # ticks
+        self._partial = self._target.with_name(f".{self._target.name}.{os.getpid()}.partial")
+        self._file = self._partial.open("wb", buffering=0)
+        try:
+            self._open(CONTAINERS[self._target.suffix.lower()], crf, preset)
+        except BaseException:
+            self._discard()
+            raise
+
+    def _open(self, container: str, crf: int, preset: str) -> None:
+        """FFmpeg is given the file, not its name; it reads back what it wrote to put an MP4 file's index first."""
+        self._container = self._av.open(
+            self._file,
+            "w",
+            format=container,
+            container_options={"movflags": "+faststart"} if container != "matroska" else {},
+            io_open=lambda *_: self._partial.open("rb"),
+        )
+        stream = self._container.add_stream("libx264", self.rate, options={"crf": str(crf), "preset": preset})
+        stream.width, stream.height = self.width + self.width % 2, self.height + self.height % 2
+        stream.pix_fmt = "yuv420p"
+        stream.time_base = stream.codec_context.time_base = self._tick
+        for label in ("colorspace", "color_primaries", "color_trc"):
+            setattr(stream.codec_context, label, _BT709)
+        stream.codec_context.color_range = _TV_RANGE
+        self._stream = stream
+        self._reformatter = self._av.video.reformatter.VideoReformatter()
+        self._picture = self._av.VideoFrame(stream.width, stream.height, "rgb24")  # filled anew for each frame
+        plane = self._picture.planes[0]
+        self._rows = np.frombuffer(plane, np.uint8).reshape(stream.height, plane.line_size)
+
+    def write(self, pixels: np.ndarray, time: Fraction) -> None:
+        """Add a frame.
+
+        Args:
+            pixels: uint8 ``[H, W, 3]``, red, green, blue.
+            time: seconds; later than the frame's before, or else it is shown right after that.
+        """
+        if self._file is None:
+            raise ValueError(f"{self._target}: the video has been closed")
+        expected = (self.height, self.width, 3)
+        if pixels.dtype != np.uint8 or pixels.shape != expected:
+            raise ValueError(f"pixels must be uint8 {list(expected)}, got {pixels.dtype} {list(pixels.shape)}")
+        ticks = math.floor(time / self._tick + Fraction(1, 2))
+        if self._last is not None:
+            ticks = max(ticks, self._last + 1)
+        self._last = ticks
+        self._fill(pixels)
+        frame = self._reformatter.reformat(
+            self._picture, format="yuv420p", dst_colorspace=_BT709, dst_color_range=_TV_RANGE
+        )
+        frame.pts, frame.time_base = ticks, self._tick
+        frame.duration = max(1, round(1 / (self.rate * self._tick)))
+        self._container.mux(self._stream.encode(frame))
+
+    def _fill(self, pixels: np.ndarray) -> None:
+        """Copy a frame; where a side is odd, its last row or column stands twice."""
+        row = 3 * self.width
+        self._rows[: self.height, :row] = pixels.reshape(self.height, row)
+        if self.width % 2:
+            self._rows[: self.height, row : row + 3] = pixels[:, -1]
+        if self.height % 2:
+            self._rows[self.height] = self._rows[self.height - 1]
+
+    def rename(self, path: str | PathLike[str]) -> None:
+        """Give the file another name, in the same folder, than it was opened with."""
+        self._target = self._target.with_name(Path(path).name)
+
+    def close(self) -> None:
+        """Write what is left and give the file its name; or leave nothing, where there was no frame or that fails."""
+        if self._file is None:
+            return
+        try:
+            if self._last is None:
+                raise ValueError(f"{self._target}: no frame was written")
+            self._container.mux(self._stream.encode(None))
+            self._container.close()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            if self._target.is_dir():
+                raise IsADirectoryError(f"{self._target} is a folder")
+            self._partial.replace(self._target)
+        finally:
+            self._discard()
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+        else:
+            self._discard()
+
+    def _discard(self) -> None:
+        """Close all and remove the temporary file. What goes wrong here is not said: something else did before."""
+        file, self._file = self._file, None
+        if file is None:
+            return
+        with contextlib.suppress(Exception):
+            self._container.close()
+        file.close()
+        self._partial.unlink(missing_ok=True)

@@ -1,0 +1,298 @@
+"""Ledgers, gaps, entropies and channels: as results, and on the command line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import zoo
+from coded_models import assert_closes, model_of, photograph
+from commands import error_of
+
+import bitrate_ext
+from bitrate_ext import BitrateMapper
+from bitrate_ext.cli import check
+from bitrate_ext.cli import main as cli
+from bitrate_ext.coding.ledger import Ledger, LedgerBuilder
+from bitrate_ext.models import demo_codec
+from bitrate_ext.viz.channel_figure import channel_figure
+from bitrate_ext.viz.map_figure import map_figure
+
+Image = pytest.importorskip("PIL.Image")
+pytest.importorskip("matplotlib")
+pytest.importorskip("compressai")
+pytestmark = pytest.mark.usefixtures("one_thread")
+X = photograph()[:, :, 80:150, 100:201]
+
+
+def mapped(name: str, **arguments: Any) -> bitrate_ext.BitrateResult:
+    return BitrateMapper(model_of(name), bits="coded", **arguments)(X)
+
+
+# Results.
+
+
+@pytest.mark.parametrize("size", [(300, 451), (64, 64), (1, 1)])
+def test_the_demo_codec_adds_up(size: tuple[int, int]) -> None:
+    codec: Any = bitrate_ext.load_demo_codec()
+    mapper = BitrateMapper(codec, bits="coded")
+    x = photograph()[:, :, : size[0], : size[1]]
+    result = mapper(x)
+    with torch.no_grad():
+        assert_closes(result, codec.compress(mapper.adapter.pad(x)[0])["strings"], x)
+
+
+@pytest.mark.parametrize("projection", ["nearest", "area", {"y": "bilinear", "z": "nearest"}])
+def test_every_projection_closes(projection: Any) -> None:
+    result = mapped("mbt2018-mean", projection=projection)
+    assert result.ledger is not None
+    assert result.ledger.closes.all()
+
+
+def test_grey_images_and_models_of_one_channel() -> None:
+    grey = X.mean(dim=1, keepdim=True)
+    assert BitrateMapper(model_of("mbt2018-mean"), bits="coded")(grey.expand(-1, 3, -1, -1)).ledger.closes.all()  # type: ignore[union-attr]
+    model: Any = zoo.coded_model("bmshj2018-factorized")
+    model.g_a[0] = torch.nn.Conv2d(1, 8, 5, 2, 2)
+    model.g_s[-1] = torch.nn.ConvTranspose2d(8, 1, 5, 2, 2, 1)
+    result = BitrateMapper(model.eval(), bits="coded", gap=True)(grey)
+    assert result.ledger is not None
+    assert result.ledger.closes.all()
+    assert result.x_hat is not None
+    assert result.x_hat.shape == grey.shape
+
+
+@pytest.mark.parametrize("name", ["mbt2018-mean", "elic2022-official", "bmshj2018-factorized"])
+def test_the_gap_is_the_difference_of_two_maps(name: str) -> None:
+    coded, estimated = mapped(name, gap=True), BitrateMapper(model_of(name))(X)
+    assert coded.gap is not None
+    assert coded.gap.dtype == torch.float32
+    apart = coded.map.double() - estimated.map.double()
+    torch.testing.assert_close(coded.gap.double(), apart, rtol=0, atol=float(coded.map.max()) * 2e-7)
+    assert float(coded.gap.abs().max()) > 0
+    assert coded.x_hat is not None
+    assert torch.equal(coded.x_hat, estimated.x_hat)
+    assert coded.ledger is not None
+    for latent, account in coded.ledger.latents.items():
+        assert account.estimated is not None
+        assert float(account.estimated) == pytest.approx(float(estimated.latent_bits[latent].double().sum()), rel=1e-6)
+    without = mapped(name)
+    assert without.gap is None
+    assert without.x_hat is None
+    assert torch.equal(without.map, coded.map)
+
+
+def test_the_entropy_is_that_of_the_tables() -> None:
+    model: Any = model_of("bmshj2018-factorized")
+    x = X[:, :, :64, :96]
+    result = BitrateMapper(model, bits="coded")(x)
+    expected = 0.0
+    for cdf, length in zip(model.entropy_bottleneck._quantized_cdf, model.entropy_bottleneck._cdf_length, strict=True):
+        p = np.diff(cdf[:length].numpy()) / 65536
+        expected += -(p * np.log2(p)).sum() * 4 * 6
+    assert result.entropy is not None
+    assert float(result.entropy.double().sum()) == pytest.approx(expected, rel=1e-6)
+    assert result.entropy.shape == result.map.shape
+
+
+def test_float64_models_have_float64_maps() -> None:
+    model = zoo.coded_model("mbt2018-mean").double()
+    result = BitrateMapper(model, bits="coded", gap=True)(X.double())
+    for one in (result.map, result.gap, result.entropy, *result.maps.values(), *result.latent_bits.values()):
+        assert one is not None
+        assert one.dtype == torch.float64
+
+
+def test_coded_bits_have_no_gradients() -> None:
+    mapper = BitrateMapper(model_of("mbt2018-mean"), bits="coded")
+    with pytest.raises(ValueError, match="coded bits are whole decisions of a coder and have no gradients"):
+        mapper(X, gradients=True)
+    assert not mapper(X.clone().requires_grad_()).map.requires_grad
+
+
+def test_channels_of_the_estimate() -> None:
+    model = model_of("mbt2018-mean")
+    result = BitrateMapper(model)(X[:, :, :64, :64])
+    with torch.no_grad():
+        likelihoods = model(X[:, :, :64, :64])["likelihoods"]
+    for name, p in likelihoods.items():
+        torch.testing.assert_close(result.channel_bits[name], -p.double().log2().sum(dim=(2, 3)), rtol=1e-6, atol=1e-9)
+
+
+def test_books_that_do_not_close() -> None:
+    books = LedgerBuilder(2)
+    for image in (0, 1):
+        books.enter(image, 100, 750.0, 0, 90)
+    account = books.account(torch.tensor([700.0, 700.0]).double(), torch.tensor([50.0, 50.0]).double())
+    assert account.overhead.tolist() == [50.0, 50.0]
+    assert Ledger({"y": account}).closes.tolist() == [True, True]
+    assert Ledger({"y": account}).container_bytes.tolist() == [27, 27]
+    lost = replace(account, located=torch.tensor([700.0, 700.0 - 1e-5], dtype=torch.float64))
+    assert Ledger({"y": account, "z": lost}).closes.tolist() == [True, False]
+    for bits in (800 - 31.0, 800 - 65.0):  # overheads that the coder cannot have
+        books = LedgerBuilder(1)
+        books.enter(0, 100, bits, 0, 90)
+        assert not Ledger({"y": books.account(torch.tensor([bits]).double(), torch.zeros(1).double())}).closes
+
+
+# The command line.
+
+
+@pytest.fixture
+def photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A small photograph in the current folder; the demo codec is a smaller one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo_codec, "load_demo_codec", lambda: zoo.coded_model("mbt2018-mean"))
+    pixels = (X[0].permute(1, 2, 0) * 255).round().byte().numpy()
+    Image.fromarray(pixels).save("cat.png")
+    return "cat.png"
+
+
+def test_check_says_how_the_file_adds_up(photo: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", photo, "--container"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("cat.png: 101 x 70, ")
+    assert lines[0].endswith(" bytes in 2 strings, 31 bytes of container")
+    assert lines[1].split() == ["image", "padding", "overhead", "strings", "estimated", "gap"]
+    total = 0.0
+    for line, latent in zip(lines[2:4], "yz", strict=True):
+        name, image, padding, overhead, strings, estimated, gap, percent = line.replace(",", "").split()
+        assert (name, percent) == (latent, "%")
+        assert float(image) + float(padding) + float(overhead) == pytest.approx(float(strings), abs=0.02)
+        assert 100 * ((float(image) + float(padding)) / float(estimated) - 1) == pytest.approx(float(gap), abs=0.02)
+        total += float(strings)
+    assert f"{round(total / 8):,} bytes in" in lines[0]
+    assert f"{(total + 8 * 31) / 7070:.3f} bits per pixel" in lines[0]
+    assert lines[4].startswith("  The books close: ")
+    assert all(line.startswith("  warning: ") for line in lines[5:])
+
+
+def test_check_as_json(photo: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", photo, "absent.png", "--json"]) == 2
+    captured = capsys.readouterr()
+    document = json.loads(captured.out)
+    assert document["version"] == bitrate_ext.__version__
+    assert document["failures"] == [{"image": "absent.png", "error": "absent.png: no such file"}]
+    assert captured.err == "bitrate-ext: error: absent.png: no such file\n"
+    (one,) = document["images"]
+    assert one["closes"] is True
+    assert "container_bytes" not in one
+    latents = one["latents"].values()
+    assert sum(latent["string_bytes"] for latent in latents) == one["string_bytes"]
+    for latent in latents:
+        spent = latent["image"] + latent["padding"] + latent["overhead"]
+        assert spent == pytest.approx(8 * latent["string_bytes"], abs=1e-6)
+        assert abs(latent["closure"]) <= 1e-6
+        assert latent["strings"] == 1
+        assert latent["estimated"] > 0
+
+
+def test_books_that_do_not_close_are_exit_code_1(
+    photo: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = LedgerBuilder.account
+    monkeypatch.setattr(LedgerBuilder, "account", lambda self, located, padding: account(self, located - 0.5, padding))
+    assert cli.main(["check", photo]) == 1
+    assert "  The books DO NOT CLOSE: 5.0e-01 bits are left over." in capsys.readouterr().out
+    assert cli.main(["check", photo, "absent.png"]) == 2
+
+
+def test_a_model_that_cannot_be_listened_to_is_one_line(
+    photo: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo_codec, "load_demo_codec", lambda: zoo.small_model("mbt2018-mean"))
+    assert cli.main(["check", photo]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(
+        "bitrate-ext: error: model.gaussian_conditional has no tables for the coder; call model."
+    )
+    assert captured.err.count("\n") == 1
+
+
+def test_a_map_of_coded_bits_with_all_pictures(photo: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["map", photo, "-o", "out", "--bits", "coded", "--gap", "--channels"]) == 0
+    assert sorted(entry.name for entry in Path("out").iterdir()) == [
+        f"cat.{ending}"
+        for ending in ("bitrate.npz", "bitrate.png", "channels.png", "entropy.png", "gap.png", "json", "overlay.png")
+    ]
+    record = json.loads(Path("out/cat.json").read_text())
+    assert record["bits"] == "coded"
+    assert record["ledger"]["closes"] is True
+    assert record["total_bits"] == pytest.approx(
+        sum(one["image"] + one["padding"] for one in record["ledger"]["latents"].values())
+    )
+    assert record["files"]["gap"] == "out/cat.gap.png"
+    assert record["files"]["channels"] == "out/cat.channels.png"
+    assert record["warnings"]
+    errors = capsys.readouterr().err.splitlines()
+    assert errors == [f"bitrate-ext: warning: cat.png: {warning}" for warning in record["warnings"]]
+    for latent, channels in record["channels"].items():
+        assert sorted(channels["channel"]) == list(range(12 if latent == "y" else 8))
+        assert channels["bits"] == sorted(channels["bits"], reverse=True)
+        assert sum(channels["bits"]) == pytest.approx(record["latent_bits"][latent], rel=1e-6)
+        assert channels["share"][-1] == pytest.approx(1)
+        np.testing.assert_allclose(np.diff(channels["share"]) * sum(channels["bits"]), channels["bits"][1:], atol=1e-6)
+    with np.load("out/cat.bitrate.npz") as arrays:
+        assert sorted(arrays) == ["entropy", "gap", "map", "maps/y", "maps/z", "metadata"]
+        assert arrays["gap"].shape == (70, 101)
+    for name in ("gap", "entropy", "channels"):
+        with Image.open(f"out/cat.{name}.png") as picture:
+            assert picture.mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--gap"], "--gap needs --bits coded"),
+        (
+            ["--bits", "coded", "--projection", "jacobian"],
+            "--projection jacobian follows estimated bits and cannot go wi",
+        ),
+        (["--bits", "real"], "argument --bits: invalid choice: 'real'"),
+    ],
+)
+def test_options_that_do_not_go_together(
+    photo: str, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in error_of(capsys, "map", photo, *options)
+    assert not list(Path().glob("cat.*.png"))
+
+
+# Pictures.
+
+
+def test_differences_are_red_above_and_blue_below() -> None:
+    gap = torch.zeros(60, 90)
+    gap[:30], gap[:, 30:60] = 0.5, 0.0
+    gap[30:, :30], gap[30:, 60:] = -0.5, -0.25
+    picture = np.asarray(map_figure(gap, signed=True)).astype(int)
+    factor = 8  # so that the long side, 90, has at least 720 pixels
+    row, column = np.argwhere(np.ptp(picture, axis=2) > 100)[0]  # the panel's first pixel
+    places = {"above": (15, 15), "zero": (15, 45), "below": (45, 15), "less": (45, 75)}
+    colours = {name: picture[row + factor * y, column + factor * x] for name, (y, x) in places.items()}
+    assert colours["above"][0] > 80 > colours["above"][2]
+    assert colours["below"][2] > 80 > colours["below"][0]
+    assert (colours["zero"] > 240).all()
+    assert colours["less"][2] > colours["less"][0] > colours["below"][0]
+
+
+def test_the_picture_of_channels() -> None:
+    account = check.channel_account(torch.tensor([3.0, 0.0, 9.0, 4.0]))
+    assert account["channel"] == [2, 3, 0, 1]
+    assert account["share"] == pytest.approx([9 / 16, 13 / 16, 1, 1])
+    one, two = (channel_figure(dict.fromkeys(names, account), title="$t$") for names in ("y", "yz"))
+    assert two.width > 1.5 * one.width
+    pixels = np.asarray(one).reshape(-1, 3)
+    for colour in ((0x1F, 0x5F, 0xA8), (0xB8, 0x37, 0x5B)):
+        assert (pixels == colour).all(axis=1).sum() > 200
+    empty = check.channel_account(torch.zeros(3))
+    assert empty["share"] == [0.0, 0.0, 0.0]
+    endless = check.channel_account(torch.tensor([torch.inf, 1.0]))
+    assert endless["bits"] == [None, 1.0]
+    channel_figure({"y": empty, "z": endless})

@@ -1,0 +1,463 @@
+"""The command line: files, words and exit codes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from commands import error_of
+from torch import Tensor, nn
+
+import bitrate_ext
+from bitrate_ext.cli import main as cli
+from bitrate_ext.models import demo_codec, zoo
+
+Image = pytest.importorskip("PIL.Image")
+pytest.importorskip("matplotlib")
+pytest.importorskip("compressai")
+
+ENDINGS = (".bitrate.npz", ".bitrate.png", ".json", ".overlay.png")
+
+
+class BlockCodec(nn.Module):
+    """Latents y, 16 pixels a cell, and z, 64; likelihoods follow the picture, the reconstruction is a tenth darker."""
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        y, z = (F.avg_pool2d(x, stride).mul(0.9).add(0.05) for stride in (16, 64))
+        return {"likelihoods": {"y": y, "z": z}, "x_hat": 0.9 * x}
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Makes photographs in the current folder, which is empty before; the demo codec is a small stand-in."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo_codec, "load_demo_codec", lambda: BlockCodec().eval())
+    rng = np.random.default_rng(0)
+
+    def make(*names: str) -> list[str]:
+        for name in names:
+            Image.fromarray(rng.integers(0, 256, (70, 100, 3), dtype=np.uint8)).save(name)
+        return list(names)
+
+    return make
+
+
+def files(folder: str = ".") -> list[str]:
+    return sorted(entry.name for entry in Path(folder).iterdir())
+
+
+def outputs(stem: str) -> list[str]:
+    return [f"{stem}{ending}" for ending in ENDINGS]
+
+
+def test_map_writes_four_files(photos: Callable, capsys: pytest.CaptureFixture[str]) -> None:
+    photos("cat.png")
+    assert cli.main(["map", "cat.png", "-o", "new/out"]) == 0
+    assert files("new/out") == outputs("cat")
+    captured = capsys.readouterr()
+    first, second = captured.out.splitlines()
+    assert first.startswith("cat.png: 100 x 70, ")
+    assert "bits per pixel" in first
+    assert "dB" in first
+    assert second == "Pictures: new/out/cat.bitrate.png and new/out/cat.overlay.png"
+    assert captured.err == ""
+    with Image.open("new/out/cat.overlay.png") as overlay:
+        assert overlay.size == (100, 70)
+    with Image.open("new/out/cat.bitrate.png") as picture:
+        assert picture.mode == "RGB"
+        assert picture.width > 700
+
+
+def test_numbers_agree_with_one_another(photos: Callable) -> None:
+    photos("cat.png")
+    assert cli.main(["map", "cat.png"]) == 0
+    record = json.loads(Path("cat.json").read_text())
+    with np.load("cat.bitrate.npz") as arrays:
+        assert sorted(arrays) == ["map", "maps/y", "maps/z", "metadata"]
+        assert json.loads(str(arrays["metadata"])) == record
+        maps = {name: arrays[name] for name in ("map", "maps/y", "maps/z")}
+    assert {(one.shape, one.dtype) for one in maps.values()} == {((70, 100), np.dtype(np.float32))}
+    np.testing.assert_allclose(maps["maps/y"] + maps["maps/z"], maps["map"], rtol=1e-5)
+    assert maps["map"].sum(dtype=np.float64) + record["padding_bits"] == pytest.approx(record["total_bits"], rel=1e-6)
+    assert sum(record["latent_bits"].values()) == pytest.approx(record["total_bits"], rel=1e-6)
+    assert record["bpp"] == pytest.approx(record["total_bits"] / 7000)
+    pixels = np.asarray(Image.open("cat.png"), dtype=np.float64) / 255
+    assert record["psnr_db"] == pytest.approx(-10 * np.log10(((0.1 * pixels) ** 2).mean()), abs=1e-4)
+    del record["total_bits"], record["padding_bits"], record["bpp"], record["latent_bits"], record["psnr_db"]
+    assert record == {
+        "image": "cat.png",
+        "width": 100,
+        "height": 70,
+        "model": "demo codec",
+        "projection": "bilinear",
+        "device": "cpu",
+        "version": bitrate_ext.__version__,
+        "receptive_field": None,
+        "jacobian": None,
+        "tiles": None,
+        "bits": "estimated",
+        "warnings": [],
+        "ledger": None,
+        "channels": None,
+        "files": {
+            "map": "cat.bitrate.png",
+            "overlay": "cat.overlay.png",
+            "arrays": "cat.bitrate.npz",
+            "record": "cat.json",
+        },
+    }
+
+
+def test_psnr_is_that_of_values_a_picture_can_have(photos: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos("cat.png")
+    forward = BlockCodec.forward
+    monkeypatch.setattr(BlockCodec, "forward", lambda self, x: {**forward(self, x), "x_hat": 3 * x - 1})
+    assert cli.main(["map", "cat.png"]) == 0
+    pixels = np.asarray(Image.open("cat.png"), dtype=np.float64) / 255
+    error = ((3 * pixels - 1).clip(0, 1) - pixels) ** 2
+    assert json.loads(Path("cat.json").read_text())["psnr_db"] == pytest.approx(-10 * np.log10(error.mean()), abs=1e-4)
+
+
+def test_json_is_one_document_and_nothing_else(photos: Callable, capsys: pytest.CaptureFixture[str]) -> None:
+    photos("a.png", "b.png")
+    assert cli.main(["map", "a.png", "absent.png", "b.png", "--json", "--projection", "nearest"]) == 2
+    captured = capsys.readouterr()
+    document = json.loads(captured.out)
+    assert document["version"] == bitrate_ext.__version__
+    assert document["images"] == [json.loads(Path(name).read_text()) for name in ("a.json", "b.json")]
+    assert document["images"][0]["projection"] == "nearest"
+    assert document["failures"] == [{"image": "absent.png", "error": "absent.png: no such file"}]
+    assert captured.err == "bitrate-ext: error: absent.png: no such file\n"
+
+
+def test_other_images_are_done_when_some_fail(photos: Callable, capsys: pytest.CaptureFixture[str]) -> None:
+    photos("a.png", "b.png")
+    Path("text.png").write_text("hello")
+    assert cli.main(["map", "text.png", "a.png", "absent.png", "b.png", "-o", "out"]) == 2
+    assert files("out") == sorted(outputs("a") + outputs("b"))
+    captured = capsys.readouterr()
+    assert captured.err.splitlines()[-1] == "Failed: 2 of 4 images: text.png, absent.png"
+    assert captured.out.splitlines()[-1] == "Pictures: out/*.bitrate.png and out/*.overlay.png"
+
+
+def test_equal_stems_do_not_overwrite_one_another(photos: Callable, capsys: pytest.CaptureFixture[str]) -> None:
+    photos("a.png", "A.bmp")
+    Path("sub").mkdir()
+    photos("sub/a.png")
+    assert cli.main(["map", "a.png", "A.bmp", "sub/a.png", "a.png", "-o", "out"]) == 2
+    assert json.loads(Path("out/a.json").read_text())["image"] == "a.png"
+    assert files("out") == outputs("a")
+    errors = capsys.readouterr().err.splitlines()
+    assert errors[:2] == [
+        f"bitrate-ext: error: {name}: its results would be named as those of a.png; map it into another folder with -o"
+        for name in ("A.bmp", "sub/a.png")
+    ]
+
+
+def test_inputs_are_not_overwritten(photos: Callable, capsys: pytest.CaptureFixture[str]) -> None:
+    photos("a.png", "a.overlay.png")
+    before = Path("a.overlay.png").read_bytes()
+    assert cli.main(["map", "a.png", "a.overlay.png"]) == 2
+    assert "a.png: its results would replace the input a.overlay.png" in capsys.readouterr().err
+    assert Path("a.overlay.png").read_bytes() == before
+    assert files() == sorted(["a.png", "a.overlay.png", *outputs("a.overlay")])
+
+
+def test_old_results_are_replaced(photos: Callable) -> None:
+    photos("a.png")
+    for ending in ENDINGS:
+        Path(f"a{ending}").write_text("old")
+    assert cli.main(["map", "a.png"]) == 0
+    assert all(Path(f"a{ending}").read_bytes() != b"old" for ending in ENDINGS)
+
+
+@pytest.mark.parametrize("failing", ["render.overlay", "os.replace"])
+def test_a_failure_leaves_no_file(
+    photos: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], failing: str
+) -> None:
+    photos("a.png")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    if failing == "render.overlay":
+        monkeypatch.setattr("bitrate_ext.viz.map_figure.overlay", full)
+    else:
+        monkeypatch.setattr(Path, "replace", full)
+    assert error_of(capsys, "map", "a.png") == (
+        "bitrate-ext: error: a.png: its results cannot be written (No space left on device)\n"
+    )
+    assert files() == ["a.png"]
+
+
+def test_a_failure_keeps_old_results(photos: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos("a.png")
+    for ending in ENDINGS:
+        Path(f"a{ending}").write_text("old")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("bitrate_ext.viz.map_figure.overlay", full)
+    assert cli.main(["map", "a.png"]) == 2
+    assert files() == sorted(["a.png", *outputs("a")])
+    assert all(Path(f"a{ending}").read_text() == "old" for ending in ENDINGS)
+
+
+def test_a_folder_in_the_way_of_a_result(photos: Callable, capsys: pytest.CaptureFixture[str]) -> None:
+    photos("a.png")
+    Path("a.json").mkdir()
+    assert error_of(capsys, "map", "a.png") == (
+        "bitrate-ext: error: a.png: its results cannot be written (a.json is a folder)\n"
+    )
+    assert files() == ["a.json", "a.png"]
+
+
+def test_interruption_leaves_no_file(
+    photos: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos("a.png")
+    monkeypatch.setattr("bitrate_ext.viz.map_figure.overlay", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background start without it
+    try:
+        assert cli.main(["map", "a.png", "--json"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr() == ("", "bitrate-ext: interrupted\n")
+    assert files() == ["a.png"]
+
+
+def test_memory_running_out(
+    photos: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos("a.png")
+    for error in (MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")):
+
+        def forward(self: nn.Module, x: Tensor, error: Exception = error) -> dict[str, Any]:
+            raise error
+
+        monkeypatch.setattr(BlockCodec, "forward", forward)
+        if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError):
+            monkeypatch.setattr("bitrate_ext.mapping.mapper.BitrateMapper.__call__", forward)
+        assert error_of(capsys, "map", "a.png").endswith("a.png: not enough memory to map it on this device\n")
+
+
+def test_other_runtime_errors_are_not_hidden(photos: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos("a.png")
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("bitrate_ext.mapping.mapper.BitrateMapper.__call__", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli.main(["map", "a.png"])
+    assert files() == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["map"], "the following arguments are required: IMAGE"),
+        ([], "the following arguments are required: COMMAND"),
+        (["paint", "a.png"], "invalid choice: 'paint'"),
+        (["map", "a.png", "--projection", "cubic"], "argument --projection: invalid choice: 'cubic'"),
+        (["map", "a.png", "--metric", "vmaf"], "argument --metric: invalid choice: 'vmaf'"),
+        (["map", "a.png", "--quality", "two"], "argument --quality: invalid int value: 'two'"),
+        (["map", "a.png", "--proj", "area"], "unrecognized arguments: --proj"),
+        (["map", "a.png", "--quality", "3"], "--quality 3 needs --model NAME"),
+        (["map", "a.png", "--metric", "mse"], "--metric mse needs --model NAME"),
+        (["map", "a.png", "--checkpoint", "c.pth", "--quality", "3"], "--quality is for published weights"),
+        (["map", "a.png", "--device", "abacus"], "--device: unknown device 'abacus'"),
+        (["map", "a.png", "--device", "cpu:x"], "--device: unknown device 'cpu:x'"),
+        (["map", "a.png", "--device", "meta"], "--device meta: PyTorch cannot compute there"),
+        (["bench", "--device", "abacus"], "--device: unknown device 'abacus'"),
+        (["map", "a.png", "-o", "a.png"], "--output a.png: the folder cannot be made (File exists)"),
+        (["map", "a.png", "-o", "a.png/b"], "--output a.png/b: the folder cannot be made (Not a directory)"),
+        (["map", "a.png", "--checkpoint", "absent.pth"], "--checkpoint: there is no checkpoint file absent.pth"),
+        (["map", "a.png", "--model", "jpeg", "--quality", "3"], "--model: name must be one of"),
+        (["map", "a.png", "--model", "mbt2018-mean", "--quality", "9"], "--model: quality of 'mbt2018-mean' must be"),
+        (["map", "a.png", "--model", "mbt2018-mean"], "--model: quality of 'mbt2018-mean' must be"),
+        (["map", ""], "not the name of an image file"),
+        (["map", "absent.png"], "absent.png: no such file"),
+    ],
+    ids=lambda value: " ".join(value) or "nothing" if isinstance(value, list) else "",
+)
+def test_bad_arguments(photos: Callable, capsys: pytest.CaptureFixture[str], argv: list[str], message: str) -> None:
+    photos("a.png")
+    assert message in error_of(capsys, *argv)
+    assert files() == ["a.png"]
+
+
+def test_cuda_that_is_not_there(
+    photos: Callable, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos("a.png")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "--device cuda: PyTorch finds no CUDA device here" in error_of(capsys, "map", "a.png", "--device", "cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert "there are 2 CUDA devices, counted from 0" in error_of(capsys, "map", "a.png", "--device", "cuda:2")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_folder_without_permission(photos: Callable, capsys: pytest.CaptureFixture[str]) -> None:
+    photos("a.png")
+    Path("locked").mkdir(0o500)
+    assert "--output locked: no permission to write there" in error_of(capsys, "map", "a.png", "-o", "locked")
+
+
+def test_missing_package_says_what_to_install(
+    photos: Callable, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos("a.png")
+
+    def absent() -> None:
+        raise ImportError('compressai cannot be imported; install it with pip install "bitrate-ext[compressai]"')
+
+    monkeypatch.setattr(demo_codec, "load_demo_codec", absent)
+    assert 'pip install "bitrate-ext[compressai]"' in error_of(capsys, "map", "a.png")
+
+
+def test_models_are_asked_for_as_the_arguments_say(photos: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos("a.png")
+    asked: list[tuple[Any, ...]] = []
+
+    def load(*arguments: Any) -> nn.Module:
+        asked.append(arguments)
+        return BlockCodec().eval()
+
+    monkeypatch.setattr(zoo, "load_zoo_model", load)
+    monkeypatch.setattr(zoo, "load_checkpoint", load)
+    named = []
+    for options in (
+        ["--model", "mbt2018-mean", "--quality", "3", "--metric", "ms-ssim"],
+        ["--model", "mbt2018-mean", "--quality", "3"],
+        ["--model", "some-vbr"],
+        ["--checkpoint", "sub/c.pth"],
+        ["--checkpoint", "sub/c.pth", "--model", "mbt2018"],
+    ):
+        assert cli.main(["map", "a.png", *options]) == 0
+        named.append(json.loads(Path("a.json").read_text())["model"])
+    assert asked == [
+        ("mbt2018-mean", 3, "ms-ssim"),
+        ("mbt2018-mean", 3, "mse"),
+        ("some-vbr", None, "mse"),
+        ("sub/c.pth", None),
+        ("sub/c.pth", "mbt2018"),
+    ]
+    assert named == [
+        "mbt2018-mean, quality 3, ms-ssim",
+        "mbt2018-mean, quality 3, mse",
+        "some-vbr, mse",
+        "c.pth (BlockCodec)",
+        "c.pth (mbt2018)",
+    ]
+
+
+def test_warnings_are_one_plain_line(photos: Callable, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = (Image.new("RGB", (64, 64), colour) for colour in ("red", "blue"))
+    photos()
+    first.save("a.tiff", save_all=True, append_images=[second])
+    assert cli.main(["map", "a.tiff"]) == 0
+    expected = "bitrate-ext: warning: a.tiff: has 2 frames or pages; only the first is read\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_infinite_bits_are_null_in_json(
+    photos: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos("a.png")
+
+    def forward(self: nn.Module, x: Tensor) -> dict[str, Any]:
+        p = F.avg_pool2d(x, 16)
+        p[..., 0, 0] = 0
+        return {"likelihoods": {"y": p}, "x_hat": x}
+
+    monkeypatch.setattr(BlockCodec, "forward", forward)
+    assert cli.main(["map", "a.png"]) == 0
+    record = json.loads(Path("a.json").read_text(), parse_constant=pytest.fail)
+    assert record["total_bits"] is None
+    assert record["latent_bits"] == {"y": None}
+    assert record["psnr_db"] is None
+    assert "infinitely many bits" in capsys.readouterr().out
+
+
+def test_names_that_a_terminal_cannot_show(photos: Callable, capsys: pytest.CaptureFixture[str]) -> None:
+    photos("a.png")
+    odd = os.fsdecode(b"\xff$x$.png")
+    Path("a.png").rename(odd)
+    assert cli.main(["map", odd]) == 0
+    assert capsys.readouterr().out.startswith("\\udcff$x$.png: 100 x 70")
+    assert len(files()) == 5
+
+
+@pytest.mark.parametrize(("terminal", "count"), [(True, 2), (True, 1), (False, 2)])
+def test_progress_only_for_several_images_on_a_terminal(
+    photos: Callable, monkeypatch: pytest.MonkeyPatch, terminal: bool, count: int
+) -> None:
+    names = photos(*[f"{i}.png" for i in range(count)])
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr(sys, "stderr", stream)
+    assert cli.main(["map", *names]) == 0
+    assert ("image/s" in stream.getvalue() or "s/image" in stream.getvalue()) == (terminal and count > 1)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["--help"], ["--version"], *([name, "--help"] for name in ("map", "calibrate", "bench", "doctor"))],
+)
+def test_help_and_version(capsys: pytest.CaptureFixture[str], argv: list[str]) -> None:
+    assert cli.main(argv) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert "bitrate-ext" in captured.out
+
+
+def test_main_leaves_warnings_as_they_were(capsys: pytest.CaptureFixture[str]) -> None:
+    import warnings
+
+    before = (warnings.showwarning, list(warnings.filters))
+    cli.main(["--version"])
+    assert (warnings.showwarning, list(warnings.filters)) == before
+
+
+def test_the_command_itself(tmp_path: Path) -> None:
+    """The demo codec on the bundled photograph, in a process of its own."""
+    photograph = str(demo_codec.demo_photograph())
+    command = [sys.executable, "-m", "bitrate_ext", "map", photograph, "absent.png", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    note, error = done.stderr.splitlines()
+    assert note.startswith("bitrate-ext: warning: chelsea.png: 21 of 61,440 likelihoods of latent 'y' are at ")
+    assert error == "bitrate-ext: error: absent.png: no such file"
+    (record,) = json.loads(done.stdout)["images"]
+    assert (record["width"], record["height"]) == (451, 300)
+    assert 0.1 < record["bpp"] < 2
+    assert record["psnr_db"] > 25
+    assert files(str(tmp_path)) == outputs("chelsea")
+
+
+def test_a_reader_that_leaves_early_gets_no_traceback() -> None:
+    program = (
+        "import sys\n"
+        "from bitrate_ext.cli import doctor, main\n"
+        "doctor.examine = lambda: [doctor.Finding('name', 'state')]\n"
+        "sys.exit(main.main(['doctor']))\n"
+    )
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-c", program], stdout=write, stderr=subprocess.PIPE, text=True, timeout=120)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (2, "")

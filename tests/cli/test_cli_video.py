@@ -1,0 +1,312 @@
+"""The command ``bitrate-ext video``: files, words and exit codes."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from commands import error_of
+from torch import nn
+
+pytest.importorskip("av")
+pytest.importorskip("PIL")
+pytest.importorskip("matplotlib")
+pytest.importorskip("compressai")
+
+from block_codecs import FRAMES, BlockCodec, BlockVideo
+from PIL import Image
+from video_clips import clip
+
+from bitrate_ext.cli import main as cli
+from bitrate_ext.cli import video
+from bitrate_ext.models import demo_codec, zoo
+from bitrate_ext.video.reader import VideoReader
+from bitrate_ext.video.writer import VideoWriter
+
+
+@pytest.fixture
+def clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Makes videos in the current folder, which is empty before; the demo codec is a small stand-in."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo_codec, "load_demo_codec", lambda: BlockCodec().eval())
+
+    def make(*names: str) -> list[str]:
+        for name in names:
+            Path(name).write_bytes(clip("mp4"))
+        return list(names)
+
+    return make
+
+
+def files(folder: str = ".") -> list[str]:
+    return sorted(entry.name for entry in Path(folder).iterdir())
+
+
+def frames_in(path: str) -> int:
+    with VideoReader(path) as video:
+        return sum(1 for _ in video)
+
+
+def test_video_writes_three_files(clips: Callable, capsys: pytest.CaptureFixture[str]) -> None:
+    clips("cat.mp4")
+    assert cli.main(["video", "cat.mp4", "-o", "new/out.mp4"]) == 0
+    assert files("new") == ["out.csv", "out.json", "out.mp4"]
+    captured = capsys.readouterr()
+    first, second = captured.out.splitlines()
+    assert first.startswith(f"cat.mp4: {FRAMES} frames of 64 x 48, 0.48 s, ")
+    assert "bits per pixel" in first
+    assert "bits per second" in first
+    assert second == "Video: new/out.mp4"
+    assert captured.err == ""
+    assert frames_in("new/out.mp4") == FRAMES
+
+
+def test_numbers_agree_with_one_another(clips: Callable, capsys: pytest.CaptureFixture[str]) -> None:
+    clips("cat.mp4")
+    assert cli.main(["video", "cat.mp4", "--json", "--psnr"]) == 0
+    document = json.loads(Path("cat.bitrate.json").read_text())
+    assert json.loads(capsys.readouterr().out) == {"videos": [document], "failures": []}
+    with open("cat.bitrate.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(document["frames"]) == FRAMES
+    assert list(rows[0]) == ["frame", "seconds", "kind", "total_bits", "padding_bits", "bpp", "psnr_db", "y", "z"]
+    for row, frame in zip(rows, document["frames"], strict=True):
+        assert int(row["frame"]) == frame["index"]
+        assert float(row["seconds"]) == frame["time"]
+        assert row["kind"] == frame["kind"] == "image"
+        for key in ("total_bits", "padding_bits", "bpp", "psnr_db"):
+            assert float(row[key]) == frame[key]
+        assert {name: float(row[name]) for name in ("y", "z")} == frame["latent_bits"]
+        assert frame["bpp"] == pytest.approx(frame["total_bits"] / (64 * 48))
+    total = sum(frame["total_bits"] for frame in document["frames"])
+    assert document["total_bits"] == pytest.approx(total, rel=1e-12)
+    assert document["bpp"] == pytest.approx(total / (64 * 48 * FRAMES))
+    assert document["bits_per_second"] == pytest.approx(total / 0.48)
+    assert document["latent_bits"]["y"] == pytest.approx(sum(f["latent_bits"]["y"] for f in document["frames"]))
+    assert document["files"] == {
+        "video": "cat.bitrate.mp4",
+        "table": "cat.bitrate.csv",
+        "record": "cat.bitrate.json",
+    }
+    assert (document["partial"], document["scale"], document["model"]) == (None, "clip", "demo codec")
+
+
+def test_infinite_bits_are_null(clips: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Infinite(BlockCodec):
+        def forward(self, x: torch.Tensor) -> dict[str, Any]:
+            output = super().forward(x)
+            output["likelihoods"]["y"] = torch.zeros_like(output["likelihoods"]["y"])
+            return output
+
+    monkeypatch.setattr(demo_codec, "load_demo_codec", lambda: Infinite().eval())
+    clips("cat.mp4")
+    assert cli.main(["video", "cat.mp4"]) == 0
+    document = json.loads(Path("cat.bitrate.json").read_text())
+    assert document["total_bits"] is document["latent_bits"]["y"] is document["frames"][3]["bpp"] is None
+    assert document["latent_bits"]["z"] > 0
+
+
+def test_several_videos_and_one_that_fails(clips: Callable, capsys: pytest.CaptureFixture[str]) -> None:
+    clips("a.mp4", "c.mp4")
+    Path("b.mp4").write_text("#EXTM3U\n#EXTINF:1,\n/etc/passwd\n")
+    assert cli.main(["video", "a.mp4", "b.mp4", "gone.mp4", "c.mp4", "-o", "out"]) == 2
+    assert files("out") == [f"{stem}.bitrate.{end}" for stem in "ac" for end in ("csv", "json", "mp4")]
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 2
+    assert "b.mp4" in captured.err.splitlines()[0]
+    assert captured.err.splitlines()[1] == "bitrate-ext: error: gone.mp4: no such file"
+
+
+def test_a_video_that_is_cut_short(clips: Callable, capsys: pytest.CaptureFixture[str]) -> None:
+    clips("whole.mp4")
+    data = clip("mp4", index_first=True, frames=30, keyframes=5)
+    Path("cut.mp4").write_bytes(data[: len(data) * 6 // 10])
+    assert cli.main(["video", "cut.mp4", "whole.mp4"]) == 1
+    assert files() == [
+        *(f"cut.bitrate.partial.{end}" for end in ("csv", "json", "mp4")),
+        "cut.mp4",
+        *(f"whole.bitrate.{end}" for end in ("csv", "json", "mp4")),
+        "whole.mp4",
+    ]
+    document = json.loads(Path("cut.bitrate.partial.json").read_text())
+    assert "cut short" in document["partial"]
+    assert len(document["frames"]) == frames_in("cut.bitrate.partial.mp4")
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    assert line.startswith("bitrate-ext: warning: cut.mp4: ")
+    assert line.endswith("; mapped as far as it goes")
+
+
+@pytest.mark.parametrize("name", ["-i.mp4", "new\nline.mp4", "concat:a.mp4", "ünï ©.mp4", "a.b.mp4"])
+def test_names_are_only_names(clips: Callable, name: str) -> None:
+    clips(name)
+    assert cli.main(["video", f"./{name}", "-o", "out"]) == 0
+    stem = name.removesuffix(".mp4")
+    assert files("out") == [f"{stem}.bitrate.{end}" for end in ("csv", "json", "mp4")]
+
+
+def test_a_name_that_starts_with_a_dash_needs_a_folder_before_it(
+    clips: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clips("-i.mp4")
+    assert "-i.mp4" in error_of(capsys, "video", "-i.mp4") or "required" in error_of(capsys, "video", "-i.mp4")
+    assert cli.main(["video", "-o", "out", "--", "-i.mp4"]) == 0
+    assert len(files("out")) == 3
+
+
+def test_video_codecs(clips: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    loaded = []
+    monkeypatch.setattr(
+        zoo, "load_zoo_model", lambda name, q, metric: loaded.append((name, q, metric)) or BlockVideo().eval()
+    )
+    clips("cat.mp4")
+    assert cli.main(["video", "cat.mp4", "--model", "ssf2020", "--quality", "3", "--group", "5"]) == 0
+    assert loaded == [("ssf2020", 3, "mse")]
+    with open("cat.bitrate.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["kind"] for row in rows] == ["inter" if k % 5 else "keyframe" for k in range(FRAMES)]
+    assert rows[0]["motion.y"] == rows[1]["keyframe.y"] == ""
+    assert float(rows[1]["motion.y"]) > 0
+    capsys.readouterr()
+    chosen = ("--model", "ssf2020", "--quality", "3")
+    assert "--batch 2: frames of a video codec depend on one another" in error_of(
+        capsys, "video", "cat.mp4", *chosen, "--batch", "2"
+    )
+    Image.new("RGB", (32, 32)).save("cat.png")
+    assert "ssf2020, quality 3, mse is a video codec; bitrate-ext video takes it" in error_of(
+        capsys, "map", "cat.png", *chosen
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["a.mp4", "b.mp4", "-o", "out.mp4"], "--output out.mp4: one file for 2 videos; name a folder"),
+        (["a.mp4", "sub/a.mp4"], "sub/a.mp4: its results would be named as those of a.mp4"),
+        (["a.mp4", "-o", "a.mp4"], "a.mp4 would replace an input"),
+        (["a.mp4", "--scale", "0"], "expected clip, frame or a positive number of bits per pixel, got '0'"),
+        (["a.mp4", "--scale", "video"], "got 'video'"),
+        (["a.mp4", "--frames", "0"], "expected a whole number of at least 1, got '0'"),
+        (["a.mp4", "--batch", "x"], "expected a whole number of at least 1, got 'x'"),
+        (["a.mp4", "--group", "4"], "--group 4 is for video codecs"),
+        (["a.mp4", "--quality", "4"], "--quality 4 needs --model NAME"),
+        (["a.mp4", "--precision", "float16"], "needs a model built on CompressAI's entropy models"),
+        (["a.mp4", "--animate", "--quality", "4", "--model", "m"], "--animate goes over all qualities"),
+        (["a.mp4", "--crf", "99"], "crf must be 0 to 51, got 99"),
+    ],
+)
+def test_what_cannot_be_served(
+    clips: Callable, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    Path("sub").mkdir()
+    clips("a.mp4", "b.mp4", "sub/a.mp4")
+    assert words in error_of(capsys, "video", *arguments)
+    assert files() == ["a.mp4", "b.mp4", "sub"]
+
+
+def test_a_full_disk_is_told_in_one_line(
+    clips: Callable, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    clips("cat.mp4")
+    monkeypatch.setattr(VideoWriter, "write", full)
+    assert error_of(capsys, "video", "cat.mp4").endswith(
+        "cat.mp4: its results cannot be written (No space left on device)\n"
+    )
+    assert files() == ["cat.mp4"]
+
+
+def test_progress_has_a_bar_for_each_pass(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = video.progress_on_stderr()
+    for what in ("measuring", "drawing"):
+        done = progress(what, 3)
+        for _ in range(3):
+            done()
+    progress("mapping", None)()
+    shown = capsys.readouterr().err
+    assert "measuring" in shown
+    assert "drawing" in shown
+    assert "frame/s" in shown
+
+
+# Animations.
+
+
+class Coarse(BlockCodec):
+    def __init__(self, cost: float) -> None:
+        super().__init__()
+        self.cost = cost
+
+    def forward(self, x: torch.Tensor) -> dict[str, Any]:
+        output = super().forward(x)
+        return {**output, "likelihoods": {k: p**self.cost for k, p in output["likelihoods"].items()}}
+
+
+@pytest.fixture
+def photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> str:
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)).save("cat.png")
+    return "cat.png"
+
+
+def shown(path: str) -> list[np.ndarray]:
+    with Image.open(path) as animation:
+        assert animation.format == "PNG"
+        pictures = []
+        for index in range(animation.n_frames):
+            animation.seek(index)
+            assert animation.info["duration"] == 1000
+            pictures.append(np.asarray(animation.convert("RGB")).astype(int))
+        return pictures
+
+
+def test_animation_over_qualities(photo: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(zoo, "load_zoo_model", lambda name, quality, metric: Coarse(quality).eval())
+    assert cli.main(["video", photo, "--animate", "--model", "cheng2020-attn", "-o", "out"]) == 0
+    assert files("out") == ["cat.bitrate.png"]
+    pictures = shown("out/cat.bitrate.png")
+    assert len(pictures) == 6  # the published qualities
+    brightness = [p[100:-100, 100:-200].mean() for p in pictures]
+    assert brightness == sorted(brightness)  # one scale: more bits are brighter
+    assert brightness[-1] - brightness[0] > 20
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(", mse")[0] for line in lines[:6]] == [f"cheng2020-attn, quality {q}" for q in range(1, 7)]
+    assert lines[6] == "Animation: out/cat.bitrate.png"
+
+
+def test_animation_over_checkpoints(photo: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(path: str, name: str | None) -> nn.Module:
+        assert name == "mbt2018-mean"
+        return Coarse(float(Path(path).stem)).eval()
+
+    monkeypatch.setattr(zoo, "load_checkpoint", load)
+    assert cli.main(["video", photo, "--model", "mbt2018-mean", "-o", "x.png", "--animate", "3.pth", "1.pth"]) == 0
+    first, second = shown("x.png")
+    assert first[100:-100, 100:-200].mean() > second[100:-100, 100:-200].mean()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["cat.png", "cat.png", "--animate"], "--animate takes one photograph, got 2 files"),
+        (["cat.png", "--animate"], "--animate needs --model NAME, or checkpoints"),
+        (["cat.png", "--animate", "--model", "elic2022-official"], "no published qualities of 'elic2022-official'"),
+        (["cat.png", "--animate", "gone.pth"], "--checkpoint: there is no checkpoint file gone.pth"),
+        (["gone.png", "--animate", "--model", "mbt2018"], "gone.png: no such file"),
+        (["cat.png", "--animate", "--model", "mbt2018", "-o", "cat.png"], "cat.png would replace the input"),
+        (["cat.png", "--metric", "mse", "--model", "mbt2018", "--animate", "a.pth"], "cannot go with checkpoints"),
+    ],
+)
+def test_animations_that_cannot_be_made(
+    photo: str, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    assert words in error_of(capsys, "video", *arguments)
+    assert files() == ["cat.png"]

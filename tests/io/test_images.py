@@ -1,0 +1,274 @@
+"""Reading photographs: what is read, how, and what is refused in which words."""
+
+from __future__ import annotations
+
+import os
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bitrate_ext.io.images import ImageError, load_image
+
+Image = pytest.importorskip("PIL.Image")
+
+PNG_CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # of each colour type
+
+
+def colours(height: int = 6, width: int = 9) -> np.ndarray:
+    """uint8 ``[H, W, 3]``, every pixel its own."""
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def as_tensor(pixels: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(pixels.astype(np.float32) / 255).permute(2, 0, 1)[None]
+
+
+def write_png16(path: Path, values: np.ndarray, colour_type: int, extra: bytes = b"") -> None:
+    """A 16-bit PNG of ``[H, W, C]``, which Pillow itself cannot write in colour."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width = values.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + extra
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
+
+def write_tiff(path: Path, values: np.ndarray, *, photometric: int, sample_format: int = 1) -> None:
+    """An uncompressed little-endian TIFF of ``[H, W, C]``, of any depth."""
+    height, width, channels = values.shape
+    bits = 8 * values.dtype.itemsize
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 0, 277: channels, 278: height}
+    tags |= {279: values.nbytes, 339: sample_format}
+    folder = 8
+    lists = folder + 2 + 12 * len(tags) + 4  # where values that do not fit into their entry begin
+    many = {258: lists, 339: lists + 2 * channels} if channels > 2 else {}
+    tags[273] = lists + 4 * channels
+    entries = b""
+    for tag, value in sorted(tags.items()):
+        if tag in many:
+            entries += struct.pack("<HHII", tag, 3, channels, many[tag])
+        else:
+            count = channels if tag in (258, 339) else 1
+            entries += struct.pack("<HHI", tag, 3 if count > 1 else 4, count)
+            entries += struct.pack("<HH", value, value) if count == 2 else struct.pack("<I", value)
+    body = struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0)
+    body += struct.pack(f"<{channels}H", *[bits] * channels) + struct.pack(f"<{channels}H", *[sample_format] * channels)
+    path.write_bytes(b"II*\0" + struct.pack("<I", folder) + body + values.tobytes())
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tiff", "a.webp", "A.PNG", "no_ending"])
+def test_lossless_formats_are_read_exactly(tmp_path: Path, name: str) -> None:
+    pixels, path = colours(), tmp_path / name
+    form = {"a.bmp": "BMP", "a.tiff": "TIFF", "a.webp": "WEBP"}.get(name, "PNG")
+    options = {"lossless": True} if form == "WEBP" else {}
+    Image.fromarray(pixels).save(path, format=form, **options)
+    x = load_image(path)
+    assert (x.shape, x.dtype) == ((1, 3, 6, 9), torch.float32)
+    assert x.is_contiguous()
+    assert torch.equal(x, as_tensor(pixels))
+
+
+def test_jpeg_and_str_paths(tmp_path: Path) -> None:
+    path = str(tmp_path / "a.jpg")
+    Image.fromarray(np.full((16, 24, 3), 128, np.uint8)).save(path)
+    torch.testing.assert_close(load_image(path), torch.full((1, 3, 16, 24), 128 / 255), atol=2 / 255, rtol=0)
+
+
+def test_grey_becomes_three_equal_channels(tmp_path: Path) -> None:
+    grey = colours()[:, :, 0]
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    assert torch.equal(load_image(tmp_path / "a.png"), as_tensor(np.repeat(grey[:, :, None], 3, axis=2)))
+
+
+def test_one_bit_images(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[True, False]])).save(tmp_path / "a.png")
+    assert load_image(tmp_path / "a.png")[0, 0].tolist() == [[1.0, 0.0]]
+
+
+def test_palettes(tmp_path: Path) -> None:
+    image = Image.fromarray(np.array([[0, 1]], dtype=np.uint8)).convert("P")
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.save(tmp_path / "a.png")
+    assert load_image(tmp_path / "a.png")[0, :, 0].T.tolist() == [[1, 0, 0], [0, 0, 1]]
+
+
+def test_transparent_parts_are_laid_on_white(tmp_path: Path) -> None:
+    pixels = np.array([[[255, 0, 0, 255], [255, 0, 0, 0], [0, 0, 0, 51]]], dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "rgba.png")
+    expected = torch.tensor([[1, 0, 0], [1, 1, 1], [0.8, 0.8, 0.8]])
+    torch.testing.assert_close(load_image(tmp_path / "rgba.png")[0, :, 0].T, expected, atol=1e-6, rtol=0)
+    Image.fromarray(np.array([[[7, 255], [7, 0]]], dtype=np.uint8), "LA").save(tmp_path / "la.png")
+    assert load_image(tmp_path / "la.png")[0, 0, 0].tolist() == [np.float32(7 / 255), 1.0]
+    Image.fromarray(np.array([[5, 9]], dtype=np.uint8)).save(tmp_path / "level.png", transparency=9)
+    assert load_image(tmp_path / "level.png")[0, 0, 0].tolist() == [np.float32(5 / 255), 1.0]
+    Image.fromarray(np.array([[5, 9]], dtype=np.uint8)).convert("P").save(tmp_path / "palette.png", transparency=9)
+    assert load_image(tmp_path / "palette.png")[0, 0, 0].tolist() == [np.float32(5 / 255), 1.0]
+
+
+def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "a.tiff")
+    assert load_image(tmp_path / "a.tiff")[0, :, 0, 0].tolist() == [1.0, 0.0, 0.0]
+
+
+def test_exif_rotation_is_applied(tmp_path: Path) -> None:
+    pixels, exif = colours(4, 6), Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    assert torch.equal(load_image(tmp_path / "a.png"), as_tensor(np.rot90(pixels, -1).copy()))
+
+
+def test_sixteen_bit_grey_keeps_its_precision(tmp_path: Path) -> None:
+    values = np.array([[0, 1, 255, 256, 40000, 65535]], dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    write_tiff(tmp_path / "a.tiff", values[:, :, None], photometric=1)
+    for name in ("a.png", "a.tiff"):
+        x = load_image(tmp_path / name)
+        assert x.shape == (1, 3, 1, 6)
+        for channel in range(3):
+            np.testing.assert_array_equal(x[0, channel].numpy(), values.astype(np.float32) / 65535)
+
+
+def test_sixteen_bit_grey_with_a_transparent_level(tmp_path: Path) -> None:
+    level = struct.pack(">H", 500)
+    chunk = struct.pack(">I", 2) + b"tRNS" + level + struct.pack(">I", zlib.crc32(b"tRNS" + level))
+    write_png16(tmp_path / "a.png", np.array([[[500], [501]]]), 0, chunk)
+    assert load_image(tmp_path / "a.png")[0, 0, 0].tolist() == [1.0, np.float32(501) / np.float32(65535)]
+
+
+@pytest.mark.parametrize("colour_type", [2, 4, 6], ids=["rgb", "grey and alpha", "rgba"])
+def test_sixteen_bit_colour_png_is_refused(tmp_path: Path, colour_type: int) -> None:
+    write_png16(tmp_path / "a.png", np.full((3, 4, PNG_CHANNELS[colour_type]), 258), colour_type)
+    with pytest.raises(ImageError, match=r"a\.png: has 16 bits a channel; convert it to 8 bits a channel"):
+        load_image(tmp_path / "a.png")
+
+
+TIFFS = {
+    "16-bit rgb": (np.zeros((3, 4, 3), np.uint16), 2, 1, "has 16 bits a channel; convert"),
+    "16-bit grey, white is zero": (np.zeros((3, 4, 1), np.uint16), 0, 1, "has 16 bits a channel; convert"),
+    "32-bit grey": (np.zeros((3, 4, 1), np.uint32), 1, 1, "has 32 bits a channel; convert"),
+    "signed": (np.zeros((3, 4, 1), np.int16), 1, 2, "has floating-point or signed samples; convert"),
+    "floating": (np.zeros((3, 4, 1), np.float32), 1, 3, "has floating-point or signed samples; convert"),
+    "floating rgb": (np.zeros((3, 4, 3), np.float32), 2, 3, "that can be read"),
+}
+
+
+@pytest.mark.parametrize("case", TIFFS)
+def test_deep_tiffs_are_refused(tmp_path: Path, case: str) -> None:
+    values, photometric, sample_format, message = TIFFS[case]
+    write_tiff(tmp_path / "a.tif", values, photometric=photometric, sample_format=sample_format)
+    with pytest.raises(ImageError, match=message):
+        load_image(tmp_path / "a.tif")
+
+
+def test_the_tiffs_of_these_tests_are_well_made(tmp_path: Path) -> None:
+    pixels = colours()
+    write_tiff(tmp_path / "a.tif", pixels, photometric=2)
+    assert torch.equal(load_image(tmp_path / "a.tif"), as_tensor(pixels))
+
+
+@pytest.mark.parametrize("name", ["a.tiff", "a.webp", "a.png"])
+def test_of_several_frames_the_first_is_read_with_a_warning(tmp_path: Path, name: str) -> None:
+    pixels = colours()
+    options = {"lossless": True} if name == "a.webp" else {}
+    first, second = Image.fromarray(pixels), Image.fromarray(255 - pixels)
+    first.save(tmp_path / name, save_all=True, append_images=[second], **options)
+    with pytest.warns(UserWarning, match="has 2 frames or pages; only the first is read"):
+        x = load_image(tmp_path / name)
+    assert torch.equal(x, as_tensor(pixels))
+
+
+def test_one_frame_is_read_without_a_warning(tmp_path: Path) -> None:
+    Image.fromarray(colours()).save(tmp_path / "a.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_image(tmp_path / "a.png")
+
+
+def test_files_that_are_no_image(tmp_path: Path) -> None:
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "text.png").write_text("hello")
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    for name, message in {
+        "absent.png": "no such file",
+        "empty.png": "the file is empty",
+        "text.png": "not a PNG, JPEG, WebP, TIFF or BMP image",
+        "folder.png": "is a folder, not an image file",
+        "pipe.png": "is not a regular file",
+        "text.png/x.png": "cannot be read",
+        "n" * 300: "cannot be read",
+        "nul\0l.png": "null character",
+    }.items():
+        with pytest.raises(ImageError, match=message) as raised:
+            load_image(tmp_path / name)
+        assert "\n" not in str(raised.value)
+
+
+def test_image_error_is_a_value_error() -> None:
+    assert issubclass(ImageError, ValueError)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_unreadable_file(tmp_path: Path) -> None:
+    Image.fromarray(colours()).save(tmp_path / "a.png")
+    (tmp_path / "a.png").chmod(0)
+    with pytest.raises(ImageError, match="no permission to read the file"):
+        load_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("form", ["EPS", "PDF", "GIF", "PPM"])
+def test_other_formats_under_an_allowed_name_are_refused(tmp_path: Path, form: str) -> None:
+    Image.fromarray(colours()).save(tmp_path / "a.png", format=form)
+    with pytest.raises(ImageError, match="not a PNG"):
+        load_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "TIFF", "BMP"])
+@pytest.mark.parametrize("kept", [0.97, 0.6, 0.2])
+def test_cut_files_are_refused(tmp_path: Path, form: str, kept: float) -> None:
+    Image.fromarray(colours(64, 64)).save(tmp_path / "a", format=form)
+    whole = (tmp_path / "a").read_bytes()
+    (tmp_path / "a").write_bytes(whole[: int(kept * len(whole))])
+    with pytest.raises(ImageError, match=r"damaged or cut short|not a PNG"):
+        load_image(tmp_path / "a")
+
+
+def test_damaged_bytes_give_a_picture_or_an_image_error(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for form in ("PNG", "JPEG", "WEBP", "TIFF", "BMP"):
+        Image.fromarray(colours(16, 16)).save(tmp_path / "a", format=form)
+        whole = np.frombuffer((tmp_path / "a").read_bytes(), np.uint8)
+        for _ in range(40):
+            damaged = whole.copy()
+            damaged[rng.integers(0, min(len(whole), 200), 4)] = rng.integers(0, 256, 4)
+            (tmp_path / "b").write_bytes(damaged.tobytes())
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                try:
+                    x = load_image(tmp_path / "b")
+                except ImageError:
+                    continue
+            assert x.shape[:2] == (1, 3)
+            assert bool(((x >= 0) & (x <= 1)).all())
+
+
+@pytest.mark.parametrize("limit", [30, 60], ids=["error", "warning"])
+def test_decompression_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    """Pillow raises from twice its limit on, and only warns before."""
+    Image.fromarray(colours(8, 8)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with pytest.raises(ImageError, match=f"the image is larger than {limit} pixels"):
+        load_image(tmp_path / "a.png")

@@ -1,0 +1,136 @@
+"""Pictures of maps: sizes, colours, odd values."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("matplotlib")
+
+from bitrate_ext.viz import colormap, map_figure
+
+
+def ramp(height: int = 60, width: int = 80) -> np.ndarray:
+    """A map that grows from left to right, 0 to 1 bits per pixel."""
+    return np.tile(np.linspace(0, 1, width, dtype=np.float32), (height, 1))
+
+
+def close_to(pixels: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+    return (np.abs(pixels.astype(int) - colour) <= 2).all(axis=-1)
+
+
+@pytest.mark.parametrize(
+    "size", [(60, 80), (300, 451), (40, 900), (900, 40), (1, 1), (1, 3000), (3000, 2), (2160, 3840)]
+)
+def test_map_figure_follows_the_aspect_of_the_map(size: tuple[int, int]) -> None:
+    picture = map_figure.map_figure(np.zeros(size, dtype=np.float32) + 1, title="t" * 500, subtitle="s")
+    assert picture.mode == "RGB"
+    height, width = map_figure._panel_size(*size)
+    assert picture.height >= height
+    assert picture.width >= width
+    assert max(picture.size) < 2100
+    if max(height, width) <= 8 * min(height, width):
+        assert height / width == pytest.approx(size[0] / size[1], rel=0.02)
+    pixels = np.asarray(picture)
+    edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    assert (edge == 255).all()  # nothing runs over the edge, the long title neither
+
+
+def test_every_map_pixel_is_a_square_of_its_colour() -> None:
+    bits = np.random.default_rng(0).random((6, 11), dtype=np.float32)
+    bits[0, 0] = 0.0
+    pixels = np.asarray(map_figure.map_figure(bits))
+    height, width = map_figure._panel_size(6, 11)
+    scale = height // 6
+    assert (height, width) == (6 * scale, 11 * scale)
+    expected = (colormap.colour_map()(np.clip(bits / colormap.colour_limit(bits), 0, 1))[:, :, :3] * 255).round()
+    black = np.argwhere(close_to(pixels, tuple(expected[0, 0].astype(int))))  # the first cell, and the bar's foot
+    top, left = black[:, 0].min(), black[:, 1].min()
+    centres = pixels[top + scale // 2 : top + height : scale, left + scale // 2 : left + width : scale]
+    assert np.abs(centres.astype(int) - expected).max() <= 2
+
+
+def test_odd_values_are_drawn() -> None:
+    bits = ramp()
+    bits[10:50, 10:30] = np.nan
+    bits[0, 0] = np.inf
+    bits[1, 1] = -np.inf
+    pixels = np.asarray(map_figure.map_figure(bits))
+    grey = tuple(round(255 * c) for c in colormap.BROKEN)
+    scale = map_figure._panel_size(60, 80)[0] // 60
+    assert close_to(pixels, grey).sum() == pytest.approx(40 * 20 * scale**2, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "title",
+    ["cost $x^2 and $ more", "$\\frac{$", "back\\slash \\frac{", "new\nline\ttab", "日本語.png", "\udcff", "", "%d {}"],
+)
+def test_any_file_name_makes_a_title(title: str) -> None:
+    map_figure.map_figure(ramp(8, 8), title=title, subtitle=title)
+
+
+def test_map_figure_takes_tensors() -> None:
+    bits = ramp()
+    tensor = torch.from_numpy(bits)[None, None].double().requires_grad_()
+    assert map_figure.map_figure(tensor).tobytes() == map_figure.map_figure(bits).tobytes()
+
+
+def test_pictures_leave_matplotlib_as_it_was() -> None:
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    map_figure.map_figure(ramp())
+    assert dict(matplotlib.rcParams) == before
+    figures = __import__("sys").modules.get("matplotlib.pyplot")
+    assert figures is None or not figures.get_fignums()
+
+
+def test_overlay_has_the_size_of_the_photograph_and_keeps_it_where_nothing_is_spent() -> None:
+    photo = np.random.default_rng(0).integers(0, 256, (60, 80, 3)).astype(np.float32) / 255
+    bits = ramp()
+    bits[:, :40] = 0.0
+    bits[:30, :40] = np.nan
+    picture = map_figure.overlay(photo, bits)
+    assert (picture.mode, picture.size) == ("RGB", (80, 60))
+    pixels = np.asarray(picture)[:, :40].astype(float)
+    grey = 255 * (photo[:, :40] @ np.array([0.2126, 0.7152, 0.0722]))
+    assert np.abs(pixels - grey[:, :, None]).max() < 0.501  # rounded, not cut
+
+
+def test_overlay_gets_more_colour_with_more_bits_and_stays_readable() -> None:
+    pixels = np.asarray(map_figure.overlay(np.full((60, 80, 3), 0.5, np.float32), ramp())).astype(float)
+    colour = pixels[0].max(axis=-1) - pixels[0].min(axis=-1)
+    assert colour[0] <= 1
+    assert colour[20] < colour[40] < colour[60]
+    dark, light = (
+        np.asarray(map_figure.overlay(np.full((1, 1, 3), grey, np.float32), np.ones((1, 1)))).astype(float).mean()
+        for grey in (0.1, 0.9)
+    )
+    assert light - dark > 60  # lights and shades are there under the most bits, too
+
+
+def test_overlay_uses_the_figures_scale() -> None:
+    """One extreme pixel, or one of infinite bits, darkens no other."""
+    photo, bits = np.full((60, 80, 3), 0.5, np.float32), 4 * np.minimum(ramp(), 0.9)
+    expected = np.asarray(map_figure.overlay(photo, bits))
+    for extreme in (100.0, np.inf):
+        bits[0, 0] = extreme
+        picture = np.asarray(map_figure.overlay(photo, bits))
+        np.testing.assert_array_equal(picture[1:], expected[1:])
+        np.testing.assert_array_equal(picture[0, 0], expected[0, -1])
+
+
+def test_overlay_takes_tensors_as_the_mapper_returns_them() -> None:
+    photo, bits = torch.rand(1, 3, 60, 80), torch.from_numpy(ramp())[None, None]
+    expected = map_figure.overlay(photo[0].permute(1, 2, 0).numpy(), ramp())
+    assert map_figure.overlay(photo, bits).tobytes() == expected.tobytes()
+
+
+def test_wrong_shapes_are_named() -> None:
+    with pytest.raises(ValueError, match=r"bits must be a map \[H, W\] or \[1, 1, H, W\], got shape \[2, 1, 4, 4\]"):
+        map_figure.map_figure(np.zeros((2, 1, 4, 4)))
+    with pytest.raises(ValueError, match=r"bits must be .* got shape \[0, 4\]"):
+        map_figure.map_figure(np.zeros((0, 4)))
+    with pytest.raises(ValueError, match=r"photograph must be \[H, W, 3\] of \[4, 5\] pixels, got \[4, 4, 3\]"):
+        map_figure.overlay(np.zeros((4, 4, 3)), np.zeros((4, 5)))
