@@ -276,7 +276,7 @@ def _uploader(device: torch.device) -> Upload:
 
     The caching allocators keep the pinned pages and the device's memory until their streams are done with them.
     """
-    consumer, stream = torch.cuda.current_stream(device), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    consumer, stream = torch.cuda.current_stream(device), torch.cuda.Stream(device)  # type: ignore[no-untyped-call, unused-ignore]
 
     def upload(frame: Tensor) -> Tensor:
         with torch.cuda.stream(stream):

@@ -356,8 +356,8 @@ def test_memory_is_flat_over_many_frames(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        cwd=Path(__file__).parent,
-        env={**os.environ, "PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "PYTHONPATH": f"{Path(__file__).parents[1]}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
     )
     assert done.returncode == 0, done.stderr
     steady, largest = map(int, done.stdout.split())
