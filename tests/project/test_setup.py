@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -322,6 +323,12 @@ def test_a_source_archive_holds_every_source(tmp_path: Path) -> None:
     sources = {str(path.relative_to(tree)) for path in (tree / "csrc").rglob("*") if path.is_file()}
     assert any(name.endswith(".cu") for name in sources)
     assert sources | {"tools/cuda_toolkit.py", "bitrate_ext/inner/innermost/__init__.py"} <= packed
+
+
+def test_the_command_leads_to_a_function() -> None:
+    scripts = re.findall(r'^bitrate-ext = "([\w.]+):(\w+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    ((module, function),) = scripts
+    assert callable(getattr(importlib.import_module(module), function))
 
 
 def test_packages_inside_the_package_are_installed(tmp_path: Path) -> None:
