@@ -71,15 +71,22 @@ int64_t task_grain(int64_t elements_per_task) {
   return std::max<int64_t>(1, kGrain / std::max<int64_t>(1, elements_per_task));
 }
 
-// The bits of one slab: for each term a buffer [images, cell rows, w].
+// The bits of one slab: for each term a buffer [images, cell rows, w], or the latent's own memory where it holds them.
 struct SlabTerm {
   const Term* term;
   Range cell_rows;
-  double* bits;
+  const double* bits;
+  int64_t image_stride, row_stride;
+  double* buffer;  // null: there is nothing to sum
 };
+
+bool holds_bits(const Latent& latent) {
+  return latent.source == Source::Bits && latent.dtype == DType::Float64 && (latent.cell_stride == 1 || latent.w <= 1);
+}
 
 void sweep_cells(const std::vector<SlabTerm>& slab, Range images, const Kernels& kernels, const ParallelFor& parallel) {
   for (const SlabTerm& part : slab) {
+    if (part.buffer == nullptr) continue;
     const Latent& latent = part.term->latent;
     const int64_t cells = part.cell_rows.size() * latent.w;
     // Long runs keep each channel's memory stream long; short ones give every thread an even share.
@@ -91,7 +98,7 @@ void sweep_cells(const std::vector<SlabTerm>& slab, Range images, const Kernels&
         const int64_t offset = run_offset(latent, latent.w, run, part.cell_rows.begin);
         kernels.cell_bits[int(latent.source)][int(latent.dtype)](
             at(latent.data, offset * kElementSize[int(latent.dtype)]), run.count, latent.channels,
-            {latent.cell_stride, latent.channel_stride}, part.bits + (run.image - images.begin) * cells + run.first_cell);
+            {latent.cell_stride, latent.channel_stride}, part.buffer + (run.image - images.begin) * cells + run.first_cell);
       }
     });
   }
@@ -143,7 +150,7 @@ class SpreadRows {
       owner_[slot] = cell_row;
       const Band& band = part_.term->columns;
       ordinary_[slot] = kernels.apply_columns(band.start + first_column_, band.weight + first_column_, band.rows, band.taps,
-                                              bits_ + (cell_row - part_.cell_rows.begin) * band.columns, count_, spread);
+                                              bits_ + (cell_row - part_.cell_rows.begin) * part_.row_stride, count_, spread);
     }
     return slot;
   }
@@ -180,7 +187,7 @@ void sweep_pixels(const std::vector<SlabTerm>& slab, Range images, Range pixel_r
       for (int64_t column = 0; column < map.width; column += block) {
         const int64_t count = std::min(block, map.width - column);
         for (size_t k = 0; k < slab.size(); ++k) {
-          spread[k].select(slab[k].bits + image * slab[k].cell_rows.size() * slab[k].term->latent.w, column, count);
+          spread[k].select(slab[k].bits + image * slab[k].image_stride, column, count);
         }
         for (int64_t y = pixel_rows.begin + part.begin; y < pixel_rows.begin + part.end; ++y) {
           rows.clear();
@@ -209,8 +216,8 @@ void sweep_pixels(const std::vector<SlabTerm>& slab, Range images, Range pixel_r
 
 void project(const std::vector<Term>& terms, const Image<void>& map, const Kernels& kernels, const ParallelFor& parallel) {
   if (map.batch == 0 || map.height == 0 || map.width == 0) return;
-  int64_t cells = 0;  // of one image
-  for (const Term& term : terms) cells += term.latent.h * term.latent.w;
+  int64_t cells = 0;  // of one image, in the buffer
+  for (const Term& term : terms) cells += holds_bits(term.latent) ? 0 : term.latent.h * term.latent.w;
   const int64_t images_at_once = std::max<int64_t>(1, kSlabCells / std::max<int64_t>(1, cells));
   const int64_t strips = std::min(map.height, divide_up(std::max<int64_t>(1, cells), kSlabCells));
   const int64_t strip_rows = divide_up(map.height, strips);
@@ -223,8 +230,16 @@ void project(const std::vector<Term>& terms, const Image<void>& map, const Kerne
       std::vector<SlabTerm> slab;
       int64_t size = 0;
       for (const Term& term : terms) {
-        slab.push_back({&term, columns_read(term.rows, pixel_rows), nullptr});
-        size += images.size() * slab.back().cell_rows.size() * term.latent.w;
+        const Latent& latent = term.latent;
+        const Range rows = columns_read(term.rows, pixel_rows);
+        if (holds_bits(latent)) {
+          const double* own = static_cast<const double*>(latent.data);
+          slab.push_back({&term, rows, own + images.begin * latent.batch_stride + rows.begin * latent.row_stride,
+                          latent.batch_stride, latent.row_stride, nullptr});
+        } else {
+          slab.push_back({&term, rows, nullptr, rows.size() * latent.w, latent.w, nullptr});
+          size += images.size() * slab.back().image_stride;
+        }
       }
       if (size > buffer_size) {
         buffer.reset(new double[size]);
@@ -232,8 +247,9 @@ void project(const std::vector<Term>& terms, const Image<void>& map, const Kerne
       }
       double* bits = buffer.get();
       for (SlabTerm& part : slab) {
-        part.bits = bits;
-        bits += images.size() * part.cell_rows.size() * part.term->latent.w;
+        if (holds_bits(part.term->latent)) continue;
+        part.bits = part.buffer = bits;
+        bits += images.size() * part.image_stride;
       }
       sweep_cells(slab, images, kernels, parallel);
       sweep_pixels(slab, images, pixel_rows, map, kernels, parallel);

@@ -223,6 +223,20 @@ SWEEPS = [
     Fault(
         "first row of a slab", PROJECT, "(first_row + run.first_cell / w)", "(run.first_cell / w)", "forward, baseline"
     ),
+    Fault(
+        "bits read in place, whatever lies between cells",
+        PROJECT,
+        "(latent.cell_stride == 1 || latent.w <= 1)",
+        "true",
+        "forward, baseline",
+    ),
+    Fault(
+        "rows of bits that are read in place",
+        PROJECT,
+        "latent.batch_stride, latent.row_stride, nullptr",
+        "latent.batch_stride, latent.w, nullptr",
+        "forward, baseline",
+    ),
     Fault("a row between two slabs", PROJECT, "top += strip_rows", "top += strip_rows + 1", "forward, baseline"),
     Fault(
         "images of a second slab",
