@@ -16,7 +16,7 @@ namespace {
 using torch::stable::accelerator::DeviceGuard;
 
 // For tests and trials, set by `_choose_launch`: not to be changed while another thread launches.
-Tuning tuning;
+LaunchOverrides overrides;
 
 void* current_stream(int32_t device) {
   void* stream = nullptr;
@@ -58,7 +58,7 @@ void project_cuda(std::vector<Tensor> likelihoods, std::vector<Tensor> bands, Te
   }
   if (map.batch == 0 || map.height == 0 || map.width == 0) return;
   const DeviceGuard guard(device);
-  start(plan_project(terms, map, multiprocessors(), tuning), current_stream(device));
+  start(plan_project(terms, map, device_limits(), overrides), current_stream(device));
 }
 
 void project_backward_cuda(Tensor grad, Tensor likelihoods, std::vector<Tensor> bands, Tensor gradient) {
@@ -73,21 +73,21 @@ void project_backward_cuda(Tensor grad, Tensor likelihoods, std::vector<Tensor> 
   const GradientTerm term = checked_gradient(latent, gradient, rows.band, columns.band);
   if (latent.batch == 0 || latent.channels == 0 || latent.h == 0 || latent.w == 0) return;
   const DeviceGuard guard(device);
-  start(plan_backward({term, rows.host_start, columns.host_start}, image, multiprocessors(), tuning),
+  start(plan_backward({term, rows.host_start, columns.host_start}, image, device_limits(), overrides),
         current_stream(device));
 }
 
 // Why the GPU cannot run the kernels; empty where it can.
 std::string cuda_unavailable(int64_t device) {
   const DeviceGuard guard(static_cast<int32_t>(device));
-  return why_not_here();
+  return unavailable_reason();
 }
 
 // Overrides the plan: threads a block, rows and columns of a tile, elements a load; zeros leave it the choice.
 void choose_launch(int64_t threads, int64_t tile_rows, int64_t tile_columns, int64_t width) {
   STD_TORCH_CHECK(threads >= 0 && threads <= kThreads && threads % 32 == 0, "threads must be a multiple of 32, at most ",
                   kThreads, ", got ", threads);
-  tuning = {int(threads), int32_t(tile_rows), int32_t(tile_columns), int32_t(width)};
+  overrides = {int(threads), int32_t(tile_rows), int32_t(tile_columns), int32_t(width)};
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-"""The checking executor (csrc/executor) for tests: builds it, and hands torch tensors to it.
+"""The checking executor (tests/kernels/executor) for tests: builds it, and hands torch tensors to it.
 
 It runs the GPU kernels' bodies on the CPU, a fiber a thread, and raises RuntimeError where one breaks a rule of the
 kernel language.
@@ -26,6 +26,7 @@ from bitrate_ext.ops import autograd
 from bitrate_ext.ops.projection import get_projection
 
 ROOT = Path(__file__).parents[2]
+EXECUTOR = Path(__file__).parent / "executor"
 CACHE = ROOT / "build" / "executor"
 CODES = {torch.float64: 0, torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
 # Nothing is visible outside its library and nothing unique in the process: several executors live in one.
@@ -34,18 +35,18 @@ FAULTY = ("-O0", "-w")  # with a fault planted: built often, run briefly
 WARNINGS = ("-Wall", "-Wextra", "-Wno-unknown-pragmas")
 
 
-def _object(source: Path, *flags: str) -> Path:
-    """The compiled source, kept under the hash of what went into it."""
+def _object(source: Path, tree: Path, *flags: str) -> Path:
+    """The compiled source with the kernels of a tree, kept under the hash of what went into it."""
     digest = hashlib.sha256(" ".join([compiler(), *FLAGS, *flags]).encode())
-    for file in [*sorted(source.parent.parent.glob("*/*.h")), source]:
-        if file.parent.name in ("core", "executor"):
-            digest.update(file.read_bytes())
+    for file in [*sorted(tree.glob("csrc/core/*.h")), *sorted(EXECUTOR.glob("*.h")), source]:
+        digest.update(file.read_bytes())
     target = CACHE / f"{source.stem}-{digest.hexdigest()[:16]}.o"
     if not target.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=CACHE) as folder:
             made = Path(folder) / "made.o"
-            subprocess.run([compiler(), *FLAGS, *flags, "-c", source, "-o", made], check=True)
+            command = [compiler(), *FLAGS, *flags, f"-I{tree / 'csrc'}", "-c", source, "-o", made]
+            subprocess.run(command, check=True)
             made.replace(target)
     return target
 
@@ -53,10 +54,11 @@ def _object(source: Path, *flags: str) -> Path:
 def build(tree: Path, folder: Path) -> Path:
     """Build the executor of a tree that holds ``csrc``, into ``folder``."""
     bindings = _object(
-        ROOT / "csrc/executor/bindings.cpp",
+        EXECUTOR / "bindings.cpp",
+        ROOT,
         *(f"-I{include}" for include in (pybind11.get_include(), sysconfig.get_path("include"))),
     )
-    body = _object(tree / "csrc/executor/executor.cpp", *(WARNINGS if tree == ROOT else FAULTY))
+    body = _object(EXECUTOR / "executor.cpp", tree, *(WARNINGS if tree == ROOT else FAULTY))
     library = folder / f"{body.stem}{sysconfig.get_config_var('EXT_SUFFIX')}"
     subprocess.run([compiler(), "-shared", body, bindings, "-o", library], check=True)
     return library

@@ -182,8 +182,8 @@ VECTORS = [
     ),
     Fault("some neighbours' first cells compared", VECTOR, "difference |=", "difference =", "forward, avx2"),
     Fault("pitch of a band's weights", LOOPS, "weight + t * pitch + x", "weight + t * count + x", "forward, baseline"),
-    Fault("negative NaN is ordinary", LOOPS, "pattern | (pattern", "(pattern", "forward, baseline"),
-    Fault("infinity is ordinary", LOOPS, " | (pattern + 0x10000000000000u)", "", "forward, baseline"),
+    Fault("negative NaN is regular", LOOPS, "pattern | (pattern", "(pattern", "forward, baseline"),
+    Fault("infinity is regular", LOOPS, " | (pattern + 0x10000000000000u)", "", "forward, baseline"),
     Fault(
         "weights of the fifth tap", LOOPS, "weights + done, taps - done", "weights, taps - done", "forward, baseline"
     ),
@@ -223,6 +223,20 @@ SWEEPS = [
     Fault(
         "first row of a slab", PROJECT, "(first_row + run.first_cell / w)", "(run.first_cell / w)", "forward, baseline"
     ),
+    Fault(
+        "bits read in place, whatever lies between cells",
+        PROJECT,
+        "(latent.cell_stride == 1 || latent.w <= 1)",
+        "true",
+        "forward, baseline",
+    ),
+    Fault(
+        "rows of bits that are read in place",
+        PROJECT,
+        "latent.batch_stride, latent.row_stride, nullptr",
+        "latent.batch_stride, latent.w, nullptr",
+        "forward, baseline",
+    ),
     Fault("a row between two slabs", PROJECT, "top += strip_rows", "top += strip_rows + 1", "forward, baseline"),
     Fault(
         "images of a second slab",
@@ -234,10 +248,10 @@ SWEEPS = [
     Fault("another row kept in the slot", PROJECT, "owner_[slot] != cell_row", "owner_[slot] < 0", "forward, baseline"),
     Fault("rows of the block before", PROJECT, "std::fill(owner_.begin(), owner_.end(), -1);", "", "forward, baseline"),
     Fault(
-        "strange rows taken for ordinary",
+        "irregular rows taken for regular",
         PROJECT,
-        "ordinary && ordinary_[slots_[t]] &&",
-        "ordinary &&",
+        "regular && regular_[slots_[t]] &&",
+        "regular &&",
         "forward, baseline",
     ),
     Fault("float64 maps as they come", PROJECT, "kernels.canonicalise(out, count);", "", "forward, baseline"),

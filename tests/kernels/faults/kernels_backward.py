@@ -93,14 +93,14 @@ FAULTS = [
     Fault(
         "pixel columns left of the chunk",
         BACKWARD,
-        "int32_t t = most(0, chunk.begin - start)",
+        "int32_t t = max_of(0, chunk.begin - start)",
         "int32_t t = 0",
         "gradient_chunks",
     ),
     Fault(
         "pixel columns right of the chunk",
         BACKWARD,
-        "least(int32_t(band.taps), chunk.end - start)",
+        "min_of(int32_t(band.taps), chunk.end - start)",
         "int32_t(band.taps)",
         "gradient_chunks",
     ),

@@ -194,23 +194,27 @@ BITS = [
 
 PIXELS = [
     Fault(
-        "spreading starts again at each stage", PROJECT, "go_on ? get(ctx, term.spread, slot) : 0.0", "0.0", "stages"
+        "spreading starts again at each stage",
+        PROJECT,
+        "accumulate ? get(ctx, term.spread, slot) : 0.0",
+        "0.0",
+        "stages",
     ),
     Fault("one pixel column too many", PROJECT, "x < pixels.end) {", "x <= pixels.end) {", "maps"),
     Fault("column weights by the wrong pitch", PROJECT, "t * band.rows + x)", "t * band.columns + x)", "maps"),
-    Fault("taps left of the stage", PROJECT, "int32_t t = most(0, stage.column - start)", "int32_t t = 0", "stages"),
+    Fault("taps left of the stage", PROJECT, "int32_t t = max_of(0, stage.column - start)", "int32_t t = 0", "stages"),
     Fault(
         "taps right of the stage",
         PROJECT,
-        "least(int32_t(band.taps), stage.column + stage.columns - start)",
+        "min_of(int32_t(band.taps), stage.column + stage.columns - start)",
         "int32_t(band.taps)",
         "stages",
     ),
     Fault("halves of a spread row mixed up", PROJECT, "(term.spread, at + size / 2)", "(term.spread, at + 2)", "maps"),
     Fault("one row tap too many", PROJECT, "t >= 0 && t < taps", "t >= 0 && t <= taps", "maps"),
     Fault("one row's weights for four", PROJECT, "t * band.rows + y + r)", "t * band.rows + y)", "maps"),
-    Fault("rows below the stage", PROJECT, "  high = least(high, past);\n", "", "stages"),
-    Fault("rows above the stage", PROJECT, "row = most(low, first)", "row = low", "stages"),
+    Fault("rows below the stage", PROJECT, "  high = min_of(high, past);\n", "", "stages"),
+    Fault("rows above the stage", PROJECT, "row = max_of(low, first)", "row = low", "stages"),
     Fault(
         "taps of rows in one order, weights in another",
         PROJECT,
@@ -251,7 +255,7 @@ PIXELS = [
         ";",
         "wide_loads",
     ),
-    Fault("stages of one length", PROJECT, "least(term.stage_rows, cell_rows.end - row)", "term.stage_rows", "stages"),
+    Fault("stages of one length", PROJECT, "min_of(term.stage_rows, cell_rows.end - row)", "term.stage_rows", "stages"),
     Fault(
         "later latents replace the earlier",
         PROJECT,

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from . import Fault
 
-LAUNCH, PLAN = "csrc/core/launch.h", "csrc/core/plan.h"
+BANDS, LAUNCH, PLAN = "csrc/core/bands.h", "csrc/core/launch.h", "csrc/core/plan.h"
 
 FAULTS = [
     Fault(
         "the last tap is not read",
-        LAUNCH,
+        BANDS,
         "rows.end - 1) + int32_t(band.taps)}",
         "rows.end - 1) + int32_t(band.taps) - 1}",
         "maps",
     ),
-    Fault("bands taken for sorted", LAUNCH, "  if (!sorted) return {0, int32_t(band.columns)};\n", "", "stages"),
+    Fault("bands taken for sorted", BANDS, "  if (!sorted) return {0, int32_t(band.columns)};\n", "", "stages"),
     Fault(
         "images and rows of tiles exchanged",
         LAUNCH,
@@ -26,9 +26,9 @@ FAULTS = [
         "return {row % rows.count, row / rows.count,",
         "maps",
     ),
-    Fault("tiles begin before the first pixel", LAUNCH, "return {most(begin, 0),", "return {begin,", "tiles"),
+    Fault("tiles begin before the first pixel", LAUNCH, "return {max_of(begin, 0),", "return {begin,", "tiles"),
     Fault(
-        "tiles end past the last pixel", LAUNCH, "least(begin + tiles.size, length)};", "begin + tiles.size};", "tiles"
+        "tiles end past the last pixel", LAUNCH, "min_of(begin + tiles.size, length)};", "begin + tiles.size};", "tiles"
     ),
     Fault("wide stores at any width", PLAN, " && map.width % kSide == 0;", ";", "map_alignment"),
     Fault(
@@ -68,7 +68,7 @@ FAULTS = [
         "stages measured in cells, not in loads",
         PLAN,
         "round_up(end, load) - begin / load * load",
-        "end - begin",
+        "int64_t(end - begin)",
         "wide_loads",
     ),
     Fault(
@@ -108,5 +108,5 @@ FAULTS = [
         "refusals",
     ),
     Fault("axes of any length", PLAN, "<= kLongestAxis,", "<= 2 * kLongestAxis,", "refusals"),
-    Fault("tiles of any size", PLAN, "tuning.tile_rows % kSide == 0 &&", "true &&", "refusals"),
+    Fault("tiles of any size", PLAN, "overrides.tile_rows % kSide == 0 &&", "true &&", "refusals"),
 ]

@@ -143,7 +143,7 @@ void check_gradient(const Kernels& kernels, const Sample& sample, const Image<co
   if (!found.surroundings_untouched()) wrong("backward", kernels.name, what + ", outside the gradient");
 }
 
-void check_map(const Kernels& kernels, const Sizes& sizes, DType dtype, bool is_double, bool strange, int layout = -1,
+void check_map(const Kernels& kernels, const Sizes& sizes, DType dtype, bool is_double, bool irregular, int layout = -1,
                bool overrun = false) {
   const int64_t n = sizes.grids[0].n, height = sizes.height, width = sizes.width, pixels = height * width;
   std::vector<Sample> samples;
@@ -154,7 +154,7 @@ void check_map(const Kernels& kernels, const Sizes& sizes, DType dtype, bool is_
     const DType own = samples.empty() ? dtype : DType(pick(0, kDTypes - 1));
     const int chosen = layout >= 0 ? layout : int(pick(0, kReadLayouts - 1));
     const Source source = grid.c == 1 && pick(0, 1) == 0 ? Source::Bits : Source::Likelihoods;
-    samples.push_back(random_sample(own, grid, chosen, int(pick(0, kKinds - 1)), strange ? pick(0, 3) : 0, source));
+    samples.push_back(random_sample(own, grid, chosen, int(pick(0, kKinds - 1)), irregular ? pick(0, 3) : 0, source));
     matrices.push_back(std::make_unique<Matrix>(height, grid.h, 7));
     matrices.push_back(std::make_unique<Matrix>(width, grid.w, 7, overrun));
     if (overrun) ++matrices.back()->start.back();
