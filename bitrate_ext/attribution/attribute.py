@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.adapter import ModelAdapter
+from ..models.observe import leave_as_found
 from . import encoder_side
 from .jacobian import follow_decoder
 from .result import Attribution
@@ -16,7 +17,6 @@ METHODS = ("jacobian", "integrated-gradients", "grad-cam")
 FEWEST_PASSES = 4
 
 
-@torch.inference_mode(False)
 def attribute(
     model: nn.Module,
     x: Tensor,
@@ -70,10 +70,11 @@ def attribute(
         if value is not None and method != owner:
             raise ValueError(f"{name} belongs to method {owner!r}, and method is {method!r}")
     adapter = ModelAdapter(model)
-    adapter.prepare(x, forward_kwargs)
-    x = x.detach().clone()  # an inference tensor cannot be differentiated
-    if method == "jacobian":
-        return follow_decoder(adapter, x, passes, synthesis, seed, forward_kwargs)
-    if method == "integrated-gradients":
-        return encoder_side.integrated_gradients(adapter, x, passes, baseline, forward_kwargs)
-    return encoder_side.grad_cam(adapter, x, layer, forward_kwargs)
+    with leave_as_found(model), torch.enable_grad():
+        adapter.prepare(x, forward_kwargs)
+        x = x.detach().clone()  # an inference tensor cannot be differentiated
+        if method == "jacobian":
+            return follow_decoder(adapter, x, passes, synthesis, seed, forward_kwargs)
+        if method == "integrated-gradients":
+            return encoder_side.integrated_gradients(adapter, x, passes, baseline, forward_kwargs)
+        return encoder_side.grad_cam(adapter, x, layer, forward_kwargs)

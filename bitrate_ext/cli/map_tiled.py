@@ -15,6 +15,7 @@ import torch
 
 from .. import memory
 from ..atomic import open_all_or_none
+from ..coding.coder import noise
 from ..io.images import ImageError
 from ..io.map_writers import FORMATS
 from ..io.windowed import declared_size, open_picture
@@ -117,8 +118,8 @@ def fits(mapper: BitrateMapper, height: int, width: int, device: torch.device) -
 
 
 def _tried(adapter: ModelAdapter, like: torch.Tensor, side: int) -> None:
-    with torch.inference_mode():
-        adapter.run(torch.rand(1, like.shape[1], side, side).to(like), {})
+    with torch.no_grad():
+        adapter.run(noise((1, like.shape[1], side, side), like), {})
 
 
 def map_one(

@@ -1,22 +1,25 @@
-"""Where a coded symbol sits: in which latent, image, channel, row and column.
+"""Locate each coded symbol: in which latent, image, channel, row and column it sits.
 
 Two sources. ``find_blocks`` sees from one run of ``forward`` which likelihoods of which entropy model make up which
-latent: the whole of it, some of its channels (channel groups), or one position at a time. ``Placer`` then lays what was
-heard of ``compress`` into these blocks. Only one order has a rule of its own here, that of CompressAI's
+latent: the whole of it, some of its channels (channel groups), or one position at a time. ``SymbolLocator`` then lays
+what ``compress`` has coded into these blocks. Only one order has a rule of its own here, that of CompressAI's
 ``CheckerboardLatentCodec``, which is asked how it packs a grid.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..models.observe import watch_calls
 from .rans import CodingError
 from .recorder import EncodedString, Shape, SymbolRun
 
@@ -40,7 +43,7 @@ Blocks = dict[nn.Module, list[ChannelBlock]]
 def find_blocks(
     names: Mapping[nn.Module, str], calls: Sequence[tuple[nn.Module, Tensor]], latents: Mapping[str, Tensor]
 ) -> Blocks:
-    """Which entropy model codes what.
+    """Find which entropy model codes what.
 
     Args:
         names: of the entropy models.
@@ -93,19 +96,21 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return torch.equal(one.nan_to_num(nan=-1.0), other.nan_to_num(nan=-1.0))
 
 
-def record_likelihoods(modules: Iterable[nn.Module]) -> tuple[list[tuple[nn.Module, Tensor]], list[Any]]:
-    """A list that fills while ``forward`` runs, and handles that end it."""
+@contextlib.contextmanager
+def record_likelihoods(names: Mapping[nn.Module, str]) -> Iterator[list[tuple[nn.Module, Tensor]]]:
+    """Record what entropy models return while ``forward`` runs in the block, in order."""
     calls: list[tuple[nn.Module, Tensor]] = []
 
-    def hear(module: nn.Module, _: Any, output: Any) -> None:
+    def after(_name: str, module: nn.Module, _args: Any, _kwargs: Any, output: Any) -> None:
         if isinstance(output, tuple) and len(output) == 2 and isinstance(output[1], Tensor):
             calls.append((module, output[1]))
 
-    return calls, [module.register_forward_hook(hear) for module in modules]
+    with watch_calls(((name, module) for module, name in names.items()), after):
+        yield calls
 
 
 def find_checkerboards(model: nn.Module) -> dict[nn.Module, nn.Module]:
-    """The ``CheckerboardLatentCodec`` that each of a model's parts is in."""
+    """Return the ``CheckerboardLatentCodec`` that each of a model's parts is in."""
     return {
         part: codec
         for codec in model.modules()
@@ -156,17 +161,17 @@ class SymbolLocator:
         self.images: dict[nn.Module, int] = {}  # strings of each module that collects symbols itself
 
     def locate(self, coded: EncodedString) -> list[LocatedSymbols]:
-        """Where the symbols of a string sit.
+        """Locate the symbols of a string.
 
         Raises:
             CodingError: that cannot be told.
         """
-        return [one for part in coded.parts for one in (self._called(part) if part.call else self._collected(part))]
+        return [one for run in coded.runs for one in (self._called(run) if run.call else self._collected(run))]
 
-    def _called(self, part: SymbolRun) -> list[LocatedSymbols]:
+    def _called(self, run: SymbolRun) -> list[LocatedSymbols]:
         """Symbols of one image that an entropy model's own ``compress`` has coded: its tensor in raster order."""
-        assert part.call is not None
-        call, costs = part.call, part.costs
+        assert run.call is not None
+        call, costs = run.call, run.costs
         blocks, shape = self._blocks(call.module), call.shape[1:]
         block = blocks[call.number % len(blocks)]
         grid = self.grids[block.latent]
@@ -192,7 +197,7 @@ class SymbolLocator:
         return [
             LocatedSymbols(
                 block.latent,
-                part.image,
+                run.image,
                 channels,
                 rows,
                 columns,
@@ -202,27 +207,27 @@ class SymbolLocator:
             )
         ]
 
-    def _collected(self, part: SymbolRun) -> list[LocatedSymbols]:
+    def _collected(self, run: SymbolRun) -> list[LocatedSymbols]:
         """Symbols that a model has collected itself: in the order of the index tensors that were made for them."""
-        count = sum(math.prod(shape) for _, shape in part.indexed)
-        if count != len(part.costs.bits) or not count:
+        count = sum(math.prod(shape) for _, shape in run.indexed)
+        if count != len(run.costs.bits) or not count:
             raise CodingError(
-                f"{len(part.costs.bits)} symbols went to the coder, but the model's entropy models have made indexes "
+                f"{len(run.costs.bits)} symbols went to the coder, but the model's entropy models have made indexes "
                 f"for {count}: where the symbols sit cannot be told; {INSTEAD}"
             )
         located: list[LocatedSymbols] = []
         first = 0
-        groups = _runs(part.indexed)
+        groups = _by_module(run.indexed)
         for module, shapes in groups:
             count = sum(math.prod(shape) for shape in shapes)
             span = slice(first, first + count)
-            located += self._run(module, shapes, part.costs.bits[span], part.costs.expected[span])
+            located += self._group(module, shapes, run.costs.bits[span], run.costs.expected[span])
             first += count
         for module in dict.fromkeys(module for module, _ in groups):
             self.images[module] = self.images.get(module, 0) + 1
         return located
 
-    def _run(
+    def _group(
         self, module: nn.Module, shapes: list[Shape], bits: np.ndarray, expected: np.ndarray
     ) -> list[LocatedSymbols]:
         """Consecutive index tensors of one module: position after position, or one block of channels after another."""
@@ -263,14 +268,10 @@ class SymbolLocator:
         return CodingError(f"where the symbols of model.{name} sit cannot be told: it {what}; {INSTEAD}")
 
 
-def _runs(indexed: Sequence[tuple[nn.Module, Shape]]) -> list[tuple[nn.Module, list[Shape]]]:
-    runs: list[tuple[nn.Module, list[Shape]]] = []
-    for module, shape in indexed:
-        if runs and runs[-1][0] is module:
-            runs[-1][1].append(shape)
-        else:
-            runs.append((module, [shape]))
-    return runs
+def _by_module(indexed: Sequence[tuple[nn.Module, Shape]]) -> list[tuple[nn.Module, list[Shape]]]:
+    """Group consecutive index tensors of one module."""
+    groups = groupby(indexed, key=lambda one: id(one[0]))
+    return [(group[0][0], [shape for _, shape in group]) for group in (list(each) for _, each in groups)]
 
 
 def _checkerboard(codec: Any, grid: tuple[int, int]) -> list[tuple[np.ndarray, np.ndarray]]:

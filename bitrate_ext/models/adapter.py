@@ -6,6 +6,7 @@ the right and at the bottom.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from ..ops.functional import named_likelihoods
 from .compressai_quirks import apply_workarounds
+from .observe import leave_as_found
 
 Crop = tuple[int, int, int, int]  # top, left, height, width, pixels
 
@@ -100,12 +102,17 @@ class ModelAdapter:
         What had to be corrected in them is noted.
         """
         with apply_workarounds(self.model) as corrections:
-            output = self.model(padded, **forward_kwargs)
+            output = self._call(padded, forward_kwargs)
         if notes is not None:
             notes += corrections
         likelihoods = _image_likelihoods(output)
         self._check_grids(likelihoods, padded.shape[0], (padded.shape[2], padded.shape[3]))
         return output, likelihoods
+
+    def _call(self, x: Tensor, forward_kwargs: dict[str, Any]) -> Any:
+        """Run the model, which is left as it was, unless the graph that it makes holds what it has set."""
+        with contextlib.nullcontext() if torch.is_grad_enabled() else leave_as_found(self.model):
+            return self.model(x.clone() if x.is_inference() else x, **forward_kwargs)
 
     def grids(self, size: Sequence[int]) -> dict[str, tuple[int, int]]:
         """Cells ``(h, w)`` of each latent on a padded image of that size, pixels."""
@@ -120,7 +127,7 @@ class ModelAdapter:
         trouble, cause = "", None
         for size in PROBE_SIZES:
             try:
-                output = self.model(x.new_zeros(1, x.shape[1], size, size), **forward_kwargs)
+                output = self._call(x.new_zeros(1, x.shape[1], size, size), forward_kwargs)
             except torch.OutOfMemoryError:
                 raise
             except (RuntimeError, ValueError, AssertionError) as error:

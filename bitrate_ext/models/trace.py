@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from torch.autograd import forward_ad
 from ..ops.functional import latent_bits
 from ..ops.projection import Reach
 from .adapter import ModelAdapter
+from .observe import watch_calls
 
 SAME, EQUAL, UNLIKE = range(3)  # as what a module was given is to a latent
 PROBE_CELLS = (16, 32, 64)  # sides of the grids on which reach is measured, cells
@@ -197,16 +197,9 @@ class ModelTrace:
                 call = _Call(name, lambda t: module(t, *rest, **kwargs), *before_and_values, _grid(output))
                 self._calls.append(call)
 
-        handles = []
-        for name, module in self._model.named_modules():
-            if name:
-                handles.append(module.register_forward_pre_hook(before))
-                handles.append(module.register_forward_hook(partial(after, name), with_kwargs=True))
-        try:
+        parts = [(name, module) for name, module in self._model.named_modules() if name]
+        with watch_calls(parts, after, before):
             return self.adapter.run(self.padded, self.forward_kwargs)[1]
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def synthesis(self, latent: str, named: str | None = None) -> SynthesisTransform:
         """The transform from a latent to the image.
@@ -247,13 +240,9 @@ class ModelTrace:
         if self._means:
             return True
         name = self.synthesis(onto).name
-        handle = self._model.get_submodule(hyper.name).register_forward_hook(
-            lambda _module, _args, output: torch.full_like(output, torch.nan)
-        )
-        try:
+        hyper_module = [(hyper.name, self._model.get_submodule(hyper.name))]
+        with watch_calls(hyper_module, lambda *call: torch.full_like(call[-1], torch.nan)):
             again = ModelTrace(self.adapter, self.padded, self.forward_kwargs)
-        finally:
-            handle.remove()
         return bool(again.synthesis(onto, name).inputs.isnan().any())
 
     def _check_latent(self, latent: str) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ..io.images import load_image
 from ..models.adapter import ModelAdapter, check_eval_mode
 from ..models.demo_codec import demo_photograph
+from ..models.observe import leave_as_found
 from ..models.trace import ModelTrace, SynthesisTransform, random_signs, symbol_bits
 from ..ops.projection import Projection, Reach, get_projection
 from .field import FORMAT, ReceptiveField, Term
@@ -97,7 +98,8 @@ def calibrate(
             model, onto, images, samples, synthesis=synthesis, cache=cache, notice=notice, **forward_kwargs
         )
 
-    field = _Calibration(model, given, samples, synthesis, forward_kwargs, painted).measure(latent)
+    with leave_as_found(model):
+        field = _Calibration(model, given, samples, synthesis, forward_kwargs, painted).measure(latent)
     if stored is not None:
         try:
             stored.parent.mkdir(parents=True, exist_ok=True)
@@ -312,7 +314,7 @@ class _LastFrame(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.train(model.training)
+        self.training = model.training  # train() would set it in each of the model's parts
 
     def forward(self, x: Tensor, **forward_kwargs: Any) -> dict[str, Any]:
         output = self.model([x.roll((2, 2), dims=(2, 3)), x], **forward_kwargs)

@@ -68,7 +68,7 @@ class MemoryModel:
 
         def run(side: int) -> None:
             x = torch.rand(1, like.shape[1], side, side, generator=rng).to(like)
-            with torch.inference_mode():
+            with torch.no_grad():
                 shapes.update(adapter.run(x, forward_kwargs)[1])
 
         self.footprint = memory.measure_footprint(self.device, max(adapter.multiple), run)

@@ -202,7 +202,7 @@ def test_books_that_do_not_close_are_exit_code_1(
     assert cli.main(["check", photo, "absent.png"]) == 2
 
 
-def test_a_model_that_cannot_be_listened_to_is_one_line(
+def test_a_model_without_tables_is_one_line(
     photo: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(demo_codec, "load_demo_codec", lambda: zoo.small_model("mbt2018-mean"))

@@ -1,4 +1,4 @@
-"""Coded bits: the coder's cost of every symbol, its place, and books that add up to the strings."""
+"""Coded bits: the coder's cost of every symbol, its place, and a ledger that adds up to the strings."""
 
 from __future__ import annotations
 
