@@ -136,7 +136,8 @@ class TiledRun:
                 reduced_picture.add(pixels[0].permute(1, 2, 0).numpy())
                 yield strip
 
-        write(strips())
+        with memory.unpooled():  # as the footprint was measured
+            write(strips())
         total = sum(bits.sum().item() for bits in self._bits.values())
         padding = sum(
             outside_bits(bits[None], self.mapper.projections[name], self.canvas, self.crop).item()
