@@ -26,7 +26,7 @@ demo: $(READY)
 # Tests, in tiers by their markers (pyproject.toml) and by the part of their random cases that is tried (tests/cases.py).
 # The order is random; the seed is printed. make test TESTS="tests/ops --randomly-seed=42" chooses both.
 WORKERS ?= 2
-PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -p no:benchmark
+PYTEST = OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -p no:benchmark
 
 check: $(READY)
 	BITRATE_EXT_TEST_SCALE=0.02 $(PYTEST) -m "not medium and not slow" $(TESTS)
