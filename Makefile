@@ -63,7 +63,7 @@ PART ?= 1
 mutants: $(READY)
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[mutation]"
 	for room in $(ROOMS); do \
-	OMP_NUM_THREADS=1 BITRATE_EXT_TEST_SCALE=0.1 $(BIN)/python tools/mutation.py $$room --part $(PART) || exit 1; done
+	OMP_NUM_THREADS=1 BITRATE_EXT_TEST_SCALE=0.15 $(BIN)/python tools/mutation.py $$room --part $(PART) || exit 1; done
 
 clean:
 	rm -rf $(VENV) build mutants out *.egg-info bitrate_ext/*.so

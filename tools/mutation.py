@@ -8,6 +8,7 @@ under ``torch.no_grad()``) are mutated too, which mutmut does not do by itself.
 """
 
 import argparse
+import gc
 import json
 import random
 import shutil
@@ -30,7 +31,7 @@ STATIC = ("staticmethod", "classmethod")
 ROOMS = {  # what is mutated, and the tests that must notice
     "coding": (["bitrate_ext/coding/*.py"], ["tests/coding"]),
     "mapping": (["bitrate_ext/mapping/*.py"], ["tests/mapping", "tests/coding"]),
-    "models": (["bitrate_ext/models/adapter.py"], ["tests/models", "tests/mapping/test_mapper.py"]),
+    "models": (["bitrate_ext/models/adapter.py"], ["tests/mapping"]),
     "ops": (["bitrate_ext/ops/*.py"], ["tests/ops"]),
 }
 
@@ -64,6 +65,8 @@ def adapt(part: float) -> None:
 
         for name in zoo.SMALL:
             coded_models.model_of(name)
+        gc.collect()
+        gc.freeze()  # or each fork copies what it only looks at: 0.7 s instead of 0.1 s
 
     def ran(self, *, mutant_name, tests):  # quick tests first, and none without a mutant: all have just run
         if mutant_name is None and get_mutant_under_test() != "fail":
