@@ -13,7 +13,7 @@ from bitrate_ext.coding.recorder import EncodeCall, EncodedString, SymbolRun
 from bitrate_ext.coding.symbol_layout import ChannelBlock, SymbolLocator
 
 ONE, OTHER, LAST = nn.Identity(), nn.Identity(), nn.Identity()
-GRIDS = {"y": (2, 3), "z": (1, 2), "w": (1, 1)}
+GRIDS = {"y": (2, 3), "z": (1, 2), "w": (1, 2)}
 BLOCKS = {
     ONE: [ChannelBlock("y", 1, 2, False)],
     OTHER: [ChannelBlock("z", 0, 1, False), ChannelBlock("z", 1, 2, False)],
@@ -53,12 +53,17 @@ def test_positions_one_after_the_other_each_with_its_channels() -> None:
 
 
 def test_blocks_of_several_modules_in_one_string() -> None:
-    shapes = [(ONE, (1, 2, 2, 3)), (OTHER, (1, 1, 1, 2)), (OTHER, (1, 2, 1, 2)), (LAST, (1, 2, 1, 1))]
-    located = locator().locate(EncodedString(b"", [run(20, indexed=shapes)]))
-    assert [(one.latent, one.image, one.positions) for one in located] == [(name, 0, False) for name in "yzzw"]
-    assert laid(located, "w", 2)[0] == [[[18]], [[19]]]
+    shapes = [(ONE, (1, 2, 2, 3)), (OTHER, (1, 1, 1, 2)), (OTHER, (1, 2, 1, 2)), *2 * [(LAST, (1, 2, 1, 1))]]
+    located = locator().locate(EncodedString(b"", [run(22, indexed=shapes)]))
+    assert [(one.latent, one.image, one.positions) for one in located] == [(name, 0, name == "w") for name in "yzzw"]
+    assert laid(located, "w", 2)[0] == [[[18, 20]], [[19, 21]]]
     assert laid(located, "y", 3)[0] == [[[0, 0, 0], [0, 0, 0]], [[0, 1, 2], [3, 4, 5]], [[6, 7, 8], [9, 10, 11]]]
     assert laid(located, "z", 3) == ([[[12, 13]], [[14, 15]], [[16, 17]]], [[[112, 113]], [[114, 115]], [[116, 117]]])
+
+
+def test_a_single_cell_is_coded_all_at_once() -> None:
+    alone = SymbolLocator({}, {}, BLOCKS, {"w": (1, 1)})
+    assert not alone.locate(EncodedString(b"", [run(2, indexed=[(LAST, (1, 2, 1, 1))])]))[0].positions
 
 
 def test_calls_take_a_module_s_blocks_in_turn() -> None:
@@ -77,6 +82,8 @@ def test_calls_take_a_module_s_blocks_in_turn() -> None:
         (run(12, indexed=[(ONE, (2, 2, 2, 3))]), "24: where the symbols sit cannot be told"),
         (run(24, indexed=[(ONE, (2, 2, 2, 3))]), "one string holds 2 images; code them one at a time"),
         (run(12, indexed=[(ONE, (1, 2, 3, 2))]), r"made indexes of the shapes \[\(1, 2, 3, 2\)\]"),
+        (run(4, indexed=[(ONE, (1, 2, 1, 1))] * 2), "made indexes of the shapes"),
+        (run(6, indexed=[(ONE, (1, 1, 1, 1))] * 6), "made indexes of the shapes"),
         (run(2, indexed=[(OTHER, (1, 1, 1, 2))]), r"made indexes of the shapes \[\(1, 1, 1, 2\)\]"),
         (run(6, indexed=[(OTHER, (3, 1, 1, 2))]), r"made indexes of the shapes \[\(3, 1, 1, 2\)\]"),
         (run(6, EncodeCall(ONE, 0, (1, 1, 2, 3))), r"coded a tensor \[1, 1, 2, 3\], 2 channels were expected"),
