@@ -13,7 +13,6 @@ from . import autograd, library, reference
 from .projection import Projection, choose_projections
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-MOST_BITS = 512  # of a likelihood in float64, whose smallest is 2^-1074
 IMPLEMENTATIONS = ("auto", "native", "reference")
 UNITS = {  # what tensors may hold: their name in messages, and their shape
     "likelihood": ("likelihoods", "[N, C, h, w]", 4),
@@ -274,17 +273,6 @@ def bitrate_map(
     if autograd.is_plain(tensors):
         return autograd.project_into(tensors, placement, autograd.new_map(tensors, placement, dtype))
     return autograd.call_map(tensors, placement, dtype)
-
-
-def likelihoods_of(bits: Tensor) -> Tensor:
-    """Likelihoods that cost those bits: float64 ``[N, C, h, w]`` for cells ``[N, h, w]``.
-
-    C is a power of two, so that a C-th of a cell's bits is exact, and so large that float64 holds each likelihood and
-    products of two.
-    """
-    largest = bits.nan_to_num(posinf=0.0).max().item() if bits.numel() else 0.0
-    symbols = 2 ** max(0, math.ceil(math.log2(max(largest, 1.0) / MOST_BITS)))
-    return torch.exp2(-bits.double() / symbols).unsqueeze(1).expand(-1, symbols, -1, -1)
 
 
 def latent_bits(likelihoods: Tensor, *, impl: str = "auto", dtype: torch.dtype | None = None) -> Tensor:
