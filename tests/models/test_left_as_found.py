@@ -24,10 +24,15 @@ from coded_models import photograph
 from torch import nn
 
 import bitrate_ext
+from bitrate_ext.coding.recorder import EntropyModels, record_encoding
 from bitrate_ext.models.accelerate import accelerate
+from bitrate_ext.models.observe import leave_as_found, watch_calls
+from bitrate_ext.receptive_field import calibration
+from bitrate_ext.receptive_field.calibration import calibrate
 
 ans = pytest.importorskip("compressai.ans")
 pytest.importorskip("captum")
+from compressai.entropy_models import EntropyModel  # noqa: E402
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -36,6 +41,7 @@ pytestmark = [
 X = photograph()[:, :, 80:150, 100:201]
 FRAMES = [(X[0].permute(1, 2, 0) * 255).byte()] * 2
 VIDEO = "ssf2020"
+NEEDS_NO_GRAD = ("elic2022-official", "elic2022-chandelier")  # CompressAI's channel groups write into views
 Look = Callable[[Any, Path, dict[str, Any]], object]
 
 
@@ -79,14 +85,6 @@ def accelerated(model: Any, _: Path, kwargs: dict[str, Any]) -> object:
 
 def tiles(model: Any, folder: Path, kwargs: dict[str, Any]) -> object:
     return bitrate_ext.map_picture(model, X, folder / "map.npz", psnr=True, **kwargs)
-
-
-def calibrated(model: Any, _: Path, kwargs: dict[str, Any]) -> object:
-    return bitrate_ext.calibrate(model, samples=2, cache=False, **kwargs)
-
-
-def receptive_field(model: Any, _: Path, kwargs: dict[str, Any]) -> object:
-    return bitrate_ext.BitrateMapper(model, projection="receptive-field")(X, **kwargs)
 
 
 def video(model: Any, _: Path, kwargs: dict[str, Any]) -> object:
@@ -175,14 +173,15 @@ def later(name: str, model: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     x = photograph()[:, :, :128, :128].clone()
     inputs = [x, x.flip(3)] if name == VIDEO else x
     found: dict[str, Any] = {}
-    if name == VIDEO:
-        strings, shapes = model.compress(inputs)
-        found["strings"] = strings
-        found["decoded"] = [one.detach() for one in model.decompress(strings, shapes)]
-    else:
-        compressed = model.compress(x, **kwargs)
-        found["strings"] = compressed["strings"]
-        found["decoded"] = [model.decompress(**compressed, **kwargs)["x_hat"].detach()]
+    with torch.no_grad() if name in NEEDS_NO_GRAD else contextlib.nullcontext():
+        if name == VIDEO:
+            strings, shapes = model.compress(inputs)
+            found["strings"] = strings
+            found["decoded"] = [one.detach() for one in model.decompress(strings, shapes)]
+        else:
+            compressed = model.compress(x, **kwargs)
+            found["strings"] = compressed["strings"]
+            found["decoded"] = [model.decompress(**compressed, **kwargs)["x_hat"].detach()]
     model.train()
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     torch.manual_seed(1)
@@ -228,3 +227,130 @@ def test_a_model_is_left_as_it_was_found(name: str, tmp_path: Path) -> None:
         with untouched(model, look.__name__):
             look(model, tmp_path, kwargs)
     assert_twins(name, model, twin, kwargs)
+
+
+@pytest.fixture
+def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    def quick(model: Any, latent: str = "y", images: Any = None, *_: Any, **arguments: Any) -> Any:
+        return calibrate(model, latent, images, 2, **{**arguments, "cache": False})
+
+    monkeypatch.setattr(calibration, "calibrate", quick)
+
+
+SOON = ("mbt2018", "bmshj2018-hyperprior-vbr")
+
+
+@pytest.mark.parametrize(
+    "name", [*SOON, *(pytest.param(name, marks=pytest.mark.slow) for name in LOOKS if name not in (*SOON, VIDEO))]
+)
+def test_measuring_a_receptive_field(few_samples: None, name: str, tmp_path: Path) -> None:
+    model, kwargs = make(name)
+    with untouched(model, name):
+        calibrate(model, samples=2, cache=tmp_path, **kwargs)
+        bitrate_ext.BitrateMapper(model, projection="receptive-field")(X, **kwargs)
+
+
+@pytest.mark.slow
+def test_measuring_a_receptive_field_of_a_video_model(tmp_path: Path) -> None:
+    model, _ = make(VIDEO)
+    with untouched(model, VIDEO):
+        calibrate(model, "motion.y", samples=2, cache=tmp_path)
+
+
+# In the middle.
+
+
+class FaultError(Exception):
+    """Of no kind that is expected anywhere."""
+
+
+FAULTS = {"convolution": (nn.Conv2d, "forward"), "entropy model": (EntropyModel, "quantize")}
+
+
+@pytest.mark.parametrize("look", [one for one in QUICK if one is not accelerated], ids=lambda look: look.__name__)
+@pytest.mark.parametrize("place", FAULTS)
+def test_trouble_in_the_middle(look: Look, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it is that ends a call, an error or an interrupt, and wherever: at the first, a middle or the last."""
+    owner, method = FAULTS[place]
+    original = getattr(owner, method)
+    calls, fatal, error = 0, 0, FaultError
+
+    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == fatal:
+            raise error
+        return original(self, *args, **kwargs)
+
+    model, kwargs = make("mbt2018")
+    monkeypatch.setattr(owner, method, counted)
+    with untouched(model, "no fault"):
+        look(model, tmp_path, kwargs)
+    count = calls
+    for fatal, error in zip((1, count // 2, count), (FaultError, KeyboardInterrupt, RuntimeError), strict=True):
+        calls = 0
+        with untouched(model, f"{error.__name__} at {fatal} of {count}"), contextlib.suppress(error):
+            look(model, tmp_path, kwargs)
+        assert calls >= fatal
+
+
+# In several threads.
+
+
+def test_the_last_of_several_threads_puts_things_back() -> None:
+    """Blocks that overlap, the first ends first; and the same inside each other."""
+    model, _ = make("mbt2018")
+    convolution, entropy_models = model.context_prediction, EntropyModels(model)
+    entered, leave = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with torch.no_grad(), leave_as_found(model), record_encoding(entropy_models):
+            convolution(torch.zeros(1, 12, 4, 4))
+            entered.set()
+            leave.wait(60)
+
+    with untouched(model, "threads"):
+        thread = threading.Thread(target=first)
+        thread.start()
+        entered.wait(60)
+        with torch.no_grad(), leave_as_found(model), record_encoding(entropy_models) as recorder:
+            leave.set()
+            thread.join()
+            with leave_as_found(model):
+                convolution(torch.zeros(1, 12, 4, 4))
+            model.compress(X[:, :, :64, :64])
+        assert len(recorder.strings) == 2
+
+
+def test_models_made_in_inference_mode_serve() -> None:
+    with torch.inference_mode():
+        model, _ = make("mbt2018")
+        assert all(one.is_inference() for one in model.parameters())
+    before = {name: one.data_ptr() for name, one in model.named_parameters()}
+    result = bitrate_ext.BitrateMapper(model, bits="coded", gap=True)(X)
+    assert result.ledger is not None
+    assert result.ledger.closes.all()
+    assert {name: one.data_ptr() for name, one in model.named_parameters()} == before
+    assert all(one.is_inference() for one in model.parameters())
+
+
+def test_results_can_be_used_with_gradients() -> None:
+    """Also those of a call in inference mode: none of a model's or of a result's tensors is one of that mode."""
+    model, _ = make("mbt2018-mean")
+    with torch.inference_mode():
+        result = bitrate_ext.BitrateMapper(model, bits="coded", gap=True)(X)
+    weight = torch.ones((), requires_grad=True)
+    for one in (result.map, result.x_hat, result.gap, result.entropy, *result.latent_bits.values()):
+        assert one is not None
+        (one * weight).sum().backward()
+    assert weight.grad is not None
+
+
+def test_hooks_go_when_one_cannot_be_set() -> None:
+    first, last = nn.Identity(), nn.Identity()
+    last._forward_hooks = None  # type: ignore[assignment]
+    with pytest.raises(TypeError), watch_calls([("a", first), ("b", last)], lambda *_: None, lambda *_: None):
+        pass
+    assert not first._forward_hooks
+    assert not first._forward_pre_hooks
+    assert not last._forward_pre_hooks
