@@ -130,20 +130,12 @@ def peak_increase(device: torch.device, run: Callable[[], object]) -> int:
 class _HeapState(ctypes.Structure):
     """What glibc's ``mallinfo2`` returns."""
 
-    _fields_ = tuple(
-        (name, ctypes.c_size_t)
-        for name in [
-            "arena",
-            "ordblks",
-            "smblks",
-            "hblks",
-            "hblkhd",
-            "usmblks",
-            "fsmblks",
-            "uordblks",
-            "fordblks",
-            "keepcost",
-        ]
+    _fields_ = (
+        ("_before", 3 * ctypes.c_size_t),
+        ("blocks_of_their_own", ctypes.c_size_t),
+        ("_between", 4 * ctypes.c_size_t),
+        ("free_bytes", ctypes.c_size_t),
+        ("_after", ctypes.c_size_t),
     )
 
 
@@ -165,11 +157,11 @@ def unpooled() -> Iterator[None]:
     libc.mallopt(_MMAP_THRESHOLD, UNPOOLED)
     held: list[ctypes.c_void_p] = []
     try:
-        size = libc.mallinfo2().fordblks
+        size = libc.mallinfo2().free_bytes
         while size >= UNPOOLED:
-            mapped = libc.mallinfo2().hblks
+            own = libc.mallinfo2().blocks_of_their_own
             block = ctypes.c_void_p(libc.malloc(ctypes.c_size_t(size)))
-            if block and libc.mallinfo2().hblks == mapped:
+            if block and libc.mallinfo2().blocks_of_their_own == own:
                 held.append(block)
             else:  # no room of that size is left in the heap
                 libc.free(block)

@@ -18,7 +18,7 @@ from ..atomic import open_all_or_none
 from ..coding.coder import noise
 from ..io.images import ImageError
 from ..io.map_writers import FORMATS
-from ..io.windowed import declared_size, open_picture
+from ..io.windowed import declared_size, open_image
 from ..mapping.layout import CODED
 from ..mapping.mapper import RECEPTIVE_FIELD, BitrateMapper
 from ..memory import format_bytes
@@ -132,7 +132,7 @@ def map_one(
 ) -> Record:
     """Map one picture in tiles and write its files, all or none."""
     form = arguments.format or "npz"
-    with _named(image), open_picture(image, room_for_picture(device, arguments.max_memory)) as picture:
+    with _named(image), open_image(image, room_for_picture(device, arguments.max_memory)) as picture:
         run = TiledRun(
             mapper,
             picture,

@@ -23,7 +23,7 @@ from torch import Tensor
 from .. import memory
 from ..atomic import open_all_or_none
 from ..io.map_writers import NpzWriter, Strips, format_of, write_tiff
-from ..io.windowed import Picture, TensorPicture, open_picture
+from ..io.windowed import ImageSource, TensorImage, open_image
 from ..mapping.layout import outside_bits
 from ..mapping.mapper import AnyProjection, BitrateMapper
 from ..memory import MemoryLimitError, is_out_of_memory
@@ -78,7 +78,7 @@ class TiledRun:
     def __init__(
         self,
         mapper: BitrateMapper,
-        picture: Picture,
+        picture: ImageSource,
         *,
         max_memory: int | None = None,
         tile: int | None = None,
@@ -132,7 +132,7 @@ class TiledRun:
         def strips() -> Strips:
             for top, strip in self._strips(progress or (lambda _done, _total: None)):
                 reduced.add(strip["map"])
-                pixels = self.picture.window(top, 0, len(strip["map"]), shape[1])
+                pixels = self.picture.crop(top, 0, len(strip["map"]), shape[1])
                 reduced_picture.add(pixels[0].permute(1, 2, 0).numpy())
                 yield strip
 
@@ -161,7 +161,7 @@ class TiledRun:
         """A part of the picture, on the model's device."""
         height, width = (min(SAMPLE, length) for length in (self.picture.height, self.picture.width))
         top, left = (self.picture.height - height) // 2, (self.picture.width - width) // 2
-        return self.picture.window(top, left, height, width).to(device_of(self._adapter.model))
+        return self.picture.crop(top, left, height, width).to(device_of(self._adapter.model))
 
     def _strips(self, progress: Progress) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """Rows of the maps as soon as the cells are there that they need."""
@@ -271,7 +271,7 @@ class TiledRun:
         if self._x_hat is not None:
             self._x_hat[..., first:last, before:after] = part if self._x_hat.dim() == 4 else part[0]
         if self._psnr:
-            pixels = self.picture.window(first, before, last - first, after - before)
+            pixels = self.picture.crop(first, before, last - first, after - before)
             self._error[0] += (part.double().clamp(0, 1) - pixels.double()).square().sum().item()
             self._error[1] += part.numel()
 
@@ -338,10 +338,10 @@ def map_picture(
     mapper = model if isinstance(model, BitrateMapper) else BitrateMapper(model, projection=projection)
     with contextlib.ExitStack() as stack:
         if isinstance(picture, Tensor):
-            opened: Picture = TensorPicture(picture)
+            opened: ImageSource = TensorImage(picture)
         else:
             _check_count("max_memory", max_memory)
-            opened = stack.enter_context(open_picture(picture, room_for_picture(device_of(mapper.model), max_memory)))
+            opened = stack.enter_context(open_image(picture, room_for_picture(device_of(mapper.model), max_memory)))
         run = TiledRun(
             mapper,
             opened,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import memory
-from ..io.windowed import Picture
+from ..io.windowed import ImageSource
 from ..memory import Footprint, MemoryLimitError, format_bytes
 from ..models.adapter import ModelAdapter
 from ..ops.strips import ROWS, RowProjector
@@ -58,7 +58,12 @@ class MemoryModel:
     """
 
     def __init__(
-        self, adapter: ModelAdapter, picture: Picture, rows: RowProjector, like: Tensor, forward_kwargs: dict[str, Any]
+        self,
+        adapter: ModelAdapter,
+        picture: ImageSource,
+        rows: RowProjector,
+        like: Tensor,
+        forward_kwargs: dict[str, Any],
     ) -> None:
         self._picture = picture
         self.device = like.device
@@ -104,7 +109,7 @@ class MemoryModel:
 
 def plan_tiles(
     adapter: ModelAdapter,
-    picture: Picture,
+    picture: ImageSource,
     costs: MemoryModel | None,
     like: Tensor,
     forward_kwargs: dict[str, Any],

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..io.windowed import Picture
+from ..io.windowed import ImageSource
 from ..models.adapter import Crop, ModelAdapter, check_range
 
 PROBE_BLOCKS = (9, 17, 33, 65)  # lengths of the canvas on which a halo is measured, in multiples of the strides
@@ -151,7 +151,7 @@ def is_image(x_hat: Any, x: Tensor) -> bool:
 
 def run_tile(
     adapter: ModelAdapter,
-    picture: Picture,
+    picture: ImageSource,
     tiling: Tiling,
     rows: Span,
     columns: Span,
@@ -180,7 +180,7 @@ def _inside(values: Any, rows: Span, columns: Span, stride: Size) -> Any:
     return values[:, :, top:bottom, left:right]
 
 
-def read_window(adapter: ModelAdapter, picture: Picture, tiling: Tiling, begin: Size) -> Tensor:
+def read_window(adapter: ModelAdapter, picture: ImageSource, tiling: Tiling, begin: Size) -> Tensor:
     """``[1, C, *tiling.window]``, a part of the padded canvas, as ``ModelAdapter.pad`` has it."""
     _, (top, left, height, width) = adapter.canvas(picture.height, picture.width)
     spans = []  # on each axis: the picture's pixels in the window, first and end, and the zeros before and after them
@@ -188,4 +188,4 @@ def read_window(adapter: ModelAdapter, picture: Picture, tiling: Tiling, begin: 
         first, last = max(0, at - offset), min(extent, at + length - offset)
         spans.append((first, last, first + offset - at, at + length - offset - last))
     (y, y_end, above, below), (x, x_end, before, after) = spans
-    return F.pad(picture.window(y, x, y_end - y, x_end - x), (before, after, above, below))
+    return F.pad(picture.crop(y, x, y_end - y, x_end - x), (before, after, above, below))

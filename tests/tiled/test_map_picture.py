@@ -21,7 +21,7 @@ from bitrate_ext import memory
 from bitrate_ext.cli import main as cli
 from bitrate_ext.cli import map_tiled
 from bitrate_ext.io.map_writers import _rows_of
-from bitrate_ext.io.windowed import TensorPicture
+from bitrate_ext.io.windowed import TensorImage
 from bitrate_ext.memory import Footprint, MemoryLimitError
 from bitrate_ext.models import demo_codec
 from bitrate_ext.tiled.downsample import Downsampler
@@ -138,7 +138,7 @@ def planned_run(x: Tensor, monkeypatch: pytest.MonkeyPatch, room: int, **kwargs:
     monkeypatch.setattr(memory, "resident", lambda: 0)
     monkeypatch.setattr(memory, "bytes_in_use", lambda device: 0)
     mapper = bitrate_ext.BitrateMapper(Blocks().eval())
-    return TiledRun(mapper, TensorPicture(x), max_memory=room, **kwargs)
+    return TiledRun(mapper, TensorImage(x), max_memory=room, **kwargs)
 
 
 def test_the_largest_tiles_that_fit_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from zoo import small_model
 
 import bitrate_ext
-from bitrate_ext.io.windowed import TensorPicture
+from bitrate_ext.io.windowed import TensorImage
 from bitrate_ext.models.adapter import ModelAdapter
 from bitrate_ext.tiled import tiling
 from bitrate_ext.tiled.tiling import Tiling, measure_halo, run_tile
@@ -59,7 +59,7 @@ def in_tiles(adapter: ModelAdapter, x: Tensor, tiling: Tiling) -> tuple[dict[str
     """Likelihoods and reconstruction of the padded canvas, put together."""
     found: dict[str, Tensor] = {}
     image = None
-    picture = TensorPicture(x)
+    picture = TensorImage(x)
     for rows in tiling.spans(0):
         for columns in tiling.spans(1):
             tile = run_tile(adapter, picture, tiling, rows, columns, {}, x.device, x_hat=True)
