@@ -4,9 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
-CPP := $(wildcard $(foreach end,h cpp cu,csrc/*/*.$(end) tests/*/*.$(end)))
+CPP := $(wildcard $(foreach end,h cpp cu,csrc/*/*.$(end) tests/*/*.$(end) tests/*/*/*.$(end)))
 
-.PHONY: setup demo test lint format bench bench-compare bench-video gpu-check mutants clean
+.PHONY: setup demo check test test-all lint format bench bench-compare bench-video gpu-check mutants clean
 
 setup: $(READY)
 
@@ -23,13 +23,25 @@ $(READY): $(SOURCES) | $(BIN)/python
 demo: $(READY)
 	$(BIN)/bitrate-ext map bitrate_ext/data/chelsea.png -o out
 
+# Tests, in tiers by their markers (pyproject.toml) and by the part of their random cases that is tried (tests/cases.py).
+# The order is random; the seed is printed. make test TESTS="tests/ops --randomly-seed=42" chooses both.
+WORKERS ?= 2
+PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -p no:benchmark
+
+check: $(READY)
+	BITRATE_EXT_TEST_SCALE=0.02 $(PYTEST) -m "not medium and not slow" $(TESTS)
+
 test: $(READY)
-	$(BIN)/python -m pytest
+	BITRATE_EXT_TEST_SCALE=0.2 $(PYTEST) -m "not slow" $(TESTS)
+
+test-all: $(READY)
+	$(PYTEST) $(TESTS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
 
 format: $(READY)
@@ -40,7 +52,7 @@ format: $(READY)
 # Every workload by every opponent: a record, a table and plots. An interrupted run keeps what it has.
 RECORD ?= benchmarks/results/latest.json
 bench: $(READY)
-	$(BIN)/python -m pytest benchmarks --quiet --benchmark-quiet --record $(RECORD) $(BENCH); code=$$?; \
+	$(BIN)/python -m pytest benchmarks -p no:randomly --quiet --benchmark-quiet --record $(RECORD) $(BENCH); code=$$?; \
 	$(BIN)/python benchmarks/report.py $(RECORD) || exit 1; exit $$code
 
 # Whole videos: frames per second beside a naive loop, where the time goes, memory. VIDEO="--sizes 1080p --memory 300" ...

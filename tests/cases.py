@@ -20,7 +20,7 @@ import bitrate_ext
 from bitrate_ext.ops import library
 from bitrate_ext.receptive_field.field import ReceptiveField, Term
 
-SCALE = float(os.environ.get("BITRATE_EXT_TEST_SCALE", "1"))  # multiplies the number of cases of every test
+SCALE = float(os.environ.get("BITRATE_EXT_TEST_SCALE") or "1")  # multiplies the number of cases of every test
 MODES = ("nearest", "bilinear", "area")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 FLOAT32_BAR = 6.0e-8 * 1.01  # half a unit in the last place, and one per cent for everything before the last rounding

@@ -22,7 +22,7 @@ def error_of(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     return captured.err
 
 
-def in_new_process(code: str, folder: str | None = None, timeout: float = 120) -> str:
+def in_new_process(code: str, folder: str | None = None, timeout: float = 300) -> str:
     """Run the code in a new interpreter; with `folder` the package is taken from there."""
     environment = {**os.environ, "PYTHONPATH": folder} if folder else None
     result = subprocess.run(

@@ -7,6 +7,12 @@ import pytest
 import torch
 
 
+def pytest_configure():
+    """Workers share the processor: two that each take all of it only wait for each other."""
+    workers = int(os.getenv("PYTEST_XDIST_WORKER_COUNT", "1"))
+    torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+
+
 @pytest.fixture(params=["cpu", "cuda"])
 def device(request):
     if request.param == "cuda" and not torch.cuda.is_available():

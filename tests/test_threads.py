@@ -28,7 +28,7 @@ def test_the_source_runs_ahead_by_its_depth(depth: int) -> None:
     taken: list[int] = []
     items = prefetch(numbers(50, taken), depth)
     assert next(items) == 0
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while len(taken) < depth + 1 and time.monotonic() < deadline:
         time.sleep(0.001)
     time.sleep(0.05)
@@ -70,18 +70,17 @@ def test_the_sink_holds_back_who_is_faster() -> None:
     gate, got = threading.Event(), []
 
     def sink(item: int) -> None:
-        gate.wait(5)
+        gate.wait(60)
         got.append(item)
 
     put = 0
     with Background(sink, 2) as background:
         threading.Timer(0.3, gate.set).start()
-        start = time.monotonic()
         for item in range(10):
             background.put(item)
             if not gate.is_set():
                 put += 1
-        assert time.monotonic() - start >= 0.25
+        assert gate.is_set()
     assert put <= 4  # one in hand, two waiting, one being put
     assert got == list(range(10))
 
@@ -103,17 +102,19 @@ def test_errors_of_the_sink_reach_the_caller() -> None:
 
 
 def test_an_error_of_the_caller_drops_what_waits() -> None:
-    got, gate = [], threading.Event()
+    got: list[int] = []
 
     def sink(item: int) -> None:
-        gate.wait(5)
+        while not background._drop:  # the first is in hand until the caller has gone
+            time.sleep(0.001)
         got.append(item)
 
+    background = Background(sink, 5)
+
     def feed() -> None:
-        with Background(sink, 5) as background:
+        with background:
             for item in range(4):
                 background.put(item)
-            threading.Timer(0.2, gate.set).start()
             raise ValueError("stop")
 
     with pytest.raises(ValueError, match="stop"):
@@ -129,5 +130,5 @@ def test_a_watch_adds_up() -> None:
             time.sleep(0.01)
     with pytest.raises(ValueError, match="x"), watch("two"):
         raise ValueError("x")
-    assert 0.03 <= watch.seconds["one"] < 3
+    assert 0.03 <= watch.seconds["one"] < 60
     assert set(watch.seconds) == {"one", "two"}

@@ -9,16 +9,15 @@ Needs nvcc and no GPU. tests/test_device_code.py holds the document to what it s
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import re
 import struct
 import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from types import ModuleType
+
+import cuda_toolkit
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "csrc/cuda/kernels.cu"
@@ -53,31 +52,20 @@ class Compiled:
         return f"| `{self.kernel}` | {self.architecture} | " + " | ".join(map(str, sizes)) + " |"
 
 
-@cache
-def setup_script() -> ModuleType:
-    """setup.py, which knows where nvcc is and what the package is compiled with and for."""
-    spec = importlib.util.spec_from_file_location("bitrate_ext_setup", ROOT / "setup.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def find_nvcc() -> Path | None:
-    for folder in setup_script().places("13"):  # the first release that comes as Python packages
-        if setup_script().nvcc_release(folder):
+    for folder in cuda_toolkit.places("13"):  # the first release that comes as Python packages
+        if cuda_toolkit.nvcc_release(folder):
             return folder / "bin/nvcc"
     return None
 
 
 def release_of(nvcc: Path) -> str:
-    return setup_script().nvcc_release(nvcc.parent.parent)
+    return cuda_toolkit.nvcc_release(nvcc.parent.parent) or ""
 
 
 def architectures() -> list[str]:
     """Those that a package for any GPU is compiled for."""
-    return [f"sm_{name.replace('.', '')}" for name in setup_script().ARCHITECTURES]
+    return [f"sm_{name.replace('.', '')}" for name in cuda_toolkit.ARCHITECTURES]
 
 
 def known_architectures(nvcc: Path) -> list[str]:
@@ -90,7 +78,7 @@ def compile_for(nvcc: Path, architecture: str, source: Path = SOURCE) -> list[Co
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernels.cubin"
         flags = [
-            *setup_script().NVCC_FLAGS,
+            *cuda_toolkit.NVCC_FLAGS,
             "-Werror",
             "all-warnings",
             "-Xptxas",

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+import cuda_toolkit
 import device_code
 
 COUNTED = ("LDG", "STG", "LDS", "STS", "F2F", "DMUL", "DFMA", "DADD", "MUFU", "CALL")
@@ -94,7 +95,7 @@ def source_lines(file: str) -> list[str]:
 def disassemble(nvcc: Path, nvdisasm: str, architecture: str) -> dict[str, list[Instruction]]:
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernels.cubin"
-        flags = [*device_code.setup_script().NVCC_FLAGS, "-lineinfo", "-cubin", f"-arch={architecture}"]
+        flags = [*cuda_toolkit.NVCC_FLAGS, "-lineinfo", "-cubin", f"-arch={architecture}"]
         subprocess.run([nvcc, *flags, device_code.SOURCE, "-o", cubin], check=True)
         command = [nvdisasm, "--print-code", "--print-instruction-encoding", "--print-line-info-inline", cubin]
         return parse(subprocess.run(command, check=True, capture_output=True, text=True).stdout)

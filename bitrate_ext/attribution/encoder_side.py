@@ -33,7 +33,7 @@ class _Unrounded(TorchFunctionMode):
 
 
 def rate(adapter: ModelAdapter, padded: Tensor, forward_kwargs: dict[str, Any]) -> Tensor:
-    """R(x): bits ``[N]`` of padded images ``[N, C, H, W]``, latents not rounded."""
+    """Return R(x), the bits ``[N]`` of padded images ``[N, C, H, W]`` whose latents are not rounded."""
     with _Unrounded():
         _, likelihoods = adapter.run(padded, forward_kwargs)
     return torch.stack([-p.log2().sum(dim=(1, 2, 3)) for p in likelihoods.values()]).sum(dim=0)
@@ -42,7 +42,7 @@ def rate(adapter: ModelAdapter, padded: Tensor, forward_kwargs: dict[str, Any]) 
 def integrated_gradients(
     adapter: ModelAdapter, x: Tensor, steps: int, baseline: Tensor | None, forward_kwargs: dict[str, Any]
 ) -> Attribution:
-    """See ``attribute``."""
+    """Attribute bits to the pixels of the input that cause them; see ``attribute``."""
     captum = _captum()
     if baseline is None:
         baseline = x.mean(dim=(2, 3), keepdim=True)
@@ -75,7 +75,7 @@ def integrated_gradients(
 
 
 def grad_cam(adapter: ModelAdapter, x: Tensor, layer: str | None, forward_kwargs: dict[str, Any]) -> Attribution:
-    """See ``attribute``."""
+    """Map how sensitive the rate is to the features of a layer; see ``attribute``."""
     captum = _captum()
     padded, crop = adapter.pad(x)
     module = _layer(adapter, padded, layer, forward_kwargs)
@@ -125,8 +125,8 @@ def _checked_baseline(baseline: Any, x: Tensor) -> Tensor:
 
 
 def _layer(adapter: ModelAdapter, padded: Tensor, named: str | None, forward_kwargs: dict[str, Any]) -> nn.Module:
-    """The module of that name; otherwise the outermost that takes the padded image to the grid of the first latent."""
-    modules = {name: module for name, module in adapter.module.named_modules() if name}
+    """Return the module of that name, or the outermost that takes the image to the grid of the first latent."""
+    modules: dict[str, nn.Module] = {name: module for name, module in adapter.module.named_modules() if name}
     if named is not None:
         if named not in modules:
             raise ValueError(

@@ -27,7 +27,7 @@ def follow_decoder(
     """Attribute bits to the pixels that the decoder paints with them; see ``attribute``."""
     if not len(x):
         raise ValueError(f"x must hold at least one image, got shape {list(x.shape)}")
-    images = [_follow_one(adapter, one, passes, named, seed, forward_kwargs) for one in x.split(1)]
+    images = [_follow_one(adapter, one, passes, named, seed, forward_kwargs) for one in torch.split(x, 1)]
     maps = {name: torch.cat([image.maps[name] for image in images]) for name in images[0].maps}
     return Attribution(
         map=torch.cat([image.map for image in images]),
@@ -70,7 +70,7 @@ def _follow_one(
 
 
 def _transforms(run: ModelTrace, named: str | None) -> dict[str, SynthesisTransform]:
-    """The synthesis transform of each latent that has one.
+    """Find the synthesis transform of each latent that has one.
 
     Raises:
         ValueError: none has.
@@ -91,7 +91,7 @@ def _transforms(run: ModelTrace, named: str | None) -> dict[str, SynthesisTransf
 def spread_by_energy(
     transform: SynthesisTransform, bits: Tensor, passes: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Each symbol's bits, by the energy of its impulse response: an estimate, and its expected L1 error.
+    """Estimate where each symbol's bits go by the energy of its impulse response, and how far that is off.
 
     Each forward pass drives its own part of the symbols, with random signs, so that a symbol's response has the energy
     of its bits. Squared and added up over the passes, products of two symbols' responses remain only within a pass, and

@@ -1,4 +1,4 @@
-"""What an attribution returns."""
+"""The result of an attribution."""
 
 from __future__ import annotations
 

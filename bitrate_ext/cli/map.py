@@ -69,7 +69,9 @@ def run(arguments: argparse.Namespace) -> int:
     if projection == RECEPTIVE_FIELD:
         projection = calibrate.measured_projections(model, device)
     projection = "nearest" if projection == JACOBIAN else projection
-    mapper = BitrateMapper(model, projection=projection, bits=arguments.bits, gap=arguments.gap)
+    mapper = BitrateMapper(
+        model, projection=projection, bits=arguments.bits, gap=arguments.gap, channels=arguments.channels
+    )
     endings = (*check.map_outputs(arguments).values(), *map_tiled.endings(arguments))
 
     owners: dict[str, str] = {}  # stem, as file systems that ignore case see it, to the image that has it

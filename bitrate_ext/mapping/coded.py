@@ -14,7 +14,6 @@ from ..coding.ledger import Account, Ledger
 from ..coding.rans import CodingError
 from ..coding.symbol_layout import INSTEAD
 from ..models.adapter import Crop, ModelAdapter
-from ..ops.functional import bitrate_map, likelihoods_of
 from ..ops.projection import Projection
 from .layout import CODED, BitrateResult, estimate, lay_out, outside_bits
 
@@ -55,11 +54,10 @@ def lay_out_coded(
     crop: Crop,
     padded: Tensor,
 ) -> BitrateResult:
-    """Float64 maps of coded latents, on the device of the padded images, and their ledger."""
+    """Lay coded latents out in float64, on the device of the padded images, with their ledger."""
     cells = {name: one.bits.sum(dim=1).to(padded.device) for name, one in latents.items()}
-    likelihoods = {name: likelihoods_of(one) for name, one in cells.items()}
-    result = lay_out(likelihoods, projections, canvas, crop, torch.float64)
-    expected = {name: likelihoods_of(one.expected.sum(dim=1).to(padded.device)) for name, one in latents.items()}
+    expected = {name: one.expected.sum(dim=1).to(padded.device) for name, one in latents.items()}
+    result = lay_out(cells, projections, canvas, crop, torch.float64)
     accounts = {
         name: latents[name].books.account(
             result.maps[name].sum(dim=(1, 2, 3)), outside_bits(one, projections[name], canvas, crop)
@@ -71,12 +69,12 @@ def lay_out_coded(
         bits=CODED,
         channel_bits={name: one.bits.sum(dim=(2, 3)).to(padded.device) for name, one in latents.items()},
         ledger=Ledger(accounts),
-        entropy=bitrate_map(expected, canvas, crop=crop, projection=projections, dtype=torch.float64),
+        entropy=lay_out(expected, projections, canvas, crop, torch.float64, each=False).map,
     )
 
 
 def in_dtype(result: BitrateResult, dtype: torch.dtype) -> BitrateResult:
-    """Maps in float32, unless the model computes in float64."""
+    """Return the result with maps in float32, unless the model computes in float64."""
     if dtype == torch.float64:
         return result
     return replace(
@@ -90,7 +88,7 @@ def in_dtype(result: BitrateResult, dtype: torch.dtype) -> BitrateResult:
 
 
 def _compared(result: BitrateResult, estimated: BitrateResult) -> dict[str, Account]:
-    """The ledger's accounts with the estimate beside them."""
+    """Return the ledger's accounts with the estimate beside them."""
     assert result.ledger is not None
     accounts = {}
     for name, account in result.ledger.latents.items():
@@ -101,7 +99,7 @@ def _compared(result: BitrateResult, estimated: BitrateResult) -> dict[str, Acco
 
 
 def _disagreements(coder: Coder, latents: Mapping[str, CodedLatent], accounts: Mapping[str, Account]) -> Iterator[str]:
-    """Latents that are coded position after position, but estimated from values that are rounded another way."""
+    """Yield a warning for each latent that is coded position after position, but estimated from other roundings."""
     by_position = {block.latent for blocks in coder.blocks.values() for block in blocks if block.positions}
     for name, latent in latents.items():
         disagreement = accounts[name].disagreement

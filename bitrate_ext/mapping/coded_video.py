@@ -20,7 +20,7 @@ PROBE = 128  # pixels, each way, of the two frames that a model is probed with: 
 
 
 def coded_video(model: Any, frames: Sequence[Tensor], *, projection: AnyProjection = "bilinear") -> list[BitrateResult]:
-    """Where the bits go that a video model's own ``compress`` writes.
+    """Map the bits that a video model's own ``compress`` writes, frame by frame.
 
     Frames are padded as ``BitrateMapper`` pads images. The first is coded as a key frame, each later one from the one
     before it as the decoder has it, without the clamping to [0, 1] that CompressAI's evaluation does in between.

@@ -14,15 +14,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..models.accelerate import accelerate, compile_parts, skip_synthesis
 from ..models.adapter import Crop, ModelAdapter, check_eval_mode, crop_canvas, crop_reconstruction, device_of
 from ..threads import Stopwatch, prefetch
-from .layout import BitrateResult, lay_out
+from .layout import BitrateResult, lay_out, map_dtype, sum_cells
 from .mapper import AnyProjection, BitrateMapper
 
-Frame = np.ndarray | Tensor
+Frame = NDArray[Any] | Tensor
 Upload = Callable[[Tensor], Tensor]
 PROBE = 256  # side of the part of the first frame that the model is tried on, pixels
 IMAGE, KEYFRAME, INTER = "image", "keyframe", "inter"
@@ -30,7 +31,7 @@ IMAGE, KEYFRAME, INTER = "image", "keyframe", "inter"
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FrameResult(BitrateResult):
-    """The result of one frame, ``N = 1``. ``maps`` is empty unless it was asked for."""
+    """Where a model spends its bits on one frame, ``N = 1``. ``maps`` is empty unless it was asked for."""
 
     index: int  # of the frame, from 0
     kind: str  # "image"; of a video codec "keyframe" or "inter"
@@ -165,8 +166,9 @@ class FrameMapper:
             if self.sequential:
                 self._inter.reference = output["x_hat"].to(self._dtype).clamp(0, 1)
         with self.watch("map"):
-            whole = self._buffer((len(chunk), 1, height, width), likelihoods.values())
-            result = lay_out(likelihoods, projections, size, crop, out=whole, each=self.each_latent)
+            dtype = map_dtype(likelihoods.values())
+            whole = self._buffer((len(chunk), 1, height, width), dtype)
+            result = lay_out(sum_cells(likelihoods), projections, size, crop, dtype, out=whole, each=self.each_latent)
         x_hat = crop_reconstruction(output.get("x_hat"), size, crop) if self.reconstruction else None
         if x_hat is not None and x_hat.untyped_storage().data_ptr() == padded.untyped_storage().data_ptr():
             x_hat = x_hat.clone()  # of a model that gives back what it was given, which the next frame overwrites
@@ -188,7 +190,7 @@ class FrameMapper:
         ]
 
     def placed(self, kind: str) -> BitrateMapper:
-        """The mapper of frames of that kind: its ``adapter`` and ``projections`` say where their cells lie."""
+        """Return the mapper of frames of a kind: its ``adapter`` and ``projections`` say where their cells lie."""
         return self._mappers[kind]
 
     def _resolved(self, kind: str, frame: Tensor) -> ModelAdapter:
@@ -208,7 +210,7 @@ class FrameMapper:
         return adapter
 
     def _filled(self, chunk: list[Tensor], size: tuple[int, int], crop: Crop) -> Tensor:
-        """The frames in [0, 1] on the padded canvas, ``[N, C, H, W]``, in a buffer that is used again."""
+        """Write frames in [0, 1] onto the padded canvas, ``[N, C, H, W]``, a buffer that is used again."""
         channels = _floating(chunk[0], self._dtype, convert=False).shape[0]
         shape = (len(chunk), channels, *size)
         if self._padded.shape != shape:
@@ -222,8 +224,7 @@ class FrameMapper:
                 target.copy_(source)
         return self._padded
 
-    def _buffer(self, shape: tuple[int, ...], likelihoods: Iterable[Tensor]) -> Tensor:
-        dtype = torch.float64 if any(p.dtype == torch.float64 for p in likelihoods) else torch.float32
+    def _buffer(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         self._turn = (self._turn + 1) % len(self._ring)
         held = self._ring[self._turn]
         if held.shape[1:] != shape[1:] or len(held) < shape[0] or held.dtype != dtype:
@@ -233,7 +234,7 @@ class FrameMapper:
 
 
 def is_sequential(model: object) -> bool:
-    """Whether it is a video model that codes a frame from the one before."""
+    """Return whether a model is one of videos, which codes a frame from the one before."""
     return all(callable(getattr(model, name, None)) for name in ("forward_keyframe", "forward_inter"))
 
 
@@ -271,11 +272,11 @@ def _on_device(frames: Iterable[Frame], device: torch.device, upload: Upload | N
 
 
 def _uploader(device: torch.device) -> Upload:
-    """Copies through pinned memory, on a stream of their own, that overlap with what the caller's stream computes.
+    """Return an upload through pinned memory, on a stream of its own, beside what the caller's stream computes.
 
     The caching allocators keep the pinned pages and the device's memory until their streams are done with them.
     """
-    consumer, stream = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    consumer, stream = torch.cuda.current_stream(device), torch.cuda.Stream(device)  # type: ignore[no-untyped-call, unused-ignore]
 
     def upload(frame: Tensor) -> Tensor:
         with torch.cuda.stream(stream):

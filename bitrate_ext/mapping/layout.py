@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -34,7 +34,7 @@ class BitrateResult:
     padding_bits: Tensor  # float64 [N], the part of it that falls outside the image
     bpp: Tensor  # float64 [N], total_bits / (H * W)
     x_hat: Tensor | None  # [N, C, H, W], not clamped; None where the model returns no image of the padded size
-    channel_bits: dict[str, Tensor] = field(default_factory=dict)  # float64 [N, C], bits of each channel of each latent
+    channel_bits: dict[str, Tensor] = field(default_factory=dict)  # float64 [N, C]; of estimates on request
     warnings: tuple[str, ...] = ()  # what is to be known of these numbers, a line each
     bits: str = ESTIMATED  # where they come from: "estimated" or "coded"
     ledger: Ledger | None = None  # of coded bits: every bit of the strings
@@ -49,48 +49,73 @@ def estimate(
     crop: Crop,
     forward_kwargs: dict[str, Any],
     dtype: torch.dtype | None = None,
+    *,
+    channels: bool = False,
 ) -> BitrateResult:
-    """Maps of the likelihoods that a model's ``forward`` returns for padded images, in a dtype of one's choice."""
-    notes: list[str] = []
-    output, likelihoods = adapter.run(padded, forward_kwargs, notes)
+    """Map the likelihoods that a model's ``forward`` returns for padded images, in a dtype of one's choice.
+
+    With ``channels`` the result has ``channel_bits``, for which each likelihood is read once more.
+    """
+    warnings: list[str] = []
+    output, likelihoods = adapter.run(padded, forward_kwargs, warnings)
     size = (padded.shape[2], padded.shape[3])
-    result = lay_out(likelihoods, projections, size, crop, dtype)
-    notes += likelihood_warnings(likelihoods)
-    channels = {name: _channel_bits(p.detach()) for name, p in likelihoods.items()}
-    x_hat = crop_reconstruction(output.get("x_hat"), size, crop)
-    return replace(result, x_hat=x_hat, channel_bits=channels, warnings=tuple(notes))
+    result = lay_out(sum_cells(likelihoods), projections, size, crop, dtype or map_dtype(likelihoods.values()))
+    warnings += likelihood_warnings(likelihoods)
+    return replace(
+        result,
+        x_hat=crop_reconstruction(output.get("x_hat"), size, crop),
+        channel_bits={name: _channel_bits(p.detach()) for name, p in likelihoods.items()} if channels else {},
+        warnings=tuple(warnings),
+    )
+
+
+def map_dtype(tensors: Iterable[Tensor]) -> torch.dtype:
+    """Return the dtype of maps of such likelihoods: float64 where one of them is, otherwise float32."""
+    return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
+
+
+def sum_cells(likelihoods: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the bits of each cell, float64 ``[N, h, w]``, of each latent; the one time that likelihoods are read."""
+    return {name: latent_bits(p, dtype=torch.float64) for name, p in likelihoods.items()}
 
 
 def lay_out(
-    likelihoods: Mapping[str, Tensor],
+    cells: Mapping[str, Tensor],
     projections: Mapping[str, Projection],
     canvas: tuple[int, int],
     crop: Crop,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype = torch.float32,
     *,
     out: Tensor | None = None,
     each: bool = True,
 ) -> BitrateResult:
-    """Maps and books of likelihoods ``[N, C, h, w]`` on a canvas, of which the crop is the image.
+    """Lay bits of cells out on a canvas, of which the crop is the image: maps, totals, and the bits of the padding.
 
-    ``out`` is a tensor for the map of all latents. Without ``each`` there are no maps of single ones.
+    Args:
+        cells: float64 ``[N, h, w]``, bits per cell of each latent.
+        projections: of each latent.
+        canvas: ``(H, W)`` of the padded images, pixels.
+        crop: ``(top, left, height, width)`` of the image on it, pixels.
+        dtype: of the maps, float32 or float64.
+        out: a tensor for the map of all latents.
+        each: make a map of each latent, too.
     """
-    total_map = bitrate_map(likelihoods, canvas, crop=crop, projection=projections, dtype=dtype, out=out)
+
+    def project(bits: Any, projection: Any, out: Tensor | None = None) -> Tensor:
+        return bitrate_map(bits, canvas, crop=crop, projection=projection, dtype=dtype, out=out, unit="bits")
+
+    total_map = project(cells, projections, out)
     maps = {}
-    if each and len(likelihoods) == 1:
-        maps = {next(iter(likelihoods)): total_map}
+    if each and len(cells) == 1:
+        maps = dict.fromkeys(cells, total_map)
     elif each:
-        maps = {
-            name: bitrate_map(p, canvas, crop=crop, projection=projections[name], dtype=dtype)
-            for name, p in likelihoods.items()
-        }
-    bits = {name: latent_bits(p, dtype=torch.float64) for name, p in likelihoods.items()}
-    total_bits = torch.stack([b.sum(dim=(1, 2)) for b in bits.values()]).sum(dim=0)
-    outside = [outside_bits(b, projections[name], canvas, crop) for name, b in bits.items()]
+        maps = {name: project(bits, projections[name]) for name, bits in cells.items()}
+    total_bits = torch.stack([bits.sum(dim=(1, 2)) for bits in cells.values()]).sum(dim=0)
+    outside = [outside_bits(bits, projections[name], canvas, crop) for name, bits in cells.items()]
     return BitrateResult(
         map=total_map,
         maps=maps,
-        latent_bits={name: b.to(total_map.dtype) for name, b in bits.items()},
+        latent_bits={name: bits.to(dtype) for name, bits in cells.items()},
         total_bits=total_bits,
         padding_bits=torch.stack(outside).sum(dim=0),
         bpp=total_bits / (crop[2] * crop[3]),
@@ -99,12 +124,12 @@ def lay_out(
 
 
 def _channel_bits(p: Tensor) -> Tensor:
-    """Bits of each channel, float64 ``[N, C]``: cells and channels change places for the kernel that sums cells."""
+    """Return the bits of each channel, float64 ``[N, C]``: for the kernel, cells and channels change places."""
     return latent_bits(p.flatten(2).transpose(1, 2).unsqueeze(3), dtype=torch.float64).squeeze(2)
 
 
 def outside_bits(bits: Tensor, projection: Projection, size: Sequence[int], crop: Crop) -> Tensor:
-    """Bits, float64 ``[N]``, of the cells ``[N, h, w]`` that the projection puts outside the crop.
+    """Return the bits, float64 ``[N]``, of the cells ``[N, h, w]`` that the projection puts outside the crop.
 
     From each cell's own shares and not from the map, so the two check each other. A cell leaves the image across
     its rows, its columns or both.
@@ -116,7 +141,7 @@ def outside_bits(bits: Tensor, projection: Projection, size: Sequence[int], crop
 @lru_cache(maxsize=16)
 @torch.inference_mode(False)  # kept for calls that record gradients, too
 def _outside_shares(projection: Projection, grid: tuple[int, int], size: tuple[int, int], crop: Crop) -> Tensor:
-    """The part of each cell's bits that falls outside the crop, float64 ``[h, w]``."""
+    """Return the part of each cell's bits that falls outside the crop, float64 ``[h, w]``."""
     (top, left, height, width), (h, w) = crop, grid
     share = torch.zeros(h, w, dtype=torch.float64)
     for term in projection.terms:

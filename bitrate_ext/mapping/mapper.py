@@ -1,4 +1,4 @@
-"""The call that users make: an image goes in, maps of where a model spends its bits come out."""
+"""Map where a model spends its bits on an image: the call that users make."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ class BitrateMapper:
             coder spends on each symbol while the model's own ``compress`` runs, escapes included. Coded bits come with
             a ``ledger``, which adds up to the strings, and with ``entropy``; without ``x_hat``: nothing is decoded.
         gap: of coded bits: run ``forward`` as well, for ``result.gap``, the estimate in the ledger, and ``x_hat``.
+        channels: of estimated bits: give ``result.channel_bits``, too. Coded bits come with them.
 
     The size that the model needs is found by running it once on a black image, at the first call; ``strides`` then
     holds pixels per latent cell, ``{"y": (16, 16), ...}``, and ``projections`` how each latent is laid over the image.
@@ -54,6 +55,7 @@ class BitrateMapper:
         projection: AnyProjection = "bilinear",
         bits: str = ESTIMATED,
         gap: bool = False,
+        channels: bool = False,
     ) -> None:
         self.adapter = ModelAdapter(model)
         if bits not in (ESTIMATED, CODED):
@@ -61,7 +63,9 @@ class BitrateMapper:
         if gap and bits != CODED:
             raise ValueError(f"gap is that of coded bits to the estimate; it needs bits={CODED!r}, got {bits!r}")
         self._has_gradients = bits == ESTIMATED
-        self._source = estimate if bits == ESTIMATED else partial(map_coded, Coder(model), gap=gap)
+        self._source = (
+            partial(estimate, channels=channels) if bits == ESTIMATED else partial(map_coded, Coder(model), gap=gap)
+        )
         self._asked = projection
         if isinstance(projection, Mapping):
             for one in projection.values():

@@ -86,7 +86,7 @@ def _lookup(tensors: Sequence[Tensor], placement: MapGeometry, transposed: bool 
     device = tensors[0].device
     # int(): a second derivative may be traced with symbolic sizes, for which bands are then fixed.
     bands, flat = _cached_bands(
-        tuple([(int(t.shape[2]), int(t.shape[3])) for t in tensors]),
+        tuple([(int(t.shape[-2]), int(t.shape[-1])) for t in tensors]),
         (int(canvas[0]), int(canvas[1])),
         (int(window[0]), int(window[1]), int(window[2]), int(window[3])),
         tuple(keys),
@@ -185,14 +185,23 @@ def _map_backward_vmap(
     return _unbatched(_call_backward(*folded, *arguments), info.batch_size), 0
 
 
-def _spread(costs: Sequence[Tensor | None], bands: Bands) -> Tensor:
-    """``[N, C, h, w]`` contributions to bits, summed over channels and projected; None is zero."""
-    maps = [
-        reference.project(cost.sum(dim=1), *pair).unsqueeze(1)
-        for cost, pair in zip(costs, bands, strict=True)
-        if cost is not None
-    ]
-    return torch.stack(maps).sum(dim=0)
+def _change_of_bits(values: Tensor, change: Tensor) -> Tensor:
+    """By how much a change of likelihoods, or of bits, changes the bits of cells ``[N, h, w]``, to first order."""
+    if values.dim() == 3:
+        return change.to(values.dtype)
+    return (-change / (values * math.log(2))).sum(dim=1)
+
+
+def _change_of_values(values: Tensor, cell_gradient: Tensor) -> Tensor:
+    """The transpose of ``_change_of_bits``: the gradient of likelihoods or of bits from that of cells."""
+    return cell_gradient if values.dim() == 3 else -cell_gradient.unsqueeze(1) / (values * math.log(2))
+
+
+def _curvature(values: Tensor, direction: Tensor, cell_gradient: Tensor) -> Tensor:
+    """The derivative of ``_change_of_values`` along a direction of the values; bits have none."""
+    if values.dim() == 3:
+        return torch.zeros_like(values)
+    return direction / (values * math.log(2)) * cell_gradient.unsqueeze(1) / values
 
 
 class _Map(torch.autograd.Function):
@@ -222,11 +231,14 @@ class _Map(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> Tensor:
         placement, _dtype = _placement_and_dtype(ctx.arguments)
-        costs = [
-            -tangent.to(ctx.dtype) / (p.to(ctx.dtype) * math.log(2)) if tangent is not None else None
-            for p, tangent in zip(ctx.saved_tensors, tangents, strict=True)
+        maps = [
+            reference.project(_change_of_bits(one.to(ctx.dtype), tangent.to(ctx.dtype)), *pair)
+            for one, tangent, pair in zip(
+                ctx.saved_tensors, tangents, bands_of(ctx.saved_tensors, placement), strict=True
+            )
+            if tangent is not None
         ]
-        return _spread(costs, bands_of(ctx.saved_tensors, placement))
+        return torch.stack(maps).sum(dim=0).unsqueeze(1)
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, arguments: tuple[Any, ...], *likelihoods: Tensor) -> tuple[Tensor, int]:
@@ -250,28 +262,27 @@ class _MapBackward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, direction: Tensor) -> tuple[Tensor | None, ...]:
         """Of ``-A'G / (p ln 2)``, A the projection, G the map's gradient, along V: in G ``A sum_c(-V / (p ln 2))``, and
-        in p ``V A'G / (p^2 ln 2)``."""
-        grad, likelihoods = ctx.saved_tensors
+        in p ``V A'G / (p^2 ln 2)``. Of bits, whose gradient is ``A'G``: in G ``A V``."""
+        grad, values = ctx.saved_tensors
         placement = _backward_placement(ctx.arguments)
-        p = likelihoods.to(grad.dtype)
-        cost = -direction.to(grad.dtype) / (p * math.log(2))
-        (transposed,) = bands_of([likelihoods], placement, transposed=True)
-        cells = reference.cell_gradient(grad, *transposed).unsqueeze(1)
-        in_grad = _spread([cost], bands_of([likelihoods], placement))
-        return None, in_grad, (-cost * cells / p).to(likelihoods.dtype)
+        wide, direction = values.to(grad.dtype), direction.to(grad.dtype)
+        (bands,), (transposed,) = bands_of([values], placement), bands_of([values], placement, transposed=True)
+        in_grad = reference.project(_change_of_bits(wide, direction), *bands).unsqueeze(1)
+        in_values = _curvature(wide, direction, reference.cell_gradient(grad, *transposed))
+        return None, in_grad, in_values.to(values.dtype)
 
     @staticmethod
     def jvp(ctx: Any, _: None, grad_tangent: Tensor | None, tangent: Tensor | None) -> Tensor:
-        grad, likelihoods = ctx.saved_tensors
-        (transposed,) = bands_of([likelihoods], _backward_placement(ctx.arguments), transposed=True)
-        p = likelihoods.to(grad.dtype)
-        total = torch.zeros_like(p)
+        grad, values = ctx.saved_tensors
+        (transposed,) = bands_of([values], _backward_placement(ctx.arguments), transposed=True)
+        wide = values.to(grad.dtype)
+        total = torch.zeros_like(wide)
         if grad_tangent is not None:
-            total = total - reference.cell_gradient(grad_tangent, *transposed).unsqueeze(1) / (p * math.log(2))
+            total = total + _change_of_values(wide, reference.cell_gradient(grad_tangent, *transposed))
         if tangent is not None:
-            cells = reference.cell_gradient(grad, *transposed).unsqueeze(1)
-            total = total + tangent.to(grad.dtype) * cells / (p * p * math.log(2))
-        return total.to(likelihoods.dtype)
+            cell_gradient = reference.cell_gradient(grad, *transposed)
+            total = total + _curvature(wide, tangent.to(grad.dtype), cell_gradient)
+        return total.to(values.dtype)
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, arguments: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, int]:

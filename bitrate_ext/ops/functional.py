@@ -13,47 +13,63 @@ from . import autograd, library, reference
 from .projection import Projection, choose_projections
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-MOST_BITS = 512  # of a likelihood in float64, whose smallest is 2^-1074
 IMPLEMENTATIONS = ("auto", "native", "reference")
+UNITS = {  # what tensors may hold: their name in messages, and their shape
+    "likelihood": ("likelihoods", "[N, C, h, w]", 4),
+    "bits": ("bits", "[N, h, w]", 3),
+}
 
-Likelihoods = Tensor | Mapping[str, "Likelihoods"]
+Latents = Tensor | Mapping[str, "Latents"]
+Likelihoods = Latents
 
 
-def named_likelihoods(likelihoods: Likelihoods, name: str = "") -> dict[str, Tensor]:
+def named_tensors(values: Latents, noun: str, name: str = "") -> dict[str, Tensor]:
     """Flatten nested dicts of tensors; names are joined with dots (``"keyframe.y"``).
 
     Raises:
         TypeError: something that is neither a tensor nor a dict.
         ValueError: two tensors would have the same name.
     """
-    if isinstance(likelihoods, Tensor):
-        return {name: likelihoods}
-    if isinstance(likelihoods, Mapping):
+    if isinstance(values, Tensor):
+        return {name: values}
+    if isinstance(values, Mapping):
         named: dict[str, Tensor] = {}
-        for key, value in likelihoods.items():
-            for inner, tensor in named_likelihoods(value, f"{name}.{key}" if name else str(key)).items():
+        for key, value in values.items():
+            for inner, tensor in named_tensors(value, noun, f"{name}.{key}" if name else str(key)).items():
                 if inner in named:
-                    raise ValueError(f"likelihoods must have one tensor a name, got two for {inner!r}")
+                    raise ValueError(f"{noun} must have one tensor a name, got two for {inner!r}")
                 named[inner] = tensor
         return named
-    what = f"likelihoods[{name!r}]" if name else "likelihoods"
-    raise TypeError(f"{what} must be a tensor or a dict of tensors, got {type(likelihoods).__name__}")
+    what = f"{noun}[{name!r}]" if name else noun
+    raise TypeError(f"{what} must be a tensor or a dict of tensors, got {type(values).__name__}")
 
 
-def _checked_tensors(likelihoods: Likelihoods) -> list[Tensor]:
-    if isinstance(likelihoods, Tensor):
-        named = {"": likelihoods}
+def named_likelihoods(likelihoods: Latents) -> dict[str, Tensor]:
+    """Flatten nested dicts of likelihoods; see ``named_tensors``."""
+    return named_tensors(likelihoods, "likelihoods")
+
+
+def _checked_unit(unit: Any) -> str:
+    if unit not in UNITS:
+        raise ValueError(f"unit must be one of {', '.join(map(repr, UNITS))}, got {unit!r}")
+    return unit
+
+
+def _checked_tensors(values: Latents, unit: str = "likelihood") -> list[Tensor]:
+    noun, shape, rank = UNITS[unit]
+    if isinstance(values, Tensor):
+        named = {"": values}
     else:
-        named = named_likelihoods(likelihoods)
+        named = named_tensors(values, noun)
         if not named:
-            raise ValueError("likelihoods must hold at least one tensor, got an empty dict")
+            raise ValueError(f"{noun} must hold at least one tensor, got an empty dict")
     first = next(iter(named.values()))
     for name, tensor in named.items():
-        what = f"likelihoods[{name!r}]" if name else "likelihoods"
+        what = f"{noun}[{name!r}]" if name else noun
         if tensor.dtype not in DTYPES:
             raise TypeError(f"{what} must be float32, float64, float16 or bfloat16, got {tensor.dtype}")
-        if tensor.dim() != 4:
-            raise ValueError(f"{what} must be [N, C, h, w], got shape {list(tensor.shape)}")
+        if tensor.dim() != rank:
+            raise ValueError(f"{what} must be {shape}, got shape {list(tensor.shape)}")
         if tensor.shape[0] != first.shape[0]:
             raise ValueError(f"{what} must have batch size {first.shape[0]} like the first, got {tensor.shape[0]}")
         if tensor.device != first.device:
@@ -121,15 +137,16 @@ def _checked_crop(crop: Any, size: tuple[int, int]) -> list[int]:
     return list(crop)
 
 
-def _checked_dtype(dtype: torch.dtype | None, tensors: list[Tensor]) -> torch.dtype:
-    if dtype is None:
-        return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+def _checked_dtype(dtype: torch.dtype | None, tensors: list[Tensor], unit: str = "likelihood") -> torch.dtype:
+    if dtype is None:  # bits of cells are float64 whatever they were summed of
+        wide = unit == "likelihood" and any(t.dtype == torch.float64 for t in tensors)
+        return torch.float64 if wide else torch.float32
     if dtype not in (torch.float32, torch.float64):
         raise TypeError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
     return dtype
 
 
-def _check_out(out: Any, shape: tuple[int, ...], dtype: torch.dtype, tensors: list[Tensor]) -> None:
+def _check_out(out: Any, shape: tuple[int, ...], dtype: torch.dtype, tensors: list[Tensor], noun: str) -> None:
     if not isinstance(out, Tensor):
         raise TypeError(f"out must be a tensor, got {type(out).__name__}")
     if tuple(out.shape) != shape or out.dtype != dtype or out.device != tensors[0].device:
@@ -141,7 +158,7 @@ def _check_out(out: Any, shape: tuple[int, ...], dtype: torch.dtype, tensors: li
         raise ValueError("out cannot be given where gradients are recorded; use torch.no_grad() or leave it out")
     storage = out.untyped_storage().data_ptr()
     if storage and any(t.untyped_storage().data_ptr() == storage for t in tensors):
-        raise ValueError("out must not share memory with likelihoods")
+        raise ValueError(f"out must not share memory with {noun}")
 
 
 def _chosen(impl: Any, tensors: list[Tensor]) -> bool:
@@ -159,15 +176,15 @@ def _chosen(impl: Any, tensors: list[Tensor]) -> bool:
     return not because
 
 
-def _terms(likelihoods: Any, tensors: list[Tensor], projection: Any) -> tuple[list[Tensor], list[str]]:
+def _terms(values: Any, tensors: list[Tensor], projection: Any) -> tuple[list[Tensor], list[str]]:
     """Each latent with the key of its projection; once for each term of it."""
-    chosen = choose_projections(projection, named_likelihoods(likelihoods)).values()
+    chosen = choose_projections(projection, named_tensors(values, "")).values()
     pairs = [(tensor, term.key) for tensor, one in zip(tensors, chosen, strict=True) for term in one.terms]
     return [tensor for tensor, _ in pairs], [key for _, key in pairs]
 
 
 def bitrate_map(
-    likelihoods: Likelihoods | Sequence[Likelihoods],
+    values: Latents | Sequence[Latents],
     size: Sequence[int] | None = None,
     *,
     scale_factor: float | Sequence[float] | None = None,
@@ -177,6 +194,7 @@ def bitrate_map(
     out: Tensor | None = None,
     dtype: torch.dtype | None = None,
     crop: Sequence[int] | None = None,
+    unit: str = "likelihood",
 ) -> Any:
     """Where the bits go: the cost of every image pixel, in bits per pixel.
 
@@ -185,9 +203,9 @@ def bitrate_map(
     the likelihoods.
 
     Args:
-        likelihoods: probabilities in (0, 1], ``[N, C, h, w]``, or nested dicts of such tensors as CompressAI models
-            return them: their maps are added in the same pass. A list or tuple (video models return one entry a frame)
-            gives a list of maps. float32, float64, float16 or bfloat16; any strides.
+        values: probabilities in (0, 1], ``[N, C, h, w]``, or nested dicts of such tensors as CompressAI models return
+            them: their maps are added in the same pass. A list or tuple (video models return one entry a frame) gives
+            a list of maps. float32, float64, float16 or bfloat16; any strides. With ``unit="bits"``, ``[N, h, w]``.
         size: ``(H, W)`` of the image, pixels. Exactly one of ``size`` and ``scale_factor`` must be given.
         scale_factor: pixels per cell, a number or a pair ``(vertical, horizontal)``; ``H = floor(h * scale)``.
         projection: ``"nearest"``, ``"bilinear"``, ``"area"`` or a ``Projection``, such as ``calibrate`` measures; or a
@@ -196,8 +214,10 @@ def bitrate_map(
             exactly the values of ``F.interpolate``, which differ where the scale is not a whole number.
         impl: ``"auto"`` (native where there is a kernel, else the reference), ``"native"`` or ``"reference"``.
         out: a tensor for the result; spares a large allocation for each frame. Not with gradients.
-        dtype: of the map: float32 or float64. Default float32, float64 where a latent is float64.
+        dtype: of the map: float32 or float64. Default float32, float64 where a tensor of likelihoods is float64.
         crop: ``(top, left, height, width)``: compute only this window of the ``size`` map.
+        unit: what ``values`` are: ``"likelihood"``, or ``"bits"`` of latent cells that are known already, as
+            ``latent_bits`` gives them.
 
     Returns:
         ``[N, 1, H, W]``, bits per pixel, on the likelihoods' device. The sum over a map is the image's total bits to
@@ -211,9 +231,10 @@ def bitrate_map(
         TypeError, ValueError: naming the argument, what was expected and what came.
         RuntimeError: ``impl="native"`` where there is no kernel, or a map that one CUDA launch cannot index.
     """
-    if isinstance(likelihoods, (list, tuple)):
+    noun = UNITS[_checked_unit(unit)][0]
+    if isinstance(values, (list, tuple)):
         if out is not None:
-            raise ValueError("out goes with one map, but likelihoods is a list")
+            raise ValueError(f"out goes with one map, but {noun} is a list")
         return [
             bitrate_map(
                 frame,
@@ -224,10 +245,11 @@ def bitrate_map(
                 impl=impl,
                 dtype=dtype,
                 crop=crop,
+                unit=unit,
             )
-            for frame in likelihoods
+            for frame in values
         ]
-    tensors = _checked_tensors(likelihoods)  # type: ignore[arg-type]
+    tensors = _checked_tensors(values, unit)  # type: ignore[arg-type]
     if (size is None) == (scale_factor is None):
         raise ValueError("give exactly one of size and scale_factor, got " + ("neither" if size is None else "both"))
     scales = [0.0, 0.0]  # from the sizes
@@ -236,12 +258,12 @@ def bitrate_map(
     else:
         canvas, scales = _scaled_size(scale_factor, tensors)
     window = [0, 0, *canvas] if crop is None else _checked_crop(crop, canvas)
-    tensors, keys = _terms(likelihoods, tensors, projection)
+    tensors, keys = _terms(values, tensors, projection)
     placement = autograd.MapGeometry(canvas, window, keys, conserve, scales)
-    dtype = _checked_dtype(dtype, tensors)
+    dtype = _checked_dtype(dtype, tensors, unit)
     native = _chosen(impl, tensors)
     if out is not None:
-        _check_out(out, (tensors[0].shape[0], 1, window[2], window[3]), dtype, tensors)
+        _check_out(out, (tensors[0].shape[0], 1, window[2], window[3]), dtype, tensors, noun)
         with torch.no_grad():
             if native:
                 return autograd.project_into(tensors, placement, out)
@@ -251,17 +273,6 @@ def bitrate_map(
     if autograd.is_plain(tensors):
         return autograd.project_into(tensors, placement, autograd.new_map(tensors, placement, dtype))
     return autograd.call_map(tensors, placement, dtype)
-
-
-def likelihoods_of(bits: Tensor) -> Tensor:
-    """Likelihoods that cost those bits: float64 ``[N, C, h, w]`` for cells ``[N, h, w]``.
-
-    C is a power of two, so that a C-th of a cell's bits is exact, and so large that float64 holds each likelihood and
-    products of two.
-    """
-    largest = bits.nan_to_num(posinf=0.0).max().item() if bits.numel() else 0.0
-    symbols = 2 ** max(0, math.ceil(math.log2(max(largest, 1.0) / MOST_BITS)))
-    return torch.exp2(-bits.double() / symbols).unsqueeze(1).expand(-1, symbols, -1, -1)
 
 
 def latent_bits(likelihoods: Tensor, *, impl: str = "auto", dtype: torch.dtype | None = None) -> Tensor:

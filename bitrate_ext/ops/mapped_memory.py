@@ -42,15 +42,18 @@ def give_back(span: Span) -> None:
 
 
 def read_rows(tensor: Tensor, span: Span, first: int, last: int, buffer: Tensor) -> Tensor:
-    """Rows of a mapped tensor ``[N, C, h, w]``, copied to the front of a flat buffer, a few channels at a time.
+    """Copy rows of a mapped tensor ``[N, C, h, w]`` or ``[N, h, w]`` to the front of a flat buffer, in small parts.
 
     One access can make 2 MiB of a file resident, and rows of all channels lie all over it.
     """
-    n, c, _, w = tensor.shape
-    rows = buffer[: n * c * (last - first) * w].view(n, c, last - first, w)
-    for channel in range(0, c, CHANNELS):
-        part = slice(channel, channel + CHANNELS)
-        rows[:, part] = tensor[:, part, first:last]
+    wanted = tensor[..., first:last, :]
+    rows = buffer[: wanted.numel()].view(wanted.shape)
+    for start in range(0, tensor.shape[1], CHANNELS) if tensor.dim() == 4 else ():
+        part = slice(start, start + CHANNELS)
+        rows[:, part] = wanted[:, part]
+        give_back(span)
+    if tensor.dim() == 3:
+        rows.copy_(wanted)
         give_back(span)
     return rows
 

@@ -20,6 +20,11 @@ def latent_bits(likelihoods: Tensor, dtype: torch.dtype) -> Tensor:
     return (-likelihoods.to(dtype).log2()).sum(dim=1) + 0.0  # + 0.0: a certain symbol costs 0, never -0
 
 
+def cell_bits(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Bits per latent cell ``[N, h, w]`` in ``dtype``: of likelihoods ``[N, C, h, w]``, or as they are given."""
+    return latent_bits(values, dtype) if values.dim() == 4 else values.to(dtype)
+
+
 def apply_band(band: Band, values: Tensor, dim: int) -> Tensor:
     """Multiply ``values`` by the banded matrix along ``dim``: its length becomes ``band.pixels``.
 
@@ -44,18 +49,18 @@ def project(bits: Tensor, rows: Band, columns: Band) -> Tensor:
     return apply_band(rows, apply_band(columns, bits, dim=-1), dim=-2)
 
 
-def bitrate_map(likelihoods: Sequence[Tensor], bands: Sequence[tuple[Band, Band]], dtype: torch.dtype) -> Tensor:
+def bitrate_map(values: Sequence[Tensor], bands: Sequence[tuple[Band, Band]], dtype: torch.dtype) -> Tensor:
     """The map of several latents added up.
 
     Args:
-        likelihoods: tensors ``[N, C, h, w]``, each with its own C, h and w.
+        values: likelihoods ``[N, C, h, w]`` or bits ``[N, h, w]``, each with its own C, h and w.
         bands: for each tensor the band of its rows and the band of its columns.
         dtype: of the computation and of the result.
 
     Returns:
         ``[N, 1, H, W]``, bits per pixel.
     """
-    maps = [project(latent_bits(p, dtype), *pair) for p, pair in zip(likelihoods, bands, strict=True)]
+    maps = [project(cell_bits(one, dtype), *pair) for one, pair in zip(values, bands, strict=True)]
     return torch.stack(maps).sum(dim=0).unsqueeze(1) if len(maps) > 1 else maps[0].unsqueeze(1)
 
 

@@ -82,7 +82,8 @@ class RowProjector:
         """Rows of the map of the latents in ``held``.
 
         Args:
-            held: for each of these latents a row of cells, and the likelihoods ``[N, C, rows, w]`` from there on.
+            held: for each of these latents a row of cells, and from there on the likelihoods ``[N, C, rows, w]`` or the
+                bits ``[N, rows, w]``.
             first: the first row of pixels.
             out: ``[N, 1, rows, width]``, contiguous, on the device of the latents.
             native: which implementation; default: where there is a kernel.
@@ -93,10 +94,10 @@ class RowProjector:
         last = first + out.shape[2]
         tensors: list[Tensor] = []
         bands: list[tuple[Band, Band]] = []
-        for name, (base, likelihoods) in held.items():
+        for name, (base, values) in held.items():
             for rows, columns in self._bands[name]:
                 band, low = rows.part(first, last)
-                tensors.append(likelihoods[:, :, low - base : low - base + band.cells])
+                tensors.append(values[..., low - base : low - base + band.cells, :])
                 bands.append((band, columns))
         if native is None:
             native = functional._chosen("auto", tensors)
@@ -110,7 +111,7 @@ class RowProjector:
 
 
 def map_strips(
-    likelihoods: functional.Likelihoods,
+    values: functional.Latents,
     size: Sequence[int],
     *,
     rows: int = ROWS,
@@ -120,18 +121,19 @@ def map_strips(
     impl: str = "auto",
     dtype: torch.dtype | None = None,
     out: Tensor | None = None,
+    unit: str = "likelihood",
 ) -> Iterator[tuple[int, Tensor]]:
     """The map of ``bitrate_map`` in strips of rows from top to bottom: the same bytes, in the memory of one strip.
 
-    Likelihoods may be of a ``numpy.memmap`` (``torch.from_numpy``): rows are copied into a buffer and their pages
+    Tensors may be of a ``numpy.memmap`` (``torch.from_numpy``): rows are copied into a buffer and their pages
     given back to the system at once, where the file is mapped to be shared (mode ``"r"`` or ``"r+"``, on Linux). There
     are no gradients.
 
     Args:
-        likelihoods: as for ``bitrate_map``; no lists.
+        values: as for ``bitrate_map``; no lists.
         size: ``(H, W)`` of the whole map, pixels.
         rows: of a strip, at most; the last has what is left.
-        crop, projection, conserve, impl, dtype: as for ``bitrate_map``.
+        crop, projection, conserve, impl, dtype, unit: as for ``bitrate_map``.
         out: a buffer ``[N, 1, rows, W]`` of the window's width, contiguous: each strip is then a view of it and lasts
             until the next one. Default: a new tensor for each strip.
 
@@ -145,20 +147,21 @@ def map_strips(
         raise TypeError(f"rows must be an integer, got {rows!r}")
     if rows < 1:
         raise ValueError(f"rows must be at least 1, got {rows}")
-    if isinstance(likelihoods, Sequence):
-        raise TypeError(f"likelihoods must be a tensor or a dict of tensors, got {type(likelihoods).__name__}")
-    tensors = functional._checked_tensors(likelihoods)
+    noun = functional.UNITS[functional._checked_unit(unit)][0]
+    if isinstance(values, Sequence):
+        raise TypeError(f"{noun} must be a tensor or a dict of tensors, got {type(values).__name__}")
+    tensors = functional._checked_tensors(values, unit)
     canvas = functional._checked_size(size)
     window = [0, 0, *canvas] if crop is None else functional._checked_crop(crop, canvas)
     named = {str(index): tensor for index, tensor in enumerate(tensors)}
-    chosen = choose_projections(projection, functional.named_likelihoods(likelihoods)).values()
-    dtype = functional._checked_dtype(dtype, tensors)
+    chosen = choose_projections(projection, functional.named_tensors(values, noun)).values()
+    dtype = functional._checked_dtype(dtype, tensors, unit)
     native = functional._chosen(impl, tensors)
     if out is not None:
-        functional._check_out(out, (tensors[0].shape[0], 1, rows, window[3]), dtype, tensors)
+        functional._check_out(out, (tensors[0].shape[0], 1, rows, window[3]), dtype, tensors, noun)
         if not out.is_contiguous():
             raise ValueError("out must be contiguous, got a tensor of strides " + str(list(out.stride())))
-    grids = {name: (t.shape[2], t.shape[3]) for name, t in named.items()}
+    grids = {name: (t.shape[-2], t.shape[-1]) for name, t in named.items()}
     layout = RowProjector(grids, canvas, window, dict(zip(named, chosen, strict=True)), conserve=conserve)
     return _strips(layout, named, rows, dtype, native, out)
 
@@ -181,9 +184,9 @@ def _strips(
             low, high = layout.cells(name, top, top + count)
             span = spans[name]
             if span is None:
-                held[name] = low, tensor[:, :, low:high]
+                held[name] = low, tensor[..., low:high, :]
                 continue
-            needed = tensor[:, :, low:high].numel()
+            needed = tensor[..., low:high, :].numel()
             if name not in buffers or buffers[name].numel() < needed:
                 buffers[name] = tensor.new_empty(needed)
             held[name] = low, read_rows(tensor, span, low, high, buffers[name])

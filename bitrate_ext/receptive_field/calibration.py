@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..io.images import load_image
@@ -110,7 +111,7 @@ def calibrate(
 def receptive_fields(
     adapter: ModelAdapter, x: Tensor, forward_kwargs: dict[str, Any], notice: Callable[[str], object] | None = None
 ) -> dict[str, Projection]:
-    """A projection for each latent of a model.
+    """Choose a projection for each latent of a model.
 
     - A latent that a synthesis transform reads: its kernel.
     - One that a hyper-synthesis transform reads: through it onto the latent that it describes, and on with that one's
@@ -181,7 +182,7 @@ class _Calibration:
     def _kernel(
         self, latent: str, onto: str | None, probe: SynthesisTransform, pixels: tuple[int, int]
     ) -> ReceptiveField:
-        """The kernel of one transform, over its outputs, each of which is ``pixels`` wide."""
+        """Measure the kernel of one transform, over its outputs, each of which is ``pixels`` wide."""
         reach, stride = probe.reach()
         axes = tuple(zip(reach, stride, pixels, strict=True))
         rows, columns = (
@@ -233,7 +234,7 @@ class _Calibration:
 
 
 def _amplitude(transform: SynthesisTransform, bits: Tensor, generator: torch.Generator) -> Tensor:
-    """``sqrt(bits / energy)`` of each symbol ``[N, C, h, w]``: driven so, its response has the energy of its bits.
+    """Return ``sqrt(bits / energy)`` of each symbol ``[N, C, h, w]``: so driven, it responds with its bits as energy.
 
     Where nothing costs bits, as in a model that was never trained, every symbol counts the same.
     """
@@ -246,8 +247,8 @@ def _amplitude(transform: SynthesisTransform, bits: Tensor, generator: torch.Gen
 
 def _probed(
     transform: SynthesisTransform, amplitude: Tensor, reach: Reach, stride: tuple[int, int], generator: torch.Generator
-) -> tuple[np.ndarray, int]:
-    """Energy around cells so far apart that their reaches do not overlap, summed over them; how many there were.
+) -> tuple[NDArray[np.float64], int]:
+    """Sum the energy around cells so far apart that their reaches do not overlap; return how many there were, too.
 
     Only cells whose reach lies inside the image. Random signs make the channels' products average out.
     """
@@ -274,14 +275,14 @@ def _probed(
 
 
 def _followed(on_grid: ReceptiveField, painted: ReceptiveField) -> ReceptiveField:
-    """A kernel over the cells of another latent, followed with that one's kernel to pixels."""
+    """Follow a kernel over the cells of another latent with that one's kernel to pixels."""
     stride = tuple(a * b for a, b in zip(on_grid.stride, painted.stride, strict=True))
     reach = tuple(
         (step * first + low, step * last + high)
         for (first, last), step, (low, high) in zip(on_grid.reach, painted.stride, painted.reach, strict=True)
     )
 
-    def along(name: str, step: int, cells: Term, pixels: Term) -> np.ndarray:
+    def along(name: str, step: int, cells: Term, pixels: Term) -> NDArray[np.float64]:
         spaced = np.zeros(step * (len(getattr(cells, name)) - 1) + 1)
         spaced[::step] = getattr(cells, name)
         return np.convolve(spaced, getattr(pixels, name))
@@ -322,7 +323,7 @@ class _LastFrame(nn.Module):
 
 
 def _image_adapter(model: nn.Module, image: Tensor, forward_kwargs: dict[str, Any]) -> ModelAdapter:
-    """An adapter that knows its strides; of frames where the model takes no image."""
+    """Return an adapter that knows its strides; of frames where the model takes no image."""
     adapter = ModelAdapter(model)
     try:
         adapter.prepare(image, forward_kwargs)
@@ -337,7 +338,7 @@ def _image_adapter(model: nn.Module, image: Tensor, forward_kwargs: dict[str, An
 
 
 def _fitted(image: Tensor, multiple: tuple[int, int], needed: tuple[int, int]) -> Tensor:
-    """The middle of the image at the largest size that suits the model, mirrored at its edges up to what is needed.
+    """Cut the middle of the image at the largest size that suits the model, mirrored up to what is needed.
 
     Nothing is padded with zeros, where a codec behaves unlike anywhere else.
     """
@@ -381,7 +382,7 @@ def _key(
     synthesis: str | None,
     forward_kwargs: dict[str, Any],
 ) -> str:
-    """A hash of all that a measurement depends on."""
+    """Hash all that a measurement depends on."""
     digest = hashlib.sha256()
     kind = f"{type(model).__module__}.{type(model).__qualname__}"
     digest.update(repr((FORMAT, METHOD, kind, str(model), latent, samples, synthesis)).encode())

@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..ops.projection import Projection, Reach
+
+Rows = tuple[NDArray[np.int64], NDArray[np.float64]]  # first cell [pixels] and weights [taps, pixels] of each pixel
 
 FORMAT = 1  # of saved files
 
@@ -26,8 +29,8 @@ class Term:
     """One separable part of a kernel."""
 
     share: float  # of a cell's bits
-    vertical: np.ndarray  # float64 [bottom - top + 1], not negative, adds up to one
-    horizontal: np.ndarray  # float64 [right - left + 1]
+    vertical: NDArray[np.float64]  # float64 [bottom - top + 1], not negative, adds up to one
+    horizontal: NDArray[np.float64]  # float64 [right - left + 1]
 
 
 class ReceptiveField(Projection):
@@ -53,7 +56,8 @@ class ReceptiveField(Projection):
         fit: Mapping[str, float] | None = None,
         origin: str = "",
     ) -> None:
-        """
+        """Build a projection of a kernel.
+
         Args:
             stride: pixels per cell, (vertical, horizontal).
             reach: the kernel's ends relative to pixel ``stride * i``.
@@ -112,11 +116,12 @@ class ReceptiveField(Projection):
             moments.append(float(sum(t.share * (getattr(t, axis) @ position) for t in self.kernel)))
         return moments
 
-    def dense(self) -> np.ndarray:
-        """The kernel, float64 ``[bottom - top + 1, right - left + 1]``; adds up to one."""
-        return np.sum([t.share * np.outer(t.vertical, t.horizontal) for t in self.kernel], axis=0)
+    def dense(self) -> NDArray[np.float64]:
+        """Return the kernel, float64 ``[bottom - top + 1, right - left + 1]``; it adds up to one."""
+        terms = [t.share * np.outer(t.vertical, t.horizontal) for t in self.kernel]
+        return np.asarray(np.sum(terms, axis=0), dtype=np.float64)
 
-    def rows(self, cells: int, pixels: int, cells_per_pixel: float, conserve: bool) -> tuple[np.ndarray, np.ndarray]:
+    def rows(self, cells: int, pixels: int, cells_per_pixel: float, conserve: bool) -> Rows:
         raise TypeError("a receptive field has rows for each of its terms and axes: projection.terms[0].along(0)")
 
     def save(self, file: str | os.PathLike[str] | IO[bytes]) -> None:
@@ -203,18 +208,20 @@ class _SeparableTerm(Projection):
     def along(self, axis: int) -> Projection:
         return self._axes[axis]
 
-    def rows(self, cells: int, pixels: int, cells_per_pixel: float, conserve: bool) -> tuple[np.ndarray, np.ndarray]:
+    def rows(self, cells: int, pixels: int, cells_per_pixel: float, conserve: bool) -> Rows:
         raise TypeError("a term of a receptive field has rows for each of its axes: term.along(0)")
 
 
 class _AxisKernel(Projection):
     """A kernel along one axis: cell ``i`` weighs ``kernel[k]`` at pixel ``stride * i + first + k``."""
 
-    def __init__(self, field: ReceptiveField, stride: int, first: int, kernel: np.ndarray, share: float) -> None:
+    def __init__(
+        self, field: ReceptiveField, stride: int, first: int, kernel: NDArray[np.float64], share: float
+    ) -> None:
         self.name, self.share = field.name, share
         self._stride, self._first, self._kernel, self._latent = stride, first, kernel, field.latent
 
-    def rows(self, cells: int, pixels: int, cells_per_pixel: float, conserve: bool) -> tuple[np.ndarray, np.ndarray]:
+    def rows(self, cells: int, pixels: int, cells_per_pixel: float, conserve: bool) -> Rows:
         stride, first, kernel = self._stride, self._first, self._kernel
         if pixels != cells * stride:
             raise ValueError(

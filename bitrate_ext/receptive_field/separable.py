@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .field import Term
 
@@ -10,8 +11,8 @@ TOLERANCE = 0.1  # share of the bits that a sum of separable terms may put elsew
 MOST_TERMS = 3
 
 
-def separable_terms(energy: np.ndarray, noise: float = 0.0) -> tuple[list[Term], float]:
-    """A kernel as the sum of as few separable terms as serve, none of them negative; and what that misses.
+def separable_terms(energy: NDArray[np.float64], noise: float = 0.0) -> tuple[list[Term], float]:
+    """Write a kernel as the sum of as few separable terms as serve, none of them negative; say what that misses.
 
     One term is the product of the marginals. More are found by expectation maximisation (the model of Hofmann's
     probabilistic latent semantic analysis, 1999), which keeps the marginals as they are.

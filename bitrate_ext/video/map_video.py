@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..mapping.frames import FrameMapper, FrameResult
-from ..ops.functional import bitrate_map, likelihoods_of
+from ..ops.functional import bitrate_map
 from ..threads import Background, Stopwatch, prefetch
 from ..viz.colormap import ClipLimit, apply_colormap, overlay_bits
 from ..viz.frame_chart import GROUND, FrameChart
@@ -229,8 +229,8 @@ class _Job:
         placed = self.mapper.placed(row.kind)
         size, crop = placed.adapter.canvas(height, width)
         grids = placed.adapter.grids(size)
-        cells = {name: likelihoods_of(one.to(self.mapper.device)) for name, one in _take_cells(spool, grids).items()}
-        whole = bitrate_map(cells, size, crop=crop, projection=placed.projections, dtype=torch.float32)
+        cells = {name: one.to(self.mapper.device) for name, one in _take_cells(spool, grids).items()}
+        whole = bitrate_map(cells, size, crop=crop, projection=placed.projections, dtype=torch.float32, unit="bits")
         return whole[0, 0]
 
     def _reader(self, frames: int | None) -> VideoReader:

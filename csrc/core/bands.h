@@ -19,7 +19,4 @@ BITRATE_HD Double tap(Double sum, Double weight, Double value) {
   return weight != 0.0 ? Arithmetic::fma(weight, value, sum) : sum;
 }
 
-// d(-log2 p)/dp = -1 / (p ln 2): the part that all channels of a cell share.
-BITRATE_HD double shared_gradient(double cell_gradient) { return cell_gradient * -1.4426950408889634; }  // -1 / ln 2
-
 }  // namespace bitrate

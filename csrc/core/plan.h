@@ -126,8 +126,8 @@ inline bool aligned(const void* data, DType dtype, const Latent& latent, int64_t
 }
 
 inline bool aligned(const Latent& l, int64_t width, bool channels) {
-  return l.dtype != DType::Float64 &&
-         aligned(l.likelihoods, l.dtype, l, l.batch_stride, l.channel_stride, l.row_stride, l.cell_stride, width, channels);
+  return l.dtype != DType::Float64 && l.source == Source::Likelihoods &&
+         aligned(l.data, l.dtype, l, l.batch_stride, l.channel_stride, l.row_stride, l.cell_stride, width, channels);
 }
 
 inline Access best_access(const Latent& latent, int32_t width) {

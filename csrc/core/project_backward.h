@@ -1,10 +1,12 @@
 // Backward, as one thread of a block does it. A block makes the gradients of a tile of cells, all channels:
 //   1. sums: for each row of cells, the map gradient's rows that it reached, summed for each pixel column;
-//   2. cells: those sums over the pixel columns that a cell reached, times -1 / ln 2;
-//   3. quotients: that over each likelihood.
+//   2. cells: those sums over the pixel columns that a cell reached, times -1 / ln 2 where it has likelihoods;
+//   3. quotients: that over each likelihood. Bits have their cell's as it is.
 // A gather: nothing is added to by two threads. Steps 1 and 2 work off the pixel columns in chunks that fit in shared
 // memory.
 #pragma once
+
+#include <type_traits>
 
 #include "bits.h"
 #include "launch.h"
@@ -53,7 +55,7 @@ BITRATE_HD void sum_pixel_columns(Ctx& ctx, const BackwardParams& p, Span rows, 
       const double value = get(ctx, p.sums, row * p.chunk + start + t - chunk.begin);
       sum = tap<Arithmetic<double>>(sum, read(ctx, band.weight, t * band.rows + cell), value);
     }
-    put(ctx, p.cells, item, last ? shared_gradient(sum) : sum);
+    put(ctx, p.cells, item, last ? shared_gradient(p.term.latent.source, sum) : sum);
   }
 }
 
@@ -63,7 +65,7 @@ BITRATE_HD void divide(Ctx& ctx, const BackwardParams& p, int32_t image, Span ro
   constexpr int32_t kAhead = 2;  // loads in flight together
   const GradientTerm& term = p.term;
   const Latent& latent = term.latent;
-  const T* likelihoods = static_cast<const T*>(latent.likelihoods) + image * latent.batch_stride;
+  const T* likelihoods = static_cast<const T*>(latent.data) + image * latent.batch_stride;
   T* gradient = static_cast<T*>(term.gradient) + image * term.batch_stride;
   const int32_t across = columns.end - columns.begin, cells = (rows.end - rows.begin) * across;
   const int32_t channels = int32_t(latent.channels);  // few enough for 32 bits: see plan.h
@@ -94,9 +96,24 @@ BITRATE_HD void divide(Ctx& ctx, const BackwardParams& p, int32_t image, Span ro
   }
 }
 
+// Step 3 for bits.
+template <typename T, typename Ctx>
+BITRATE_HD void store_cells(Ctx& ctx, const BackwardParams& p, int32_t image, Span rows, Span columns) {
+  const GradientTerm& term = p.term;
+  T* gradient = static_cast<T*>(term.gradient) + image * term.batch_stride;
+  const int32_t across = columns.end - columns.begin, cells = (rows.end - rows.begin) * across;
+  for (int32_t cell = ctx.thread(); cell < cells; cell += ctx.threads()) {
+    const int32_t row = rows.begin + cell / across, column = columns.begin + cell % across;
+    const Pack<T, 1> value{{Rounded<T>::from(get(ctx, p.cells, cell))}};
+    ctx.store(gradient, row * term.row_stride + column * term.cell_stride, value);
+  }
+}
+
 template <typename T, typename Ctx>
 BITRATE_HD void divide(Ctx& ctx, const BackwardParams& p, int32_t image, Span rows, Span columns) {
-  if (p.width == 1) {
+  if constexpr (std::is_same_v<T, double>) {
+    divide<T, 1>(ctx, p, image, rows, columns);
+  } else if (p.width == 1) {
     divide<T, 1>(ctx, p, image, rows, columns);
   } else {
     divide<T, 4>(ctx, p, image, rows, columns);
@@ -123,12 +140,13 @@ BITRATE_HD void project_backward(Ctx& ctx, const BackwardParams& p) {
     ctx.barrier();
     begin += p.chunk;
   } while (begin < pixels.end);
-  switch (latent.dtype) {
-    case DType::Float64: divide<double, 1>(ctx, p, tile.image, rows, columns); break;
-    case DType::Float32: divide<float>(ctx, p, tile.image, rows, columns); break;
-    case DType::Float16: divide<Half>(ctx, p, tile.image, rows, columns); break;
-    case DType::BFloat16: divide<BFloat16>(ctx, p, tile.image, rows, columns); break;
-  }
+  visit(latent.dtype, [&](auto type) {
+    if (latent.source == Source::Likelihoods) {
+      divide<decltype(type)>(ctx, p, tile.image, rows, columns);
+    } else {
+      store_cells<decltype(type)>(ctx, p, tile.image, rows, columns);
+    }
+  });
 }
 
 }  // namespace bitrate

@@ -9,10 +9,34 @@ enum class DType : int { Float64, Float32, Float16, BFloat16 };
 constexpr int kDTypes = 4;
 constexpr int64_t kElementSize[kDTypes] = {8, 4, 2, 2};
 
-// Likelihoods [batch, channels, h, w] of one latent; strides in elements.
+// Calls body(T{}) for the type of that name.
+template <typename Body>
+BITRATE_HD void visit(DType dtype, const Body& body) {
+  switch (dtype) {
+    case DType::Float64: return body(double{});
+    case DType::Float32: return body(float{});
+    case DType::Float16: return body(Half{});
+    case DType::BFloat16: return body(BFloat16{});
+  }
+}
+
+// What a latent holds, from which the bits of its cells are made: a kernel's first step, and the only one that differs.
+enum class Source : int {
+  Likelihoods,  // [batch, channels, h, w]
+  Bits,         // [batch, h, w], already summed: one channel
+};
+constexpr int kSources = 2;
+
+// Of a cell's gradient, what all its channels share: d(-log2 p)/dp = -1 / (p ln 2), and of bits the whole.
+BITRATE_HD double shared_gradient(Source source, double cell_gradient) {
+  return source == Source::Bits ? cell_gradient : cell_gradient * -1.4426950408889634;  // -1 / ln 2
+}
+
+// One latent; strides in elements.
 struct Latent {
-  const void* likelihoods;
+  const void* data;
   DType dtype;
+  Source source;
   int64_t batch, channels, h, w;
   int64_t batch_stride, channel_stride, row_stride, cell_stride;
 };
@@ -33,7 +57,7 @@ struct Image {
 
 struct GradientTerm {
   Latent latent;
-  void* gradient;  // of the likelihoods' dtype and shape
+  void* gradient;  // of the latent's dtype and shape
   int64_t batch_stride, channel_stride, row_stride, cell_stride;
   Band rows;     // transposed: [h, H]
   Band columns;  // transposed: [w, W]

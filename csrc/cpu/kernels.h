@@ -19,7 +19,7 @@ struct Kernels {
   const char* name;
 
   // bits[j] of `count` cells (any number); see core/bits.h.
-  void (*cell_bits[kDTypes])(const void* likelihoods, int64_t count, int64_t channels, CellStrides strides, double* bits);
+  void (*cell_bits[kSources][kDTypes])(const void* data, int64_t count, int64_t channels, CellStrides strides, double* bits);
 
   // sums[x] = sum over taps t of weight[t * pitch + x] * values[start[x] + t], for x in [0, count). True if all sums are
   // ordinary: zero or more, and finite.
@@ -38,9 +38,9 @@ struct Kernels {
   // One bit pattern for NaN and none for -0, in place.
   void (*canonicalise)(double* values, int64_t count);
 
-  // gradient[j, c] = shared[j] / likelihood[j, c], rounded to the likelihoods' type, for `count` cells.
-  void (*gradient[kDTypes])(const double* shared, const void* likelihoods, int64_t count, int64_t channels,
-                            CellStrides strides, CellStrides gradient_strides, bool streaming, void* gradient);
+  // gradient[j, c] = shared[j] / likelihood[j, c], or shared[j] for bits, rounded to their type, for `count` cells.
+  void (*gradient[kSources][kDTypes])(const double* shared, const void* data, int64_t count, int64_t channels,
+                                      CellStrides strides, CellStrides gradient_strides, bool streaming, void* gradient);
 
   // Orders streaming stores before what follows; call once after the last of a task.
   void (*fence)();

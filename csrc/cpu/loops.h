@@ -233,6 +233,17 @@ void cell_bits_loop(const void* from, int64_t count, int64_t channels, CellStrid
   one_by_one(0, count);
 }
 
+// Bits that are given.
+template <typename T>
+void given_bits_loop(const void* from, int64_t count, int64_t, CellStrides strides, double* bits) {
+  const T* cells = static_cast<const T*>(from);
+  int64_t j = 0;
+  if (strides.cell == 1) {
+    for (; j + kWidth <= count; j += kWidth) store(bits + j, load_doubles(cells + j));
+  }
+  for (; j < count; ++j) bits[j] = to_double(cells[j * strides.cell]);
+}
+
 bool apply_columns(const int32_t* start, const double* weight, int64_t pitch, int64_t taps, const double* values,
                    int64_t count, double* sums) {
   // The sign bit tells a sum below zero; one more in the exponent's field makes a sign bit of infinity and NaN.
@@ -442,15 +453,25 @@ void gradient_loop(const double* shared, const void* from, int64_t count, int64_
   }
 }
 
+template <typename T>
+void given_bits_gradient_loop(const double* shared, const void*, int64_t count, int64_t, CellStrides,
+                              CellStrides gradient_strides, bool, void* to) {
+  T* gradient = static_cast<T*>(to);
+  for (int64_t j = 0; j < count; ++j) gradient[j * gradient_strides.cell] = Rounded<T>::from(shared[j]);
+}
+
 constexpr Kernels make_kernels(const char* name) {
   return {name,
-          {cell_bits_loop<double>, cell_bits_loop<float>, cell_bits_loop<Half>, cell_bits_loop<BFloat16>},
+          {{cell_bits_loop<double>, cell_bits_loop<float>, cell_bits_loop<Half>, cell_bits_loop<BFloat16>},
+           {given_bits_loop<double>, given_bits_loop<float>, given_bits_loop<Half>, given_bits_loop<BFloat16>}},
           apply_columns,
           add_rows<double>,
           add_rows<float>,
           write_rows,
           canonicalise,
-          {gradient_loop<double>, gradient_loop<float>, gradient_loop<Half>, gradient_loop<BFloat16>},
+          {{gradient_loop<double>, gradient_loop<float>, gradient_loop<Half>, gradient_loop<BFloat16>},
+           {given_bits_gradient_loop<double>, given_bits_gradient_loop<float>, given_bits_gradient_loop<Half>,
+            given_bits_gradient_loop<BFloat16>}},
           fence};
 }
 

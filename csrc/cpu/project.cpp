@@ -1,5 +1,5 @@
-// Two sweeps over a slab, a piece of the work whose cells fit in a small float64 buffer: likelihoods to bits of each cell,
-// then bits to pixels. Backward: pixels to the gradient of each cell, then cells to likelihoods. Within a sweep every
+// Two sweeps over a slab, a piece of the work whose cells fit in a small float64 buffer: latents to bits of each cell, then
+// bits to pixels. Backward: pixels to the gradient of each cell, then cells to likelihoods. Within a sweep every
 // output is computed by one task in a fixed order, so neither slabs nor threads change a byte.
 #include "project.h"
 
@@ -78,8 +78,7 @@ struct SlabTerm {
   double* bits;
 };
 
-void sweep_likelihoods(const std::vector<SlabTerm>& slab, Range images, const Kernels& kernels,
-                       const ParallelFor& parallel) {
+void sweep_cells(const std::vector<SlabTerm>& slab, Range images, const Kernels& kernels, const ParallelFor& parallel) {
   for (const SlabTerm& part : slab) {
     const Latent& latent = part.term->latent;
     const int64_t cells = part.cell_rows.size() * latent.w;
@@ -90,9 +89,9 @@ void sweep_likelihoods(const std::vector<SlabTerm>& slab, Range images, const Ke
       for (int64_t i = begin; i < end; ++i) {
         const Run& run = runs[i];
         const int64_t offset = run_offset(latent, latent.w, run, part.cell_rows.begin);
-        kernels.cell_bits[int(latent.dtype)](at(latent.likelihoods, offset * kElementSize[int(latent.dtype)]), run.count,
-                                             latent.channels, {latent.cell_stride, latent.channel_stride},
-                                             part.bits + (run.image - images.begin) * cells + run.first_cell);
+        kernels.cell_bits[int(latent.source)][int(latent.dtype)](
+            at(latent.data, offset * kElementSize[int(latent.dtype)]), run.count, latent.channels,
+            {latent.cell_stride, latent.channel_stride}, part.bits + (run.image - images.begin) * cells + run.first_cell);
       }
     });
   }
@@ -236,7 +235,7 @@ void project(const std::vector<Term>& terms, const Image<void>& map, const Kerne
         part.bits = bits;
         bits += images.size() * part.cell_rows.size() * part.term->latent.w;
       }
-      sweep_likelihoods(slab, images, kernels, parallel);
+      sweep_cells(slab, images, kernels, parallel);
       sweep_pixels(slab, images, pixel_rows, map, kernels, parallel);
     }
   }
@@ -244,7 +243,7 @@ void project(const std::vector<Term>& terms, const Image<void>& map, const Kerne
 
 namespace {
 
-// shared[image, cell row, cell] = -1/ln 2 * (rows * grad * columns^T), for a slab of cell rows.
+// shared[image, cell row, cell]: see `shared_gradient`; of rows * grad * columns^T, for a slab of cell rows.
 void sweep_gradient(const GradientTerm& term, const Image<const void>& grad, Range images, Range cell_rows, double* shared,
                     const Kernels& kernels, const ParallelFor& parallel) {
   const Band& band = term.rows;
@@ -277,7 +276,7 @@ void sweep_gradient(const GradientTerm& term, const Image<const void>& grad, Ran
       double* out = shared + i * term.latent.w;
       kernels.apply_columns(term.columns.start, term.columns.weight, term.columns.rows, term.columns.taps, sums.data(),
                             term.latent.w, out);
-      for (int64_t j = 0; j < term.latent.w; ++j) out[j] = shared_gradient(out[j]);
+      for (int64_t j = 0; j < term.latent.w; ++j) out[j] = shared_gradient(term.latent.source, out[j]);
     }
   });
 }
@@ -296,9 +295,9 @@ void sweep_quotients(const GradientTerm& term, Range images, Range cell_rows, co
   parallel(int64_t(runs.size()), task_grain(kCellBlock * latent.channels), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const Run& run = runs[i];
-      kernels.gradient[int(latent.dtype)](
+      kernels.gradient[int(latent.source)][int(latent.dtype)](
           shared + (run.image - images.begin) * cells + run.first_cell,
-          at(latent.likelihoods, element * run_offset(latent, latent.w, run, cell_rows.begin)), run.count, latent.channels,
+          at(latent.data, element * run_offset(latent, latent.w, run, cell_rows.begin)), run.count, latent.channels,
           {latent.cell_stride, latent.channel_stride}, {term.cell_stride, term.channel_stride}, streaming,
           at(term.gradient, element * run_offset(term, latent.w, run, cell_rows.begin)));
     }

@@ -1,4 +1,4 @@
-// The CPU path: likelihoods to a map, and a map's gradient to the likelihoods'. Free of torch: threads are handed in.
+// The CPU path: latents to a map, and a map's gradient to the latents'. Free of torch: threads are handed in.
 #pragma once
 
 #include <functional>
@@ -15,7 +15,8 @@ using ParallelFor = std::function<void(int64_t count, int64_t grain, const std::
 // map = sum over terms of rows * bits * columns^T.
 void project(const std::vector<Term>& terms, const Image<void>& map, const Kernels& kernels, const ParallelFor& parallel);
 
-// Cell gradients = rows * grad * columns^T (bands transposed), then -cell gradient / (p ln 2) for each likelihood.
+// Cell gradients = rows * grad * columns^T (bands transposed), then -cell gradient / (p ln 2) for each likelihood, or the
+// cell gradient itself for bits.
 void project_backward(const Image<const void>& grad, const GradientTerm& term, const Kernels& kernels,
                       const ParallelFor& parallel);
 

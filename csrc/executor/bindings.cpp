@@ -38,7 +38,7 @@ Band band_view(const py::tuple& band) {  // (start, weight, columns)
 }
 
 TermView term_view(const py::dict& term) {
-  return {tensor_view("likelihoods", term["likelihoods"]), band_view(term["rows"]), band_view(term["columns"])};
+  return {tensor_view("latent", term["values"]), band_view(term["rows"]), band_view(term["columns"])};
 }
 
 std::vector<TermView> term_views(const py::list& terms) {

@@ -9,9 +9,13 @@ namespace bitrate {
 namespace {
 
 Latent latent_of(const TensorView& view) {
-  const auto& s = view.sizes;
-  const auto& t = view.strides;
-  return {view.data, view.dtype, s[0], s[1], s[2], s[3], t[0], t[1], t[2], t[3]};
+  std::vector<int64_t> s = view.sizes, t = view.strides;
+  const bool bits = s.size() == 3;  // see csrc/ops/checks.h
+  if (bits) {
+    s.insert(s.begin() + 1, 1);
+    t.insert(t.begin() + 1, 0);
+  }
+  return {view.data, view.dtype, bits ? Source::Bits : Source::Likelihoods, s[0], s[1], s[2], s[3], t[0], t[1], t[2], t[3]};
 }
 
 Image<const void> image_of(const TensorView& view) {
@@ -23,7 +27,7 @@ Tuning tuning_of(const Setting& s) { return {s.threads, s.tile_rows, s.tile_colu
 Launch<ProjectParams> plan(const std::vector<TermView>& terms, const TensorView& map, const Setting& setting) {
   std::vector<PlannedTerm> planned;
   for (const TermView& term : terms) {
-    planned.push_back({latent_of(term.likelihoods), term.rows, term.columns, term.rows.start, term.columns.start});
+    planned.push_back({latent_of(term.values), term.rows, term.columns, term.rows.start, term.columns.start});
   }
   const Image<const void> image = image_of(map);
   return plan_project(planned, {const_cast<void*>(image.data), image.is_double, image.batch, image.height, image.width},
@@ -32,13 +36,13 @@ Launch<ProjectParams> plan(const std::vector<TermView>& terms, const TensorView&
 
 Launch<BackwardParams> plan(const TensorView& grad, const TermView& term, const TensorView& gradient,
                             const Setting& setting) {
-  const auto& strides = gradient.strides;
-  const GradientTerm whole{latent_of(term.likelihoods),
-                           const_cast<void*>(gradient.data),
-                           strides[0],
-                           strides[1],
-                           strides[2],
-                           strides[3],
+  const Latent to = latent_of(gradient);
+  const GradientTerm whole{latent_of(term.values),
+                           const_cast<void*>(to.data),
+                           to.batch_stride,
+                           to.channel_stride,
+                           to.row_stride,
+                           to.cell_stride,
                            term.rows,
                            term.columns};
   return plan_backward({whole, term.rows.start, term.columns.start}, image_of(grad),
@@ -94,7 +98,7 @@ Summary run_project(const std::vector<TermView>& terms, const TensorView& map, c
   const Launch<ProjectParams> launch = plan(terms, map, setting);
   GlobalMemory global;
   for (const TermView& term : terms) {
-    watch(global, term.likelihoods, false);
+    watch(global, term.values, false);
     watch(global, term.rows);
     watch(global, term.columns);
   }
@@ -107,7 +111,7 @@ Summary run_backward(const TensorView& grad, const TermView& term, const TensorV
   const Launch<BackwardParams> launch = plan(grad, term, gradient, setting);
   GlobalMemory global;
   watch(global, grad, false);
-  watch(global, term.likelihoods, false);
+  watch(global, term.values, false);
   watch(global, term.rows);
   watch(global, term.columns);
   watch(global, gradient, true);

@@ -20,7 +20,7 @@ struct TensorView {
 };
 
 struct TermView {
-  TensorView likelihoods;  // [N, C, h, w]
+  TensorView values;  // likelihoods [N, C, h, w] or bits [N, h, w]
   Band rows, columns;
 };
 

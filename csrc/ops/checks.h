@@ -25,14 +25,23 @@ inline DType checked_dtype(const Tensor& tensor) {
   STD_TORCH_CHECK(false, "likelihoods must be float64, float32, float16 or bfloat16");
 }
 
-inline Latent checked_latent(const Tensor& likelihoods, int64_t batch) {
-  STD_TORCH_CHECK(likelihoods.dim() == 4, "likelihoods must be [N, C, h, w], got ", likelihoods.dim(), " dimensions");
-  STD_TORCH_CHECK(likelihoods.size(0) == batch, "likelihoods must have the map's batch size ", batch, ", got ",
-                  likelihoods.size(0));
-  return {likelihoods.data_ptr(), checked_dtype(likelihoods), batch,
-          likelihoods.size(1),    likelihoods.size(2),        likelihoods.size(3),
-          likelihoods.stride(0),  likelihoods.stride(1),      likelihoods.stride(2),
-          likelihoods.stride(3)};
+// Likelihoods have a dimension of channels, bits of cells have none.
+inline Latent checked_latent(const Tensor& values, int64_t batch) {
+  const int64_t rank = values.dim();
+  STD_TORCH_CHECK(rank == 4 || rank == 3, "likelihoods must be [N, C, h, w], and bits [N, h, w], got ", rank, " dimensions");
+  STD_TORCH_CHECK(values.size(0) == batch, "likelihoods must have the map's batch size ", batch, ", got ", values.size(0));
+  const bool bits = rank == 3;
+  return {values.data_ptr(),
+          checked_dtype(values),
+          bits ? Source::Bits : Source::Likelihoods,
+          batch,
+          bits ? 1 : values.size(1),
+          values.size(rank - 2),
+          values.size(rank - 1),
+          values.stride(0),
+          bits ? 0 : values.stride(1),
+          values.stride(rank - 2),
+          values.stride(rank - 1)};
 }
 
 template <typename Data>
@@ -68,9 +77,10 @@ inline Band checked_band(const Tensor& start, const Tensor& weight, int64_t rows
 
 inline GradientTerm checked_gradient(const Latent& latent, const Tensor& gradient, const Band& rows, const Band& columns) {
   const Latent to = checked_latent(gradient, latent.batch);
-  STD_TORCH_CHECK(to.dtype == latent.dtype && to.channels == latent.channels && to.h == latent.h && to.w == latent.w,
+  STD_TORCH_CHECK(to.dtype == latent.dtype && to.source == latent.source && to.channels == latent.channels &&
+                      to.h == latent.h && to.w == latent.w,
                   "gradient must have the likelihoods' dtype and shape");
-  return {latent, const_cast<void*>(to.likelihoods), to.batch_stride, to.channel_stride, to.row_stride, to.cell_stride, rows,
+  return {latent, const_cast<void*>(to.data), to.batch_stride, to.channel_stride, to.row_stride, to.cell_stride, rows,
           columns};
 }
 

@@ -1,8 +1,8 @@
 // Schemas of the library and the CPU entry points (CUDA's are in ops_cuda.cpp), on PyTorch's stable ABI.
 //
 // `bitrate_map` and `bitrate_map_backward` are what programs call and what compilers see: they carry sizes and names, and
-// Python gives them their implementations (bitrate_ext/ops/functional.py) because bands are built and cached there. The underscored
-// ops are the kernels: they apply given bands and write into given tensors.
+// Python gives them their implementations (bitrate_ext/ops/functional.py) because bands are built and cached there. The
+// underscored ops are the kernels: they apply given bands and write into given tensors.
 #include <torch/csrc/stable/library.h>
 
 #include <pthread.h>

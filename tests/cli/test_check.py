@@ -117,7 +117,7 @@ def test_coded_bits_have_no_gradients() -> None:
 
 def test_channels_of_the_estimate() -> None:
     model = model_of("mbt2018-mean")
-    result = BitrateMapper(model)(X[:, :, :64, :64])
+    result = BitrateMapper(model, channels=True)(X[:, :, :64, :64])
     with torch.no_grad():
         likelihoods = model(X[:, :, :64, :64])["likelihoods"]
     for name, p in likelihoods.items():

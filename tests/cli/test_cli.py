@@ -437,7 +437,7 @@ def test_the_command_itself(tmp_path: Path) -> None:
     """The demo codec on the bundled photograph, in a process of its own."""
     photograph = str(demo_codec.demo_photograph())
     command = [sys.executable, "-m", "bitrate_ext", "map", photograph, "absent.png", "--json"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
     note, error = done.stderr.splitlines()
     assert note.startswith("bitrate-ext: warning: chelsea.png: 21 of 61,440 likelihoods of latent 'y' are at ")
@@ -458,6 +458,6 @@ def test_a_reader_that_leaves_early_gets_no_traceback() -> None:
     )
     read, write = os.pipe()
     os.close(read)
-    done = subprocess.run([sys.executable, "-c", program], stdout=write, stderr=subprocess.PIPE, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program], stdout=write, stderr=subprocess.PIPE, text=True, timeout=300)
     os.close(write)
     assert (done.returncode, done.stderr) == (2, "")

@@ -13,7 +13,7 @@ from cases import need_native
 
 @pytest.fixture(scope="session")
 def device():
-    chosen = torch.device(os.environ.get("BITRATE_EXT_GPU_TESTS_ON", "cuda"))
+    chosen = torch.device(os.environ.get("BITRATE_EXT_GPU_TESTS_ON") or "cuda")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         if os.getenv("REQUIRE_CUDA"):
             pytest.fail("this job must have a GPU")

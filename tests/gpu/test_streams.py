@@ -159,7 +159,7 @@ def test_pytorch_s_stream_sanitizer(cuda):
     """
     environment = {**os.environ, "TORCH_CUDA_SANITIZER": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], env=environment, capture_output=True, text=True, timeout=100
+        [sys.executable, "-c", textwrap.dedent(script)], env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.stdout.splitlines() == ["sum True"], done.stdout + done.stderr
     assert "CSAN detected a possible data race" in done.stderr, done.stderr

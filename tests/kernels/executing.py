@@ -97,7 +97,7 @@ def band(b: Any) -> tuple[np.ndarray, np.ndarray, int]:
 
 
 def term(p: Tensor, bands: Any) -> dict[str, Any]:
-    return {"likelihoods": view(p), "rows": band(bands[0]), "columns": band(bands[1])}
+    return {"values": view(p), "rows": band(bands[0]), "columns": band(bands[1])}
 
 
 def case_bands(case: Any, tensors: list[Tensor], transposed: bool = False) -> autograd.Bands:

@@ -25,6 +25,16 @@ def _nowhere(address: int, sizes: list[int], strides: list[int], dtype: torch.dt
     return {"storage": address, "offset": 0, "dtype": executing.CODES[dtype], "sizes": sizes, "strides": strides}
 
 
+def _latent(
+    rng: np.random.Generator, address: int, sizes: list[int], strides: list[int], dtype: torch.dtype
+) -> dict[str, Any]:
+    """Likelihoods, or in one of four cases the bits of cells: then ``sizes`` gets a single channel."""
+    if rng.random() < 0.75:
+        return _nowhere(address, sizes, strides, dtype)
+    sizes[1] = 1
+    return _nowhere(address, [sizes[0], *sizes[2:]], [strides[0], *strides[2:]], dtype)
+
+
 def _strides(rng: np.random.Generator, sizes: list[int]) -> list[int]:
     """Of a contiguous or channels_last tensor, or of one with room between rows."""
     _, c, h, w = sizes
@@ -102,9 +112,9 @@ def check_addresses(module: ModuleType, count: int = 60, seed: int = 12, longest
     for sizes, size, strides, dtype in _huge_blocks(rng, count, longest):
         out = torch.float64 if rng.random() < 0.3 else torch.float32
         rows, columns = (_long_band(rng, pixels, cells) for pixels, cells in zip(size, sizes[2:], strict=True))
-        likelihood = _nowhere(LIKELIHOODS, sizes, strides, dtype)
+        likelihood = _latent(rng, LIKELIHOODS, sizes, strides, dtype)
         target = _nowhere(MAP, [sizes[0], 1, *size], [size[0] * size[1], size[0] * size[1], size[1], 1], out)
-        terms = [{"likelihoods": likelihood, "rows": rows, "columns": columns}]
+        terms = [{"values": likelihood, "rows": rows, "columns": columns}]
         setting = {"threads": 32, "tile_rows": 16, "tile_columns": 64}
         plan, _ = module.index_project(terms, target, setting, [])
         for block in _some_blocks(rng, plan["blocks"]):
@@ -135,11 +145,13 @@ def check_gradient_addresses(module: ModuleType, count: int = 60, seed: int = 13
         n, c, h, w = sizes
         wide = rng.random() < 0.3
         rows, columns = (_long_band(rng, cells, pixels) for pixels, cells in zip(size, sizes[2:], strict=True))
-        likelihood, gradient = (_nowhere(at, sizes, strides, dtype) for at in (LIKELIHOODS, GRADIENT))
+        likelihood = _latent(rng, LIKELIHOODS, sizes, strides, dtype)
+        c, bits = sizes[1], len(likelihood["sizes"]) == 3
+        gradient = {**likelihood, "storage": GRADIENT}
         pixel = torch.float64 if wide else torch.float32
         grad_strides = [size[0] * size[1], size[0] * size[1], size[1], 1]
         grad = _nowhere(MAP, [n, 1, *size], grad_strides, pixel)
-        term = {"likelihoods": likelihood, "rows": rows, "columns": columns}
+        term = {"values": likelihood, "rows": rows, "columns": columns}
         setting = {"threads": 32, "tile_rows": 2, "tile_columns": 8}
         plan, _ = module.index_backward(grad, term, gradient, setting, [])
         for block in _some_blocks(rng, plan["blocks"]):
@@ -154,7 +166,8 @@ def check_gradient_addresses(module: ModuleType, count: int = 60, seed: int = 13
             assert np.array_equal(stored, _addresses(GRADIENT, SIZES[dtype], strides, box)), (sizes, size)
             of_map = accesses[:, 0] >= MAP
             loaded = _elements(accesses[~of_map], False, SIZES[dtype])
-            assert np.array_equal(loaded, _addresses(LIKELIHOODS, SIZES[dtype], strides, box)), (sizes, size)
+            expected = _addresses(LIKELIHOODS, SIZES[dtype], strides, box)[: 0 if bits else None]
+            assert np.array_equal(loaded, expected), (sizes, size)
             x = _read_by(columns, j)
             needed = np.unique(np.concatenate([
                 _addresses(MAP, SIZES[pixel], grad_strides, [(image, image + 1), (0, 1), _read_by(rows, (k, k + 1)), x])
@@ -177,7 +190,7 @@ def check_refusals(module: ModuleType) -> None:
         rows, columns = ((np.zeros(k, np.int32), np.ones((1, k)), cells) for k, cells in zip(size, (h, w), strict=True))
         p = _nowhere(LIKELIHOODS, sizes, [c * h * w, h * w, w, 1], torch.float32)
         out = _nowhere(MAP, [n, 1, *size], [size[0] * size[1], 1, size[1], 1], torch.float32)
-        terms = [{"likelihoods": p, "rows": rows, "columns": columns}] * count
+        terms = [{"values": p, "rows": rows, "columns": columns}] * count
         return module.index_project(terms, out, setting, [])[0]
 
     def backward(sizes: list[int]) -> Any:
@@ -185,7 +198,7 @@ def check_refusals(module: ModuleType) -> None:
         p = _nowhere(LIKELIHOODS, sizes, [c * h * w, h * w, w, 1], torch.float32)
         grad = _nowhere(MAP, [n, 1, 1, 1], [1, 1, 1, 1], torch.float32)
         band = [(np.zeros(k, np.int32), np.ones((1, k)), 1) for k in (h, w)]
-        term = {"likelihoods": p, "rows": band[0], "columns": band[1]}
+        term = {"values": p, "rows": band[0], "columns": band[1]}
         return module.index_backward(grad, term, p, {}, [])[0]
 
     assert launch([1, 1, 2, 2], (4, 4), count=20)["blocks"] == 1

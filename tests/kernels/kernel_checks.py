@@ -248,6 +248,58 @@ def check_stages(module: ModuleType, count: int = 30, seed: int = 7) -> None:
     assert staged > count / 4
 
 
+def some_bits(rng: np.random.Generator, n: int, index: int) -> Tensor:
+    """Bits of cells in any layout: one channel of a larger tensor. Many cells, often."""
+    h, w = (int(rng.integers(1, 60)), int(rng.integers(1, 300))) if index % 3 == 0 else rng.integers(1, 12, 2).tolist()
+    p = spoiled(rng, likelihoods(rng, (n, int(rng.integers(1, 4)), h, w), DTYPES[int(rng.integers(4))], "uniform"))
+    return in_a_layout(rng, p * int(rng.integers(1, 60)))[:, 0]
+
+
+def check_bits(module: ModuleType, count: int = 60, seed: int = 16) -> None:
+    """Bits of cells that are given, alone and beside likelihoods, in one stage and in several."""
+    rng = seeded(seed)
+    staged = 0
+    for index in range(count):
+        size = (int(rng.integers(1, 60)), int(rng.integers(1, 90)))
+        n = int(rng.integers(1, 3))
+        tensors = [some_bits(rng, n, index) for _ in range(int(rng.integers(1, 3)))]
+        if index % 4 == 0:
+            tensors.insert(int(rng.integers(2)), _plain(rng, (n, 3, 5, 9), torch.float32))
+        bands = [
+            tuple(
+                random_bands(rng, pixels, cells, int(rng.integers(1, min(cells, 99) + 1)))
+                for pixels, cells in zip(size, one.shape[-2:], strict=True)
+            )
+            for one in tensors
+        ]
+        setting = launches(rng) | ({"shared_bytes": 40_000} if index % 2 else {})
+        dtype = torch.float64 if index % 5 == 0 else torch.float32
+        staged += not assert_map(module, tensors, bands, dtype, size, **setting)["whole"]
+    assert staged > count / 10
+
+
+def check_bit_gradients(module: ModuleType, count: int = 40, seed: int = 17) -> None:
+    rng = seeded(seed)
+    for index in range(count):
+        bits = some_bits(rng, int(rng.integers(1, 3)), 1)
+        if 0 in bits.stride():
+            bits = bits.contiguous()
+        size = (int(rng.integers(1, 60)), int(rng.integers(1, 200)))
+        bands = tuple(
+            random_bands(rng, cells, pixels, int(rng.integers(1, pixels + 1)))
+            for cells, pixels in zip(bits.shape[-2:], size, strict=True)
+        )
+        grad = torch.from_numpy(rng.standard_normal((bits.shape[0], 1, *size)))
+        room = torch.full((*bits.shape, 2), float("nan"), dtype=bits.dtype)
+        setting = launches(rng) | ({"shared_bytes": 6000} if index % 2 else {})
+        expected = executing.native_gradient(bits, bands, grad if index % 3 else grad.float())
+        found, _ = executing.kernel_gradient(
+            module, bits, bands, grad if index % 3 else grad.float(), gradient=room[..., 0], **setting
+        )
+        assert_same_bytes(found, expected, (bits.shape, bits.stride(), setting))
+        assert room[..., 1].isnan().all()
+
+
 def check_gradient_chunks(module: ModuleType, count: int = 24, seed: int = 8) -> None:
     """Pixel columns in several chunks, cells that reach no pixel, falling and jumping starts."""
     rng = seeded(seed)

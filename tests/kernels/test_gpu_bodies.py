@@ -30,7 +30,7 @@ def run(command: list[str | Path], **environment: str) -> str:
         env={**os.environ, "PYTHONPATH": paths, **environment},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return done.stdout
@@ -63,7 +63,7 @@ def test_a_required_gpu_that_is_absent_fails_these_tests():
         "many",
     ]
     environment = {**os.environ, "REQUIRE_CUDA": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1, done.stdout
     assert "this job must have a GPU" in done.stdout
 

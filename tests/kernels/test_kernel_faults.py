@@ -22,7 +22,7 @@ from faults import Fault, kernels_backward, kernels_forward, kernels_plan, plant
 FAULTS = [*kernels_forward.FAULTS, *kernels_backward.FAULTS, *kernels_plan.FAULTS]
 CHECKS = executing.checks_of(kernel_checks, kernel_addresses)
 WORKERS = 2  # compilers at a time
-SECONDS = 120  # that a check may take
+SECONDS = 300  # that a check may take
 SURVIVED = "survived"
 
 

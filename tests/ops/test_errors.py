@@ -118,7 +118,7 @@ CASES = [
     # arguments that do not exist
     (lambda: bitrate_map(P, SIZE, "bilinear"), TypeError, "positional"),
     (lambda: bitrate_map(P, SIZE, mode="bilinear"), TypeError, "unexpected keyword"),
-    (lambda: bitrate_map(), TypeError, "likelihoods"),
+    (lambda: bitrate_map(), TypeError, "values"),
 ]  # fmt: skip
 
 
@@ -178,7 +178,7 @@ GUARDS = [
     (lambda: ([P], bands(), OUT.int()), "out must be float32 or float64"),
     (lambda: ([P], bands()[:3], OUT), "bands must be four tensors a latent, got 3 for 1"),
     (lambda: ([P, P], bands(), OUT), "bands must be four tensors a latent, got 4 for 2"),
-    (lambda: ([P[0]], bands(), OUT), r"likelihoods must be \[N, C, h, w\], got 3 dimensions"),
+    (lambda: ([P[0, 0]], bands(), OUT), r"likelihoods must be \[N, C, h, w\], and bits \[N, h, w\], got 2 dim"),
     (lambda: ([P[:1]], bands(), OUT), "likelihoods must have the map's batch size 2, got 1"),
     (lambda: ([INT], bands(), OUT), "likelihoods must be float64, float32, float16 or bfloat16"),
     (lambda: ([COMPLEX], bands(), OUT), "likelihoods must be float64, float32, float16 or bfloat16"),
@@ -212,6 +212,7 @@ BACKWARD_GUARDS = [
     (lambda: (OUT.half(), P, backward_bands(), P.clone()), "grad must be float32 or float64"),
     (lambda: (OUT.transpose(2, 3), P, backward_bands(), P.clone()), "grad must be contiguous"),
     (lambda: (OUT, P, backward_bands()[:2], P.clone()), "bands must be four tensors, got 2"),
+    (lambda: (OUT, P[:, :1], backward_bands(), P[:, 0]), "must have the likelihoods' dtype and shape"),
     (lambda: (OUT, P, backward_bands(), P.double()), "must have the likelihoods' dtype and shape"),
     (lambda: (OUT, P, backward_bands(), torch.empty(2, 3, 4, 6)), "must have the likelihoods' dtype and shape"),
     (lambda: (OUT, P, backward_bands(), torch.empty(2, 2, 4, 5)), "must have the likelihoods' dtype and shape"),

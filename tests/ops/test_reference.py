@@ -54,9 +54,13 @@ WORKED = {
 
 @pytest.mark.parametrize("name", WORKED)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_worked_by_hand(device, impl, name, dtype):
+@pytest.mark.parametrize("unit", ["likelihood", "bits"])
+def test_worked_by_hand(device, impl, name, dtype, unit):
     bits, projection, size, conserve, expected = WORKED[name]
-    out = bitrate_map(cells(bits, device, dtype), size, projection=projection, conserve=conserve, impl=impl)
+    given = cells(bits, device, dtype) if unit == "likelihood" else table(bits, device, dtype)[0]
+    kwargs = {"projection": projection, "conserve": conserve, "impl": impl, "unit": unit}
+    assert bitrate_map(given, size, **kwargs).dtype == (dtype if unit == "likelihood" else torch.float32)
+    out = bitrate_map(given, size, dtype=dtype, **kwargs)
     assert out.dtype == dtype
     torch.testing.assert_close(out, table(expected, device, dtype), rtol=1e-7, atol=1e-7)
 

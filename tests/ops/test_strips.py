@@ -132,7 +132,8 @@ def test_mapped_latents_larger_than_the_memory_in_use(tmp_path: Path) -> None:
         def status(key):
             return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key))
         p = torch.from_numpy(np.memmap({str(tmp_path / "latents")!r}, np.float32, mode="r+", shape=shape))
-        bitrate_ext.bitrate_map(p[:, :1, :8, :8], (128, 128))
+        for _, strip in bitrate_ext.map_strips(p[:, :, :8, :8], (128, 128)):
+            strip.double().sum().item()  # what a first call loads differs between releases of torch
         before, total, out = status("VmRSS"), 0.0, torch.empty(1, 1, 64, 4096)
         for top, strip in bitrate_ext.map_strips(p, (4096, 4096), rows=64, out=out):
             total += strip.double().sum().item()

@@ -17,7 +17,7 @@ import compare
 import record
 import report
 
-QUICK = ["--device", "cpu", "-p", "no:cacheprovider"]
+QUICK = ["--device", "cpu", "-p", "no:cacheprovider", "-p", "no:randomly"]
 
 
 def run(folder: Path, *arguments: str, patch: str = "") -> subprocess.CompletedProcess[str]:

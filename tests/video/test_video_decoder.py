@@ -89,7 +89,7 @@ os.write(1, json.dumps([locked, found]).encode())
 
 def attempts(folder: Path, how: str) -> tuple[bool, dict[str, str]]:
     command = [sys.executable, "-I", "-S", "-c", ATTEMPTS, decoder.__file__, how]
-    done = subprocess.run(command, cwd=folder, capture_output=True, timeout=60)
+    done = subprocess.run(command, cwd=folder, capture_output=True, timeout=300)
     assert done.returncode == 0, done.stderr.decode()
     locked, found = json.loads(done.stdout)
     return locked, found

@@ -223,7 +223,7 @@ Speak = Callable[..., VideoReader]
 
 @pytest.fixture
 def speak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Speak:
-    def reader(*words: bytes, code: int | None = 0, timeout: float = 5.0) -> VideoReader:
+    def reader(*words: bytes, code: int | None = 0, timeout: float = 60.0) -> VideoReader:
         monkeypatch.setattr(video_reader, "_start", lambda *_: Said(b"".join(words), code))
         return VideoReader(written(tmp_path, "a.mp4", b"x"), timeout=timeout)
 
@@ -238,8 +238,8 @@ ENDS = {
     "by itself": ([], 3, "the decoder ended with exit code 3 after 2 frames"),
     "in the middle of a frame": ([framed()[:-1]], -9, "the decoder died of SIGKILL after 2 frames"),
     "with a failure": ([said(FAIL, b"no\nmemory")], 0, "after 2 frames: no memory"),
-    "never": ([], None, "the decoder gave nothing for 0.2 s after 2 frames"),
-    "never, in the middle of a frame": ([framed()[:-1]], None, "the decoder gave nothing for 0.2 s after 2 frames"),
+    "never": ([], None, "the decoder gave nothing for 1 s after 2 frames"),
+    "never, in the middle of a frame": ([framed()[:-1]], None, "the decoder gave nothing for 1 s after 2 frames"),
     "with another size": ([framed(4, 3, 12)], 0, "the size changes from 2 x 2 to 4 x 3 after 2 frames"),
     "with packets lost": (
         [framed(lost=3)],
@@ -252,7 +252,7 @@ ENDS = {
 @pytest.mark.parametrize("end", ENDS)
 def test_ends(end: str, speak: Speak) -> None:
     words, code, partial = ENDS[end]
-    with speak(HELLO, framed(), framed(pts=1), *words, code=code, timeout=0.2 if code is None else 5.0) as video:
+    with speak(HELLO, framed(), framed(pts=1), *words, code=code, timeout=1.0 if code is None else 60.0) as video:
         assert len(list(video)) == (3 if end == "with packets lost" else 2)
     assert video.partial == partial
 
@@ -306,7 +306,7 @@ def test_a_video_without_a_frame_is_an_error(greeting: str, speak: Speak) -> Non
 
 def test_a_child_that_drips(speak: Speak) -> None:
     """Each byte is in time, the frame is not."""
-    with speak(HELLO, framed(), code=None, timeout=0.3) as video:
+    with speak(HELLO, framed(), code=None, timeout=1.0) as video:
         assert isinstance(video._process, Said)
         pipe = os.dup(video._process._write or 0)
         words = iter(framed() + said(DONE, b"[]"))
@@ -324,7 +324,7 @@ def test_a_child_that_drips(speak: Speak) -> None:
         thread.join()
         os.close(pipe)
     assert count == 1
-    assert video.partial == "the decoder gave nothing for 0.3 s after 1 frames"
+    assert video.partial == "the decoder gave nothing for 1 s after 1 frames"
 
 
 def test_a_child_that_closes_its_pipe_and_lives(speak: Speak, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,8 +355,8 @@ def long_video(folder: Path) -> Path:
     return written(folder, "long.h264", clip("h264", frames=5, keyframes=1) * 200)
 
 
-def gone(pid: int, polls: int = 500) -> bool:
-    """Whether there is no such process, within a few seconds."""
+def gone(pid: int, polls: int = 6000) -> bool:
+    """Whether there is no such process, within a minute."""
     for _ in range(polls):
         try:
             if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
@@ -408,7 +408,7 @@ def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
     """However the parent ends."""
     program = (
         "import sys, time; from bitrate_ext.video.reader import VideoReader; "
-        "video = VideoReader(sys.argv[1]); print(video._process.pid, flush=True); time.sleep(60)"
+        "video = VideoReader(sys.argv[1]); print(video._process.pid, flush=True); time.sleep(300)"
     )
     command = [sys.executable, "-c", program, str(long_video(tmp_path))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:

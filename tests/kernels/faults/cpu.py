@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from . import Fault
 
-BITS, BANDS, SCALAR = "csrc/core/bits.h", "csrc/core/bands.h", "csrc/core/scalar.h"
+BITS, BANDS = "csrc/core/bits.h", "csrc/core/bands.h"
+SCALAR, TENSORS = "csrc/core/scalar.h", "csrc/core/tensors.h"
 VECTOR, LOOPS, PROJECT = "csrc/cpu/vector.h", "csrc/cpu/loops.h", "csrc/cpu/project.cpp"
 
 FORMULAS = [
@@ -55,8 +56,8 @@ FORMULAS = [
     ),
     Fault("infinite likelihoods cost infinitely much", BITS, ": 0.0 - product;", ": product;", "logarithms, scalar"),
     Fault("a weight of zero is a tap", BANDS, "weight != 0.0 ?", "true ?", "forward, baseline"),
-    Fault("sign of the gradient", BANDS, "* -1.4426950408889634", "* 1.4426950408889634", "backward, baseline"),
-    Fault("natural logarithm's gradient", BANDS, "* -1.4426950408889634", "* -1.0", "backward, baseline"),
+    Fault("sign of the gradient", TENSORS, "* -1.4426950408889634", "* 1.4426950408889634", "backward, baseline"),
+    Fault("natural logarithm's gradient", TENSORS, "* -1.4426950408889634", "* -1.0", "backward, baseline"),
     Fault("bias of float16", SCALAR, "exponent + 112u", "exponent + 113u", "formats, scalar"),
     Fault(
         "ties of small float16 numbers away from zero",
@@ -150,6 +151,34 @@ VECTORS = [
         "product * lanes[part][lane]",
         "product * lanes[part][kWidth - 1 - lane]",
         "cells, avx512",
+    ),
+    Fault(
+        "bits of the last cells",
+        LOOPS,
+        "for (; j < count; ++j) bits[j] = to_double(",
+        "for (; j + 1 < count; ++j) bits[j] = to_double(",
+        "cells, baseline",
+    ),
+    Fault(
+        "bits of neighbours, whatever their stride",
+        LOOPS,
+        "if (strides.cell == 1) {\n    for (; j + kWidth",
+        "if (strides.cell > 0) {\n    for (; j + kWidth",
+        "cells, avx2",
+    ),
+    Fault(
+        "the gradient of bits in single precision",
+        LOOPS,
+        "= Rounded<T>::from(shared[j]);",
+        "= Rounded<T>::from(Rounded<float>::from(shared[j]));",
+        "backward, baseline",
+    ),
+    Fault(
+        "the gradient of bits without gaps",
+        LOOPS,
+        "gradient[j * gradient_strides.cell] = Rounded<T>::from(shared[j]);",
+        "gradient[j] = Rounded<T>::from(shared[j]);",
+        "backward, avx512",
     ),
     Fault("some neighbours' first cells compared", VECTOR, "difference |=", "difference =", "forward, avx2"),
     Fault("pitch of a band's weights", LOOPS, "weight + t * pitch + x", "weight + t * count + x", "forward, baseline"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from . import Fault
 
-BACKWARD = "csrc/core/project_backward.h"
+BACKWARD, TENSORS = "csrc/core/project_backward.h", "csrc/core/tensors.h"
 
 FAULTS = [
     Fault(
@@ -29,8 +29,8 @@ FAULTS = [
     Fault(
         "each chunk ends with the factor",
         BACKWARD,
-        "last ? shared_gradient(sum) : sum",
-        "shared_gradient(sum)",
+        "last ? shared_gradient(p.term.latent.source, sum) : sum",
+        "shared_gradient(p.term.latent.source, sum)",
         "gradient_chunks",
     ),
     Fault("row weights counted from the tile", BACKWARD, "* band.rows + cell_row)", "* band.rows + row)", "gradients"),
@@ -79,8 +79,8 @@ FAULTS = [
     Fault(
         "the gradient in the likelihoods' layout",
         BACKWARD,
-        "row * term.row_stride",
-        "row * latent.row_stride",
+        "+ row * term.row_stride",
+        "+ row * latent.row_stride",
         "gradients",
     ),
     Fault(
@@ -111,5 +111,26 @@ FAULTS = [
         "Rounded<T>::from(shared / to_double(values[k].value[v]))",
         "Rounded<T>::from(Rounded<float>::from(shared) / to_double(values[k].value[v]))",
         "gradients",
+    ),
+    Fault(
+        "the gradient of bits is a logarithm's",
+        TENSORS,
+        "source == Source::Bits ? cell_gradient :",
+        "",
+        "bit_gradients",
+    ),
+    Fault(
+        "the gradient of bits in single precision",
+        BACKWARD,
+        "Rounded<T>::from(get(ctx, p.cells, cell))",
+        "Rounded<T>::from(Rounded<float>::from(get(ctx, p.cells, cell)))",
+        "bit_gradients",
+    ),
+    Fault(
+        "the gradient of bits in their layout",
+        BACKWARD,
+        "(gradient, row * term.row_stride",
+        "(gradient, row * term.latent.row_stride",
+        "bit_gradients",
     ),
 ]

@@ -8,23 +8,17 @@ from __future__ import annotations
 
 from . import Fault
 
-PROJECT = "csrc/core/project.h"
+CELLS, PROJECT = "csrc/core/cell_sums.h", "csrc/core/project.h"
 
 BARRIERS = [
     Fault(
         "no barrier between lanes and cells",
-        PROJECT,
-        "    ctx.barrier();\n    combine_lanes",
-        "    combine_lanes",
+        CELLS,
+        "    ctx.barrier();  // the cells of the round before have been spread, too\n",
+        "",
         "maps",
     ),
-    Fault(
-        "no barrier between cells and spreading",
-        PROJECT,
-        "combine_lanes(ctx, p, term, first, count);\n    ctx.barrier();",
-        "combine_lanes(ctx, p, term, first, count);",
-        "maps",
-    ),
+    Fault("no barrier between cells and spreading", CELLS, "    ctx.barrier();\n  }\n}", "  }\n}", "maps"),
     Fault(
         "no barrier between spreading and pixels",
         PROJECT,
@@ -34,142 +28,168 @@ BARRIERS = [
     ),
     Fault(
         "a barrier that only busy threads reach",
-        PROJECT,
-        "    ctx.barrier();\n    combine_lanes",
-        "    if (ctx.thread() < count) ctx.barrier();\n    combine_lanes",
+        CELLS,
+        "    ctx.barrier();  // the cells",
+        "    if (ctx.thread() < count) ctx.barrier();  // the cells",
         "maps",
+    ),
+    Fault(
+        "a barrier that bits do without",
+        CELLS,
+        "    ctx.barrier();  // the cells",
+        "    if (term.latent.source == Source::Likelihoods) ctx.barrier();  // the cells",
+        "bits",
     ),
 ]
 
 LANES = [
-    Fault("the last lane is left out", PROJECT, "item < loads * kParts", "item < loads * (kParts - 1)", "maps"),
+    Fault("the last lane is left out", CELLS, "item < loads * kParts", "item < loads * (kParts - 1)", "maps"),
     Fault(
         "threads overlap",
-        PROJECT,
+        CELLS,
         "item < loads * kParts; item += ctx.threads()",
         "item < loads * kParts; item += ctx.threads() - 1",
         "maps",
     ),
     Fault(
-        "rows counted from the round, not from the stage",
-        PROJECT,
-        "row = (first + cell) / stage.columns,",
-        "row = cell / stage.columns,",
-        "stages",
-    ),
-    Fault(
-        "columns counted from the round, not from the stage",
-        PROJECT,
-        "column = (first + cell) % stage.columns;",
-        "column = cell % stage.columns;",
+        "cells counted from the round, not from the stage",
+        CELLS,
+        "stage, first + cell) + lane",
+        "stage, cell) + lane",
         "stages",
     ),
     Fault(
         "one channel too many",
-        PROJECT,
+        CELLS,
         "channel + k * kLanes < latent.channels",
         "channel + k * kLanes <= latent.channels",
         "channels",
     ),
     Fault(
         "a step of eight channels in 32 bits",
-        PROJECT,
+        CELLS,
         "const int64_t step = kLanes * latent.channel_stride;",
         "const int64_t step = int32_t(kLanes * latent.channel_stride);",
         "addresses",
     ),
     Fault(
         "an image's offset in 32 bits",
-        PROJECT,
-        "int64_t at = image * latent.batch_stride + (stage.row + row)",
-        "int64_t at = int32_t(image * latent.batch_stride) + (stage.row + row)",
+        CELLS,
+        "return image * latent.batch_stride",
+        "return int32_t(image * latent.batch_stride)",
         "addresses",
     ),
     Fault(
         "a row's offset in 32 bits",
-        PROJECT,
-        "(stage.row + row) * latent.row_stride +",
-        "int32_t((stage.row + row) * latent.row_stride) +",
+        CELLS,
+        "+ row * latent.row_stride",
+        "+ int32_t(row * latent.row_stride)",
         "addresses",
     ),
-    Fault("lanes do not begin at their channel", PROJECT, " + lane * latent.channel_stride;", ";", "maps"),
+    Fault("lanes do not begin at their channel", CELLS, " + lane * latent.channel_stride;", ";", "maps"),
     Fault(
         "only the first group",
-        PROJECT,
+        CELLS,
         "double group = factor(values[ahead * kGroup].value[v]);",
         "double group = factor(values[0].value[v]);",
         "channels",
     ),
     Fault(
         "a group of five",
-        PROJECT,
+        CELLS,
         "for (int k = 1; k < kGroup; ++k) group",
         "for (int k = 2; k < kGroup; ++k) group",
         "maps",
     ),
     Fault(
         "exponents of earlier groups forgotten",
-        PROJECT,
+        CELLS,
         "exponent[v] += int32_t(power);",
         "exponent[v] = int32_t(power);",
         "channels",
     ),
     Fault(
         "a product that is never rebased",
-        PROJECT,
+        CELLS,
         "          rebase(product[v], power);\n",
         "          power += 1023;\n",
         "channels",
     ),
     Fault(
         "lanes of a wide load in one place",
-        PROJECT,
+        CELLS,
         "(lane + v) * p.lane_cells + cell",
         "lane * p.lane_cells + cell",
         "wide_loads",
     ),
     Fault(
         "cells of a wide load in one place",
-        PROJECT,
+        CELLS,
         ": lane * p.lane_cells + cell + v;",
         ": lane * p.lane_cells + cell;",
         "wide_loads",
     ),
     Fault(
         "float64 lanes lose their lost digits",
-        PROJECT,
+        CELLS,
         "lane * p.lane_cells + cell, bits.value());",
         "lane * p.lane_cells + cell, bits.sum);",
         "maps",
     ),
     Fault(
         "float64 channels one lane apart",
-        PROJECT,
+        CELLS,
         "channel < latent.channels; channel += kLanes",
         "channel < latent.channels; channel += kLanes - 1",
         "maps",
     ),
     Fault(
         "lanes combined from the last to the first",
-        PROJECT,
+        CELLS,
         "product = product * get(ctx, p.product, lane * p",
         "product = product * get(ctx, p.product, (7 - lane) * p",
         "channels",
     ),
     Fault(
         "the pitch of lanes is the round's",
-        PROJECT,
+        CELLS,
         "exponent += get(ctx, p.exponent, lane * p.lane_cells + cell);",
         "exponent += get(ctx, p.exponent, lane * count + cell);",
         "stages",
     ),
     Fault(
         "cells of every round in one place",
-        PROJECT,
+        CELLS,
         "put(ctx, p.cells, first + cell, bits);",
         "put(ctx, p.cells, cell, bits);",
         "stages",
     ),
+]
+
+BITS = [
+    Fault(
+        "bits of each round's first cells",
+        CELLS,
+        "term.latent, image, stage, first + cell)",
+        "term.latent, image, stage, cell)",
+        "bits",
+    ),
+    Fault("bits of every round in one place", CELLS, "first + cell, to_double(", "cell, to_double(", "bits"),
+    Fault(
+        "bits of the last cell",
+        CELLS,
+        "cell < count; cell += ctx.threads()) {\n    const int64_t at",
+        "cell < count - 1; cell += ctx.threads()) {\n    const int64_t at",
+        "bits",
+    ),
+    Fault(
+        "bits in single precision",
+        CELLS,
+        "to_double(read(ctx, bits, at))",
+        "double(float(to_double(read(ctx, bits, at))))",
+        "bits",
+    ),
+    Fault("bits of the first image", CELLS, "cell_offset(term.latent, image,", "cell_offset(term.latent, 0,", "bits"),
 ]
 
 PIXELS = [
@@ -242,4 +262,4 @@ PIXELS = [
     ),
 ]
 
-FAULTS = [*BARRIERS, *LANES, *PIXELS]
+FAULTS = [*BARRIERS, *LANES, *BITS, *PIXELS]

@@ -17,17 +17,6 @@ inline std::mt19937 random_bits(7);
 inline int64_t pick(int64_t low, int64_t high) { return low + int64_t(random_bits() % uint64_t(high - low + 1)); }
 inline double unit() { return (double(random_bits()) + 0.5) / 4294967296.0; }
 
-// Calls visitor(T{}) for the type of the likelihoods.
-template <typename Visitor>
-auto visit(DType dtype, const Visitor& visitor) {
-  switch (dtype) {
-    case DType::Float64: return visitor(double{});
-    case DType::Float32: return visitor(float{});
-    case DType::Float16: return visitor(Half{});
-    default: return visitor(BFloat16{});
-  }
-}
-
 constexpr unsigned char kGap = 0x5a;  // what lies between the elements of an output
 #if defined(__SANITIZE_ADDRESS__)
 constexpr int64_t kTail = 0;  // the sanitizer watches what comes after
@@ -134,7 +123,9 @@ struct Sample {
 };
 
 // Likelihoods of one kind, of which `strange` are replaced by numbers that are no probability. The gaps hold NaN.
-inline Sample random_sample(DType dtype, const Grid& grid, int layout, int kind, int64_t strange) {
+// Of one channel they may be bits as well.
+inline Sample random_sample(DType dtype, const Grid& grid, int layout, int kind, int64_t strange,
+                            Source source = Source::Likelihoods) {
   const Strides s = strides_of(layout, grid);
   Sample sample{Buffer(span_of(grid, s), kElementSize[int(dtype)], 0xff), grid, {}};
   visit(dtype, [&](auto type) {
@@ -156,7 +147,7 @@ inline Sample random_sample(DType dtype, const Grid& grid, int layout, int kind,
       }
     }
   });
-  sample.latent = {sample.buffer.data(), dtype, grid.n, grid.c, grid.h, grid.w, s.batch, s.channel, s.row, s.cell};
+  sample.latent = {sample.buffer.data(), dtype, source, grid.n, grid.c, grid.h, grid.w, s.batch, s.channel, s.row, s.cell};
   return sample;
 }
 
@@ -164,20 +155,24 @@ inline Sample random_sample(DType dtype, const Grid& grid, int layout, int kind,
 inline bool scalar_bits(const Sample& sample, int64_t image, std::vector<double>& bits) {
   const Latent& latent = sample.latent;
   bits.assign(latent.h * latent.w, 0.0);
-  return visit(latent.dtype, [&](auto type) {
+  bool close = true;
+  visit(latent.dtype, [&](auto type) {
     using T = decltype(type);
-    bool close = true;
     for (int64_t i = 0; i < latent.h; ++i) {
       for (int64_t j = 0; j < latent.w; ++j) {
-        const T* cell = static_cast<const T*>(latent.likelihoods) + image * latent.batch_stride + i * latent.row_stride +
+        const T* cell = static_cast<const T*>(latent.data) + image * latent.batch_stride + i * latent.row_stride +
                         j * latent.cell_stride;
         double& found = bits[i * latent.w + j];
+        if (latent.source == Source::Bits) {
+          found = oracle::value_of(*cell);
+          continue;
+        }
         found = cell_bits(cell, latent.channels, latent.channel_stride);
         close = close && oracle::close_to_logarithms(found, cell, latent.channels, latent.channel_stride);
       }
     }
-    return close;
   });
+  return close;
 }
 
 // A band [rows, columns] in buffers of its very size.

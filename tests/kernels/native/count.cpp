@@ -88,8 +88,8 @@ int64_t call(const Kernels& kernels, DType dtype, bool channels_last, bool backw
   std::unique_ptr<unsigned char[]> map(new unsigned char[height * width * 4]);
   std::memset(likelihoods.get(), 0x3e, cells * channels * 4);
   std::memset(map.get(), 0x3e, height * width * 4);
-  const Latent latent{likelihoods.get(), dtype, 1, channels, rows, kColumns, cells * channels, s.channel,
-                      kColumns * s.cell, s.cell};
+  const Latent latent{likelihoods.get(), dtype,     Source::Likelihoods, 1,     channels, rows, kColumns,
+                      cells * channels,  s.channel, kColumns * s.cell,   s.cell};
   const Bilinear down(rows, kDown, backward), across(kColumns, kAcross, backward);
   const std::vector<Term> terms{{latent, down.band, across.band}};
   return instructions([&] {

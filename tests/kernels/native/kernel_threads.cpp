@@ -76,8 +76,10 @@ void run(const Launch<Params>& launch, bool race, const Body& body) {
 }
 
 cases::Sample small_sample(DType dtype) {
-  const cases::Grid grid{cases::pick(1, 2), cases::pick(1, 40), cases::pick(1, 5), cases::pick(1, 9)};
-  return cases::random_sample(dtype, grid, int(cases::pick(0, 3)), int(cases::pick(0, cases::kKinds - 1)), 1);
+  const Source source = cases::pick(0, 3) == 0 ? Source::Bits : Source::Likelihoods;
+  const int64_t channels = source == Source::Bits ? 1 : cases::pick(1, 40);
+  const cases::Grid grid{cases::pick(1, 2), channels, cases::pick(1, 5), cases::pick(1, 9)};
+  return cases::random_sample(dtype, grid, int(cases::pick(0, 3)), int(cases::pick(0, cases::kKinds - 1)), 1, source);
 }
 
 bool forward(DType dtype, bool race) {

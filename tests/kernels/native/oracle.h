@@ -122,15 +122,15 @@ inline void spread(const Band& rows, const Band& columns, const std::vector<doub
   }
 }
 
-// -1 / ln 2 times rows * grad * columns^T of one image, bands transposed: [h, w] from grad [H, W].
-inline std::vector<double> shared(const Band& rows, const Band& columns, const std::vector<double>& grad) {
+// `factor` times rows * grad * columns^T of one image, bands transposed: [h, w] from grad [H, W].
+inline std::vector<double> shared(const Band& rows, const Band& columns, const std::vector<double>& grad, double factor) {
   std::vector<double> tall(rows.rows * columns.columns), cells(rows.rows * columns.rows);
   for (int64_t i = 0; i < rows.rows; ++i) {
     for (int64_t x = 0; x < columns.columns; ++x) {
       tall[i * columns.columns + x] = row_of(rows, i, grad.data() + x, columns.columns);
     }
     for (int64_t j = 0; j < columns.rows; ++j) {
-      cells[i * columns.rows + j] = row_of(columns, j, tall.data() + i * columns.columns, 1) * -1.44269504088896340736;
+      cells[i * columns.rows + j] = row_of(columns, j, tall.data() + i * columns.columns, 1) * factor;
     }
   }
   return cells;

@@ -76,15 +76,17 @@ void check_formats() {
 void check_cells(const Kernels& kernels, DType dtype) {
   const bool wide = pick(0, 3) == 0;
   const int64_t counts[] = {kCellBlock - 1, kCellBlock + 1, 2 * kCellBlock + 7, 2 * kCellBlock, kCellBlock + 9};
-  const int64_t channels = wide ? pick(1, 9) : pick(0, 9) == 0 ? 640 : pick(1, 200);
+  const Source source = pick(0, 4) == 0 ? Source::Bits : Source::Likelihoods;
+  const int64_t channels = source == Source::Bits ? 1 : wide ? pick(1, 9) : pick(0, 9) == 0 ? 640 : pick(1, 200);
   const Grid grid{1, channels, 1, wide ? counts[pick(0, 4)] : pick(1, 70)};
-  const Sample sample = random_sample(dtype, grid, int(pick(0, 3)), int(pick(0, kKinds - 1)), pick(0, 2) * pick(0, 6));
+  const Sample sample =
+      random_sample(dtype, grid, int(pick(0, 3)), int(pick(0, kKinds - 1)), pick(0, 2) * pick(0, 6), source);
   std::vector<double> expected, found(grid.w);
   const std::string what = std::to_string(grid.w) + " cells of " + std::to_string(grid.c) + " channels, type " +
                            std::to_string(int(dtype)) + ", stride " + std::to_string(sample.latent.cell_stride);
   if (!scalar_bits(sample, 0, expected)) wrong("logarithms", "scalar", what);
-  kernels.cell_bits[int(dtype)](sample.latent.likelihoods, grid.w, grid.c,
-                                {sample.latent.cell_stride, sample.latent.channel_stride}, found.data());
+  kernels.cell_bits[int(source)][int(dtype)](sample.latent.data, grid.w, grid.c,
+                                             {sample.latent.cell_stride, sample.latent.channel_stride}, found.data());
   for (int64_t j = 0; j < grid.w; ++j) {
     if (!same(expected[j], found[j]) && !(std::isnan(expected[j]) && std::isnan(found[j])))
       wrong("cells", kernels.name, what);
@@ -111,25 +113,27 @@ void check_gradient(const Kernels& kernels, const Sample& sample, const Image<co
   const Strides s = strides_of(layout, g);
   const Matrix rows(g.h, grad.height, 9), columns(g.w, grad.width, 9);
   const int64_t element = kElementSize[int(sample.latent.dtype)];
+  const bool bits = sample.latent.source == Source::Bits;
   const Buffer found(span_of(g, s), element, kGap), expected(span_of(g, s), element, kGap);
   project_backward(grad, {sample.latent, found.data(), s.batch, s.channel, s.row, s.cell, rows.band, columns.band}, kernels,
                    in_parts);
   visit(sample.latent.dtype, [&](auto type) {
     using T = decltype(type);
-    const T* likelihoods = static_cast<const T*>(sample.latent.likelihoods);
+    const T* likelihoods = static_cast<const T*>(sample.latent.data);
     for (int64_t n = 0; n < g.n; ++n) {
       std::vector<double> pixels(grad.height * grad.width);
       for (size_t i = 0; i < pixels.size(); ++i) {
         const int64_t at = n * int64_t(pixels.size()) + int64_t(i);
         pixels[i] = grad.is_double ? static_cast<const double*>(grad.data)[at] : static_cast<const float*>(grad.data)[at];
       }
-      const std::vector<double> shared = oracle::shared(rows.band, columns.band, pixels);
+      const std::vector<double> shared =
+          oracle::shared(rows.band, columns.band, pixels, bits ? 1.0 : -1.44269504088896340736);
       for (int64_t c = 0; c < g.c; ++c) {
         for (int64_t i = 0; i < g.h * g.w; ++i) {
           const int64_t from = n * sample.latent.batch_stride + c * sample.latent.channel_stride +
                                i / g.w * sample.latent.row_stride + i % g.w * sample.latent.cell_stride;
           const int64_t to = n * s.batch + c * s.channel + i / g.w * s.row + i % g.w * s.cell;
-          const T quotient = oracle::Nearest<T>::of(shared[i] / oracle::value_of(likelihoods[from]));
+          const T quotient = oracle::Nearest<T>::of(bits ? shared[i] : shared[i] / oracle::value_of(likelihoods[from]));
           std::memcpy(expected.data() + to * sizeof(T), &quotient, sizeof(T));
         }
       }
@@ -149,7 +153,8 @@ void check_map(const Kernels& kernels, const Sizes& sizes, DType dtype, bool is_
   for (const Grid& grid : sizes.grids) {
     const DType own = samples.empty() ? dtype : DType(pick(0, kDTypes - 1));
     const int chosen = layout >= 0 ? layout : int(pick(0, kReadLayouts - 1));
-    samples.push_back(random_sample(own, grid, chosen, int(pick(0, kKinds - 1)), strange ? pick(0, 3) : 0));
+    const Source source = grid.c == 1 && pick(0, 1) == 0 ? Source::Bits : Source::Likelihoods;
+    samples.push_back(random_sample(own, grid, chosen, int(pick(0, kKinds - 1)), strange ? pick(0, 3) : 0, source));
     matrices.push_back(std::make_unique<Matrix>(height, grid.h, 7));
     matrices.push_back(std::make_unique<Matrix>(width, grid.w, 7, overrun));
     if (overrun) ++matrices.back()->start.back();
@@ -190,7 +195,8 @@ Sizes small() {
   const int64_t n = pick(1, 3), count = pick(0, 2) == 0 ? pick(2, 3) : 1;
   for (int64_t k = 0; k < count; ++k) {
     Grid grid{n, pick(1, 70), pick(1, 9), pick(1, 40)};
-    if (pick(0, 60) == 0) grid.c = 0;
+    const int64_t chance = pick(0, 60);
+    if (chance < 20) grid.c = chance == 0 ? 0 : 1;
     sizes.grids.push_back(grid);
   }
   return sizes;
