@@ -221,7 +221,7 @@ class Sliced(nn.Module):
             return {"strings": [*y, z_strings]}
         encoder, symbols, indexes = ans.BufferedRansEncoder(), [], []
         for one, scale, mean in self.parts(x, z_hat):
-            indexes += gaussian.build_indexes(scale).flatten().tolist()
+            indexes += gaussian.build_indexes(scales=scale).flatten().tolist()
             symbols += gaussian.quantize(one, "symbols", mean).flatten().tolist()
         tables = (getattr(gaussian, name).tolist() for name in ("quantized_cdf", "cdf_length", "offset"))
         encoder.encode_with_indexes(symbols, indexes, *tables)
