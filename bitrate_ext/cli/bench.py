@@ -6,11 +6,13 @@ the operator must. Large images have more buffers than caches hold, as frames of
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import logging
 import os
 import platform
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -23,7 +25,9 @@ from torch import Tensor
 
 from ..ops import library
 from ..ops.functional import bitrate_map
+from .console import OK, echo
 from .doctor import instruction_set
+from .serving import checked_device
 
 IMAGES = {"Kodak": (512, 768), "1080p": (1080, 1920), "4K": (2160, 3840), "8K": (4320, 7680)}  # (H, W), pixels
 CHANNELS, STRIDE = 192, 16
@@ -54,8 +58,14 @@ def in_turn(calls: Sequence[Callable[[], Any]]) -> Callable[[], Any]:
     return lambda: next(around)()
 
 
-def run(device: torch.device, say: Say = print) -> None:
-    """Measure and print; half a minute, most of which is compiling.
+def run(arguments: argparse.Namespace) -> int:
+    """Measure and print."""
+    compare(checked_device(arguments.device), lambda line: echo(line, sys.stdout))
+    return OK
+
+
+def compare(device: torch.device, say: Say) -> None:
+    """Measure and say; half a minute, most of which is compiling.
 
     Raises:
         RuntimeError: a contender's answer is wrong; wrong answers are not timed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import platform
 import sys
@@ -14,6 +15,7 @@ import torch
 from .._version import __version__
 from ..ops import library
 from ..ops.functional import bitrate_map
+from .console import FAILED, OK, echo
 
 CPU = torch.device("cpu")
 INSTRUCTION_SETS = ("baseline", "AVX2 with FMA", "AVX-512")
@@ -40,6 +42,13 @@ class Finding:
     well: bool = True
     core: bool = False  # the operator itself cannot do without it
     remedy: str = ""
+
+
+def run(_: argparse.Namespace) -> int:
+    """Look at everything and print what was found."""
+    findings = examine()
+    echo(report(findings), sys.stdout)
+    return OK if core_works(findings) else FAILED
 
 
 def instruction_set() -> str:

@@ -7,10 +7,9 @@ become RGB, grey becomes three equal channels. Values are taken as stored: embed
 from __future__ import annotations
 
 import contextlib
-import stat
 import warnings
 from collections.abc import Iterator
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..memory import format_bytes
+from ..units import format_bytes
+from .files import shown, unusable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -157,20 +157,9 @@ def _pixel_bytes(image: Image.Image) -> int:
 
 def check_file(path: Path) -> None:
     """Refuse what is no regular file before anything is opened: opening a pipe would wait for its other end."""
-    if "\0" in fspath(path):
-        raise ImageError(f"{str(path)!r}: a file name cannot hold a null character")
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        raise ImageError(f"{path}: no such file") from None
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({error.strerror})") from None
-    if stat.S_ISDIR(status.st_mode):
-        raise ImageError(f"{path}: is a folder, not an image file")
-    if not stat.S_ISREG(status.st_mode):
-        raise ImageError(f"{path}: is not a regular file")
-    if status.st_size == 0:
-        raise ImageError(f"{path}: the file is empty")
+    reason = unusable(path, "an image")
+    if reason is not None:
+        raise ImageError(f"{shown(path)}: {reason}")
 
 
 def _check_depth(path: Path, image: Image.Image) -> None:

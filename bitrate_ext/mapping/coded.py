@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..choices import CODED
 from ..coding.coder import CodedLatent, Coder, noise
 from ..coding.ledger import Account, Ledger
 from ..coding.rans import CodingError
 from ..coding.symbol_layout import INSTEAD
 from ..models.adapter import Crop, ModelAdapter
 from ..ops.projection import Projection
-from .layout import CODED, BitrateResult, estimate, lay_out, outside_bits
+from .layout import BitrateResult, estimate, lay_out, outside_bits
 
 
 def map_coded(

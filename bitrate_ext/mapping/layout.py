@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..choices import ESTIMATED
 from ..coding.ledger import Ledger
 from ..models.adapter import Crop, ModelAdapter, crop_reconstruction
 from ..models.compressai_quirks import likelihood_warnings
 from ..ops.functional import bitrate_map, latent_bits
 from ..ops.projection import Axis, Projection, outside_share
-
-ESTIMATED, CODED = "estimated", "coded"  # sources of bits: likelihoods, or the range coder
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,17 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..choices import CODED, ESTIMATED, RECEPTIVE_FIELD
 from ..coding.coder import Coder
 from ..models.adapter import ModelAdapter
 from ..ops.projection import Projection, choose_projections, get_projection
 from ..receptive_field.calibration import receptive_fields
-from ..receptive_field.field import ReceptiveField
 from .coded import map_coded
-from .layout import CODED, ESTIMATED, BitrateResult, estimate
+from .layout import BitrateResult, estimate
 
 AnyProjection = str | Projection | Mapping[str, str | Projection]
-
-RECEPTIVE_FIELD = ReceptiveField.name
 
 
 class BitrateMapper:

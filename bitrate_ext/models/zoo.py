@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..choices import check_choice, check_published
 from ..optional import require
 from . import checkpoint_safety
 
@@ -55,31 +56,18 @@ def load_zoo_model(name: str, quality: int | None = None, metric: str = "mse") -
         RuntimeError: they could not be downloaded or read.
         ImportError: CompressAI is not installed.
     """
-    image, variable = require("compressai.zoo.image"), require("compressai.zoo.image_vbr")
-    video = require("compressai.zoo.video")
-    urls = {**image.model_urls, **variable.model_urls, **video.model_urls}
-    if name == "bmshj2018-factorized-relu":
-        raise ValueError(
-            f"there are no weights for {name!r}: CompressAI publishes none, and its zoo function of that name returns "
-            "'bmshj2018-factorized', with GDN; ask for that"
-        )
-    _check_choice("name", name, urls)
-    _check_choice(f"metric of {name!r}", metric, urls[name])
-    if name in variable.model_urls:
-        if quality not in (None, 0):  # 0 is the placeholder in CompressAI's own signature
-            raise ValueError(f"quality of {name!r} must be None, got {quality!r}: one checkpoint serves all rates")
-        url = urls[name][metric]
-    else:
-        _check_choice(f"quality of {name!r}", quality, urls[name][metric])
-        url = urls[name][metric][quality]
+    check_published(name, quality, metric)
+    homes = [require(f"compressai.zoo.{home}") for home in ("image", "image_vbr", "video")]
+    home = next(home for home in homes if name in home.model_urls)
+    url = home.model_urls[name][metric]
+    if not isinstance(url, str):  # by quality
+        url = url[quality]
     try:
         with contextlib.redirect_stdout(sys.stderr):  # torch.hub announces the download on stdout
             weights = torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         raise RuntimeError(f"the weights of {name!r} could not be loaded from {url}: {_first_line(error)}") from error
-    architectures = {**image.model_architectures, **variable.model_architectures, **video.model_architectures}
-    architecture = architectures[name]
-    return _ready(_build(architecture, _prepared(weights)))
+    return _ready(_build(home.model_architectures[name], _prepared(weights)))
 
 
 def load_checkpoint(path: str | Path, name: str | None = None) -> nn.Module:
@@ -101,7 +89,7 @@ def load_checkpoint(path: str | Path, name: str | None = None) -> nn.Module:
         raise FileNotFoundError(f"there is no checkpoint file {path}")
     architectures = _architectures()
     if name is not None:
-        _check_choice("name", name, architectures)
+        check_choice("name", name, sorted(architectures))
     weights, sizes = _read_safetensors(path) if path.suffix == ".safetensors" else (_read_pickle(path), ())
     checkpoint_safety.check_weights(path, weights)
     weights = _prepared(weights)
@@ -112,11 +100,6 @@ def load_checkpoint(path: str | Path, name: str | None = None) -> nn.Module:
         return _ready(_build(architectures[name], weights, sizes))
     except MISFIT as error:
         raise ValueError(f"the weights in {path} do not fit {name!r}: {_reason(error)}") from error
-
-
-def _check_choice(what: str, choice: Any, choices: Mapping[Any, Any]) -> None:
-    if choice not in choices:
-        raise ValueError(f"{what} must be one of {', '.join(map(repr, sorted(choices)))}, got {choice!r}")
 
 
 def _first_line(error: BaseException) -> str:
@@ -148,9 +131,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     checkpoint_safety.check_archive(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # remarks on pickle protocols and storages, about which a user can do nothing
+            warnings.simplefilter("ignore")  # of pickle protocols and storages, about which a user can do nothing
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # PyTorch's text goes on to advise weights_only=False.

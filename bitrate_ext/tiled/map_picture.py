@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -27,7 +26,7 @@ from ..io.windowed import ImageSource, TensorImage, open_image
 from ..mapping.layout import outside_bits
 from ..mapping.mapper import AnyProjection, BitrateMapper
 from ..memory import MemoryLimitError, is_out_of_memory
-from ..models.adapter import device_of
+from ..models.adapter import device_of, psnr_db, squared_error
 from ..ops.functional import latent_bits
 from ..ops.strips import ROWS, RowProjector
 from .downsample import Downsampler
@@ -104,7 +103,7 @@ class TiledRun:
         grids = adapter.grids(self.canvas)
         self._rows = RowProjector(grids, self.canvas, self.crop, mapper.projections)
         self._bits = {name: torch.zeros(grid, dtype=torch.float64) for name, grid in grids.items()}
-        self._error = [0.0, 0]  # sum of squares, and of how many values
+        self._squared_error, self._compared = 0.0, 0  # of how many values
         costs = None
         try:
             costs = MemoryModel(adapter, picture, self._rows, self._like, self._kwargs)
@@ -143,14 +142,13 @@ class TiledRun:
             outside_bits(bits[None], self.mapper.projections[name], self.canvas, self.crop).item()
             for name, bits in self._bits.items()
         )
-        mean = self._error[0] / self._error[1] if self._error[1] else 0.0
         return PictureResult(
             size=shape,
             total_bits=total,
             padding_bits=padding,
             bpp=total / (shape[0] * shape[1]),
             latent_bits=self._bits,
-            psnr_db=-10 * math.log10(mean) if mean > 0 else None,
+            psnr_db=psnr_db(self._squared_error, self._compared),
             plan=self.plan,
             seconds=time.perf_counter() - start,
             reduced=reduced.pixels,
@@ -272,8 +270,8 @@ class TiledRun:
             self._x_hat[..., first:last, before:after] = part if self._x_hat.dim() == 4 else part[0]
         if self._psnr:
             pixels = self.picture.crop(first, before, last - first, after - before)
-            self._error[0] += (part.double().clamp(0, 1) - pixels.double()).square().sum().item()
-            self._error[1] += part.numel()
+            self._squared_error += squared_error(part, pixels)
+            self._compared += part.numel()
 
 
 def _report(progress: Progress, before: int, total: int, done: int) -> None:

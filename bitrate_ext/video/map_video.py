@@ -21,7 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..choices import SCALES, VIEWS, check_choice
 from ..mapping.frames import FrameMapper, FrameResult
+from ..models.adapter import psnr_db, squared_error
 from ..ops.functional import bitrate_map
 from ..threads import Background, Stopwatch, prefetch
 from ..viz.colormap import ClipLimit, apply_colormap, overlay_bits
@@ -29,8 +31,6 @@ from ..viz.frame_chart import GROUND, FrameChart
 from .reader import VideoError, VideoReader
 from .writer import VideoWriter
 
-VIEWS = ("side", "overlay", "map")
-SCALES = ("clip", "frame")
 USUAL_RATE = Fraction(25)  # where a video does not state its own
 LEAST_WIDTH = 360  # of a result, pixels: small pictures are enlarged
 MOST_ZOOM = 6
@@ -127,8 +127,7 @@ def map_video(
         ValueError, TypeError: as ``FrameMapper`` and ``VideoWriter``; unknown view or scale.
         OSError: the result cannot be written.
     """
-    if view not in VIEWS:
-        raise ValueError(f"view must be one of {', '.join(map(repr, VIEWS))}, got {view!r}")
+    check_choice("view", view, VIEWS)
     if isinstance(scale, str) and scale not in SCALES:
         raise ValueError(f"scale must be one of {', '.join(map(repr, SCALES))} or a number, got {scale!r}")
     if not isinstance(scale, str) and not (math.isfinite(scale) and scale > 0):
@@ -339,9 +338,8 @@ def _words(row: FrameRow, count: int | None) -> str:
 def _row(result: FrameResult, time: Fraction) -> FrameRow:
     psnr = None
     if result.x_hat is not None:
-        pixels = result.frame.permute(2, 0, 1)[None] / 255
-        error = (result.x_hat.clamp(0, 1) - pixels).double().square().mean().item()
-        psnr = -10 * math.log10(error) if error > 0 else None
+        pixels = result.frame.permute(2, 0, 1)[None].double() / 255
+        psnr = psnr_db(squared_error(result.x_hat, pixels), result.x_hat.numel())
     return FrameRow(
         index=result.index,
         time=float(time),

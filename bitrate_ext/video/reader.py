@@ -13,7 +13,6 @@ import json
 import os
 import select
 import signal
-import stat
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
+from ..io.files import irregular, shown
 from . import decoder
 from .decoder import DONE, FAIL, FLIPPED, FRAM, FRAME, INFO, MIRRORED, NO_PTS, PREFIX, TRANSPOSED
 
@@ -155,8 +155,7 @@ class VideoReader:
         }.items():
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be greater than 0, got {value!r}")
-        text = str(Path(path))
-        self._name = text if text.isprintable() else repr(text)
+        self._name = shown(Path(path))
         self._frames, self._timeout, self._max_pixels = frames, timeout, max_pixels
         self.partial: str | None = None
         self._taken = False
@@ -362,14 +361,7 @@ def _opened(path: str | PathLike[str], name: str) -> int:
         raise VideoError(f"{name}: cannot be read ({error.strerror})") from None
     except ValueError:
         raise VideoError(f"{name}: a file name cannot hold a null character") from None
-    status = os.fstat(descriptor)
-    reason = None
-    if stat.S_ISDIR(status.st_mode):
-        reason = "is a folder, not a video file"
-    elif not stat.S_ISREG(status.st_mode):
-        reason = "is not a regular file"
-    elif status.st_size == 0:
-        reason = "the file is empty"
+    reason = irregular(os.fstat(descriptor), "a video")
     if reason:
         os.close(descriptor)
         raise VideoError(f"{name}: {reason}")

@@ -13,14 +13,11 @@ from typing import Any
 
 import numpy as np
 
-CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
+from ..choices import CONTAINERS, LARGEST_CRF, PRESETS
+
 TICK = Fraction(1, 90_000)  # seconds; holds the frames of all usual rates exactly
 MATROSKA_TICK = Fraction(1, 1000)  # what its muxer keeps
 MOST_PIXELS = 16_384  # of a side: what x264 takes
-PRESETS = (
-    *("ultrafast", "superfast", "veryfast", "faster", "fast"),
-    *("medium", "slow", "slower", "veryslow", "placebo"),
-)
 _BT709, _TV_RANGE = 1, 1  # FFmpeg's AVColorSpace and kin, AVColorRange
 
 
@@ -68,8 +65,8 @@ class VideoWriter:
                 raise ValueError(f"{name} must be 1 to {MOST_PIXELS:,} pixels, got {value!r}")
         if not Fraction(1, 1000) <= rate <= 1000:
             raise ValueError(f"rate must be 0.001 to 1000 frames a second, got {rate!r}")
-        if not 0 <= crf <= 51:
-            raise ValueError(f"crf must be 0 to 51, got {crf!r}")
+        if not 0 <= crf <= LARGEST_CRF:
+            raise ValueError(f"crf must be 0 to {LARGEST_CRF}, got {crf!r}")
         if preset not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
         if self._target.is_dir():

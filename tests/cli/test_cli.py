@@ -339,11 +339,13 @@ def test_models_are_asked_for_as_the_arguments_say(photos: Callable, monkeypatch
 
     monkeypatch.setattr(zoo, "load_zoo_model", load)
     monkeypatch.setattr(zoo, "load_checkpoint", load)
+    Path("sub").mkdir()
+    Path("sub/c.pth").write_bytes(b"weights")
     named = []
     for options in (
         ["--model", "mbt2018-mean", "--quality", "3", "--metric", "ms-ssim"],
         ["--model", "mbt2018-mean", "--quality", "3"],
-        ["--model", "some-vbr"],
+        ["--model", "mbt2018-vbr"],
         ["--checkpoint", "sub/c.pth"],
         ["--checkpoint", "sub/c.pth", "--model", "mbt2018"],
     ):
@@ -352,14 +354,14 @@ def test_models_are_asked_for_as_the_arguments_say(photos: Callable, monkeypatch
     assert asked == [
         ("mbt2018-mean", 3, "ms-ssim"),
         ("mbt2018-mean", 3, "mse"),
-        ("some-vbr", None, "mse"),
+        ("mbt2018-vbr", None, "mse"),
         ("sub/c.pth", None),
         ("sub/c.pth", "mbt2018"),
     ]
     assert named == [
         "mbt2018-mean, quality 3, ms-ssim",
         "mbt2018-mean, quality 3, mse",
-        "some-vbr, mse",
+        "mbt2018-vbr, mse",
         "c.pth (BlockCodec)",
         "c.pth (mbt2018)",
     ]

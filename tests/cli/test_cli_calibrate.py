@@ -210,8 +210,8 @@ def test_arguments_reach_the_measurement(
         (PaintingCodec, ["--latent", "w"], "latent must be one of the model's, 'y', 'z', got 'w'"),
         (PaintingCodec, ["--latent", "z"], "no synthesis transform found for latent 'z'"),
         (PaintingCodec, ["--synthesis", "decoder"], "looked for a module 'decoder'"),
-        (PaintingCodec, ["--samples", "1"], "samples must be a whole number of at least 2, got 1"),
-        (PaintingCodec, ["--samples", "many"], "argument --samples: invalid int value: 'many'"),
+        (PaintingCodec, ["--samples", "1"], "argument --samples: expected a whole number of at least 2, got '1'"),
+        (PaintingCodec, ["--samples", "many"], "argument --samples: expected a whole number of at least 2, got 'many'"),
         (BroadCodec, ["--images", "small.png"], "images must have at least 112 x 112 pixels"),
         (PaintingCodec, ["--images", "small.png", "absent.png"], "--images: absent.png: no such file"),
         (PaintingCodec, ["--images"], "argument --images: expected at least one argument"),
@@ -409,7 +409,7 @@ def test_map_by_the_jacobian(work: Callable, capsys: pytest.CaptureFixture[str])
     capsys.readouterr()
     assert "--passes 8 goes with --projection jacobian" in error_of(capsys, "map", "a.png", "--passes", "8")
     argv = ["map", "a.png", "--projection", "jacobian", "--passes", "3"]
-    assert "passes must be a whole number of at least 4, got 3" in error_of(capsys, *argv)
+    assert "--passes: expected a whole number of at least 4, got '3'" in error_of(capsys, *argv)
 
 
 def test_the_jacobian_serves_decoders_of_global_reach(

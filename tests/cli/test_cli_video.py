@@ -198,7 +198,7 @@ def test_video_codecs(clips: Callable, monkeypatch: pytest.MonkeyPatch, capsys: 
         (["a.mp4", "--quality", "4"], "--quality 4 needs --model NAME"),
         (["a.mp4", "--precision", "float16"], "needs a model built on CompressAI's entropy models"),
         (["a.mp4", "--animate", "--quality", "4", "--model", "m"], "--animate goes over all qualities"),
-        (["a.mp4", "--crf", "99"], "crf must be 0 to 51, got 99"),
+        (["a.mp4", "--crf", "99"], "argument --crf: expected a whole number from 0 to 51, got '99'"),
     ],
 )
 def test_what_cannot_be_served(
@@ -288,6 +288,8 @@ def test_animation_over_checkpoints(photo: str, monkeypatch: pytest.MonkeyPatch)
         return Coarse(float(Path(path).stem)).eval()
 
     monkeypatch.setattr(zoo, "load_checkpoint", load)
+    for name in ("3.pth", "1.pth"):
+        Path(name).write_bytes(b"weights")
     assert cli.main(["video", photo, "--model", "mbt2018-mean", "-o", "x.png", "--animate", "3.pth", "1.pth"]) == 0
     first, second = shown("x.png")
     assert first[100:-100, 100:-200].mean() > second[100:-100, 100:-200].mean()

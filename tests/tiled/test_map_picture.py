@@ -412,7 +412,9 @@ def test_errors_of_the_command(
 ) -> None:
     before = sorted(path.name for path in folder.iterdir())
     assert "expected a number of bytes such as 4GiB" in error_of(capsys, "map", "cat.png", "--max-memory", "lots")
-    assert "--tile must be at least 1, got 0" in error_of(capsys, "map", "cat.png", "--tile", "0")
+    assert "argument --tile: expected a whole number of at least 1, got '0'" in error_of(
+        capsys, "map", "cat.png", "--tile", "0"
+    )
     assert "and the memory limit leaves 0 MiB" in error_of(capsys, "map", "cat.png", "--max-memory", "1MB")
     with monkeypatch.context() as patch:
         patch.setattr(memory, "measure_footprint", lambda device, multiple, run: run(256) or Footprint(0, 1e9))
@@ -431,4 +433,4 @@ def test_an_estimate_of_the_whole_run_counts_maps_and_pictures(monkeypatch: pyte
     monkeypatch.setattr(memory, "bytes_in_use", lambda _: 7)
     for limit, fit in ((needed + 7, True), (needed + 6, False)):
         monkeypatch.setattr(memory, "limit", lambda *_, limit=limit: limit)
-        assert map_tiled.fits(mapper, 1024, 1024, CPU) is fit
+        assert map_tiled.fits(mapper.adapter, 1024, 1024, CPU) is fit
