@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import sys
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from .._version import __version__
 from ..atomic import open_all_or_none
 from ..mapping.layout import BitrateResult
 from ..mapping.mapper import RECEPTIVE_FIELD, AnyProjection, BitrateMapper
+from ..mapping.psnr import measure_psnr
 from ..ops.projection import PROJECTIONS
 from . import calibrate, check, map_tiled
 from .console import FAILED, OK, UsageError, echo, ensure_output_dir, finite, number, run_each, with_progress
@@ -162,10 +162,7 @@ def _record(
     result: BitrateResult, photograph: torch.Tensor, image: str, device: str, model: str, projection: str
 ) -> Record:
     height, width = photograph.shape[-2:]
-    psnr = None
-    if result.x_hat is not None:
-        error = (result.x_hat.cpu().double().clamp(0, 1) - photograph.double()).square().mean().item()
-        psnr = -10 * math.log10(error) if error > 0 else None
+    psnr = None if result.x_hat is None else measure_psnr(result.x_hat.cpu(), photograph)
     return Record(
         image=image,
         width=width,

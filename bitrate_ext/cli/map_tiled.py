@@ -23,7 +23,7 @@ from ..mapping.mapper import RECEPTIVE_FIELD, BitrateMapper
 from ..memory import format_bytes
 from ..models.adapter import ModelAdapter
 from ..tiled.downsample import Downsampler
-from ..tiled.map_picture import PictureResult, Progress, TiledRun, room_for_picture, written_map
+from ..tiled.map_picture import PictureResult, Progress, TiledRun, decoding_room, write_map
 from .console import UsageError, echo, finite
 from .record import JACOBIAN, OUTPUTS, Record, subtitle
 
@@ -131,7 +131,7 @@ def map_one(
 ) -> Record:
     """Map one picture in tiles and write its files, all or none."""
     form = arguments.format or "npz"
-    with _named(image), open_image(image, room_for_picture(device, arguments.max_memory)) as picture:
+    with _named(image), open_image(image, decoding_room(device, arguments.max_memory)) as picture:
         run = TiledRun(
             mapper,
             picture,
@@ -144,7 +144,7 @@ def map_one(
         with (
             open_all_or_none(targets) as (map_file, overlay_file, array_file, record_file),
             _progress() as progress,
-            written_map(run, array_file, form, targets[2].parent, progress) as (result, finish),
+            write_map(run, array_file, form, targets[2].parent, progress) as (result, finish),
         ):
             record = _record(result, mapper, image, device, model, arguments, targets)
             text = json.dumps(asdict(record), indent=2, allow_nan=False)
@@ -219,7 +219,7 @@ def _say_plan(image: str, run: TiledRun) -> None:
     if record["tiles"] > 1:
         peak = "" if run.plan.peak is None else f", at most {format_bytes(run.plan.peak)}"
         of = "" if run.plan.limit is None else f" of {format_bytes(run.plan.limit)}"
-        size = f"{run.picture.width} x {run.picture.height}"
+        size = f"{run.image.width} x {run.image.height}"
         tile = "{1} x {0}".format(*record["tile"])
         echo(f"{image}: {size} pixels in {record['tiles']} tiles of {tile}{peak}{of}", sys.stderr)
 
