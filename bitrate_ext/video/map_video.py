@@ -325,7 +325,7 @@ class _Canvas:
         picture = self._pictures[self._turn]
         picture[: panels.shape[0], panels.shape[1] :] = GROUND
         torch.from_numpy(picture)[: panels.shape[0], : panels.shape[1]] = panels
-        picture[panels.shape[0] :] = self.strip.at(row.index, _words(row, count), limit)
+        picture[panels.shape[0] :] = self.strip.draw(row.index, _words(row, count), limit)
         return picture
 
 
