@@ -59,14 +59,15 @@ def test_maps_are_float32_unless_the_model_is_float64() -> None:
 
 
 def test_an_estimate_beside_coded_bits() -> None:
-    account = LedgerBuilder(1).account(torch.zeros(1), torch.zeros(1))
-    coded = replace(laid(), ledger=Ledger({"y": account, "z": account}))
-    accounts = _compared(coded, laid(y=CELLS["y"] + torch.tensor([[0, 1.0], [0, -2]]), z=CELLS["z"]))
-    assert [one.estimated.tolist() for one in accounts.values()] == [[9], [8]]
-    assert [one.disagreement.tolist() for one in accounts.values()] == [[pytest.approx(0.3)], [0]]
+    account = LedgerBuilder(2).account(torch.zeros(2), torch.zeros(2))
+    y, z = (torch.cat([one, 2 * one]) for one in CELLS.values())
+    coded = replace(laid(y=y, z=z), ledger=Ledger({"y": account, "z": account}))
+    accounts = _compared(coded, laid(y=y + torch.tensor([[0, 1.0], [0, -2]]), z=z))
+    assert [one.estimated.tolist() for one in accounts.values()] == [[9, 19], [8, 16]]
+    assert [one.disagreement.tolist() for one in accounts.values()] == [pytest.approx([0.3, 0.15]), [0, 0]]
     for positions, ahead, told in ((True, False, 1), (True, True, 0), (False, False, 0)):
         coder: Any = SimpleNamespace(blocks={None: [ChannelBlock("y", 0, 1, ahead), ChannelBlock("z", 0, 1, False)]})
         latents: Any = {"z": SimpleNamespace(positions=False), "y": SimpleNamespace(positions=positions)}
         notes = list(_disagreements(coder, latents, accounts))
-        assert [("'y'" in note, "30.0 %" in note) for note in notes] == [(True, True)] * told
+        assert [("'y'" in note, "22.5 %" in note) for note in notes] == [(True, True)] * told
     assert not list(_disagreements(coder, {"y": SimpleNamespace(positions=True)}, {"y": account}))  # type: ignore[dict-item]
