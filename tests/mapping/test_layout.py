@@ -6,12 +6,15 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from cases import random_field
 
+from bitrate_ext.coding.coder import CodedLatent
 from bitrate_ext.coding.ledger import Ledger, LedgerBuilder
 from bitrate_ext.coding.symbol_layout import ChannelBlock
-from bitrate_ext.mapping.coded import _compared, _disagreements, in_dtype
+from bitrate_ext.mapping.coded import _compared, _disagreements, in_dtype, lay_out_coded
 from bitrate_ext.mapping.layout import BitrateResult, lay_out
 from bitrate_ext.ops.projection import get_projection
 
@@ -42,6 +45,14 @@ def test_two_latents_on_a_padded_image() -> None:
     assert laid(each=False, z=CELLS["z"]).maps == {}
 
 
+def test_padding_gets_what_the_map_leaves(rng: np.random.Generator) -> None:
+    bits = {"y": torch.from_numpy(rng.uniform(0, 9, (2, 3, 4)))}
+    for projection, canvas in ((get_projection("bilinear"), (7, 11)), (random_field(rng, 2, (-3, 4)), (6, 8))):
+        result = lay_out(bits, {"y": projection}, canvas, (1, 2, 4, 5), torch.float64)
+        found = result.map.sum(dim=(1, 2, 3)) + result.padding_bits
+        torch.testing.assert_close(found, result.total_bits, rtol=1e-13, atol=0)
+
+
 def test_maps_are_float32_unless_the_model_is_float64() -> None:
     result = laid()
     result = replace(result, entropy=result.map + 1, gap=result.map + 2)
@@ -56,6 +67,22 @@ def test_maps_are_float32_unless_the_model_is_float64() -> None:
         assert coarse.latent_bits["y"].tolist() == CELLS["y"].tolist()
         assert coarse.total_bits.dtype == torch.float64
     assert in_dtype(laid(), torch.float32).gap is in_dtype(laid(), torch.float32).entropy is None
+
+
+def test_coded_latents() -> None:
+    books = LedgerBuilder(1)
+    books.enter(0, 10, 40.0, 0, 8)
+    bits = torch.stack([CELLS["y"], 3 * CELLS["y"]], dim=1)
+    latents = {"y": CodedLatent(bits, bits + torch.tensor([[0.0, 4], [8, 12]]), books, False)}
+    result = lay_out_coded(latents, PLACES, (4, 4), (1, 1, 2, 3), torch.zeros(1, 3, 4, 4))
+    assert result.bits == "coded"
+    assert result.map.tolist() == [[[[1, 2, 2], [3, 4, 4]]]]
+    assert result.entropy is not None
+    assert result.entropy.tolist() == [[[[1, 4, 4], [7, 10, 10]]]]
+    assert result.channel_bits["y"].tolist() == [[10, 30]]
+    assert result.ledger is not None
+    account = result.ledger.latents["y"]
+    assert (account.located.tolist(), account.padding.tolist(), account.overhead.tolist()) == ([16], [24], [40])
 
 
 def test_an_estimate_beside_coded_bits() -> None:
