@@ -184,6 +184,14 @@ def test_forward_arguments_reach_the_model() -> None:
     bitrate_mapper = BitrateMapper(Toy().eval())
     x = torch.rand(1, 3, 40, 70)
     assert bitrate_mapper(x, brightness=3.0).total_bits < bitrate_mapper(x).total_bits
+    sizes: list[int] = []  # of the probe, too, to which two cells each way are enough
+
+    def needing(x: Tensor, *, level: float) -> dict[str, Any]:
+        sizes.append(x.shape[2])
+        return {"likelihoods": F.avg_pool2d(x, 64) / 2 + level}
+
+    BitrateMapper(needing)(x, level=0.25)
+    assert sizes == [128, 64]
     with pytest.raises(TypeError, match="unexpected keyword argument 'level'"):
         BitrateMapper(Toy().eval())(x, level=3)
     variable = BitrateMapper(small_model("mbt2018-mean-vbr"))
