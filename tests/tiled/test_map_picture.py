@@ -286,8 +286,8 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kwargs", "error", "words"),
     [
-        ({"max_memory": 0}, ValueError, "max_memory must be at least 1, got 0"),
-        ({"tile": 2.5}, TypeError, "tile must be a whole number, got 2.5"),
+        ({"max_memory": 0}, ValueError, "max_memory must be a whole number of at least 1, got 0"),
+        ({"tile": 2.5}, TypeError, "tile must be a whole number of at least 1, got 2.5"),
         ({"projection": "cubic"}, ValueError, "projection must be one of"),
         ({"x_hat": torch.zeros(3, 100, 101)}, ValueError, r"x_hat must be \[C, 100, 100\] like the picture"),
     ],
