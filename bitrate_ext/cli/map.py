@@ -13,7 +13,7 @@ import numpy as np
 
 from ..atomic import open_all_or_none
 from ..attribution.attribute import attribute
-from ..choices import JACOBIAN, PASSES, RECEPTIVE_FIELD
+from ..choices import ESTIMATED, JACOBIAN, PASSES, PROJECTIONS, RECEPTIVE_FIELD
 from ..io.images import load_image
 from ..mapping.mapper import AnyProjection, BitrateMapper
 from ..mapping.psnr import measure_psnr
@@ -28,7 +28,8 @@ from .serving import checked_device, load_model, run_each, with_progress
 def run(arguments: argparse.Namespace) -> int:
     """Map, write the files, print."""
     device = checked_device(arguments.device)
-    model, name = load_model(device, arguments)
+    forward_only = arguments.bits == ESTIMATED and arguments.projection in PROJECTIONS
+    model, name = load_model(device, arguments, forward_only=forward_only)
     projection: AnyProjection = arguments.projection
     if projection == RECEPTIVE_FIELD:
         projection = calibrate.measured_projections(model, device)

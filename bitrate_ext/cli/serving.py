@@ -43,8 +43,16 @@ def checked_device(text: str) -> torch.device:
     return device
 
 
-def load_model(device: torch.device, arguments: argparse.Namespace, video: bool = False) -> tuple[nn.Module, str]:
+def load_model(
+    device: torch.device, arguments: argparse.Namespace, *, video: bool = False, forward_only: bool = False
+) -> tuple[nn.Module, str]:
     """Load the model that the arguments ask for onto its device, and say what to call it.
+
+    Args:
+        device: as ``checked_device`` gives it.
+        arguments: of the command.
+        video: it may be one of video.
+        forward_only: of the demo codec the forward pass is enough, without parts that can be watched.
 
     Raises:
         UsageError: it cannot be loaded, or is one of video where it may not be.
@@ -52,7 +60,7 @@ def load_model(device: torch.device, arguments: argparse.Namespace, video: bool 
     if sys.stderr.isatty():  # importing CompressAI takes seconds
         echo("Loading the model ...", sys.stderr)
     try:
-        model, name = _loaded_model(arguments)
+        model, name = _loaded_model(arguments, forward_only)
     except (ValueError, OSError, RuntimeError) as error:
         option = "--checkpoint" if arguments.checkpoint is not None else "--model"
         raise UsageError(f"{option}: {one_line(error)}") from error
@@ -64,7 +72,7 @@ def load_model(device: torch.device, arguments: argparse.Namespace, video: bool 
         raise UsageError(f"--device {device}: the model cannot be moved there ({one_line(error)})") from error
 
 
-def _loaded_model(arguments: argparse.Namespace) -> tuple[nn.Module, str]:
+def _loaded_model(arguments: argparse.Namespace, forward_only: bool) -> tuple[nn.Module, str]:
     if arguments.checkpoint is not None:
         model = zoo.load_checkpoint(arguments.checkpoint, arguments.model)
         return model, f"{Path(arguments.checkpoint).name} ({arguments.model or type(model).__name__})"
@@ -72,7 +80,8 @@ def _loaded_model(arguments: argparse.Namespace) -> tuple[nn.Module, str]:
         metric = arguments.metric or "mse"
         quality = "" if arguments.quality is None else f", quality {arguments.quality}"
         return zoo.load_zoo_model(arguments.model, arguments.quality, metric), f"{arguments.model}{quality}, {metric}"
-    return demo_codec.load_demo_codec(), "demo codec"
+    load = demo_codec.load_demo_forward if forward_only else demo_codec.load_demo_codec
+    return load(), "demo codec"
 
 
 def run_each(

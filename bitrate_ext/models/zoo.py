@@ -67,7 +67,7 @@ def load_zoo_model(name: str, quality: int | None = None, metric: str = "mse") -
             weights = torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         raise RuntimeError(f"the weights of {name!r} could not be loaded from {url}: {_first_line(error)}") from error
-    return _ready(_build(home.model_architectures[name], _prepared(weights)))
+    return make_ready(build(home.model_architectures[name], _prepared(weights)))
 
 
 def load_checkpoint(path: str | Path, name: str | None = None) -> nn.Module:
@@ -90,14 +90,14 @@ def load_checkpoint(path: str | Path, name: str | None = None) -> nn.Module:
     architectures = _architectures()
     if name is not None:
         check_choice("name", name, sorted(architectures))
-    weights, sizes = _read_safetensors(path) if path.suffix == ".safetensors" else (_read_pickle(path), ())
+    weights, sizes = read_safetensors(path) if path.suffix == ".safetensors" else (_read_pickle(path), ())
     checkpoint_safety.check_weights(path, weights)
     weights = _prepared(weights)
     if name is None:
         name = _only_fit(path, architectures, weights, sizes)
     try:
-        checkpoint_safety.rehearse(_build, architectures[name], weights, sizes)
-        return _ready(_build(architectures[name], weights, sizes))
+        checkpoint_safety.rehearse(build, architectures[name], weights, sizes)
+        return make_ready(build(architectures[name], weights, sizes))
     except MISFIT as error:
         raise ValueError(f"the weights in {path} do not fit {name!r}: {_reason(error)}") from error
 
@@ -114,8 +114,13 @@ def _reason(error: BaseException) -> str:
     return text if len(text) <= 300 else f"{text[:300]} ..."
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], tuple[int, ...]]:
-    """The tensors, and the constructor's arguments where the metadata has them."""
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], tuple[int, ...]]:
+    """Return the tensors of a file, and the constructor's arguments where its metadata has them.
+
+    Raises:
+        ValueError: it is damaged.
+        ImportError: safetensors is not installed.
+    """
     safetensors = require("safetensors")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -159,10 +164,13 @@ def _prepared(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: value.new_empty(0) if key.endswith(TABLES) else value for key, value in renamed.items()}
 
 
-def _build(architecture: Any, weights: Mapping[str, Tensor], sizes: tuple[int, ...] = ()) -> nn.Module:
-    """The model with these weights; raises one of ``MISFIT`` where they do not fit.
+def build(architecture: Any, weights: Mapping[str, Tensor], sizes: tuple[int, ...] = ()) -> nn.Module:
+    """Build a model with these weights.
 
     With ``sizes``, the constructor's arguments, coder tables may be missing from the weights: they are derived.
+
+    Raises:
+        MISFIT: they do not fit.
     """
     if sizes:
         model = architecture(*sizes)
@@ -183,8 +191,8 @@ def _only_fit(
     fitting = []
     for name, architecture in architectures.items():
         with contextlib.suppress(*MISFIT):
-            if not checkpoint_safety.rehearse(_build, architecture, weights, sizes):
-                _build(architecture, weights, sizes)
+            if not checkpoint_safety.rehearse(build, architecture, weights, sizes):
+                build(architecture, weights, sizes)
             fitting.append(name)
     if len(fitting) != 1:
         found = f"fit {' and '.join(map(repr, fitting))}" if fitting else "fit no known architecture"
@@ -193,8 +201,12 @@ def _only_fit(
     return fitting[0]
 
 
-def _ready(model: Any) -> nn.Module:
-    """In eval mode, with coder tables of these weights: tables in a checkpoint may be older than its weights."""
+def make_ready(model: Any) -> nn.Module:
+    """Set eval mode, and make coder tables of the weights: tables in a checkpoint may be older than them.
+
+    Raises:
+        ValueError: the weights ask for tables of a senseless length.
+    """
     model.eval()
     checkpoint_safety.check_quantiles(model)
     model.update(force=True)

@@ -42,7 +42,7 @@ class BlockCodec(nn.Module):
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     """Makes photographs in the current folder, which is empty before; the demo codec is a small stand-in."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo_codec, "load_demo_codec", lambda: BlockCodec().eval())
+    monkeypatch.setattr(demo_codec, "load_demo_forward", lambda: BlockCodec().eval())
     rng = np.random.default_rng(0)
 
     def make(*names: str) -> list[str]:
@@ -326,7 +326,7 @@ def test_missing_package_says_what_to_install(
         raise ImportError('compressai cannot be imported; install it with pip install "bitrate-ext[compressai]"')
 
     monkeypatch.setattr(demo_codec, "load_demo_codec", absent)
-    assert 'pip install "bitrate-ext[compressai]"' in error_of(capsys, "map", "a.png")
+    assert 'pip install "bitrate-ext[compressai]"' in error_of(capsys, "map", "a.png", "--bits", "coded")
 
 
 def test_models_are_asked_for_as_the_arguments_say(photos: Callable, monkeypatch: pytest.MonkeyPatch) -> None:

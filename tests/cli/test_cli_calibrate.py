@@ -102,7 +102,8 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
 
 
 def use(monkeypatch: pytest.MonkeyPatch, codec: type[nn.Module]) -> None:
-    monkeypatch.setattr(demo_codec, "load_demo_codec", lambda: codec().eval())
+    for name in ("load_demo_codec", "load_demo_forward"):
+        monkeypatch.setattr(demo_codec, name, lambda: codec().eval())
 
 
 def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:

@@ -341,7 +341,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with a photograph; the demo codec is a small stand-in."""
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo_codec, "load_demo_codec", lambda: Blocks().eval())
+    for name in ("load_demo_codec", "load_demo_forward"):
+        monkeypatch.setattr(demo_codec, name, lambda: Blocks().eval())
     Image.fromarray(photograph(300, 500).permute(1, 2, 0).numpy()).save("cat.png")
     return tmp_path
 
