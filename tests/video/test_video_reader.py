@@ -314,7 +314,7 @@ def test_a_child_that_drips(speak: Speak) -> None:
 
         def drip() -> None:
             with contextlib.suppress(BrokenPipeError):
-                while not done.wait(0.01):
+                while not done.wait(0.05):
                     os.write(pipe, bytes([next(words, 0)]))
 
         thread = threading.Thread(target=drip)
