@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 
@@ -10,6 +11,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 KERNELS = ("project_kernel", "project_backward_kernel")
+ARCHITECTURES = [
+    pytest.param(name, marks=pytest.mark.medium if name == "sm_90" else pytest.mark.slow)
+    for name in device_code.architectures()
+]
 
 
 @pytest.fixture(scope="module")
@@ -20,32 +25,31 @@ def nvcc() -> Path:
     return found
 
 
-@pytest.fixture(scope="module")
-def compiled(nvcc: Path) -> dict[str, list[device_code.Compiled]]:
-    return device_code.compile_all(nvcc, device_code.known_architectures(nvcc))
-
-
-@pytest.mark.parametrize("architecture", device_code.architectures())
-def test_kernels_keep_to_registers(architecture: str, nvcc: Path, compiled: dict) -> None:
-    if architecture not in compiled:
+@functools.cache
+def compiled(nvcc: Path, architecture: str) -> list[device_code.Compiled]:
+    if architecture not in device_code.known_architectures(nvcc):
         pytest.skip(f"nvcc {device_code.release_of(nvcc)} does not know {architecture}: unchecked for it")
+    return device_code.compile_for(nvcc, architecture)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_kernels_keep_to_registers(architecture: str, nvcc: Path) -> None:
     bounds = dict(re.findall(r"__launch_bounds__\(kThreads, (\d)\) (\w+)\(", device_code.SOURCE.read_text()))
     wanted = {kernel: int(blocks) for blocks, kernel in bounds.items()}
-    assert [one.kernel for one in compiled[architecture]] == list(KERNELS) == list(wanted)
-    for one in compiled[architecture]:
+    found = compiled(nvcc, architecture)
+    assert [one.kernel for one in found] == list(KERNELS) == list(wanted)
+    for one in found:
         assert (one.stack, one.spills, one.shared) == (0, 0, 0), one
         assert one.blocks >= wanted[one.kernel], one
 
 
-@pytest.mark.parametrize("architecture", device_code.architectures())
-def test_the_table_is_of_these_kernels(architecture: str, nvcc: Path, compiled: dict) -> None:
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_table_is_of_these_kernels(architecture: str, nvcc: Path) -> None:
     release, found = device_code.documented_release(), device_code.release_of(nvcc)
     if release != found:
         pytest.skip(f"the table is of nvcc {release}, and this is {found}: registers are not compared")
-    if architecture not in compiled:
-        pytest.skip(f"nvcc {found} does not know {architecture}: unchecked for it")
     rows = [row for row in device_code.documented_rows() if f" {architecture} " in row]
-    assert [one.row() for one in compiled[architecture]] == rows, "run python tools/device_code.py --write"
+    assert [one.row() for one in compiled(nvcc, architecture)] == rows, "run python tools/device_code.py --write"
 
 
 def test_the_table_has_every_architecture() -> None:
@@ -53,6 +57,7 @@ def test_the_table_has_every_architecture() -> None:
     assert named == [(kernel, architecture) for kernel in KERNELS for architecture in device_code.architectures()]
 
 
+@pytest.mark.medium
 def test_every_sum_and_product_rounds_by_itself(nvcc: Path) -> None:
     known = device_code.known_architectures(nvcc)
     for architecture in (known[0], known[-1]):
@@ -94,6 +99,7 @@ FLAWED = {
 }
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("flaw", FLAWED)
 def test_flaws_are_seen(flaw: str, nvcc: Path, tmp_path: Path) -> None:
     """Without which the checks above would prove nothing."""
