@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from ..atomic import open_all_or_none
@@ -57,7 +58,7 @@ def run(arguments: argparse.Namespace, device: torch.device) -> int:
     return OK
 
 
-def animated(maps: list[np.ndarray], title: str, subtitles: list[str]) -> list[Image.Image]:
+def animated(maps: list[NDArray[np.float32]], title: str, subtitles: list[str]) -> list[Image.Image]:
     """Draw maps ``[H, W]``, bits per pixel, in one scale of colours: that of the costliest."""
     limit = max(map(colour_limit, maps))
     return [

@@ -14,7 +14,7 @@ import importlib
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ..io.files import shown, unusable
 from .arguments import make_parser
@@ -44,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if _nothing_to_read(arguments):
                 return FAILED
             arguments.prepare(arguments)
-            command = importlib.import_module(f".{arguments.command}", __package__)
-            return command.run(arguments)
+            run: Callable[[argparse.Namespace], int] = importlib.import_module(f".{arguments.command}", __package__).run
+            return run(arguments)
         except SystemExit as stop:  # argparse, after --help and --version
             return stop.code if isinstance(stop.code, int) else OK
         except KeyboardInterrupt:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..models.observe import watch_calls
@@ -126,13 +127,13 @@ class LocatedSymbols:
     latent: str
     image: int
     channels: slice | list[int]
-    rows: np.ndarray | slice  # of each position, or the whole grid
-    columns: np.ndarray | slice
-    bits: np.ndarray  # float64 [channels, positions] or [channels, h, w]
-    expected: np.ndarray
+    rows: NDArray[np.int64] | slice  # of each position, or the whole grid
+    columns: NDArray[np.int64] | slice
+    bits: NDArray[np.float64]  # [channels, positions] or [channels, h, w]
+    expected: NDArray[np.float64]
     positions: bool  # coded one position at a time, all channels of it together
 
-    def add(self, values: np.ndarray, target: np.ndarray) -> None:
+    def add(self, values: NDArray[np.float64], target: NDArray[np.float64]) -> None:
         """Add values, as ``bits`` are laid out, to those of an image, ``[C, h, w]``."""
         if isinstance(self.channels, list):
             target[self.channels] += values
@@ -228,7 +229,7 @@ class SymbolLocator:
         return located
 
     def _group(
-        self, module: nn.Module, shapes: list[Shape], bits: np.ndarray, expected: np.ndarray
+        self, module: nn.Module, shapes: list[Shape], bits: NDArray[np.float64], expected: NDArray[np.float64]
     ) -> list[LocatedSymbols]:
         """Consecutive index tensors of one module: position after position, or one block of channels after another."""
         blocks, image = self._blocks(module), self.images.get(module, 0)
@@ -274,7 +275,7 @@ def _by_module(indexed: Sequence[tuple[nn.Module, Shape]]) -> list[tuple[nn.Modu
     return [(group[0][0], [shape for _, shape in group]) for group in (list(each) for _, each in groups)]
 
 
-def _checkerboard(codec: Any, grid: tuple[int, int]) -> list[tuple[np.ndarray, np.ndarray]]:
+def _checkerboard(codec: Any, grid: tuple[int, int]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Rows and columns of the positions of both halves, in the order in which the codec packs them."""
     h, w = grid
     packed = codec.unembed(torch.arange(h * w).reshape(1, 1, h, w)).reshape(2, -1).numpy()

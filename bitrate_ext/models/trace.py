@@ -19,6 +19,7 @@ from ..ops.projection import Reach
 from .adapter import ModelAdapter
 from .observe import watch_calls
 
+dual: Any = forward_ad  # which PyTorch has left untyped
 SAME, EQUAL, UNLIKE = range(3)  # as what a module was given is to a latent
 PROBE_CELLS = (16, 32, 64)  # sides of the grids on which reach is measured, cells
 NOT_LOCAL = (
@@ -53,10 +54,10 @@ class SynthesisTransform:
         """
         whole = torch.zeros_like(self.inputs)
         whole[:, self.channels] = tangent
-        with torch.no_grad(), forward_ad.dual_level():
+        with torch.no_grad(), dual.dual_level():
             # A clone: the first layer may work in place.
-            response = self.transform(forward_ad.make_dual(self.inputs.clone(), whole))
-            return forward_ad.unpack_dual(response).tangent.square().sum(dim=1)
+            response: Tensor = dual.unpack_dual(self.transform(dual.make_dual(self.inputs.clone(), whole))).tangent
+            return response.square().sum(dim=1)
 
     def symbol_energy(self, passes: int, generator: torch.Generator) -> Tensor:
         """Energy ``[N, C, h, w]`` of each symbol's impulse response, the sum of its squares over all outputs.

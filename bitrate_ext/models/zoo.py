@@ -10,7 +10,7 @@ import contextlib
 import pickle
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +173,7 @@ def build(architecture: Any, weights: Mapping[str, Tensor], sizes: tuple[int, ..
         MISFIT: they do not fit.
     """
     if sizes:
-        model = architecture(*sizes)
+        model: nn.Module = architecture(*sizes)
         missing = [key for key, _ in model.named_parameters() if key not in weights]
         if missing:
             raise KeyError(missing[0])
@@ -181,7 +181,8 @@ def build(architecture: Any, weights: Mapping[str, Tensor], sizes: tuple[int, ..
         return model
     # Variable-rate models have an optional part, which from_state_dict cannot tell from the weights.
     optional = {"vr_entbttlnck": True} if any(key.startswith("gayn2zqstep.") for key in weights) else {}
-    return architecture.from_state_dict(dict(weights), **optional)
+    from_weights: Callable[..., nn.Module] = architecture.from_state_dict
+    return from_weights(dict(weights), **optional)
 
 
 def _only_fit(
@@ -201,7 +202,7 @@ def _only_fit(
     return fitting[0]
 
 
-def make_ready(model: Any) -> nn.Module:
+def make_ready(model: nn.Module) -> nn.Module:
     """Set eval mode, and make coder tables of the weights: tables in a checkpoint may be older than them.
 
     Raises:
@@ -209,5 +210,6 @@ def make_ready(model: Any) -> nn.Module:
     """
     model.eval()
     checkpoint_safety.check_quantiles(model)
-    model.update(force=True)
+    coder: Any = model
+    coder.update(force=True)
     return model
