@@ -30,7 +30,7 @@ SECONDS = 1.0  # that each picture is shown
 
 
 def run(arguments: argparse.Namespace, device: torch.device) -> int:
-    """The command: map, write the file, print."""
+    """Map, write the file, print."""
     ((name, output),) = arguments.targets.items()
     try:
         x = load_image(name).to(device)
@@ -68,7 +68,7 @@ def animated(maps: list[NDArray[np.float32]], title: str, subtitles: list[str]) 
 
 
 def _models(arguments: argparse.Namespace, device: torch.device) -> Iterator[tuple[nn.Module, str]]:
-    """Each in turn, so that only one is in memory."""
+    """Load each in turn, so that only one is in memory."""
     one = copy.copy(arguments)
     if arguments.animate:
         for one.checkpoint in arguments.animate:

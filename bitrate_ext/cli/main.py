@@ -33,7 +33,7 @@ from .console import (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
+    """Run the command, and return its exit code."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries, about their own future
         warnings.filterwarnings("ignore", category=DeprecationWarning)
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _nothing_to_read(arguments: argparse.Namespace) -> bool:
-    """Whether none of the input files can be read, and say so; where some can, the command says it of the others."""
+    """Return whether no input file can be read, having said so; where some can, the command says it of the others."""
     if arguments.inputs is None:
         return False
     what, names = arguments.inputs[0], getattr(arguments, arguments.inputs[1])
