@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from ..atomic import open_all_or_none
@@ -29,7 +30,7 @@ SECONDS = 1.0  # that each picture is shown
 
 
 def run(arguments: argparse.Namespace, device: torch.device) -> int:
-    """The command: map, write the file, print."""
+    """Map, write the file, print."""
     ((name, output),) = arguments.targets.items()
     try:
         x = load_image(name).to(device)
@@ -57,7 +58,7 @@ def run(arguments: argparse.Namespace, device: torch.device) -> int:
     return OK
 
 
-def animated(maps: list[np.ndarray], title: str, subtitles: list[str]) -> list[Image.Image]:
+def animated(maps: list[NDArray[np.float32]], title: str, subtitles: list[str]) -> list[Image.Image]:
     """Draw maps ``[H, W]``, bits per pixel, in one scale of colours: that of the costliest."""
     limit = max(map(colour_limit, maps))
     return [
@@ -67,7 +68,7 @@ def animated(maps: list[np.ndarray], title: str, subtitles: list[str]) -> list[I
 
 
 def _models(arguments: argparse.Namespace, device: torch.device) -> Iterator[tuple[nn.Module, str]]:
-    """Each in turn, so that only one is in memory."""
+    """Load each in turn, so that only one is in memory."""
     one = copy.copy(arguments)
     if arguments.animate:
         for one.checkpoint in arguments.animate:

@@ -303,7 +303,7 @@ def qualities(arguments: argparse.Namespace) -> tuple[int, ...]:
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:
-    """Which model, on which device, and ``--json``."""
+    """Add which model, on which device, and ``--json``."""
     command.add_argument(
         "--model", metavar="NAME", help="CompressAI model, such as mbt2018-mean; default: the demo codec"
     )
@@ -345,7 +345,7 @@ def _add_device(command: argparse.ArgumentParser) -> None:
 
 
 def _check_device(arguments: argparse.Namespace) -> None:
-    """Whether PyTorch can compute there, only PyTorch can say; that there is such a name is seen before."""
+    """Check that there is a device of that name; whether PyTorch can compute there, only PyTorch can say."""
     found = re.fullmatch(r"([a-z_]+)(:\d+)?", arguments.device)
     known = found is not None and (found[1] in choices.DEVICES or entry_points(group="torch.backends"))
     if not known:

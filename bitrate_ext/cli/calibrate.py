@@ -133,7 +133,7 @@ def _measurement(measured: ReceptiveField, model: str, device: str, seconds: flo
 
 
 def _write(measured: ReceptiveField, measurement: Measurement, folder: Path, inputs: Sequence[str]) -> None:
-    """The kernel and its picture, both or none."""
+    """Write the kernel and its picture, both or none."""
     stem = f"{_file_name(measurement.model)}.{_file_name(measurement.latent)}"
     targets = [folder / f"{stem}{ending}" for ending in OUTPUTS.values()]
     for target in targets:
@@ -150,7 +150,7 @@ def _write(measured: ReceptiveField, measurement: Measurement, folder: Path, inp
 
 
 def _file_name(text: str) -> str:
-    """The text as a part of a file name: whatever is no letter, digit, ``_``, ``.`` or ``+`` becomes a dash."""
+    """Make a text part of a file name: whatever is no letter, digit, ``_``, ``.`` or ``+`` becomes a dash."""
     return re.sub(r"[^\w.+]+", "-", text).strip("-.") or "unnamed"
 
 

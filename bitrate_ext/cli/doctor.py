@@ -52,7 +52,7 @@ def run(_: argparse.Namespace) -> int:
 
 
 def instruction_set() -> str:
-    """The instruction set that the CPU kernels use on this processor."""
+    """Name the instruction set that the CPU kernels use on this processor."""
     if not library.available(CPU):
         return "none: PyTorch reference"
     return INSTRUCTION_SETS[torch.ops.bitrate_ext._choose_instruction_set(-1) - 1]
@@ -73,11 +73,12 @@ def examine() -> list[Finding]:
 
 
 def core_works(findings: Sequence[Finding]) -> bool:
+    """Return whether all is well that the operator itself needs."""
     return all(finding.well for finding in findings if finding.core)
 
 
 def report(findings: Sequence[Finding]) -> str:
-    """A line for each finding, and one with a remedy below those that need it."""
+    """Format a line for each finding, and one with a remedy below those that need it."""
     width = max(len(finding.name) for finding in findings)
     lines = []
     for finding in findings:
@@ -127,7 +128,7 @@ def _cuda_kernels() -> Finding:
 
 
 def _answer(impl: str) -> Finding:
-    """A latent with a map known by hand: four cells of 8, 16, 24 and 32 bits, each spread over 2 x 2 pixels."""
+    """Map a latent whose map is known: four cells of 8, 16, 24 and 32 bits, each spread over 2 x 2 pixels."""
     name = f"self-check, {impl}"
     likelihoods = torch.tensor([[4.0, 8.0], [12.0, 16.0]]).neg().exp2().expand(1, 2, 2, 2)
     expected = torch.tensor([[2.0, 4.0], [6.0, 8.0]]).repeat_interleave(2, 0).repeat_interleave(2, 1)

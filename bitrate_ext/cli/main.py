@@ -14,7 +14,7 @@ import importlib
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ..io.files import shown, unusable
 from .arguments import make_parser
@@ -33,7 +33,7 @@ from .console import (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
+    """Run the command, and return its exit code."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries, about their own future
         warnings.filterwarnings("ignore", category=DeprecationWarning)
@@ -44,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if _nothing_to_read(arguments):
                 return FAILED
             arguments.prepare(arguments)
-            command = importlib.import_module(f".{arguments.command}", __package__)
-            return command.run(arguments)
+            run: Callable[[argparse.Namespace], int] = importlib.import_module(f".{arguments.command}", __package__).run
+            return run(arguments)
         except SystemExit as stop:  # argparse, after --help and --version
             return stop.code if isinstance(stop.code, int) else OK
         except KeyboardInterrupt:
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _nothing_to_read(arguments: argparse.Namespace) -> bool:
-    """Whether none of the input files can be read, and say so; where some can, the command says it of the others."""
+    """Return whether no input file can be read, having said so; where some can, the command says it of the others."""
     if arguments.inputs is None:
         return False
     what, names = arguments.inputs[0], getattr(arguments, arguments.inputs[1])

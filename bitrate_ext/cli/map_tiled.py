@@ -127,7 +127,7 @@ def _draw(result: PictureResult, record: Record, map_file: IO[bytes], overlay_fi
 
 @contextlib.contextmanager
 def _named(image: str) -> Iterator[None]:
-    """Trouble that names an argument of Python's, told as the command line's, with the picture's name."""
+    """Raise trouble that names an argument of Python's as the command line's, with the picture's name."""
     try:
         yield
     except ImageError:

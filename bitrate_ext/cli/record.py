@@ -45,7 +45,7 @@ class Record:
 
     @property
     def subtitle(self) -> str:
-        """What pictures of the map say below its title."""
+        """Return what pictures of the map say below its title."""
         psnr = "" if self.psnr_db is None else f"   PSNR {self.psnr_db:.2f} dB"
         return f"{number(self.bpp, '.3f')} bits per pixel{psnr}   {self.model}"
 
@@ -87,7 +87,7 @@ class MapJob:
 
 
 def _layouts(mapper: BitrateMapper) -> dict[str, dict[str, Any]]:
-    """How the bits of each latent are laid out."""
+    """Describe how the bits of each latent are laid out."""
     found = {}
     for latent, projection in mapper.projections.items():
         if isinstance(projection, ReceptiveField):

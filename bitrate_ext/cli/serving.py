@@ -110,7 +110,7 @@ def run_each(
 
 
 def _reason(error: Exception, name: str) -> str | None:
-    """One line that names the file; None for what is trouble of neither the file nor the machine."""
+    """Say in one line that names the file what is wrong; None of trouble of neither the file nor the machine."""
     if is_out_of_memory(error):
         return f"{name}: not enough memory to map it on this device"
     if isinstance(error, OSError):

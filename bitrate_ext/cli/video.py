@@ -104,7 +104,7 @@ def _map_one(video: str, target: Path, mapper: FrameMapper, name: str, arguments
 
 
 def _document(record: VideoRecord) -> dict[str, Any]:
-    """For JSON: what is not finite becomes null."""
+    """Return the record for JSON, in which what is not finite becomes null."""
     pixels = record.width * record.height * len(record.frames)
     return {
         "width": record.width,
@@ -132,7 +132,7 @@ def _finite_row(row: FrameRow) -> dict[str, Any]:
 
 
 def _table(record: VideoRecord) -> str:
-    """One line a frame, after one of names; empty where a frame has no such latent."""
+    """Format one line a frame, after one of names; empty where a frame has no such latent."""
     latents = list(record.latent_bits)
     written = io.StringIO()
     lines = csv.writer(written, lineterminator="\n")
@@ -155,7 +155,7 @@ def _summary(document: dict[str, Any]) -> str:
 
 
 def progress_on_stderr() -> Callable[[str, int | None], Callable[[], None]]:
-    """Bars with frames per second and the time that is left, one for each pass."""
+    """Return a progress that shows bars with frames per second and the time left, one for each pass."""
     from tqdm import tqdm
 
     bars: list[Any] = []

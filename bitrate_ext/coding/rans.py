@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
+from numpy.typing import NDArray
 
 PRECISION = 16  # frequencies are out of 2^16
 NIBBLE = 4  # bits of one step of an escape
@@ -37,8 +38,8 @@ class CodingError(ValueError):
 class SymbolCosts:
     """What one call of the coder spends, symbol by symbol, in its order."""
 
-    bits: np.ndarray  # float64 [symbols]
-    expected: np.ndarray  # float64 [symbols]: what the symbol's table expects, the entropy of its frequencies
+    bits: NDArray[np.float64]  # [symbols]
+    expected: NDArray[np.float64]  # [symbols]: what the symbol's table expects, the entropy of its frequencies
     escapes: int  # symbols outside of their table
     steps: int  # of the coder: symbols and the nibbles of escapes
 

@@ -195,9 +195,10 @@ def _recorded_compress(module: nn.Module, original: Any) -> Any:
 
 
 def _coded_channels(output: Any) -> list[int] | None:
-    """Of ``GaussianMixtureConditional``, which says in a bitmap beside the string which channels it has coded."""
+    """Return the channels that ``GaussianMixtureConditional`` has coded, by its bitmap beside the string; else None."""
     if isinstance(output, tuple) and isinstance(output[0], tuple) and len(output[0]) == 3:
-        return output[0][2].nonzero().flatten().tolist()
+        channels: list[int] = output[0][2].nonzero().flatten().tolist()
+        return channels
     return None
 
 

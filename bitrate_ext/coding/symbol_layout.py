@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..models.observe import watch_calls
@@ -92,7 +93,7 @@ def _blocks_of(
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    """Equal, and what is not a number in the same places."""
+    """Return whether two tensors are equal, with what is not a number in the same places."""
     return torch.equal(one.nan_to_num(nan=-1.0), other.nan_to_num(nan=-1.0))
 
 
@@ -126,13 +127,13 @@ class LocatedSymbols:
     latent: str
     image: int
     channels: slice | list[int]
-    rows: np.ndarray | slice  # of each position, or the whole grid
-    columns: np.ndarray | slice
-    bits: np.ndarray  # float64 [channels, positions] or [channels, h, w]
-    expected: np.ndarray
+    rows: NDArray[np.int64] | slice  # of each position, or the whole grid
+    columns: NDArray[np.int64] | slice
+    bits: NDArray[np.float64]  # [channels, positions] or [channels, h, w]
+    expected: NDArray[np.float64]
     positions: bool  # coded one position at a time, all channels of it together
 
-    def add(self, values: np.ndarray, target: np.ndarray) -> None:
+    def add(self, values: NDArray[np.float64], target: NDArray[np.float64]) -> None:
         """Add values, as ``bits`` are laid out, to those of an image, ``[C, h, w]``."""
         if isinstance(self.channels, list):
             target[self.channels] += values
@@ -141,7 +142,7 @@ class LocatedSymbols:
 
 
 class SymbolLocator:
-    """Lays coded symbols into latents, string after string, in the order in which they were coded.
+    """Lay coded symbols into latents, string after string, in the order in which they were coded.
 
     Args:
         names: of the entropy models.
@@ -169,7 +170,7 @@ class SymbolLocator:
         return [one for run in coded.runs for one in (self._called(run) if run.call else self._collected(run))]
 
     def _called(self, run: SymbolRun) -> list[LocatedSymbols]:
-        """Symbols of one image that an entropy model's own ``compress`` has coded: its tensor in raster order."""
+        """Locate symbols of one image that an entropy model's own ``compress`` has coded: a tensor in raster order."""
         assert run.call is not None
         call, costs = run.call, run.costs
         blocks, shape = self._blocks(call.module), call.shape[1:]
@@ -208,7 +209,7 @@ class SymbolLocator:
         ]
 
     def _collected(self, run: SymbolRun) -> list[LocatedSymbols]:
-        """Symbols that a model has collected itself: in the order of the index tensors that were made for them."""
+        """Locate symbols that a model has collected itself, in the order of the index tensors made for them."""
         count = sum(math.prod(shape) for _, shape in run.indexed)
         if count != len(run.costs.bits) or not count:
             raise CodingError(
@@ -228,9 +229,9 @@ class SymbolLocator:
         return located
 
     def _group(
-        self, module: nn.Module, shapes: list[Shape], bits: np.ndarray, expected: np.ndarray
+        self, module: nn.Module, shapes: list[Shape], bits: NDArray[np.float64], expected: NDArray[np.float64]
     ) -> list[LocatedSymbols]:
-        """Consecutive index tensors of one module: position after position, or one block of channels after another."""
+        """Locate consecutive index tensors of one module: position after position, or block after block."""
         blocks, image = self._blocks(module), self.images.get(module, 0)
         h, w = self.grids[blocks[0].latent]
         channels = blocks[0].channels
@@ -274,8 +275,8 @@ def _by_module(indexed: Sequence[tuple[nn.Module, Shape]]) -> list[tuple[nn.Modu
     return [(group[0][0], [shape for _, shape in group]) for group in (list(each) for _, each in groups)]
 
 
-def _checkerboard(codec: Any, grid: tuple[int, int]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Rows and columns of the positions of both halves, in the order in which the codec packs them."""
+def _checkerboard(codec: Any, grid: tuple[int, int]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Return rows and columns of the positions of both halves, in the order in which the codec packs them."""
     h, w = grid
     packed = codec.unembed(torch.arange(h * w).reshape(1, 1, h, w)).reshape(2, -1).numpy()
     return [(half // w, half % w) for half in packed]

@@ -51,7 +51,7 @@ class DemoForward(nn.Module):
         return x
 
     def _factorised(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Round about the medians; likelihoods by the learnt distribution of each channel."""
+        """Round about the medians, and return likelihoods by the learnt distribution of each channel."""
         turned = z.permute(1, 0, 2, 3).contiguous()
         medians = self.entropy_bottleneck_quantiles[:, :, 1:2]
         values = (turned.reshape(len(turned), 1, -1) - medians).round() + medians
@@ -63,7 +63,7 @@ class DemoForward(nn.Module):
         return z_hat, likelihoods
 
     def _cumulative(self, logits: Tensor) -> Tensor:
-        """Logits of each channel's cumulative distribution, ``[C, 1, values]``."""
+        """Return logits of each channel's cumulative distribution, ``[C, 1, values]``."""
         for number in range(5):
             matrix, bias = (getattr(self, f"entropy_bottleneck_{kind}_{number}") for kind in ("matrices", "biases"))
             logits = F.softplus(matrix) @ logits + bias
@@ -105,5 +105,5 @@ def _denormalise(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
 
 
 def _normal(x: Tensor) -> Tensor:
-    """The standard normal distribution's cumulative function."""
+    """Return the standard normal distribution's cumulative function."""
     return 0.5 * torch.erfc(-(2**-0.5) * x)

@@ -1,4 +1,4 @@
-"""Loading CompressAI's models safely: its published weights, and checkpoints of one's own.
+"""Load CompressAI's models safely: its published weights, and checkpoints of one's own.
 
 Files are read as tensors only (``weights_only=True`` or safetensors), so no code in them ever runs. CompressAI's own
 ``pretrained=True`` unpickles what it downloads. ``compressai`` is imported when a model is asked for, not before.
@@ -10,7 +10,7 @@ import contextlib
 import pickle
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,13 @@ MISFIT = (RuntimeError, KeyError, ValueError, TypeError, IndexError, AssertionEr
 
 
 def image_architectures() -> dict[str, type[nn.Module]]:
-    """CompressAI's image models by registry name, and those that users have added with ``register_model``."""
+    """Return CompressAI's image models by registry name, and those that users have added with ``register_model``."""
     video = require("compressai.zoo").video_models
     return {name: architecture for name, architecture in _architectures().items() if name not in video}
 
 
 def _architectures() -> dict[str, type[nn.Module]]:
-    """Those of images and of video: of all but point clouds."""
+    """Return those of images and of video: all but point clouds."""
     require("compressai.models")
     others = require("compressai.zoo").pointcloud_models
     registry = require("compressai.registry").MODELS
@@ -41,7 +41,7 @@ def _architectures() -> dict[str, type[nn.Module]]:
 
 
 def load_zoo_model(name: str, quality: int | None = None, metric: str = "mse") -> nn.Module:
-    """A model of CompressAI's zoo with its published weights, in eval mode, coder tables built.
+    """Load a model of CompressAI's zoo with its published weights, in eval mode, coder tables built.
 
     The weights are downloaded once, into ``torch.hub``'s cache.
 
@@ -71,7 +71,7 @@ def load_zoo_model(name: str, quality: int | None = None, metric: str = "mse") -
 
 
 def load_checkpoint(path: str | Path, name: str | None = None) -> nn.Module:
-    """A CompressAI image or video model from a file of weights, in eval mode, coder tables built.
+    """Load a CompressAI image or video model from a file of weights, in eval mode, coder tables built.
 
     Args:
         path: a ``.safetensors`` file, or what ``torch.save`` wrote: a state dict, or a training checkpoint that holds
@@ -107,7 +107,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """Why weights do not fit, in one line; PyTorch lists every key."""
+    """Say why weights do not fit, in one line; PyTorch lists every key."""
     if isinstance(error, KeyError):
         return f"no {error.args[0]!r} in it"
     text = " ".join(str(error).split())
@@ -156,7 +156,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
 
 
 def _prepared(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Keys as the installed CompressAI has them (older versions' and ``DataParallel``'s are renamed), tables emptied.
+    """Rename keys to those of the installed CompressAI (from older versions' and ``DataParallel``'s), and empty tables.
 
     Tables are rebuilt from the weights in any case, and CompressAI refuses those of its own variable-rate models.
     """
@@ -173,7 +173,7 @@ def build(architecture: Any, weights: Mapping[str, Tensor], sizes: tuple[int, ..
         MISFIT: they do not fit.
     """
     if sizes:
-        model = architecture(*sizes)
+        model: nn.Module = architecture(*sizes)
         missing = [key for key, _ in model.named_parameters() if key not in weights]
         if missing:
             raise KeyError(missing[0])
@@ -181,13 +181,18 @@ def build(architecture: Any, weights: Mapping[str, Tensor], sizes: tuple[int, ..
         return model
     # Variable-rate models have an optional part, which from_state_dict cannot tell from the weights.
     optional = {"vr_entbttlnck": True} if any(key.startswith("gayn2zqstep.") for key in weights) else {}
-    return architecture.from_state_dict(dict(weights), **optional)
+    from_weights: Callable[..., nn.Module] = architecture.from_state_dict
+    return from_weights(dict(weights), **optional)
 
 
 def _only_fit(
     path: Path, architectures: Mapping[str, Any], weights: Mapping[str, Tensor], sizes: tuple[int, ...]
 ) -> str:
-    """The one architecture that takes these weights; each is tried."""
+    """Find the one architecture that takes these weights, by trying each.
+
+    Raises:
+        ValueError: none does, or several.
+    """
     fitting = []
     for name, architecture in architectures.items():
         with contextlib.suppress(*MISFIT):
@@ -201,7 +206,7 @@ def _only_fit(
     return fitting[0]
 
 
-def make_ready(model: Any) -> nn.Module:
+def make_ready(model: nn.Module) -> nn.Module:
     """Set eval mode, and make coder tables of the weights: tables in a checkpoint may be older than them.
 
     Raises:
@@ -209,5 +214,6 @@ def make_ready(model: Any) -> nn.Module:
     """
     model.eval()
     checkpoint_safety.check_quantiles(model)
-    model.update(force=True)
+    coder: Any = model
+    coder.update(force=True)
     return model
