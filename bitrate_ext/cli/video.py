@@ -21,7 +21,8 @@ from ..atomic import open_all_or_none
 from ..mapping.frames import FrameMapper, is_sequential
 from ..mapping.mapper import RECEPTIVE_FIELD
 from ..ops.projection import PROJECTIONS
-from ..video.map_video import SCALES, VIEWS, FrameRow, VideoRecord, map_video, partial_name
+from ..video.map_video import SCALES, VIEWS, map_video, partial_name
+from ..video.record import FrameRow, VideoRecord
 from ..video.writer import CONTAINERS, PRESETS
 from . import animate
 from .console import FAILED, OK, PARTIAL, UsageError, echo, ensure_output_dir, finite, number, one_line, run_each
