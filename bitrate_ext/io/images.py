@@ -7,10 +7,10 @@ become RGB, grey becomes three equal channels. Values are taken as stored: embed
 from __future__ import annotations
 
 import contextlib
-import stat
+import os
 import warnings
 from collections.abc import Iterator
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..memory import format_bytes
+from .files import open_regular
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -94,8 +95,6 @@ def open_checked(path: Path, most_bytes: int | None = None) -> Iterator[Image.Im
         raise _too_large(path) from None
     except MemoryError:
         raise ImageError(f"{path}: not enough memory to read the image") from None
-    except PermissionError:
-        raise ImageError(f"{path}: no permission to read the file") from None
     except Exception as error:  # decoders fed with damaged bytes raise anything, from SyntaxError to struct.error
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"{path}: the image is damaged or cut short ({reason})") from error
@@ -156,21 +155,8 @@ def _pixel_bytes(image: Image.Image) -> int:
 
 
 def check_file(path: Path) -> None:
-    """Refuse what is no regular file before anything is opened: opening a pipe would wait for its other end."""
-    if "\0" in fspath(path):
-        raise ImageError(f"{str(path)!r}: a file name cannot hold a null character")
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        raise ImageError(f"{path}: no such file") from None
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({error.strerror})") from None
-    if stat.S_ISDIR(status.st_mode):
-        raise ImageError(f"{path}: is a folder, not an image file")
-    if not stat.S_ISREG(status.st_mode):
-        raise ImageError(f"{path}: is not a regular file")
-    if status.st_size == 0:
-        raise ImageError(f"{path}: the file is empty")
+    """Refuse what is no regular file before anything else is done with it."""
+    os.close(open_regular(path, "an image file", ImageError))
 
 
 def _check_depth(path: Path, image: Image.Image) -> None:
