@@ -10,15 +10,9 @@ from typing import IO
 
 
 class PartialFile:
-    """A file with a temporary name in its target's folder, until it is whole.
+    """A file with a temporary name in its target's folder, open for writing and reading, until it is whole.
 
-    Args:
-        target: the name that it is to have; a file of that name is replaced.
-        buffering: as for ``open``.
-
-    Attributes:
-        file: open for writing and reading.
-        path: its temporary name.
+    ``target`` is the name that it is to have; a file of that name is replaced.
     """
 
     def __init__(self, target: Path, buffering: int = -1) -> None:
@@ -27,11 +21,7 @@ class PartialFile:
         self.file: IO[bytes] = self.path.open("w+b", buffering=buffering)
 
     def finish(self) -> None:
-        """Write what is buffered and close the file.
-
-        Raises:
-            OSError: that fails, or the target is a folder.
-        """
+        """Write what is buffered and close the file; raises ``OSError``, also where the target is a folder."""
         self.file.close()
         if self.target.is_dir():
             raise IsADirectoryError(f"{self.target} is a folder")
@@ -50,13 +40,15 @@ class PartialFile:
 @contextlib.contextmanager
 def open_all_or_none(targets: Sequence[Path]) -> Iterator[list[IO[bytes]]]:
     """Open files that take the targets' names once the block has ended well; otherwise nothing is left."""
-    with contextlib.ExitStack() as stack:
-        partial = []
+    partial: list[PartialFile] = []
+    try:
         for target in targets:
             partial.append(PartialFile(target))
-            stack.callback(partial[-1].discard)
         yield [one.file for one in partial]
         for one in partial:
             one.finish()
         for one in partial:
             one.publish()
+    finally:
+        for one in partial:
+            one.discard()

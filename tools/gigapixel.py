@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 import bitrate_ext
+from bitrate_ext import memory
 
 STRIDE = 16  # pixels a cell
 BAR = 6e-8 * 1.01  # of the bits: what rounding to float32 may lose
@@ -41,7 +42,7 @@ def measure(path: Path, shape: tuple[int, int, int, int], rows: int) -> dict[str
     """The whole map in strips of so many rows, in this process."""
     p = torch.from_numpy(np.memmap(path, np.float32, mode="r+", shape=shape))
     size = (STRIDE * shape[2], STRIDE * shape[3])
-    before = peak()
+    before = memory.peak()
     start = time.perf_counter()
     digest, total = hashlib.sha256(), 0.0
     out = torch.empty(1, 1, rows, size[1])
@@ -49,7 +50,7 @@ def measure(path: Path, shape: tuple[int, int, int, int], rows: int) -> dict[str
         digest.update(strip.numpy())
         total += sum(line.sum(dtype=np.float64) for line in strip.numpy()[0, 0])
     seconds = time.perf_counter() - start
-    after = peak()
+    after = memory.peak()
     cells = bitrate_ext.map_strips(p, shape[2:], rows=16, projection="nearest", dtype=torch.float64)
     bits = sum(strip.sum().item() for _, strip in cells)
     return {
@@ -62,12 +63,6 @@ def measure(path: Path, shape: tuple[int, int, int, int], rows: int) -> dict[str
         "lost": abs(total - bits) / bits,
         "sha256": digest.hexdigest(),
     }
-
-
-def peak() -> int:
-    """The most that was ever resident in this process, bytes."""
-    with open("/proc/self/status") as lines:
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 def run(side: int, channels: int, heights: list[int], folder: Path, limit: int) -> int:

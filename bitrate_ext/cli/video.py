@@ -18,7 +18,8 @@ from torch import nn
 from .._version import __version__
 from ..atomic import open_all_or_none
 from ..mapping.frames import FrameMapper, is_sequential
-from ..video.map_video import FrameRow, VideoRecord, map_video, partial_name
+from ..video.map_video import map_video, partial_name
+from ..video.record import FrameRow, VideoRecord
 from . import animate
 from .arguments import GROUP
 from .console import FAILED, OK, PARTIAL, UsageError, echo, finite, number, one_line, print_document

@@ -41,3 +41,20 @@ def irregular(status: os.stat_result, kind: str) -> str | None:
     if not stat.S_ISREG(status.st_mode):
         return "is not a regular file"
     return None if status.st_size else "the file is empty"
+
+
+def open_regular(path: str | PathLike[str], kind: str, error: type[ValueError]) -> int:
+    """Open a file for reading and return its descriptor; what is no regular file that holds something is not opened.
+
+    Args:
+        path: of the file. Only ever a name: protocols and options are not looked for in it.
+        kind: what it should be, ``"a video"``.
+        error: what is raised, with one line that names the file.
+    """
+    reason = unusable(path, kind)
+    if reason is None:
+        try:  # not waiting for the other end of a pipe, should it have become one
+            return os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        except OSError as trouble:
+            reason = f"cannot be read ({trouble.strerror})"
+    raise error(f"{shown(path)}: {reason}")

@@ -94,8 +94,6 @@ def open_checked(path: Path, most_bytes: int | None = None) -> Iterator[Image.Im
         raise _too_large(path) from None
     except MemoryError:
         raise ImageError(f"{path}: not enough memory to read the image") from None
-    except PermissionError:
-        raise ImageError(f"{path}: no permission to read the file") from None
     except Exception as error:  # decoders fed with damaged bytes raise anything, from SyntaxError to struct.error
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"{path}: the image is damaged or cut short ({reason})") from error

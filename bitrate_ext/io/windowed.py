@@ -11,10 +11,11 @@ import contextlib
 import logging
 import os
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,20 +43,22 @@ _ORIENTATION, _XMP = 274, 700
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-class ImageSource(Protocol):
+class ImageSource(ABC):
     """An image of ``height`` x ``width`` pixels."""
 
     height: int
     width: int
 
+    @abstractmethod
     def crop(self, top: int, left: int, height: int, width: int) -> Tensor:
         """Return pixels of it, floating-point ``[1, C, height, width]`` in [0, 1]."""
 
     def buffered(self, rows: int) -> int:
         """Return the bytes that stay in memory between crops of so many rows, besides those that are there already."""
+        return 0
 
 
-class TensorImage:
+class TensorImage(ImageSource):
     """An image that is a tensor ``[1, C, H, W]`` or ``[C, H, W]``: floating point in [0, 1], or uint8.
 
     It may lie in a memory-mapped file, by ``torch.from_numpy``.
@@ -75,11 +78,8 @@ class TensorImage:
         part = self._pixels[:, :, top : top + height, left : left + width]
         return part if part.is_floating_point() else part.float() / 255
 
-    def buffered(self, rows: int) -> int:
-        return 0
 
-
-class DecodedImage:
+class DecodedImage(ImageSource):
     """An image that Pillow has decoded; a part of it is converted as the whole would be.
 
     Args:
@@ -95,11 +95,8 @@ class DecodedImage:
             part = self._image.crop((left, top, left + width, top + height))
         return to_tensor(part)
 
-    def buffered(self, rows: int) -> int:
-        return 0
 
-
-class TiffImage:
+class TiffImage(ImageSource):
     """The first page of a TIFF file of 8 bits a sample, or of 16 in grey; strips or tiles, raw or deflated.
 
     tifffile reads the tags and makes pixels of a strip or tile. What it cannot do within bounds is done here: parts are
@@ -258,11 +255,8 @@ def declared_size(path: Path) -> tuple[int, int, bool]:
 
 def _tiff_in_parts(path: Path, most_bytes: int | None) -> TiffImage | None:
     """Open the file as a TIFF that can be read in parts; None for others, which are Pillow's to read or to refuse."""
-    try:
-        with path.open("rb") as file:
-            is_tiff = file.read(4) in _TIFF_SIGNATURES
-    except PermissionError:
-        raise ImageError(f"{path}: no permission to read the file") from None
+    with path.open("rb") as file:
+        is_tiff = file.read(4) in _TIFF_SIGNATURES
     if not is_tiff or find_spec("tifffile") is None:
         return None
     import tifffile

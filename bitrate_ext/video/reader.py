@@ -25,8 +25,9 @@ from types import TracebackType
 from typing import IO, Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..io.files import irregular, shown
+from ..io.files import open_regular, shown
 from .decoder.protocol import DONE, FAIL, FLIPPED, FRAM, FRAME, INFO, MIRRORED, NO_PTS, PREFIX, TRANSPOSED
 
 TIMEOUT = 60.0  # seconds without a frame
@@ -57,7 +58,7 @@ class VideoFrame:
 
     index: int
     time: Fraction
-    pixels: np.ndarray
+    pixels: NDArray[np.uint8]
     damaged: bool = False
 
 
@@ -160,7 +161,7 @@ class VideoReader:
         self._frames, self._timeout, self._max_pixels = frames, timeout, max_pixels
         self.partial: str | None = None
         self._taken = False
-        video = _opened(path, self._name)
+        video = open_regular(path, "a video", VideoError)
         try:
             self._process = _start(video, max_memory, max_pixels)
         finally:
@@ -287,7 +288,7 @@ class VideoReader:
     def _text(self, kind: bytes, length: int) -> str:
         if kind not in (INFO, FAIL, DONE) or length > _TEXT_BYTES:
             raise _Silence("the decoder's words make no sense")
-        return self._read(bytearray(length)).decode(errors="replace")
+        return str(self._read(bytearray(length)), errors="replace")
 
     def _frame(self, index: int, length: int) -> VideoFrame:
         if length < FRAME.size:
@@ -339,7 +340,7 @@ class _Silence(Exception):
         self.reason = reason
 
 
-def apply_rotation(pixels: np.ndarray, rotation: int) -> np.ndarray:
+def apply_rotation(pixels: NDArray[np.uint8], rotation: int) -> NDArray[np.uint8]:
     """Return the pixels as shown, contiguous; flags of ``decoder.protocol``."""
     if rotation & TRANSPOSED:
         pixels = pixels.transpose(1, 0, 2)
@@ -348,25 +349,6 @@ def apply_rotation(pixels: np.ndarray, rotation: int) -> np.ndarray:
     if rotation & FLIPPED:
         pixels = pixels[::-1]
     return np.ascontiguousarray(pixels)
-
-
-def _opened(path: str | PathLike[str], name: str) -> int:
-    """A descriptor of the regular file; opening does not wait for the other end of a pipe."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise VideoError(f"{name}: no such file") from None
-    except PermissionError:
-        raise VideoError(f"{name}: no permission to read the file") from None
-    except OSError as error:
-        raise VideoError(f"{name}: cannot be read ({error.strerror})") from None
-    except ValueError:
-        raise VideoError(f"{name}: a file name cannot hold a null character") from None
-    reason = irregular(os.fstat(descriptor), "a video")
-    if reason:
-        os.close(descriptor)
-        raise VideoError(f"{name}: {reason}")
-    return descriptor
 
 
 def _start(video: int, max_memory: int, max_pixels: int) -> Process:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pngs import png
 from torch import Tensor
 
 from bitrate_ext import memory
@@ -156,22 +157,11 @@ def test_pages_after_the_first_are_told_of(tmp_path: Path) -> None:
 # Bombs: little files that declare a lot.
 
 
-def declared_png(width: int, height: int) -> bytes:
-    """One row of an image that claims to be larger."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    data = zlib.compress(b"\0" * 100)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
-
-
 @pytest.mark.parametrize("side", [20_000, 46_341, 65_535])
 def test_bombs_are_refused_before_anything_is_decoded(tmp_path: Path, side: int) -> None:
     """Without a limit by Pillow's, with one by what the header declares; the limit that admits them admits them."""
     path = tmp_path / "bomb.png"
-    path.write_bytes(declared_png(side, side))
+    path.write_bytes(png(side, side, b"\0" * 100))
     for most, words in ((None, "is larger than"), (256 * MIB, "the memory limit leaves 256 MiB")):
 
         def refused(most: int | None = most, words: str = words) -> None:
@@ -293,7 +283,8 @@ def test_truncated_and_damaged_files(tmp_path: Path, form: str, rng: np.random.G
         ("c.png", b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9" height="9"/></svg>'),
         ("d.png", b"GIF89a\x01\x00\x01\x00\x00\x00\x00;"),
         ("e.png", b""),
-        ("f.png", declared_png(0, 5)),
+        ("j.png", b"P6 1 1 255\n\0\0\0"),
+        ("f.png", png(0, 5, b"\0" * 100)),
         ("g.tif", b"II*\0\x08\0\0\0\0\0"),
         ("h.tif", b"II*\0\xff\xff\xff\xff"),
         ("i.tif", b"II+\0\x08\0\0\0" + b"\xff" * 64),

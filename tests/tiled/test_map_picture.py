@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from block_codecs import GlobalCodec
 from cases import assert_same_bytes, random_field
 from commands import error_of, in_new_process
 from torch import Tensor, nn
@@ -50,12 +51,6 @@ class Blocks(nn.Module):
             near = F.avg_pool2d(cells, 3, stride=1, padding=1, divisor_override=1)
             found[name] = (0.1 + 0.8 * near / (9 * 255 * stride**2)).to(x.dtype)
         return {"likelihoods": found, "x_hat": 0.9 * x}
-
-
-class Everywhere(nn.Module):
-    def forward(self, x: Tensor) -> dict[str, Any]:
-        y = F.avg_pool2d(x, 16)
-        return {"likelihoods": (y + y.mean(dim=(2, 3), keepdim=True)) * 0.4 + 0.1}
 
 
 def photograph(height: int, width: int) -> Tensor:
@@ -301,7 +296,7 @@ def test_bad_arguments(tmp_path: Path, kwargs: dict[str, Any], error: type[Excep
 
 
 def test_models_without_a_finite_reach_go_whole_or_not_at_all(tmp_path: Path) -> None:
-    model = Everywhere().eval()
+    model = GlobalCodec().eval()
     result = bitrate_ext.map_picture(model, photograph(100, 100), tmp_path / "a.npz")
     assert result.plan.record()["tiles"] == 1
     with pytest.raises(ValueError, match="the model cannot be run in tiles"):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from block_codecs import GlobalCodec
 from torch import Tensor, nn
 from zoo import small_model
 
@@ -41,12 +42,6 @@ class Blur(nn.Module):
         padded = F.pad(cells, (across, across, down + self.offset, down - self.offset), value=0.5)
         mean = F.avg_pool2d(padded, (2 * down + 1, 2 * across + 1), stride=1)
         return {"likelihoods": mean * 0.9 + 0.05, "x_hat": x * 0.5}
-
-
-class Everywhere(nn.Module):
-    def forward(self, x: Tensor) -> dict[str, Any]:
-        y = F.avg_pool2d(x, 16)
-        return {"likelihoods": (y + y.mean(dim=(2, 3), keepdim=True)) * 0.4 + 0.1}
 
 
 def prepared(model: nn.Module, like: Tensor) -> ModelAdapter:
@@ -154,7 +149,7 @@ def test_models_without_a_finite_reach_are_refused(monkeypatch: pytest.MonkeyPat
     with pytest.raises(
         ValueError, match=r"cannot be run in tiles: 16 rows of pixels change its likelihoods over all of"
     ):
-        measure_halo(prepared(Everywhere(), like), like, {})
+        measure_halo(prepared(GlobalCodec(), like), like, {})
     sequential = prepared(small_model("mbt2018-vbr"), like)
     with pytest.raises(
         ValueError, match="its reach is global, as with attention over the whole picture or coding in seq"

@@ -26,7 +26,7 @@ from video_clips import clip, picture
 from bitrate_ext import BitrateMapper, FrameMapper
 from bitrate_ext.ops.functional import bitrate_map, latent_bits
 from bitrate_ext.threads import Stopwatch
-from bitrate_ext.video import map_video as map_video_module
+from bitrate_ext.video import panels
 from bitrate_ext.video.map_video import map_video
 from bitrate_ext.video.reader import VideoError, VideoReader
 from bitrate_ext.video.writer import VideoWriter
@@ -121,9 +121,9 @@ def test_one_scale_serves_the_whole_clip(source: Path, tmp_path: Path) -> None:
 
 def test_frames_have_their_own_scales(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limits = []
-    coloured = map_video_module.apply_colormap
+    apply = colormap.apply_colormap
     monkeypatch.setattr(
-        map_video_module, "apply_colormap", lambda bits, limit, out: limits.append(limit) or coloured(bits, limit, out)
+        panels, "apply_colormap", lambda bits, limit, out: limits.append(limit) or apply(bits, limit, out)
     )
     map_video(source, tmp_path / "out.mp4", FrameMapper(BlockCodec().eval()), scale="frame")
     maps = [r.map[0, 0].numpy().copy() for r in FrameMapper(BlockCodec().eval())(read(source))]
