@@ -347,6 +347,7 @@ print(seen[20], max(seen[20:]))
 """
 
 
+@pytest.mark.medium
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell a process's memory")
 def test_memory_is_flat_over_many_frames(tmp_path: Path) -> None:
     """In a process of its own: what the first frames take is all that it takes."""

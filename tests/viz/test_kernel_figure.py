@@ -99,6 +99,7 @@ def test_bilinear_marginal_is_that_of_the_projection(stride: int) -> None:
     np.testing.assert_allclose(shares, band.dense()[:, 4].numpy(), rtol=0, atol=1e-12)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("stride", "reach"),
     [
@@ -127,6 +128,7 @@ def test_any_shape_fits(stride: tuple[int, int], reach: Reach) -> None:
     assert last > max(reach[1][1] + 1, stride[1])
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", ["$x$", "$\\frac{$", "new\nline", "\udcff", "日本", ""])
 def test_any_name_will_do(name: str) -> None:
     field = one_pixel((4, 4), ((-2, 5), (-2, 5)), 1, 1, rest=0.5)
