@@ -95,6 +95,7 @@ def test_a_footprint_is_a_line_through_two_runs() -> None:
     assert sides == [384, 384, 768]
 
 
+@pytest.mark.medium
 def test_the_limit_of_the_address_space_counts() -> None:
     code = """
         import resource, torch

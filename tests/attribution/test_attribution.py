@@ -104,6 +104,7 @@ def test_the_exact_map_by_single_impulses() -> None:
     torch.testing.assert_close(exact(run), expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.medium
 def test_the_demo_codec_against_the_exact_map() -> None:
     codec, x = bitrate_ext.load_demo_codec(), cat(128, 128)
     truth = exact(ModelTrace(ModelAdapter(codec), x, {}))
@@ -124,6 +125,7 @@ def test_the_demo_codec_against_the_exact_map() -> None:
     assert errors[16] < static["receptive field"] < min(static["nearest"], static["bilinear"])
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("size", [(64, 64), (50, 83), (1, 1)])
 def test_nothing_is_lost(size: tuple[int, int]) -> None:
     model, x = small_model("mbt2018-mean"), torch.rand(2, 3, *size)

@@ -435,6 +435,7 @@ def test_main_leaves_warnings_as_they_were(capsys: pytest.CaptureFixture[str]) -
     assert (warnings.showwarning, list(warnings.filters)) == before
 
 
+@pytest.mark.medium
 def test_the_command_itself(tmp_path: Path) -> None:
     """The demo codec on the bundled photograph, in a process of its own."""
     photograph = str(demo_codec.demo_photograph())
@@ -451,6 +452,7 @@ def test_the_command_itself(tmp_path: Path) -> None:
     assert files(str(tmp_path)) == outputs("chelsea")
 
 
+@pytest.mark.medium
 def test_a_reader_that_leaves_early_gets_no_traceback() -> None:
     program = (
         "import sys\n"

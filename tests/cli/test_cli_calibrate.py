@@ -172,6 +172,7 @@ def test_json_is_one_document_and_nothing_else(capsys: pytest.CaptureFixture[str
     assert field.origin.startswith("g_s, 4 samples")
 
 
+@pytest.mark.medium
 def test_results_are_kept_for_the_next_time(hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["calibrate", "--samples", "4", "--no-cache"]) == 0
     assert not hub.exists()
@@ -312,6 +313,7 @@ def test_files_are_named_after_the_model(monkeypatch: pytest.MonkeyPatch) -> Non
     assert files() == [f"{stem}.npz", f"{stem}.png"]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("command", ["calibrate", "map"])
 def test_a_terminal_is_told_what_takes_so_long(
     work: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
@@ -384,6 +386,7 @@ def test_help_explains_what_is_printed(capsys: pytest.CaptureFixture[str]) -> No
         assert any(line.startswith(row[:19]) and len(line) > 30 for line in explained), row
 
 
+@pytest.mark.medium
 def test_the_demo_codec_itself(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(demo_codec, "load_demo_codec", LOAD_DEMO_CODEC)
     assert cli.main(["calibrate", "--samples", "2", "--no-cache", "--json"]) == 0

@@ -29,6 +29,7 @@ def pictures(size: tuple[int, int], number: int) -> Tensor:
     return photograph()[:, :, top : top + height, left : left + width]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", zoo.SMALL)
 def test_the_map_adds_up_to_the_file(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of(name)
@@ -84,6 +85,7 @@ def assert_spent_there(latents: dict[str, Any], name: str, place: tuple[int, int
     assert spent > float(bits.max()) + 4, (name, place)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", zoo.SMALL)
 def test_a_symbol_s_bits_are_where_it_is(name: str) -> None:
     model = zoo.coded_model(name)

@@ -31,6 +31,7 @@ def video() -> Any:
     return zoo.video_model()
 
 
+@pytest.mark.medium
 def test_every_frame_and_branch_of_a_video_adds_up(video: Any) -> None:
     frames = [torch.rand(1, 3, 70, 150) for _ in range(3)]
     results = bitrate_ext.coded_video(video, frames)
@@ -56,6 +57,7 @@ def test_every_frame_and_branch_of_a_video_adds_up(video: Any) -> None:
     assert any(int(one.escapes) for result in results for one in result.ledger.latents.values())
 
 
+@pytest.mark.medium
 def test_a_batch_of_videos(video: Any) -> None:
     frames = [torch.rand(2, 3, 128, 128) for _ in range(2)]
     both = bitrate_ext.coded_video(video, frames, projection="nearest")

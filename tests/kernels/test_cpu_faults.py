@@ -23,6 +23,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> native.Program:
     return native.Program("sweep", tmp_path_factory.mktemp("cpu"))
 
 
+@pytest.mark.medium
 def test_the_cpu_path_passes_without_a_fault(sweep: native.Program) -> None:
     done = native.run([sweep.path])
     assert done.returncode == 0, done.stdout + done.stderr

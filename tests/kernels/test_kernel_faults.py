@@ -66,6 +66,7 @@ def outcome(server: BaseContext, library: Path, name: str) -> str:
         child.join()
 
 
+@pytest.mark.medium
 def test_the_way_of_asking_passes_without_a_fault(server: BaseContext, plain: Path) -> None:
     for name in ("maps", "gradients", "refusals"):
         assert outcome(server, plain, name) == SURVIVED
@@ -93,6 +94,7 @@ def test_every_check_catches_a_fault() -> None:
     assert {fault.caught_by for fault in FAULTS} == set(CHECKS) - {"grid_limits"}
 
 
+@pytest.mark.medium
 def test_executors_share_no_code(plain: Path, tmp_path: Path) -> None:
     """Two in one process."""
     tree = planted(next(f for f in FAULTS if f.name == "multiplied where it should be divided"), tmp_path)

@@ -341,6 +341,7 @@ def test_without_groups_only_the_first_frame_is_a_keyframe(clip: list[np.ndarray
     assert totals == [(r.kind, r.total_bits.item()) for r in FrameMapper(SmallVideo().eval())(clip)]
 
 
+@pytest.mark.medium
 def test_scale_space_flow_adds_up_to_its_own_bits() -> None:
     video = pytest.importorskip("compressai.models.video")
     torch.manual_seed(0)

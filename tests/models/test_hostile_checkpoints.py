@@ -143,6 +143,7 @@ def test_files_cut_short(kind: str, cuts: int, tmp_path: Path) -> None:
         assert_refused(write(tmp_path, whole[:end], suffix), "damaged|not a readable")
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
 def test_files_with_a_changed_byte_load_or_are_refused(kind: str, tmp_path: Path, rng: Any) -> None:
     whole, suffix = saved(kind), "safetensors" if kind == "safetensors" else "pt"
@@ -273,6 +274,7 @@ def tables() -> dict[str, tuple[str, Tensor]]:
     }
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("fault", tables())
 def test_tables_in_a_file_are_never_used(fault: str, tmp_path: Path) -> None:
     name, table = tables()[fault]

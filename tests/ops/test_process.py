@@ -28,6 +28,7 @@ def resident_bytes() -> int:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.medium
 def test_no_leak_in_forward_and_backward(rng):
     """10,000 calls over more shapes than the caches of bands hold; less than 100 bytes a call stay."""
     shapes = itertools.cycle([(1, 3, h, 5) for h in range(1, 20)])
@@ -112,6 +113,7 @@ def in_forked_child(expected: bytes) -> None:
     os._exit(0 if use(CHILD_CALLS) == expected else 3)
 
 
+@pytest.mark.medium
 def test_fork_after_use():
     """Children of a process that has used its thread pool: no hang, same bytes."""
     expected = use(CHILD_CALLS)
@@ -134,6 +136,7 @@ def used_in_spawned_process(count: int) -> bytes:
     return use(count)
 
 
+@pytest.mark.medium
 def test_spawn():
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         results = pool.map_async(used_in_spawned_process, [CHILD_CALLS] * 2).get(timeout=300)
@@ -149,6 +152,7 @@ class Maps(torch.utils.data.Dataset):
         return bitrate_ext.bitrate_map(p, (20, 28))[0]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_in_workers_of_a_data_loader(context):
     loader = torch.utils.data.DataLoader(
@@ -159,6 +163,7 @@ def test_in_workers_of_a_data_loader(context):
         assert bytes_of(batch) == bytes_of(expected)
 
 
+@pytest.mark.medium
 def test_state_of_the_process_is_left_alone():
     """Subnormals, rounding, locale, threads, signal handlers, printing and seeds: as before import and use."""
     in_new_process("""
@@ -204,6 +209,7 @@ def test_state_of_the_process_is_left_alone():
     """)
 
 
+@pytest.mark.medium
 def test_flushed_subnormals_of_the_caller_are_survived():
     """A caller in flush-to-zero mode gets finite maps of ordinary likelihoods, and keeps the mode."""
     in_new_process("""
@@ -216,6 +222,7 @@ def test_flushed_subnormals_of_the_caller_are_survived():
     """)
 
 
+@pytest.mark.medium
 def test_import_is_quiet_and_does_no_work():
     out = in_new_process("""
         import sys, threading, torch
@@ -237,6 +244,7 @@ def without_library(tmp_path_factory):
     return str(folder)
 
 
+@pytest.mark.medium
 def test_without_the_library_the_reference_serves(without_library):
     out = in_new_process(
         """
@@ -275,6 +283,7 @@ def test_without_the_library_the_reference_serves(without_library):
     assert out.startswith(without_library)
 
 
+@pytest.mark.medium
 def test_a_library_that_does_not_load(without_library, tmp_path):
     shutil.copytree(pathlib.Path(without_library), tmp_path / "broken")
     (tmp_path / "broken" / "bitrate_ext" / "_ops_cpu.abi3.so").write_bytes(b"not a library")
@@ -290,6 +299,7 @@ def test_a_library_that_does_not_load(without_library, tmp_path):
     )
 
 
+@pytest.mark.medium
 def test_warnings_point_at_the_caller(without_library):
     out = in_new_process(
         """

@@ -152,6 +152,7 @@ def test_pages_are_given_back_of_shared_mappings_alone(tmp_path: Path) -> None:
     assert shared[6:9].tolist() == [6.0, -1.0, 8.0]  # what was written is the file's
 
 
+@pytest.mark.medium
 def test_mapped_latents_larger_than_the_memory_in_use(tmp_path: Path) -> None:
     """A latent of 256 MiB in a file: no more than 48 MiB come in at a time, and the map adds up to all bits."""
     code = f"""
@@ -176,6 +177,7 @@ def test_mapped_latents_larger_than_the_memory_in_use(tmp_path: Path) -> None:
     assert rise < 48, rise
 
 
+@pytest.mark.medium
 def test_a_frame_of_8k_takes_inputs_outputs_and_little_more() -> None:
     """Forward and backward of 320 channels: no more than 64 MiB beside the tensors themselves."""
     code = """

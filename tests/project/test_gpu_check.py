@@ -14,6 +14,8 @@ from pathlib import Path
 import gpu_check
 import pytest
 
+pytestmark = pytest.mark.medium
+
 ROOT = Path(__file__).parents[2]
 PASSES = "def test_one(): pass\n"
 ON_DEVICES = "import pytest\n@pytest.mark.parametrize('device', ['cpu', 'cuda'])\ndef test_one(device): pass\n"

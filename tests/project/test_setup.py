@@ -340,6 +340,7 @@ def test_packages_inside_the_package_are_installed(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.medium
 @pytest.mark.skipif(torch.version.cuda is None, reason="this torch is built without CUDA")
 @pytest.mark.parametrize("works", [True, False], ids=["a compiler that torch holds too new", "nvcc that does not work"])
 def test_the_build_goes_on(tmp_path: Path, works: bool) -> None:

@@ -124,6 +124,7 @@ def test_a_latent_behind_another_is_followed_to_the_pixels() -> None:
     np.testing.assert_allclose(field.kernel[0].horizontal, [0.25, 0, 0, 0.75])
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("name", "z"),
     [("bmshj2018-factorized", None), ("bmshj2018-hyperprior", "nearest"), ("mbt2018-mean", "receptive-field")],
@@ -148,6 +149,7 @@ def test_policies_of_the_mapper(name: str, z: str | None, tmp_path: Path, monkey
     assert torch.equal(again.map, result.map)
 
 
+@pytest.mark.medium
 def test_the_callers_mode_does_not_matter() -> None:
     model, x = small_model("bmshj2018-factorized"), torch.rand(1, 3, 64, 64)
     expected = BitrateMapper(model, projection={"y": calibrate(model, cache=False)})(x).map
@@ -193,6 +195,7 @@ def test_the_same_every_time_and_untouched_by_other_random_numbers() -> None:
     np.testing.assert_array_equal(one.dense(), two.dense())
 
 
+@pytest.mark.medium
 def test_a_video_model() -> None:
     model = pytest.importorskip("compressai.models.video").ScaleSpaceFlow().eval()
     field = calibrate(model, "residual.y", torch.rand(1, 3, 128, 128), samples=2, cache=False)

@@ -182,6 +182,7 @@ def test_without_a_measure_of_memory_the_tile_must_be_given(monkeypatch: pytest.
     assert result.plan.record()["tiles"] == 9
 
 
+@pytest.mark.medium
 def test_the_plan_holds_in_a_fresh_process(tmp_path: Path) -> None:
     """A limit that cuts, and an address space of little more: peak at most the plan and a tenth."""
     code = f"""

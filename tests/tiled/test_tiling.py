@@ -103,6 +103,7 @@ def test_the_inside_of_tiles_is_that_of_the_whole(name: str) -> None:
     assert max((found[latent] - p).abs().max().item() for latent, p in whole.items()) > 1e-3
 
 
+@pytest.mark.medium
 def test_of_the_demo_codec_in_float32() -> None:
     """Likelihoods and reconstruction; a cell may differ where a value is next to the middle between two symbols.
 

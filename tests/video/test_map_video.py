@@ -320,6 +320,7 @@ def test_pictures_of_the_tests_are_as_they_say(source: Path) -> None:
     assert np.abs(found[3].astype(int) - picture(3)).mean() < 20
 
 
+@pytest.mark.medium
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell a process's memory")
 def test_memory_is_flat_over_many_frames(tmp_path: Path) -> None:
     """In a process of its own: what the first frames take is all that it takes."""
