@@ -12,7 +12,7 @@ from workloads import HYPER_STRIDE, Buffers, Workload, projection_of
 
 import bitrate_ext
 from bitrate_ext.cli.bench import recipe
-from bitrate_ext.ops import autograd
+from bitrate_ext.ops import dispatch
 
 try:
     import opponents_triton
@@ -59,9 +59,9 @@ def fused(workload: Workload, buffers: Buffers) -> Call:
 def kernel(workload: Workload, buffers: Buffers) -> Call:
     """The fused backward kernel into gradients that are there already: no new memory in a call."""
     canvas = workload.size
-    placement = autograd.MapGeometry(canvas, (0, 0, *canvas), ["bilinear"], True, (0.0, 0.0))
+    geometry = dispatch.MapGeometry(canvas, (0, 0, *canvas), ["bilinear"], True, (0.0, 0.0))
     p = buffers.likelihoods["y"].detach()
-    bands, gradient = autograd._lookup([p], placement, transposed=True)[1], torch.empty_like(p)
+    bands, gradient = dispatch.cached_bands([p], geometry, transposed=True)[1], torch.empty_like(p)
 
     def call() -> list[Tensor]:
         torch.ops.bitrate_ext._project_backward(buffers.out, p, bands, gradient)

@@ -6,6 +6,7 @@ child that was started, and lock themselves in alike.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -17,18 +18,19 @@ from pathlib import Path
 from typing import IO, Any
 
 LARGEST = 4096  # bytes of a request or an answer
+BESIDE = str(Path(__file__).parents[1] / "bitrate_ext/video")  # from there the child's folder is a package by itself
 
 
 class Server:
     """The small process; ``start`` stands in for ``video_reader._start``. Threads may share it."""
 
-    def __init__(self, decoder: str) -> None:
+    def __init__(self) -> None:
         av = importlib.util.find_spec("av")
         assert av is not None
         assert av.origin is not None
         self._lock = threading.Lock()
         self._socket, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, "-I", "-S", __file__, str(Path(av.origin).parent.parent), decoder, str(far.fileno())]
+        command = [sys.executable, "-I", "-S", __file__, str(far.fileno()), str(Path(av.origin).parent.parent), BESIDE]
         self._process = subprocess.Popen(command, pass_fds=[far.fileno()], env={"MALLOC_ARENA_MAX": "2"})
         far.close()
 
@@ -66,11 +68,9 @@ class Fork:
         return self._code
 
 
-def serve(decoder: str, near: socket.socket) -> None:
-    spec = importlib.util.spec_from_file_location("video_decoder", decoder)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.warm_up()
+def serve(near: socket.socket) -> None:
+    child = importlib.import_module("decoder.child")
+    child.warm_up()
     while True:
         text, descriptors, _, _ = socket.recv_fds(near, LARGEST, 3)
         if not text:
@@ -87,7 +87,7 @@ def serve(decoder: str, near: socket.socket) -> None:
                 for descriptor in (control, frames, near.fileno()):
                     os.close(descriptor)
                 try:
-                    module.main([str(video), *map(str, request["limits"])])
+                    child.main([str(video), *map(str, request["limits"])])
                 finally:
                     os._exit(0)
         for descriptor in descriptors:
@@ -96,5 +96,5 @@ def serve(decoder: str, near: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, sys.argv[1])
-    serve(sys.argv[2], socket.socket(fileno=int(sys.argv[3])))
+    sys.path[:0] = sys.argv[2:]
+    serve(socket.socket(fileno=int(sys.argv[1])))

@@ -3,7 +3,7 @@
     python tools/device_code.py           # print the table
     python tools/device_code.py --write   # put it into docs/device-code.md
 
-Needs nvcc and no GPU. tests/test_device_code.py holds the document to what it says.
+Needs nvcc and no GPU. tests/kernels/test_device_code.py holds the document to what it says.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 import struct
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +23,7 @@ import cuda_toolkit
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "csrc/cuda/kernels.cu"
 DOCUMENT = ROOT / "docs/device-code.md"
-BEGIN, END = "<!-- written by {tool} -->\n", "<!-- up to here -->\n"
-TOOL = "tools/device_code.py"
+BEGIN, END = "<!-- written by tools/device_code.py -->\n", "<!-- up to here -->\n"
 THREADS = 256  # a block's: kThreads of csrc/core/plan.h
 HEADS = ("kernel", "for", "registers", "blocks", "stack", "spills", "static shared", "constants", "code")
 
@@ -146,26 +146,50 @@ def table(nvcc: Path) -> str:
     return "\n".join([f"Compiler: {said}.", "", *head, *(one.row() for one in compiled), ""])
 
 
-def written(tool: str) -> str:
-    """The part of the document that a tool has written."""
-    return DOCUMENT.read_text().split(BEGIN.format(tool=tool))[1].split(END)[0]
+def written() -> str:
+    """The part of the document that this tool has written."""
+    return DOCUMENT.read_text().split(BEGIN)[1].split(END)[0]
 
 
-def write(new: str, tool: str = TOOL) -> None:
-    """Replace that part."""
-    before, rest = DOCUMENT.read_text().split(BEGIN.format(tool=tool))
-    DOCUMENT.write_text(before + BEGIN.format(tool=tool) + new + END + rest.split(END, 1)[1])
-
-
-def documented_release(tool: str = TOOL) -> str:
-    """The nvcc that the part is of."""
-    release = re.search(r"Compiler: nvcc (\d+\.\d+)", written(tool))
+def documented_release() -> str:
+    """The nvcc that the table is of."""
+    release = re.search(r"Compiler: nvcc (\d+\.\d+)", written())
     assert release is not None, f"{DOCUMENT} does not say which compiler"
     return release[1]
 
 
 def documented_rows() -> list[str]:
-    return [line for line in written(TOOL).splitlines() if line.startswith("| `")]
+    return [line for line in written().splitlines() if line.startswith("| `")]
+
+
+def misrounded(
+    nvcc: Path, architecture: str, source: Path = SOURCE, flags: Sequence[str] = cuda_toolkit.NVCC_FLAGS
+) -> list[str]:
+    """Floating-point instructions of the PTX that may not round as the sources ask, each with its line there.
+
+    Those are: joined products and sums, flushes to zero, approximations, and whatever leaves its rounding open, which
+    the assembler may join.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        ptx = Path(folder) / "kernels.ptx"
+        virtual = architecture.replace("sm_", "compute_")
+        command = [nvcc, *flags, "-lineinfo", "-ptx", f"-arch={virtual}", source, "-o", ptx]
+        subprocess.run(command, capture_output=True, check=True)
+        text = ptx.read_text()
+    files = {
+        number: Path(name).read_text().splitlines() for number, name in re.findall(r'\.file\s+(\d+) "(.+?)"', text)
+    }
+    found, line = [], ""
+    for one in text.splitlines():
+        if place := re.match(r"\s*\.loc\s+(\d+) (\d+)", one):
+            line = files[place[1]][int(place[2]) - 1].strip()
+        elif arithmetic := re.match(r"\s*(?:@!?%p\d+ )?((\w+)\.[\w.]*\bf(?:32|64)\b[\w.]*)", one):
+            name, operation = arithmetic[1], arithmetic[2]
+            exact = ".rn" in name or operation not in ("add", "sub", "mul", "fma", "mad", "div", "rcp", "sqrt")
+            asked = operation not in ("fma", "mad") or "fma(" in line
+            if not (exact and asked) or re.search(r"\.(ftz|approx|full)\b", name):
+                found.append(f"{name}: {line}")
+    return found
 
 
 def main() -> None:
@@ -177,7 +201,7 @@ def main() -> None:
         parser.exit(1, "no nvcc\n")
     new = table(nvcc)
     if arguments.write:
-        write(new)
+        DOCUMENT.write_text(DOCUMENT.read_text().replace(written(), new))
     else:
         print(new)
 

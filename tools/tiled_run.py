@@ -26,6 +26,7 @@ import bitrate_ext
 from bitrate_ext import memory
 from bitrate_ext.io.images import load_image
 from bitrate_ext.models.demo_codec import demo_photograph
+from bitrate_ext.units import parse_bytes
 
 MARGIN = 1.1  # on the planned peak
 ROWS = 256  # written at a time
@@ -69,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--side", type=int, default=20_000, help="of the picture, pixels")
-    parser.add_argument("--memory", type=memory.parse_bytes, default=2 << 30, help="besides what imports take")
+    parser.add_argument("--memory", type=parse_bytes, default=2 << 30, help="besides what imports take")
     parser.add_argument("--folder", type=Path, default=None, help="where the files go while they are needed")
     chosen = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(dir=chosen.folder) as inside:

@@ -16,7 +16,7 @@ from ..attribution.attribute import attribute
 from ..choices import ESTIMATED, JACOBIAN, PASSES, PROJECTIONS, RECEPTIVE_FIELD
 from ..io.images import load_image
 from ..mapping.mapper import AnyProjection, BitrateMapper
-from ..models.adapter import psnr_db, squared_error
+from ..mapping.psnr import measure_psnr
 from ..viz import map_figure
 from . import calibrate, check, map_tiled
 from .console import FAILED, OK, echo, finite, number, print_document, tell_failures
@@ -62,7 +62,7 @@ def _map_whole(job: MapJob, image: str, files: dict[str, Path]) -> Record:
     arguments = job.arguments
     x = load_image(image)
     result = job.mapper(x.to(job.device))
-    psnr = None if result.x_hat is None else psnr_db(squared_error(result.x_hat, x), x.numel())
+    psnr = None if result.x_hat is None else measure_psnr(result.x_hat, x)
     jacobian = None
     if arguments.projection == JACOBIAN:
         passes = PASSES if arguments.passes is None else arguments.passes

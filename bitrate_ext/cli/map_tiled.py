@@ -20,7 +20,7 @@ from ..io.images import ImageError
 from ..io.windowed import declared_size, open_image
 from ..models.adapter import ModelAdapter
 from ..tiled.downsample import Downsampler
-from ..tiled.map_picture import PictureResult, Progress, TiledRun, room_for_picture, written_map
+from ..tiled.map_picture import PictureResult, Progress, TiledRun, decoding_room, write_map
 from ..units import format_bytes
 from ..viz import map_figure
 from ..viz.colormap import colour_limit
@@ -85,7 +85,7 @@ def map_in_tiles(job: MapJob, image: str, files: dict[str, Path]) -> Record:
     """Map one picture in tiles and write its files, all or none."""
     arguments = job.arguments
     form = arguments.format or "npz"
-    with _named(image), open_image(image, room_for_picture(job.device, arguments.max_memory)) as picture:
+    with _named(image), open_image(image, decoding_room(job.device, arguments.max_memory)) as picture:
         run = TiledRun(
             job.mapper,
             picture,
@@ -98,7 +98,7 @@ def map_in_tiles(job: MapJob, image: str, files: dict[str, Path]) -> Record:
         with (
             open_all_or_none(list(files.values())) as (map_file, overlay_file, array_file, record_file),
             _progress() as progress,
-            written_map(run, array_file, form, files["arrays"].parent, progress) as (result, finish),
+            write_map(run, array_file, form, files["arrays"].parent, progress) as (result, finish),
         ):
             record = job.record(image, result.size, result, result.psnr_db, files)
             record.tiles = result.plan.record()
@@ -141,7 +141,7 @@ def _say_plan(image: str, run: TiledRun) -> None:
     if record["tiles"] > 1:
         peak = "" if run.plan.peak is None else f", at most {format_bytes(run.plan.peak)}"
         of = "" if run.plan.limit is None else f" of {format_bytes(run.plan.limit)}"
-        size = f"{run.picture.width} x {run.picture.height}"
+        size = f"{run.image.width} x {run.image.height}"
         tile = "{1} x {0}".format(*record["tile"])
         echo(f"{image}: {size} pixels in {record['tiles']} tiles of {tile}{peak}{of}", sys.stderr)
 

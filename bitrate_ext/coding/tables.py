@@ -70,11 +70,10 @@ class TableChecks:
                 "string, and not in the ledger"
             )
             return
-        tables, match = self._verdicts.get((module, key), (None, True))
-        if tables is not module._quantized_cdf:
-            match = _match(module, _rebuilt(module, step))
-            self._verdicts[module, key] = module._quantized_cdf, match
-        if not match:
+        known = self._verdicts.get((module, key))
+        if known is None or known[0] is not module._quantized_cdf:
+            known = self._verdicts[module, key] = module._quantized_cdf, _match(module, _rebuilt(module, step))
+        if not known[1]:
             rate = "" if key is None else f" at its quantisation step of {key:.3g}"
             call = "update(force=True)" if key is None else "update(force=True, scale=...) for each rate"
             yield (

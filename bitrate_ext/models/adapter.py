@@ -191,16 +191,6 @@ def crop_reconstruction(x_hat: Any, size: tuple[int, int], crop: Crop) -> Tensor
     return crop_canvas(x_hat, crop)
 
 
-def squared_error(x_hat: Tensor, x: Tensor) -> float:
-    """Return the sum of squared differences between a reconstruction, cut to [0, 1], and its image, in float64."""
-    return (x_hat.double().clamp(0, 1) - x.to(x_hat.device).double()).square().sum().item()
-
-
-def psnr_db(squared: float, values: int) -> float | None:
-    """Return the PSNR, dB, of so many values with that sum of squared errors; None where it is zero or no number."""
-    return 10 * math.log10(values / squared) if squared > 0 and math.isfinite(squared) else None
-
-
 def check_eval_mode(model: Callable[..., Any]) -> None:
     """Check that no part of the model is in train mode.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,11 +15,12 @@ MOST_LATENTS_ON_CUDA = 20  # in one launch: kMaxTerms of csrc/core/launch.h
 
 def _load(name: str, remedy: str) -> str | None:
     """Load a library; returns why it is absent, or None."""
+    operators: Any = torch.ops  # without types
     found = sorted(_FOLDER.glob(f"{name}*.so"))
     if not found:
         return f"no compiled library {name} in {_FOLDER} ({remedy})"
     try:
-        torch.ops.load_library(found[-1])
+        operators.load_library(found[-1])
     except OSError as error:
         return f"{found[-1].name} does not load: {error}"
     return None
@@ -75,4 +77,4 @@ def warn_once(device: torch.device, because: str) -> None:
     what = f"bitrate_ext uses its PyTorch reference for {device.type} tensors: {because}"
     if what not in _warned:
         _warned.add(what)
-        warnings.warn(what, RuntimeWarning, stacklevel=4)
+        warnings.warn(what, RuntimeWarning, stacklevel=5)

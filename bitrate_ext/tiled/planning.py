@@ -1,4 +1,4 @@
-"""How a picture is cut into tiles that fit into memory: by the model's measured footprint and what is kept besides."""
+"""How an image is cut into tiles that fit into memory: by the model's measured footprint and what is kept besides."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .. import memory
 from ..io.windowed import ImageSource
 from ..memory import Footprint, MemoryLimitError
 from ..models.adapter import ModelAdapter
-from ..ops.strips import ROWS, RowProjector
+from ..ops.strips import ROWS
 from ..units import format_bytes
 from .downsample import downsampled_size
 from .tiling import Tiling, measure_halo
@@ -33,7 +33,7 @@ class Plan:
     host_peak: int | None = None  # of the CPU's memory, where the model runs elsewhere
 
     def record(self) -> dict[str, Any]:
-        """For the JSON record."""
+        """Return what the JSON record says of it."""
         tiling = self.tiling
         return {
             "tile": list(tiling.inside),
@@ -52,66 +52,48 @@ class MemoryModel:
 
     Args:
         adapter: prepared.
-        picture: the picture.
-        rows: where its strips of the map come from.
-        like: ``[1, C, H, W]`` with the channels, dtype and device of the picture's windows.
+        image: the image.
+        like: ``[1, C, H, W]`` with the channels, dtype and device of the image's crops.
         forward_kwargs: for the model's ``forward``.
     """
 
-    def __init__(
-        self,
-        adapter: ModelAdapter,
-        picture: ImageSource,
-        rows: RowProjector,
-        like: Tensor,
-        forward_kwargs: dict[str, Any],
-    ) -> None:
-        self._picture = picture
+    def __init__(self, adapter: ModelAdapter, image: ImageSource, like: Tensor, forward_kwargs: dict[str, Any]) -> None:
+        self._image = image
         self.device = like.device
-        self.canvas = adapter.canvas(picture.height, picture.width)[0]
         rng = torch.Generator().manual_seed(0)
-        shapes: dict[str, Tensor] = {}
 
         def run(side: int) -> None:
             x = torch.rand(1, like.shape[1], side, side, generator=rng).to(like)
             with torch.no_grad():
-                shapes.update(adapter.run(x, forward_kwargs)[1])
+                adapter.run(x, forward_kwargs)
 
         self.footprint = memory.measure_footprint(self.device, max(adapter.multiple), run)
-        row_bytes = cells = 0.0
-        self._carried = 0.0
-        for name, p in shapes.items():
-            down, across = adapter.strides[name]
-            row = p.shape[1] * p.element_size() * self.canvas[1] / across  # of one row of cells
-            row_bytes += row / down
-            self._carried += 2 * row * rows.most_cells(name)
-            cells += 3 * 8 * self.canvas[0] * self.canvas[1] / (down * across)
-        self._row_bytes = row_bytes
-        strips = 1 + len(adapter.strides) * (len(adapter.strides) > 1) + 4  # and one on its way to a file
-        reduced = math.prod(downsampled_size((picture.height, picture.width))[1])
-        pictures = 4 * (1 + like.shape[1]) * reduced
-        self._fixed = cells + pictures + strips * ROWS * picture.width * (8 if like.dtype == torch.float64 else 4)
+        grids = adapter.grids(adapter.canvas(image.height, image.width)[0]).values()
+        cells = sum(h * w for h, w in grids)
+        strips = 1 + len(grids) * (len(grids) > 1) + 4  # and one on its way to a file
+        reduced = math.prod(downsampled_size((image.height, image.width))[1])
+        self._fixed = (
+            3 * 8 * cells  # their bits, and what is computed from them at the end
+            + 4 * (1 + like.shape[1]) * reduced
+            + strips * ROWS * image.width * (8 if like.dtype == torch.float64 else 4)
+        )
         memory.trim()
         self._held = memory.bytes_in_use(self.device), memory.resident()
 
-    def model(self, window: tuple[int, int]) -> int:
-        """Of the model alone, on its device."""
-        return self.footprint.bytes(window[0] * window[1])
-
-    def host(self, window: tuple[int, int]) -> int:
-        """Of everything else."""
-        return int(self._fixed + self._carried + self._row_bytes * window[0]) + self._picture.buffered(window[0])
-
     def peaks(self, window: tuple[int, int]) -> tuple[int, int]:
-        """Of the model's device and of the CPU's memory, with what the process holds anyway."""
-        model, host = self._held[0] + self.model(window), self._held[1] + self.host(window)
-        return (model + self.host(window), 0) if self.device.type == "cpu" else (model, host)
+        """Return the peaks of the model's device and of the CPU's memory, with what the process holds anyway.
+
+        The second is 0 where the first includes it.
+        """
+        model = self._held[0] + self.footprint.bytes(window[0] * window[1])
+        rest = self._fixed + self._image.buffered(window[0])
+        return (model + rest, 0) if self.device.type == "cpu" else (model, self._held[1] + rest)
 
 
 def plan_tiles(
     adapter: ModelAdapter,
-    picture: ImageSource,
-    costs: MemoryModel | None,
+    image: ImageSource,
+    model: MemoryModel | None,
     like: Tensor,
     forward_kwargs: dict[str, Any],
     *,
@@ -119,29 +101,31 @@ def plan_tiles(
     tile: int | None,
     x_hat: bool,
 ) -> Plan:
-    """The largest tiles that fit, or those that were asked for.
+    """Choose the largest tiles that fit, or those that were asked for.
+
+    Without a memory model those that were asked for are not checked.
 
     Raises:
         MemoryLimitError: the smallest do not fit, or those that were asked for do not fit into the limit asked for.
         ValueError: the model cannot be run in tiles.
     """
-    canvas, block = adapter.canvas(picture.height, picture.width)[0], adapter.multiple
+    canvas, block = adapter.canvas(image.height, image.width)[0], adapter.multiple
     whole = Tiling(canvas, canvas, (0, 0), block)
     limits: tuple[int | None, int | None] = (None, None)
-    if costs is not None:
+    if model is not None:
         host_limit = None if like.device.type == "cpu" else memory.limit(CPU, None)
         limits = memory.limit(like.device, max_memory), host_limit
 
     def fits(window: tuple[int, int]) -> bool:
-        if costs is None:
+        if model is None:
             return True
-        return all(limit is None or peak <= limit for peak, limit in zip(costs.peaks(window), limits, strict=True))
+        return all(limit is None or peak <= limit for peak, limit in zip(model.peaks(window), limits, strict=True))
 
     def plan(tiling: Tiling) -> Plan:
-        if costs is None:
+        if model is None:
             return Plan(tiling, None, None, None)
-        peak, host = costs.peaks(tiling.window)
-        return Plan(tiling, costs.footprint, peak, limits[0], host or None)
+        peak, host = model.peaks(tiling.window)
+        return Plan(tiling, model.footprint, peak, limits[0], host or None)
 
     if tile is None and fits(canvas):
         return plan(whole)
@@ -155,8 +139,8 @@ def plan_tiles(
         if tile is not None and max_memory is None:
             return plan(chosen)
     if not fits(chosen.window):
-        assert costs is not None
-        peak, host = costs.peaks(chosen.window)
+        assert model is not None
+        peak, host = model.peaks(chosen.window)
         what = "tiles of that size" if tile is not None else "even the smallest tiles"
         on_host = (
             f", or {format_bytes(host)} of the CPU's memory, where {format_bytes(limits[1] or 0)} are" if host else ""
@@ -170,7 +154,7 @@ def plan_tiles(
 
 
 def _largest(tiling: Tiling, fits: Callable[[tuple[int, int]], bool]) -> Tiling | None:
-    """The tiles that fit and with which the model sees the fewest pixels in all."""
+    """Return the tiles that fit and with which the model sees the fewest pixels in all."""
     best: tuple[int, int, Tiling] | None = None
     down = range(tiling.block[0], tiling.canvas[0] + tiling.block[0], tiling.block[0])
     for inside in down:

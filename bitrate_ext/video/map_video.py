@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..choices import SCALES, VIEWS, check_choice
 from ..mapping.frames import FrameMapper, FrameResult
-from ..models.adapter import psnr_db, squared_error
+from ..mapping.psnr import measure_psnr
 from ..ops.functional import bitrate_map
 from ..threads import Background, Stopwatch, prefetch
 from ..viz.colormap import ClipLimit, apply_colormap, overlay_bits
@@ -324,7 +324,7 @@ class _Canvas:
         picture = self._pictures[self._turn]
         picture[: panels.shape[0], panels.shape[1] :] = GROUND
         torch.from_numpy(picture)[: panels.shape[0], : panels.shape[1]] = panels
-        picture[panels.shape[0] :] = self.strip.at(row.index, _words(row, count), limit)
+        picture[panels.shape[0] :] = self.strip.draw(row.index, _words(row, count), limit)
         return picture
 
 
@@ -339,7 +339,7 @@ def _row(result: FrameResult, time: Fraction) -> FrameRow:
     psnr = None
     if result.x_hat is not None:
         pixels = result.frame.permute(2, 0, 1)[None].double() / 255
-        psnr = psnr_db(squared_error(result.x_hat, pixels), result.x_hat.numel())
+        psnr = measure_psnr(result.x_hat, pixels)
     return FrameRow(
         index=result.index,
         time=float(time),

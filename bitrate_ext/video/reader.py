@@ -1,7 +1,7 @@
 """Reading videos: a file in, RGB frames with their times out. The decoder runs in a child process that is locked in.
 
 Whatever a file does to the decoder, the caller gets the frames that came before, and ``partial`` says why there are no
-more; a video that gives no frame at all raises ``VideoError``. See ``video_decoder`` for the child.
+more; a video that gives no frame at all raises ``VideoError``. See ``decoder`` for the child.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ from typing import IO, Any, Protocol
 import numpy as np
 
 from ..io.files import irregular, shown
-from . import decoder
-from .decoder import DONE, FAIL, FLIPPED, FRAM, FRAME, INFO, MIRRORED, NO_PTS, PREFIX, TRANSPOSED
+from .decoder.protocol import DONE, FAIL, FLIPPED, FRAM, FRAME, INFO, MIRRORED, NO_PTS, PREFIX, TRANSPOSED
 
 TIMEOUT = 60.0  # seconds without a frame
 MAX_MEMORY = 4 << 30  # bytes of the decoder's address space; 8K needs about half of it
@@ -37,6 +36,8 @@ _TEXT_BYTES = 1 << 16  # of a message that is no frame
 _GRACE = 5.0  # seconds that a child may take to end once its pipe has
 _PADDING = 4096  # bytes at the end of a row, at most
 _F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", None)
+_PIPE_BYTES = 1 << 20  # what an ordinary user may ask for
+_DECODER = Path(__file__).with_name("decoder")
 
 
 class VideoError(ValueError):
@@ -168,7 +169,7 @@ class VideoReader:
         self._pipe = self._process.stdout.fileno()
         if _F_SETPIPE_SZ is not None:
             with contextlib.suppress(OSError):
-                fcntl.fcntl(self._pipe, _F_SETPIPE_SZ, decoder.PIPE_BYTES)
+                fcntl.fcntl(self._pipe, _F_SETPIPE_SZ, _PIPE_BYTES)
         self._poll = select.poll()
         self._poll.register(self._pipe, select.POLLIN)
         self._damaged = 0
@@ -292,7 +293,7 @@ class VideoReader:
         if length < FRAME.size:
             raise _Silence("the decoder's words make no sense")
         facts = FRAME.unpack(self._read(bytearray(FRAME.size)))
-        width, height, stride, turn, damaged, lost, pts, duration = facts
+        width, height, stride, rotation, damaged, lost, pts, duration = facts
         sound = 0 < width * height <= self._max_pixels and 3 * width <= stride <= 3 * width + _PADDING
         if not sound or length != FRAME.size + height * stride:
             raise _Silence("the decoder's words make no sense")
@@ -302,7 +303,7 @@ class VideoReader:
         self._lost = lost
         seconds = self._clock.time(None if pts == NO_PTS else pts, duration)
         pixels = rows[:, : 3 * width].reshape(height, width, 3)
-        return VideoFrame(index, seconds, apply_rotation(pixels, turn), damaged != 0)
+        return VideoFrame(index, seconds, apply_rotation(pixels, rotation), damaged != 0)
 
     def _read(self, buffer: Any) -> Any:
         """Fill the buffer from the pipe; returns it."""
@@ -338,13 +339,13 @@ class _Silence(Exception):
         self.reason = reason
 
 
-def apply_rotation(pixels: np.ndarray, turn: int) -> np.ndarray:
-    """The picture as shown, contiguous; ``turn`` as in ``video_decoder``."""
-    if turn & TRANSPOSED:
+def apply_rotation(pixels: np.ndarray, rotation: int) -> np.ndarray:
+    """Return the pixels as shown, contiguous; flags of ``decoder.protocol``."""
+    if rotation & TRANSPOSED:
         pixels = pixels.transpose(1, 0, 2)
-    if turn & MIRRORED:
+    if rotation & MIRRORED:
         pixels = pixels[:, ::-1]
-    if turn & FLIPPED:
+    if rotation & FLIPPED:
         pixels = pixels[::-1]
     return np.ascontiguousarray(pixels)
 
@@ -377,7 +378,7 @@ def _start(video: int, max_memory: int, max_pixels: int) -> Process:
     arguments = [folder, str(video), str(max_memory), str(max_pixels)]
     kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "LD_PRELOAD") if name in os.environ}
     return subprocess.Popen(
-        [sys.executable, "-I", "-S", decoder.__file__, *arguments],
+        [sys.executable, "-I", "-S", str(_DECODER), *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -12,11 +12,10 @@ struct Band {
   int64_t rows, columns, taps;
 };
 
-// Columns that some rows of a band read, from `start(row)`, the first of a row's; all of them unless starts are `sorted`.
-template <typename Start>
-BITRATE_HD Span columns_read(const Band& band, bool sorted, Span rows, const Start& start) {
+// Columns that some rows of a band read, from the starts of the first and of the last; all, unless starts are `sorted`.
+BITRATE_HD Span columns_read(const Band& band, bool sorted, int32_t first, int32_t last) {
   if (!sorted) return {0, int32_t(band.columns)};
-  return {start(rows.begin), start(rows.end - 1) + int32_t(band.taps)};
+  return {first, last + int32_t(band.taps)};
 }
 
 // One tap of a banded product, in the order of the taps from a sum of zero. A weight of zero is no tap: an infinite or NaN

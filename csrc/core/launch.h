@@ -31,7 +31,7 @@ BITRATE_HD TileIndex tile_index(int32_t block, const Tiles& rows, const Tiles& c
 
 template <typename Ctx>
 BITRATE_HD Span columns_read(Ctx& ctx, const Band& band, bool sorted, Span rows) {
-  return columns_read(band, sorted, rows, [&](int32_t row) { return read(ctx, band.start, row); });
+  return columns_read(band, sorted, read(ctx, band.start, rows.begin), read(ctx, band.start, rows.end - 1));
 }
 
 // How the threads of a block read a latent.

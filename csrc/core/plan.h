@@ -103,7 +103,8 @@ inline Reach reach(const HostBand& host, const Tiles& tiles, int64_t load = 1, i
   Reach found;
   for (int32_t tile = 0; tile < tiles.count; ++tile) {
     const Span rows = tile_span(tiles, tile, int32_t(host.band.rows));
-    const auto [begin, end] = columns_read(host.band, host.sorted, rows, [&](int32_t row) { return host.band.start[row]; });
+    const int32_t* start = host.band.start;
+    const auto [begin, end] = columns_read(host.band, host.sorted, start[rows.begin], start[rows.end - 1]);
     found.most_loaded = std::max(found.most_loaded, round_up(end, load) - begin / load * load);
     found.sum += round_up(end, sector) - begin / sector * sector;
   }

@@ -23,7 +23,6 @@ from block_codecs import FRAMES, BlockCodec, BlockVideo
 from PIL import Image
 from video_clips import clip
 
-import bitrate_ext
 from bitrate_ext.cli import main as cli
 from bitrate_ext.cli import video
 from bitrate_ext.models import demo_codec, zoo
@@ -72,11 +71,8 @@ def test_numbers_agree_with_one_another(clips: Callable, capsys: pytest.CaptureF
     clips("cat.mp4")
     assert cli.main(["video", "cat.mp4", "--json", "--psnr"]) == 0
     document = json.loads(Path("cat.bitrate.json").read_text())
-    assert json.loads(capsys.readouterr().out) == {
-        "version": bitrate_ext.__version__,
-        "videos": [document],
-        "failures": [],
-    }
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == {"version": document["version"], "videos": [document], "failures": []}
     with open("cat.bitrate.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(document["frames"]) == FRAMES

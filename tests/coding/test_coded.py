@@ -52,6 +52,16 @@ def test_the_map_adds_up_to_the_file(name: str, monkeypatch: pytest.MonkeyPatch)
     assert escapes > 0
 
 
+def test_coded_bits_have_no_gradients() -> None:
+    mapper, x = (
+        BitrateMapper(model_of("bmshj2018-factorized"), bits="coded"),
+        torch.rand(1, 3, 9, 9, requires_grad=True),
+    )
+    assert mapper(x).map.is_inference()
+    with pytest.raises(ValueError, match="have no gradients"):
+        mapper(x, gradients=True)
+
+
 class Spike(nn.Module):
     """A transform whose output is zero but for one value of the second of two images."""
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitrate_ext.ops import autograd
+from bitrate_ext.ops import dispatch
 
 CLOCK = 2_000_000  # cycles in a millisecond, about
 WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -30,8 +30,8 @@ def launch(
 
 def flat_bands(p: Tensor, size: Sequence[int], projection: str = "bilinear", transposed: bool = False) -> list[Tensor]:
     """The bands of a whole canvas, as the kernels of the tensor's device take them."""
-    placement = autograd.MapGeometry(size, (0, 0, *size), [projection], True, (0.0, 0.0))
-    return autograd._lookup([p], placement, transposed)[1]
+    geometry = dispatch.MapGeometry(size, (0, 0, *size), [projection], True, (0.0, 0.0))
+    return dispatch.cached_bands([p], geometry, transposed=transposed)[1]
 
 
 def differing(a: Tensor, b: Tensor) -> Tensor:

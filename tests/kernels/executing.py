@@ -22,7 +22,7 @@ import torch
 from faults.native import compiler
 from torch import Tensor
 
-from bitrate_ext.ops import autograd
+from bitrate_ext.ops import dispatch
 from bitrate_ext.ops.projection import get_projection
 
 ROOT = Path(__file__).parents[2]
@@ -102,26 +102,25 @@ def term(p: Tensor, bands: Any) -> dict[str, Any]:
     return {"values": view(p), "rows": band(bands[0]), "columns": band(bands[1])}
 
 
-def case_bands(case: Any, tensors: list[Tensor], transposed: bool = False) -> autograd.Bands:
+def case_bands(case: Any, tensors: list[Tensor], transposed: bool = False) -> dispatch.Bands:
     """The bands of a random case for those tensors."""
     keys = [get_projection(case.mode).key] * len(tensors)
     window = case.crop or (0, 0, *case.canvas)
     scales = case.scale or (0.0, 0.0)
-    return autograd.bands_of(
-        tensors, autograd.MapGeometry(case.canvas, window, keys, case.conserve, scales), transposed
-    )
+    geometry = dispatch.MapGeometry(case.canvas, window, keys, case.conserve, scales)
+    return dispatch.cached_bands(tensors, geometry, transposed=transposed)[0]
 
 
-def new_map(tensors: list[Tensor], bands: autograd.Bands, dtype: torch.dtype) -> Tensor:
+def new_map(tensors: list[Tensor], bands: dispatch.Bands, dtype: torch.dtype) -> Tensor:
     """NaN, which a kernel has to overwrite."""
     return torch.full((tensors[0].shape[0], 1, bands[0][0].pixels, bands[0][1].pixels), float("nan"), dtype=dtype)
 
 
-def _flat(bands: autograd.Bands) -> list[Tensor]:
+def _flat(bands: dispatch.Bands) -> list[Tensor]:
     return [tensor for pair in bands for b in pair for tensor in (b.start, b.weight)]
 
 
-def native_map(tensors: list[Tensor], bands: autograd.Bands, dtype: torch.dtype = torch.float32) -> Tensor:
+def native_map(tensors: list[Tensor], bands: dispatch.Bands, dtype: torch.dtype = torch.float32) -> Tensor:
     """The map by the CPU path."""
     out = new_map(tensors, bands, dtype)
     torch.ops.bitrate_ext._project(tensors, _flat(bands), out)
@@ -138,7 +137,7 @@ def native_gradient(p: Tensor, bands: tuple[Any, Any], grad: Tensor) -> Tensor:
 def kernel_map(
     module: ModuleType,
     tensors: list[Tensor],
-    bands: autograd.Bands,
+    bands: dispatch.Bands,
     dtype: torch.dtype = torch.float32,
     out: Tensor | None = None,
     **setting: int,

@@ -15,7 +15,7 @@ import torch
 from cases import DTYPES, Case, assert_same_bytes, likelihoods, random_case
 from torch import Tensor
 
-from bitrate_ext.ops.projection import Band
+from bitrate_ext.ops.band import Band
 
 THREADS = (32, 64, 96, 256, 1024)
 SPOILS = (float("nan"), 0.0, -0.0, float("inf"), 1.5, -0.5, -float("inf"), 2.0**-140)

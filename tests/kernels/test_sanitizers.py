@@ -53,9 +53,8 @@ def test_no_race_and_the_bytes_of_one_thread(threads: native.Program) -> None:
 def kernel_threads(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The GPU kernels' bodies on real threads; they need nothing of the CPU path."""
     program = tmp_path_factory.mktemp("kernel_threads") / "kernel_threads"
-    source = native.ROOT / "tests/kernels/native/kernel_threads.cpp"
-    command = [native.compiler(), *native.FLAGS, *THREADS, f"-I{native.ROOT}/csrc", source, "-o", program]
-    done = native.run(command)
+    kept = native.kept_object(native.ROOT / "tests/kernels/native/kernel_threads.cpp", *THREADS)
+    done = native.run([native.compiler(), *THREADS, kept, "-o", program])
     assert done.returncode == 0, done.stderr
     return program
 

@@ -170,13 +170,17 @@ def test_a_projection_for_each_latent() -> None:
         BitrateMapper(model, projection={"y": y, "z": "cubic"})
 
 
-def test_the_demo_codec_as_documented() -> None:
-    field = calibrate(bitrate_ext.load_demo_codec())
+@pytest.mark.parametrize(
+    ("samples", "noise"),
+    [pytest.param(8, 0.09, marks=pytest.mark.medium), pytest.param(64, 0.03, marks=pytest.mark.slow)],
+)
+def test_the_demo_codec_as_documented(samples: int, noise: float) -> None:
+    field = calibrate(bitrate_ext.load_demo_codec(), samples=samples)
     assert (field.stride, field.reach, field.center) == ((16, 16), ((-30, 30), (-30, 30)), (0.0, 0.0))
     assert field.centroid == pytest.approx((6.05, 6.05), abs=0.3)  # trained away from the middle of its reach
     assert field.spread == pytest.approx((6.1, 6.2), abs=0.4)
     assert field.fit["separable_error"] < 0.06
-    assert field.fit["sampling_error"] < 0.03
+    assert field.fit["sampling_error"] < noise
 
 
 def test_the_same_every_time_and_untouched_by_other_random_numbers() -> None:
@@ -191,7 +195,7 @@ def test_the_same_every_time_and_untouched_by_other_random_numbers() -> None:
 
 def test_a_video_model() -> None:
     model = pytest.importorskip("compressai.models.video").ScaleSpaceFlow().eval()
-    field = calibrate(model, "residual.y", samples=2, cache=False)
+    field = calibrate(model, "residual.y", torch.rand(1, 3, 128, 128), samples=2, cache=False)
     assert field.reach == ((-30, 30), (-30, 30))
     assert field.origin.startswith("model.res_decoder")
     with pytest.raises(ValueError, match=r"latent must be one of the model's, 'keyframe\.y', .*, got 'y'"):

@@ -20,7 +20,8 @@ import video_clips
 import video_forks
 from video_clips import FRAMES, clip, written
 
-from bitrate_ext.video import decoder, reader
+from bitrate_ext.video import reader
+from bitrate_ext.video.decoder import decoding
 from bitrate_ext.video.reader import VideoError, VideoFrame, VideoReader
 
 TIMEOUT = 20.0  # seconds, far above what a case takes
@@ -33,7 +34,7 @@ FLIPS = {"mp4": 24, "mkv": 16, "webm": 8, "avi": 12, "flv": 8, "ts": 12}
 
 @pytest.fixture(scope="module")
 def forks() -> Iterator[video_forks.Server]:
-    server = video_forks.Server(decoder.__file__)
+    server = video_forks.Server()
     yield server
     server.close()
 
@@ -358,8 +359,8 @@ def test_other_containers_are_refused_before_the_lock_is_needed(
     try:
         # HLS is told by its name, which FFmpeg is not given; DASH not every build of FFmpeg knows.
         message = "damaged, or no video" if name in ("hls", "dash") else "is not in a container that is read"
-        with pytest.raises(decoder.Unreadable, match=message):
-            decoder.open_checked(decoder.Input(descriptor))
+        with pytest.raises(decoding.Unreadable, match=message):
+            decoding.open_container(decoding.Input(descriptor))
     finally:
         os.close(descriptor)
     assert opens.count() == 0

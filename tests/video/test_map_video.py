@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import errno
 import math
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from fractions import Fraction
@@ -23,6 +20,7 @@ pytest.importorskip("av")
 pytest.importorskip("matplotlib")
 pytest.importorskip("compressai")
 
+from commands import in_new_process
 from video_clips import clip, picture
 
 from bitrate_ext import BitrateMapper, FrameMapper
@@ -322,43 +320,22 @@ def test_pictures_of_the_tests_are_as_they_say(source: Path) -> None:
     assert np.abs(found[3].astype(int) - picture(3)).mean() < 20
 
 
-LONG = """
-import sys
-from pathlib import Path
-
-from bitrate_ext import FrameMapper
-from bitrate_ext.video.map_video import map_video
-from block_codecs import BlockCodec
-
-status, seen = Path("/proc/self/status"), []
-
-
-def progress(what, count):
-    def done():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmRSS"))
-        seen.append(int(line.split()[1]))
-
-    return done
-
-
-record = map_video(sys.argv[1], sys.argv[2], FrameMapper(BlockCodec().eval()), scale=0.5, progress=progress)
-assert len(record.frames) == len(seen) == 150
-print(seen[20], max(seen[20:]))
-"""
-
-
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell a process's memory")
 def test_memory_is_flat_over_many_frames(tmp_path: Path) -> None:
     """In a process of its own: what the first frames take is all that it takes."""
     (tmp_path / "long.mp4").write_bytes(clip("mp4", size=(320, 180), frames=150))
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", LONG, tmp_path / "long.mp4", tmp_path / "out.mp4"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parents[1],
-        env={**os.environ, "PYTHONPATH": f"{Path(__file__).parents[1]}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
-    )
-    assert done.returncode == 0, done.stderr
-    steady, largest = map(int, done.stdout.split())
+    code = f"""
+        from bitrate_ext import FrameMapper, memory
+        from bitrate_ext.video.map_video import map_video
+        from block_codecs import BlockCodec
+
+        seen = []
+        record = map_video(
+            {str(tmp_path / "long.mp4")!r}, {str(tmp_path / "out.mp4")!r}, FrameMapper(BlockCodec().eval()),
+            scale=0.5, progress=lambda what, count: lambda: seen.append(memory.resident()),
+        )
+        assert len(record.frames) == len(seen) == 150
+        print(seen[20], max(seen[20:]))
+    """
+    steady, largest = map(int, in_new_process(code, folder=str(Path(__file__).parents[1])).split())
     assert largest <= 1.02 * steady

@@ -14,8 +14,8 @@ FAULTS = [
     Fault(
         "the last tap is not read",
         BANDS,
-        "rows.end - 1) + int32_t(band.taps)}",
-        "rows.end - 1) + int32_t(band.taps) - 1}",
+        "last + int32_t(band.taps)}",
+        "last + int32_t(band.taps) - 1}",
         "maps",
     ),
     Fault("bands taken for sorted", BANDS, "  if (!sorted) return {0, int32_t(band.columns)};\n", "", "stages"),
