@@ -10,7 +10,6 @@ import pytest
 
 from bitrate_ext.threads import Stopwatch, prefetch
 
-
 CLOSED = object()
 
 
