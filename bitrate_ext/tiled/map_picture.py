@@ -34,7 +34,7 @@ from ..models.adapter import device_of
 from ..ops.functional import latent_bits
 from ..ops.strips import ROWS, RowProjector
 from .downsample import Downsampler
-from .planning import CPU, MemoryModel, Plan, plan_tiles
+from .planning import CPU, Plan, plan_tiles
 from .tiling import Span, Tile, run_tile
 
 SAMPLE = 512  # side of the part of an image that the model is tried on before, at most, pixels
@@ -110,16 +110,9 @@ class TiledRun:
         self._rows = RowProjector(grids, self.canvas, self.crop, mapper.projections)
         self._cells = {name: torch.zeros(1, *grid, dtype=torch.float64) for name, grid in grids.items()}  # bits
         self._squares = 0.0  # of the reconstruction's errors
-        model = None
-        try:
-            model = MemoryModel(adapter, image, self._like, self._kwargs)
-        except MemoryLimitError:
-            if tile is None or max_memory is not None:
-                raise
         self.plan = plan_tiles(
             adapter,
             image,
-            model,
             self._like,
             self._kwargs,
             max_memory=max_memory,

@@ -25,7 +25,7 @@ from torch import Tensor
 from ..choices import SCALES, VIEWS, check_choice
 from ..mapping.frames import FrameMapper, FrameResult
 from ..ops.functional import bitrate_map
-from ..threads import Background, Stopwatch, prefetch
+from ..threads import Stopwatch, prefetch
 from ..viz.colormap import ClipLimit
 from .panels import PanelPainter
 from .reader import VideoError, VideoReader
@@ -154,22 +154,24 @@ class _Job:
             rows=tuple(self.rows),
         )
         rate = reader.rate or USUAL_RATE
+
+        def draw() -> Iterator[tuple[NDArray[np.uint8], Fraction]]:
+            for scene in scenes:
+                with self.watch("colour"):
+                    pixels = painter.draw(scene.frame, scene.bits, scene.limit, scene.row, known)
+                yield pixels, scene.time
+
+        drawn = prefetch(draw(), AHEAD)
         with (
-            contextlib.closing(scenes),
             VideoWriter(self.target, painter.width, painter.height, rate, **self.encoder) as writer,
+            contextlib.closing(scenes),
+            contextlib.closing(drawn),
         ):
             done = self._begin(what, count)
-
-            def write(item: tuple[NDArray[np.uint8], Fraction]) -> None:
+            for pixels, time in drawn:
                 with self.watch("encode"):
-                    writer.write(*item)
-
-            with Background(write, AHEAD) as encoder:
-                for scene in scenes:
-                    with self.watch("colour"):
-                        pixels = painter.draw(scene.frame, scene.bits, scene.limit, scene.row, known)
-                    encoder.put((pixels, scene.time))
-                    done()
+                    writer.write(pixels, time)
+                done()
             partial = partial or reader.partial
             path = self.target if partial is None else partial_name(self.target)
             writer.rename(path)

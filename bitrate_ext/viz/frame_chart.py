@@ -1,7 +1,6 @@
 """The chart below a video: bits of each frame by latent, with a cursor, what the frame costs, and the scale of its map.
 
-Drawn with Pillow, in pixels, because it is drawn anew for every frame. Bars are kept and only added to; where the
-tallest one outgrows the axis, all are drawn again.
+Drawn in pixels, with NumPy and Pillow, because it is drawn anew for every frame; bars are kept while none is added.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ class FrameChart:
         em = self.em
         self._bars = _Box(em, round(2.4 * em), round(width - (SCALE_WIDTH + 3) * em), round(LINES * em - 1.8 * em))
         self._scale = _Box(round(width - (SCALE_WIDTH + 1) * em), round(3.6 * em), width - em, round(4.8 * em))
-        self._ground = np.full((self.height, width, 3), GROUND, dtype=np.uint8)  # with the bars
+        self._ground: NDArray[np.uint8] | None = None  # the chart with its bars alone, while none is added
 
     @property
     def latents(self) -> list[str]:
@@ -59,16 +58,14 @@ class FrameChart:
     def add(self, bits: Mapping[str, float]) -> None:
         """Add the next frame's bits by latent; what is not finite counts as nothing."""
         finite = {name: value if np.isfinite(value) and value > 0 else 0.0 for name, value in bits.items()}
-        new = [name for name in finite if name not in self._names]
         total = sum(finite.values())
-        self._bits.append(finite)
-        self._names += new
-        again = bool(new)
         if total > self._top:
-            self._top, again = total * (HEADROOM if self._top else 1.0), True
+            self._top = total * (HEADROOM if self._top else 1.0)
+        self._names += [name for name in finite if name not in self._names]
+        self._bits.append(finite)
         while len(self._bits) > self._count:
-            self._count, again = 2 * self._count, True
-        self._draw_bars(0 if again else len(self._bits) - 1)
+            self._count *= 2
+        self._ground = None
 
     def draw(self, index: int, words: str, limit: float) -> NDArray[np.uint8]:
         """Draw the chart with its cursor at frame ``index``.
@@ -83,6 +80,8 @@ class FrameChart:
         """
         from PIL import Image, ImageDraw
 
+        if self._ground is None:
+            self._ground = self._draw_bars()
         ground = self._ground.copy()
         box = self._bars
         left, right = self._column(index), max(self._column(index) + 1, self._column(index + 1))
@@ -114,34 +113,31 @@ class FrameChart:
             x = box.left + share * (box.right - box.left - self._length(text, 0.9))
             self._write(draw, (x, below), text, 0.9, INK)
 
-    def _column(self, index: int) -> int:
+    def _column(self, index: Any) -> Any:
         box = self._bars
         return box.left + index * (box.right - box.left) // self._count
 
-    def _draw_bars(self, first: int) -> None:
-        """Draw those from frame ``first`` on. Of more frames than pixels, each pixel shows its costliest."""
-        box = self._bars
+    def _draw_bars(self) -> NDArray[np.uint8]:
+        """Return the chart with its bars. Of more frames than pixels, each pixel shows its costliest."""
+        box, frames = self._bars, len(self._bits)
+        ground = np.full((self.height, self.width, 3), GROUND, dtype=np.uint8)
+        ground[box.top : box.bottom, box.left : box.right] = [c + 14 for c in GROUND]
+        bits = np.array([[one.get(name, 0.0) for one in self._bits] for name in self._names])  # [latents, frames]
+        starts = self._column(np.arange(frames))
+        end = min(box.right, max(self._column(frames - 1) + 1, self._column(frames)))
+        order = np.argsort(bits.sum(axis=0), kind="stable")
+        costliest = np.zeros(self.width, dtype=int)
+        costliest[starts[order]] = order  # where several begin at one pixel, the last that is assigned stays
+        columns = np.arange(box.left, end)
+        shown = costliest[starts[np.searchsorted(starts, columns, side="right") - 1]]
         room = box.bottom - box.top
-        start, end = self._column(first), min(box.right, max(self._column(first) + 1, self._column(len(self._bits))))
-        if first == 0:
-            self._ground[box.top : box.bottom, box.left : box.right] = [c + 14 for c in GROUND]
-        while first > 0 and self._column(first - 1) >= start:
-            first -= 1
-        heights = np.zeros((len(self._names), end - start))
-        tallest = np.zeros(end - start)
-        for index in range(first, len(self._bits)):
-            total = sum(self._bits[index].values())
-            at = slice(self._column(index) - start, max(self._column(index) + 1, self._column(index + 1)) - start)
-            if total >= tallest[at].max(initial=0.0):
-                tallest[at] = total
-                heights[:, at] = [[self._bits[index].get(name, 0.0)] for name in self._names]
-        upto = np.rint(np.cumsum(heights, axis=0) / max(self._top, 1e-300) * room).astype(int)
-        row = np.arange(room)[::-1, None]  # pixels above the axis
-        target = self._ground[box.top : box.bottom, start:end]
-        below = np.zeros(end - start, dtype=int)
-        for level, colour in zip(upto, _colours(len(self._names)), strict=True):
-            target[(row >= below) & (row < level)] = colour
-            below = level
+        tops = np.rint(np.cumsum(bits, axis=0) / max(self._top, 1e-300) * room).astype(int)[:, shown]
+        area, row = ground[box.top : box.bottom, box.left : end], np.arange(room)[::-1, None]  # pixels above the axis
+        below = np.zeros(len(columns), dtype=int)
+        for top, colour in zip(tops, _colours(len(self._names)), strict=True):
+            area[(row >= below) & (row < top)] = colour
+            below = top
+        return ground
 
     def _write(self, draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, size: float, colour: Any) -> None:
         draw.text(at, text, font=_font(round(size * self.em)), fill=colour)

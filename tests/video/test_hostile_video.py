@@ -32,16 +32,10 @@ CUTS = {"mp4": 150, "mkv": 60, "webm": 30, "avi": 60, "gif": 10, "y4m": 20, "flv
 FLIPS = {"mp4": 24, "mkv": 16, "webm": 8, "avi": 12, "flv": 8, "ts": 12}
 
 
-@pytest.fixture(scope="module")
-def forks() -> Iterator[video_forks.Server]:
-    server = video_forks.Server()
-    yield server
-    server.close()
-
-
 @pytest.fixture
-def forked(forks: video_forks.Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "_start", forks.start)
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    video_forks.begin(monkeypatch)
+    monkeypatch.setattr(reader, "_start", video_forks.Fork)
 
 
 @dataclass

@@ -230,7 +230,7 @@ def test_a_full_disk_leaves_nothing(
     with pytest.raises(OSError, match="No space left"):
         map_video(source, tmp_path / "out.mp4", FrameMapper(BlockCodec().eval()), scale=scale)
     assert names(tmp_path) == ["clip.mp4"]
-    assert not [thread for thread in threading.enumerate() if thread.name in ("prefetched", "background")]
+    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
 
 
 @pytest.mark.parametrize("scale", ["clip", 0.5])
@@ -258,7 +258,7 @@ def test_a_video_that_changes_between_the_passes_is_told(source: Path, tmp_path:
     with pytest.raises(VideoError, match=r"clip\.mp4: read a second time, it ends after 5 of 12 frames"):
         map_video(source, tmp_path / "out.mp4", FrameMapper(BlockCodec().eval()), progress=progress)
     assert names(tmp_path) == ["clip.mp4"]
-    assert not [thread for thread in threading.enumerate() if thread.name in ("prefetched", "background")]
+    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
 
 
 @pytest.mark.parametrize(

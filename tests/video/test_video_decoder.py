@@ -138,31 +138,12 @@ def verdict(program: bytes, arch: int, number: int, argument: int = 0) -> int:
 ALLOW, EPERM = 0x7FFF0000, 0x00050000 | errno.EPERM
 # From the kernel's tables, for x86_64 and aarch64: what must never pass.
 FORBIDDEN = {
-    "openat": (257, 56),
-    "openat2": (437, 437),
-    "socket": (41, 198),
-    "connect": (42, 203),
-    "execve": (59, 221),
-    "execveat": (322, 281),
-    "unlinkat": (263, 35),
-    "renameat2": (316, 276),
-    "ptrace": (101, 117),
-    "kill": (62, 129),
-    "mkdirat": (258, 34),
-    "linkat": (265, 37),
-    "io_uring_setup": (425, 425),
-    "process_vm_writev": (311, 271),
-    "memfd_create": (319, 279),
-    "prctl": (157, 167),
-    "seccomp": (317, 277),
-    "fcntl": (72, 25),
-    "ioctl": (16, 29),
-    "prlimit64": (302, 261),
-    "sendto": (44, 206),
-    "bpf": (321, 280),
-    "mount": (165, 40),
-    "setuid": (105, 146),
-}
+    "openat": (257, 56), "openat2": (437, 437), "socket": (41, 198), "connect": (42, 203), "execve": (59, 221),
+    "execveat": (322, 281), "unlinkat": (263, 35), "renameat2": (316, 276), "ptrace": (101, 117), "kill": (62, 129),
+    "mkdirat": (258, 34), "linkat": (265, 37), "io_uring_setup": (425, 425), "process_vm_writev": (311, 271),
+    "memfd_create": (319, 279), "prctl": (157, 167), "seccomp": (317, 277), "fcntl": (72, 25), "ioctl": (16, 29),
+    "prlimit64": (302, 261), "sendto": (44, 206), "bpf": (321, 280), "mount": (165, 40), "setuid": (105, 146)
+}  # fmt: skip
 PROCESSORS = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
 

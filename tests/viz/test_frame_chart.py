@@ -16,7 +16,7 @@ EMPTY = tuple(c + 14 for c in GROUND)
 def bars(chart: FrameChart) -> np.ndarray:
     """The part of the chart that has the bars, without a cursor."""
     box = chart._bars
-    return chart._ground[box.top : box.bottom, box.left : box.right]
+    return chart._draw_bars()[box.top : box.bottom, box.left : box.right]
 
 
 def heights(chart: FrameChart, colour: tuple[int, int, int]) -> np.ndarray:
@@ -49,19 +49,16 @@ def test_bars_share_the_width() -> None:
     assert edges.tolist() == [k * len(tall) // 7 for k in range(1, 7)]
 
 
-@pytest.mark.parametrize("counted", [True, False])
-def test_bars_come_one_by_one_as_all_at_once(counted: bool, rng: np.random.Generator) -> None:
-    """However it grew, it is as if all were drawn anew."""
-    bits = [{"y": float(v), "z": float(v) / 7} for v in rng.integers(1, 1000, 150) * np.arange(1, 151)]
-    bits[2] = {"motion.y": 300.0}
-    grown = FrameChart(700, 150 if counted else None)
-    for one in bits:
-        grown.add(one)
-    drawn = bars(grown).copy()
-    grown._draw_bars(0)
-    assert np.array_equal(bars(grown), drawn)
-    assert grown.latents == ["y", "z", "motion.y"]
-    assert grown._count == (150 if counted else 256)
+def test_axes_grow() -> None:
+    """Where a bar outgrows the one, and where there are more frames than the other has room for."""
+    chart = FrameChart(700)
+    for k in range(150):
+        chart.add({"y": k + 1.0, **({"motion.y": 300.0} if k == 2 else {})})
+    tall = heights(chart, LATENT_COLOURS[0])
+    assert chart.latents == ["y", "motion.y"]
+    assert np.flatnonzero(tall).max() == 150 * len(tall) // 256 - 1
+    assert heights(chart, LATENT_COLOURS[1]).max() == pytest.approx(300 / 378.75 * len(bars(chart)), abs=1)
+    assert tall.max() == pytest.approx(150 / 378.75 * len(bars(chart)), abs=1)
 
 
 def test_a_pixel_of_many_frames_shows_the_costliest() -> None:
@@ -90,10 +87,9 @@ def test_the_cursor_marks_its_frame_and_leaves_no_trace() -> None:
     chart = FrameChart(500, 10)
     for _ in range(10):
         chart.add({"y": 10.0})
-    before = chart._ground.copy()
     box = chart._bars
     drawn = [chart.draw(k, "words", 1.0)[box.bottom - 1, box.left : box.right] for k in range(10)]
-    assert np.array_equal(chart._ground, before)
+    assert np.array_equal(chart.draw(3, "words", 1.0)[box.bottom - 1, box.left : box.right], drawn[3])
     for k, row in enumerate(drawn):
         marked = np.flatnonzero((row != LATENT_COLOURS[0]).any(axis=-1))
         width = len(row)

@@ -18,23 +18,10 @@ READ_BYTES = 1 << 18  # of the video at a time
 
 # FFmpeg's names of the containers that are read. None of these opens another file; playlists and image sequences do.
 CONTAINERS = {
-    "mov": "MP4",
-    "matroska": "Matroska",
-    "webm": "WebM",
-    "avi": "AVI",
-    "mpegts": "MPEG-TS",
-    "mpeg": "MPEG-PS",
-    "mpegvideo": "MPEG video",
-    "ogg": "Ogg",
-    "flv": "FLV",
-    "asf": "ASF",
-    "ivf": "IVF",
-    "obu": "AV1",
-    "h264": "H.264",
-    "hevc": "HEVC",
-    "yuv4mpegpipe": "Y4M",
-    "gif": "GIF",
-}
+    "mov": "MP4", "matroska": "Matroska", "webm": "WebM", "avi": "AVI", "mpegts": "MPEG-TS", "mpeg": "MPEG-PS",
+    "mpegvideo": "MPEG video", "ogg": "Ogg", "flv": "FLV", "asf": "ASF", "ivf": "IVF", "obu": "AV1", "h264": "H.264",
+    "hevc": "HEVC", "yuv4mpegpipe": "Y4M", "gif": "GIF"
+}  # fmt: skip
 PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"v=0", b"[playlist]")  # how they begin
 UNSPECIFIED, BT709, BT601 = 2, 1, 5  # matrix coefficients: FFmpeg's AVColorSpace, then PyAV's Colorspace
 FULL_RANGE = 2

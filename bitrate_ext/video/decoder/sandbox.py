@@ -14,38 +14,14 @@ import struct
 import sys
 
 ALLOWED = {
-    "read": (0, 63),
-    "write": (1, 64),
-    "writev": (20, 66),
-    "lseek": (8, 62),
-    "fstat": (5, 80),
-    "mmap": (9, 222),
-    "munmap": (11, 215),
-    "mprotect": (10, 226),
-    "mremap": (25, 216),
-    "madvise": (28, 233),
-    "brk": (12, 214),
-    "futex": (202, 98),
-    "set_robust_list": (273, 99),
-    "rseq": (334, 293),
-    "gettid": (186, 178),
-    "rt_sigaction": (13, 134),
-    "rt_sigprocmask": (14, 135),
-    "rt_sigreturn": (15, 139),
-    "sigaltstack": (131, 132),
-    "sched_yield": (24, 124),
-    "sched_getaffinity": (204, 123),
-    "membarrier": (324, 283),
-    "getpid": (39, 172),
-    "clock_gettime": (228, 113),
-    "clock_getres": (229, 114),
-    "clock_nanosleep": (230, 115),
-    "nanosleep": (35, 101),
-    "restart_syscall": (219, 128),
-    "getrandom": (318, 278),
-    "exit": (60, 93),
-    "exit_group": (231, 94),
-}
+    "read": (0, 63), "write": (1, 64), "writev": (20, 66), "lseek": (8, 62), "fstat": (5, 80), "mmap": (9, 222),
+    "munmap": (11, 215), "mprotect": (10, 226), "mremap": (25, 216), "madvise": (28, 233), "brk": (12, 214),
+    "futex": (202, 98), "set_robust_list": (273, 99), "rseq": (334, 293), "gettid": (186, 178),
+    "rt_sigaction": (13, 134), "rt_sigprocmask": (14, 135), "rt_sigreturn": (15, 139), "sigaltstack": (131, 132),
+    "sched_yield": (24, 124), "sched_getaffinity": (204, 123), "membarrier": (324, 283), "getpid": (39, 172),
+    "clock_gettime": (228, 113), "clock_getres": (229, 114), "clock_nanosleep": (230, 115), "nanosleep": (35, 101),
+    "restart_syscall": (219, 128), "getrandom": (318, 278), "exit": (60, 93), "exit_group": (231, 94)
+}  # fmt: skip
 CLONE, CLONE3, TGKILL, SECCOMP = (56, 220), (435, 435), (234, 131), (317, 277)
 ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column above, AUDIT_ARCH
 CLONE_THREAD = 0x10000
