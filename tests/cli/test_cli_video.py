@@ -144,6 +144,7 @@ def test_a_video_that_is_cut_short(clips: Callable, capsys: pytest.CaptureFixtur
     assert line.endswith("; mapped as far as it goes")
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", ["-i.mp4", "new\nline.mp4", "concat:a.mp4", "ünï ©.mp4", "a.b.mp4"])
 def test_names_are_only_names(clips: Callable, name: str) -> None:
     clips(name)

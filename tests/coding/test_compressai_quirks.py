@@ -154,6 +154,7 @@ def damages() -> dict[str, Callable[[Any], None]]:
     }
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("damage", damages())
 @pytest.mark.parametrize("part", ["entropy_bottleneck", "gaussian_conditional"])
 def test_damaged_tables_never_reach_the_coder(damage: str, part: str) -> None:

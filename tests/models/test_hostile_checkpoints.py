@@ -30,6 +30,7 @@ safetensors_torch = pytest.importorskip("safetensors.torch")
 NAME = "mbt2018-mean"
 MOST_MEMORY = 2**30  # bytes that all of this may add to the process
 pytestmark = [
+    pytest.mark.medium,
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore:.*(Sparse|TypedStorage|zero-element).*:UserWarning"),
 ]
@@ -143,7 +144,6 @@ def test_files_cut_short(kind: str, cuts: int, tmp_path: Path) -> None:
         assert_refused(write(tmp_path, whole[:end], suffix), "damaged|not a readable")
 
 
-@pytest.mark.medium
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
 def test_files_with_a_changed_byte_load_or_are_refused(kind: str, tmp_path: Path, rng: Any) -> None:
     whole, suffix = saved(kind), "safetensors" if kind == "safetensors" else "pt"
@@ -274,7 +274,6 @@ def tables() -> dict[str, tuple[str, Tensor]]:
     }
 
 
-@pytest.mark.medium
 @pytest.mark.parametrize("fault", tables())
 def test_tables_in_a_file_are_never_used(fault: str, tmp_path: Path) -> None:
     name, table = tables()[fault]

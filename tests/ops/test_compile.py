@@ -70,6 +70,7 @@ def test_dynamic_shapes_compile_once(device, rng, by_scale):
     assert counter.frame_count <= 2
 
 
+@pytest.mark.medium
 def test_automatic_dynamic_shapes(device, rng):
     """Without dynamic=True: static first, then dynamic: one recompilation in all; with gradients."""
     counter = CompileCounterWithBackend("aot_eager")

@@ -32,6 +32,7 @@ def joined(strips: object) -> Tensor:
     return torch.cat([strip for _, strip in found], dim=2)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("projection", [*MODES, "field"])
 @pytest.mark.parametrize("crop", [None, (0, 0, 128, 192), (13, 7, 101, 155), (127, 191, 1, 1)])
 @pytest.mark.parametrize("impl", ["native", "reference"])
