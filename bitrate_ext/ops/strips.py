@@ -62,26 +62,26 @@ class RowProjector:
             self._last[name] = np.maximum.accumulate(np.max([start + taps for start, taps in starts], axis=0))
 
     def cells(self, name: str, first: int, last: int) -> tuple[int, int]:
-        """The rows of cells that the rows of pixels read: the first, and one past the last."""
+        """Return the rows of cells that rows of pixels read: the first, and one past the last."""
         spans = [(band.start[first:last], band.taps) for band, _ in self._bands[name]]
         return min(int(s.min()) for s, _ in spans), max(int(s.max()) + taps for s, taps in spans)
 
     def ready(self, cells: Mapping[str, int]) -> int:
-        """How many rows of pixels, from the first, need no more than so many rows of cells of each latent."""
+        """Return how many rows of pixels, from the first, need no more than so many rows of cells of each latent."""
         return min(int(np.searchsorted(self._last[name], count, side="right")) for name, count in cells.items())
 
     def lowest(self, name: str, first: int) -> int:
-        """The first row of cells that a row of pixels or one after it needs; their count where none is left."""
+        """Return the first row of cells that a row of pixels or a later one needs; their count where none is left."""
         return int(self._first[name][first])
 
     def most_cells(self, name: str) -> int:
-        """How many rows of cells one row of pixels reads at most, with those kept for later ones."""
+        """Return how many rows of cells one row of pixels reads at most, with those kept for later ones."""
         return int((self._last[name] - self._first[name][:-1]).max(initial=0))
 
     def map(
         self, held: Mapping[str, tuple[int, Tensor]], first: int, out: Tensor, *, native: bool | None = None
     ) -> Tensor:
-        """Rows of the map of the latents in ``held``.
+        """Make rows of the map of the latents in ``held``.
 
         Args:
             held: for each of these latents a row of cells, and from there on the likelihoods ``[N, C, rows, w]`` or the
@@ -120,7 +120,7 @@ def map_strips(
     out: Tensor | None = None,
     unit: str = "likelihood",
 ) -> Iterator[tuple[int, Tensor]]:
-    """The map of ``bitrate_map`` in strips of rows from top to bottom: the same bytes, in the memory of one strip.
+    """Return the map of ``bitrate_map`` in strips of rows, from top to bottom: the same bytes, in a strip's memory.
 
     Tensors may be of a ``numpy.memmap`` (``torch.from_numpy``): rows are copied into a buffer and their pages
     given back to the system at once, where the file is mapped to be shared (mode ``"r"`` or ``"r+"``, on Linux). There

@@ -22,7 +22,7 @@ Runs = dict[Fault, "Future"]
 
 
 def all_started(session: pytest.Session, faults: list[Fault], run: Callable[[Fault], object]) -> Iterator[Runs]:
-    """Each test of a fault finds its own run under way. Only faults whose tests were chosen are run."""
+    """Start the faults whose tests were chosen; each test finds its own under way."""
     parameters = [item.callspec.params.get("fault") for item in session.items if hasattr(item, "callspec")]
     with ThreadPoolExecutor(WORKERS) as pool:
         yield {fault: pool.submit(run, fault) for fault in faults if fault in parameters}

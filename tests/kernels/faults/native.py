@@ -52,7 +52,7 @@ class Program:
         self.path = self._linked(folder, self.objects)
 
     def with_fault(self, fault: Fault, parts: Sequence[str] | None = None) -> Path:
-        """The program with the fault; with ``parts``, only in those of its sources."""
+        """Build the program with the fault; with ``parts``, only in those of its sources."""
         reached = [s for s in (self.sources if parts is None else parts) if fault.file in self.reads[s]]
         assert reached, f"{fault.file} is no part of {self.name}"
         folder = self.folder / fault.name.replace(" ", "_")
@@ -70,7 +70,7 @@ class Program:
         return folder / self.name
 
     def _files_read(self, source: str) -> set[str]:
-        """The project's files that a source includes, itself among them."""
+        """Return the project's files that a source includes, itself among them."""
         listed = _compiled(f"-I{ROOT / 'csrc'}", "-MM", ROOT / source).replace("\\\n", " ").split()[1:]
         return {str(Path(name).resolve().relative_to(ROOT.resolve())) for name in listed}
 
