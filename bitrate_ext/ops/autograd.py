@@ -73,26 +73,26 @@ def _map_backward_vmap(
 
 
 def _change_of_bits(values: Tensor, change: Tensor) -> Tensor:
-    """By how much a change of values, or of bits, changes the bits of cells ``[N, h, w]``, to first order."""
+    """Return how a change of likelihoods, or of bits, changes the bits of cells ``[N, h, w]``, to first order."""
     if values.dim() == 3:
         return change.to(values.dtype)
     return (-change / (values * math.log(2))).sum(dim=1)
 
 
 def _change_of_values(values: Tensor, cell_gradient: Tensor) -> Tensor:
-    """The transpose of ``_change_of_bits``: the gradient of values or of bits from that of cells."""
+    """Return the gradient of likelihoods or of bits from that of cells: the transpose of ``_change_of_bits``."""
     return cell_gradient if values.dim() == 3 else -cell_gradient.unsqueeze(1) / (values * math.log(2))
 
 
 def _curvature(values: Tensor, direction: Tensor, cell_gradient: Tensor) -> Tensor:
-    """The derivative of ``_change_of_values`` along a direction of the values; bits have none."""
+    """Return the derivative of ``_change_of_values`` along a direction of the values; zero for bits."""
     if values.dim() == 3:
         return torch.zeros_like(values)
     return direction / (values * math.log(2)) * cell_gradient.unsqueeze(1) / values
 
 
 def _cell_gradient(grad: Tensor, values: Tensor, geometry: MapGeometry) -> Tensor:
-    """The gradient of cells ``[N, h, w]`` from that of the map, by the reference."""
+    """Return the gradient of cells ``[N, h, w]`` from that of the map, by the reference."""
     ((rows, columns),), _ = cached_bands([values], geometry, transposed=True)
     return reference.project(grad.squeeze(1), rows, columns)
 
@@ -154,8 +154,11 @@ class _MapBackward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, direction: Tensor) -> tuple[Tensor | None, ...]:
-        """Of ``-A'G / (p ln 2)``, A the projection, G the map's gradient, along V: in G ``A sum_c(-V / (p ln 2))``, and
-        in p ``V A'G / (p^2 ln 2)``. Of bits, whose gradient is ``A'G``: in G ``A V``."""
+        """Differentiate ``-A'G / (p ln 2)``, A the projection and G the map's gradient, along V.
+
+        In G that is ``A sum_c(-V / (p ln 2))``, and in p ``V A'G / (p^2 ln 2)``. The gradient of bits is ``A'G``: in G
+        that is ``A V``.
+        """
         grad, values = ctx.saved_tensors
         geometry = _backward_geometry(ctx.arguments)
         wide, direction = values.to(grad.dtype), direction.to(grad.dtype)
@@ -181,7 +184,7 @@ class _MapBackward(torch.autograd.Function):
 
 
 def _needs_gradient(tensors: Sequence[Tensor]) -> bool:
-    """Whether reverse mode is recorded, or forward mode is on."""
+    """Tell whether reverse mode is recorded, or forward mode is on."""
     return (torch.is_grad_enabled() and any([t.requires_grad for t in tensors])) or in_forward_mode()
 
 

@@ -30,14 +30,16 @@ class Band:
 
     @property
     def pixels(self) -> int:
+        """Number of rows."""
         return self.start.shape[0]
 
     @property
     def taps(self) -> int:
+        """Cells that a pixel reads at most."""
         return self.weight.shape[0]
 
     def dense(self) -> Tensor:
-        """The matrix itself, float64 ``[pixels, cells]``; for small tests and for looking at."""
+        """Return the matrix itself, float64 ``[pixels, cells]``; for small tests and for looking at."""
         matrix = self.weight.new_zeros(self.pixels, self.cells)
         pixel = torch.arange(self.pixels, device=self.start.device)
         for tap in range(self.taps):
@@ -45,7 +47,7 @@ class Band:
         return matrix
 
     def transposed(self) -> Band:
-        """The same matrix with cells and pixels exchanged, as backward reads it."""
+        """Return the matrix with cells and pixels exchanged, as backward reads it."""
         start, weight = self.start.cpu().numpy().astype(np.int64), self.weight.cpu().numpy()
         tap, pixel = np.nonzero(weight)
         cell = start[pixel] + tap
@@ -60,14 +62,14 @@ class Band:
         return band_of(first, turned, self.pixels).to(self.start.device)
 
     def part(self, first: int, last: int) -> tuple[Band, int]:
-        """The rows of some pixels over no more cells than they read, and the first of these cells."""
+        """Return the rows of some pixels over no more cells than they read, and the first of these cells."""
         start = self.start[first:last]
         low, high = (int(start.min()), int(start.max()) + self.taps) if last > first else (0, 0)
         weight = self.weight[:, first:last].contiguous()
         return Band(start - low, weight, high - low), low
 
     def to(self, device: torch.device) -> Band:
-        """The band on another device, in memory that outlives the caller's modes.
+        """Return the band on another device, in memory that outlives the caller's modes.
 
         A thread of its own has none of them: neither inference mode, nor the private pool into which ``torch.compile``
         with CUDA graphs leads this thread's allocations, and which it takes for its own.
@@ -79,6 +81,7 @@ class Band:
 
 
 def band_of(start: Integers, weight: Floats, cells: int) -> Band:
+    """Return the band of first cells ``[pixels]`` and weights ``[taps, pixels]``; it may keep their memory."""
     with torch.inference_mode(False):  # bands outlive the caller's mode, and autograd refuses inference tensors
         return Band(
             torch.from_numpy(np.ascontiguousarray(start, dtype=np.int32)),

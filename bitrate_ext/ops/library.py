@@ -1,4 +1,4 @@
-"""Loads the compiled op libraries, and says once what to do where there is none."""
+"""The compiled libraries: loaded where they are, and told about once where they are not."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _warned: set[str] = set()
 
 @cache
 def _why_unable(device: torch.device) -> str:
-    """Why this GPU cannot run the kernels that were built; empty where it can, and where there is none to ask."""
+    """Return why this GPU cannot run the kernels that were built; empty where it can, and where there is none."""
     if not torch.cuda.is_available():
         return ""
     because = torch.ops.bitrate_ext._cuda_unavailable(
@@ -52,8 +52,7 @@ def _why_unable(device: torch.device) -> str:
 
 
 def why_absent(device: torch.device, latents: int = 1) -> str:
-    """One line for people: why no native kernel serves so many latents on this device, and what to do; empty where one
-    does."""
+    """Return why no native kernel serves so many latents on this device, and what to do; empty where one does."""
     if absent_because is not None:
         return absent_because
     if device.type == "cpu":
@@ -68,7 +67,7 @@ def why_absent(device: torch.device, latents: int = 1) -> str:
 
 
 def available(device: torch.device) -> bool:
-    """Whether a native kernel exists for tensors of this device."""
+    """Tell whether a native kernel exists for tensors of this device."""
     return not why_absent(device)
 
 

@@ -47,7 +47,7 @@ class Projection(ABC):
         return (self,)
 
     def along(self, axis: int) -> Projection:
-        """The projection that gives the rows of one axis: 0 vertical, 1 horizontal."""
+        """Return the projection that gives the rows of one axis: 0 vertical, 1 horizontal."""
         return self
 
     def __new__(cls, *_: Any, **__: Any) -> Projection:
@@ -61,7 +61,7 @@ class Projection(ABC):
 
     @abstractmethod
     def rows(self, cells: int, pixels: int, cells_per_pixel: float, conserve: bool) -> Rows:
-        """First cell int64 ``[pixels]`` and weights float64 ``[taps, pixels]`` of each pixel of the canvas.
+        """Return the first cell int64 ``[pixels]`` and weights float64 ``[taps, pixels]`` of each pixel of a canvas.
 
         ``cells_per_pixel`` is ``cells / pixels``, or the inverse of the caller's scale factor. With ``conserve`` the
         columns are normalised afterwards, so only their shape matters, but every cell must reach some pixel.
@@ -141,7 +141,7 @@ for _name, _built_in in PROJECTIONS.items():
 
 
 def get_projection(projection: str | Projection) -> Projection:
-    """The projection of that name, or the object itself.
+    """Return the projection of that name, or the object itself.
 
     Raises:
         ValueError: unknown name.
@@ -181,7 +181,7 @@ def choose_projections(
 
 
 def find_projection(key: str) -> Projection:
-    """The living projection of that key.
+    """Return the living projection of that key.
 
     Raises:
         ValueError: there is none, as when an exported program holds a projection of another process.
@@ -209,7 +209,7 @@ class Axis:
 
 
 def _canvas_rows(projection: Projection, axis: Axis) -> Rows:
-    """Rows of the whole canvas, scaled to bits: columns that sum to the share, or PyTorch's values over the scale."""
+    """Return the canvas's rows, scaled to bits: columns that sum to the share, or PyTorch's values over the scale."""
     if axis.cells == 0 or axis.canvas == 0:
         return np.zeros(axis.canvas, dtype=np.int64), np.zeros((0, axis.canvas))
     cells_per_pixel = 1.0 / axis.scale if axis.scale else axis.cells / axis.canvas
@@ -226,7 +226,7 @@ def _canvas_rows(projection: Projection, axis: Axis) -> Rows:
 
 @lru_cache(maxsize=256)
 def axis_band(projection: Projection, axis: Axis, device: torch.device) -> Band:
-    """The band of one axis, cached; only the window's rows are kept."""
+    """Return the band of one axis, from a cache; only the window's rows are kept."""
     start, weight = _canvas_rows(projection, axis)
     window = slice(axis.origin, axis.origin + axis.pixels)
     return band_of(start[window], weight[:, window], axis.cells).to(device)
@@ -234,12 +234,12 @@ def axis_band(projection: Projection, axis: Axis, device: torch.device) -> Band:
 
 @lru_cache(maxsize=256)
 def transposed_axis_band(projection: Projection, axis: Axis, device: torch.device) -> Band:
-    """The transposed band of one axis, cached."""
+    """Return the transposed band of one axis, from a cache."""
     return axis_band(projection, axis, torch.device("cpu")).transposed().to(device)
 
 
 def outside_share(projection: Projection, axis: Axis) -> Tensor:
-    """The part of each cell's bits that falls outside the window, float64 ``[cells]``; zero without a crop."""
+    """Return the part of each cell's bits that falls outside the window, float64 ``[cells]``."""
     start, weight = _canvas_rows(projection, axis)
     outside = np.ones(axis.canvas, dtype=bool)
     outside[axis.origin : axis.origin + axis.pixels] = False

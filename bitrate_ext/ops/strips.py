@@ -59,18 +59,18 @@ class RowProjector:
             self._last[name] = np.maximum.accumulate(np.max(ends, axis=0))
 
     def cells(self, name: str, first: int, last: int) -> tuple[int, int]:
-        """The rows of cells that the rows of pixels read: the first, and one past the last."""
+        """Return the rows of cells that rows of pixels read: the first, and one past the last."""
         spans = [(band.start[first:last], band.taps) for band, _ in self._bands[name]]
         return min(int(s.min()) for s, _ in spans), max(int(s.max()) + taps for s, taps in spans)
 
     def ready(self, cells: Mapping[str, int]) -> int:
-        """How many rows of pixels, from the first, need no more than so many rows of cells of each latent."""
+        """Return how many rows of pixels, from the first, need no more than so many rows of cells of each latent."""
         return min(int(np.searchsorted(self._last[name], count, side="right")) for name, count in cells.items())
 
     def map(
         self, held: Mapping[str, tuple[int, Tensor]], first: int, out: Tensor, *, native: bool | None = None
     ) -> Tensor:
-        """Rows of the map of the latents in ``held``.
+        """Make rows of the map of the latents in ``held``.
 
         Args:
             held: for each of these latents a row of cells, and from there on the likelihoods ``[N, C, rows, w]`` or the
@@ -109,7 +109,7 @@ def map_strips(
     out: Tensor | None = None,
     unit: str = "likelihood",
 ) -> Iterator[tuple[int, Tensor]]:
-    """The map of ``bitrate_map`` in strips of rows from top to bottom: the same bytes, in the memory of one strip.
+    """Return the map of ``bitrate_map`` in strips of rows, from top to bottom: the same bytes, in a strip's memory.
 
     Tensors may be of a ``numpy.memmap`` (``torch.from_numpy``): rows are copied into a buffer and their pages
     given back to the system at once, where the file is mapped to be shared (mode ``"r"`` or ``"r+"``, on Linux). There

@@ -30,7 +30,7 @@ IN_STAGES = (  # likelihoods and the map's size
 
 
 def maps_and_gradients(p: torch.Tensor, size: tuple[int, int], grad: torch.Tensor) -> list[bytes]:
-    """Of likelihoods, and of their first channel as bits."""
+    """Return those of likelihoods, and of their first channel as bits."""
     found = []
     for values, unit in ((p, "likelihood"), (p[:, 0], "bits")):
         leaf = values.detach().requires_grad_()

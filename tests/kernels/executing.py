@@ -36,7 +36,7 @@ WARNINGS = ("-Wall", "-Wextra", "-Wno-unknown-pragmas")
 
 
 def _object(source: Path, tree: Path, *flags: str) -> Path:
-    """The compiled source with the kernels of a tree, kept under the hash of what went into it."""
+    """Return the compiled source with the kernels of a tree, kept under the hash of what went into it."""
     digest = hashlib.sha256(" ".join([compiler(), *FLAGS, *flags]).encode())
     for file in [*sorted(tree.glob("csrc/core/*.h")), *sorted(EXECUTOR.glob("*.h")), source]:
         digest.update(file.read_bytes())
@@ -65,7 +65,7 @@ def build(tree: Path, folder: Path) -> Path:
 
 
 def load(library: Path) -> ModuleType:
-    """The executor as a module. Its name is its own: pybind11 gives out the first again where a second has its name."""
+    """Load the executor as a module of a name of its own: of one name, pybind11 gives out the first again."""
     spec = importlib.util.spec_from_file_location(f"{library.name.split('.')[0]}._executor", library)
     assert spec is not None
     assert spec.loader is not None
@@ -76,13 +76,13 @@ def load(library: Path) -> ModuleType:
 
 @functools.cache
 def executor() -> ModuleType:
-    """The executor of this tree."""
+    """Return the executor of this tree."""
     with tempfile.TemporaryDirectory() as folder:
         return load(build(ROOT, Path(folder)))
 
 
 def view(tensor: Tensor) -> dict[str, Any]:
-    """A CPU tensor with its whole allocation."""
+    """Return a CPU tensor with its whole allocation."""
     storage = tensor.untyped_storage()
     data = torch.empty(0, dtype=torch.uint8).set_(storage).numpy()
     return {
@@ -103,7 +103,7 @@ def term(p: Tensor, bands: Any) -> dict[str, Any]:
 
 
 def case_bands(case: Any, tensors: list[Tensor], transposed: bool = False) -> dispatch.Bands:
-    """The bands of a random case for those tensors."""
+    """Return the bands of a random case for those tensors."""
     keys = [get_projection(case.mode).key] * len(tensors)
     window = case.crop or (0, 0, *case.canvas)
     scales = case.scale or (0.0, 0.0)
@@ -112,7 +112,7 @@ def case_bands(case: Any, tensors: list[Tensor], transposed: bool = False) -> di
 
 
 def new_map(tensors: list[Tensor], bands: dispatch.Bands, dtype: torch.dtype) -> Tensor:
-    """NaN, which a kernel has to overwrite."""
+    """Return a map of NaN, which a kernel has to overwrite."""
     return torch.full((tensors[0].shape[0], 1, bands[0][0].pixels, bands[0][1].pixels), float("nan"), dtype=dtype)
 
 
@@ -121,14 +121,14 @@ def _flat(bands: dispatch.Bands) -> list[Tensor]:
 
 
 def native_map(tensors: list[Tensor], bands: dispatch.Bands, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The map by the CPU path."""
+    """Return the map by the CPU path."""
     out = new_map(tensors, bands, dtype)
     torch.ops.bitrate_ext._project(tensors, _flat(bands), out)
     return out
 
 
 def native_gradient(p: Tensor, bands: tuple[Any, Any], grad: Tensor) -> Tensor:
-    """The gradient by the CPU path; the bands are transposed."""
+    """Return the gradient by the CPU path; the bands are transposed."""
     gradient = torch.full_like(p, float("nan"))
     torch.ops.bitrate_ext._project_backward(grad, p, _flat([bands]), gradient)
     return gradient
@@ -142,7 +142,7 @@ def kernel_map(
     out: Tensor | None = None,
     **setting: int,
 ) -> tuple[Tensor, dict[str, Any]]:
-    """The map by the kernel's body, with the summary of its launch."""
+    """Return the map by the kernel's body, with the summary of its launch."""
     out = new_map(tensors, bands, dtype) if out is None else out
     terms = [term(p, pair) for p, pair in zip(tensors, bands, strict=True)]
     return out, module.project(terms, view(out), setting)
@@ -156,13 +156,13 @@ def kernel_gradient(
     gradient: Tensor | None = None,
     **setting: int,
 ) -> tuple[Tensor, dict[str, Any]]:
-    """The gradient by the kernel's body, with the summary of its launch; the bands are transposed."""
+    """Return the gradient by the kernel's body, with the summary of its launch; the bands are transposed."""
     gradient = torch.full_like(p, float("nan")) if gradient is None else gradient
     return gradient, module.backward(view(grad), term(p, bands), view(gradient), setting)
 
 
 def checks_of(*modules: ModuleType) -> dict[str, Any]:
-    """The functions ``check_NAME`` of modules, by NAME."""
+    """Return the functions ``check_NAME`` of modules, by NAME."""
     found = {}
     for module in modules:
         found.update({name[6:]: value for name, value in vars(module).items() if name.startswith("check_")})

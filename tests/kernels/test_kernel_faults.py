@@ -40,8 +40,8 @@ def _report(library: Path, name: str, to: Connection) -> None:
 
 @pytest.fixture(scope="module")
 def server() -> BaseContext:
-    """Forks processes that have imported and done nothing else: this one's threads do not live on in a fork, and torch
-    would wait for them."""
+    """Return what forks processes that have done nothing but import: threads do not live on in a fork, and torch would
+    wait for them."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["kernel_checks", "kernel_addresses"])
     with pytest.MonkeyPatch.context() as patch:  # the server finds its modules by this alone
@@ -51,7 +51,7 @@ def server() -> BaseContext:
 
 
 def outcome(server: BaseContext, library: Path, name: str) -> str:
-    """What the check says, in a process of its own, which a fault may crash."""
+    """Return what the check says, in a process of its own, which a fault may crash."""
     here, there = server.Pipe(duplex=False)
     child = server.Process(target=_report, args=(library, name, there))
     child.start()

@@ -26,7 +26,7 @@ def threads(tmp_path_factory: pytest.TempPathFactory) -> native.Program:
 
 
 def run_threads(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """At fixed addresses where that can be had: some kernels place memory where the sanitizer has its own."""
+    """Run at fixed addresses where that can be had: some kernels place memory where the sanitizer has its own."""
     setarch = shutil.which("setarch")
     fixed = [setarch, "-R"] if setarch and native.run([setarch, "-R", "true"]).returncode == 0 else []
     return native.run([*fixed, program, *arguments], TSAN_OPTIONS="halt_on_error=1")
@@ -53,7 +53,7 @@ def test_no_race_and_the_bytes_of_one_thread(threads: native.Program) -> None:
 
 @pytest.fixture(scope="module")
 def kernel_threads(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The GPU kernels' bodies on real threads; they need nothing of the CPU path."""
+    """Build the GPU kernels' bodies on real threads; they need nothing of the CPU path."""
     program = tmp_path_factory.mktemp("kernel_threads") / "kernel_threads"
     kept = native.kept_object(native.ROOT / "tests/kernels/native/kernel_threads.cpp", *THREADS)
     done = native.run([native.compiler(), *THREADS, kept, "-o", program])

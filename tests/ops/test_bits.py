@@ -23,13 +23,13 @@ from bitrate_ext.ops.strips import RowProjector
 
 @pytest.fixture
 def instruction_sets():
-    """How many this processor has; the best is chosen again at the end."""
+    """Return how many this processor has; the best is chosen again at the end."""
     yield torch.ops.bitrate_ext._choose_instruction_set(-1)
     torch.ops.bitrate_ext._choose_instruction_set(-1)
 
 
 def in_a_layout(rng, bits: torch.Tensor) -> torch.Tensor:
-    """One channel of a larger tensor, at any stride."""
+    """Return bits as one channel of a larger tensor, at any stride."""
     return in_another_layout(rng, torch.stack([bits, torch.full_like(bits, float("nan"))], dim=1))[:, 0]
 
 

@@ -92,14 +92,14 @@ def test_many_threads_at_once(rng):
 
 @functools.cache
 def large_and_small():
-    """One latent for one thread, one for several; kept, as PyTorch itself may hang on large tensors after a fork."""
+    """Return a latent for one thread and one for several, made before a fork, after which PyTorch may hang."""
     generator = torch.Generator().manual_seed(3)
     tensors = [torch.rand(1, c, h, w, generator=generator).clamp_min(1e-6) for c, h, w in ((4, 3, 5), (64, 40, 60))]
     return [(p, (p.shape[2] * 3, p.shape[3] * 2 + 1)) for p in tensors]
 
 
 def use(count: int) -> bytes:
-    """Several calls, with work for several threads; their bytes."""
+    """Return the bytes of several calls, with work for several threads."""
     parts = []
     for index in range(count):
         p, size = large_and_small()[index % 25 == 0]
@@ -109,7 +109,7 @@ def use(count: int) -> bytes:
 
 
 def in_forked_child(expected: bytes) -> None:
-    """Ends with 0 where the child's bytes are the parent's."""
+    """Fork a child that ends with 0 where the child's bytes are the parent's."""
     os._exit(0 if use(CHILD_CALLS) == expected else 3)
 
 
@@ -237,7 +237,7 @@ def test_import_is_quiet_and_does_no_work():
 
 @pytest.fixture(scope="module")
 def without_library(tmp_path_factory):
-    """A copy of the Python files alone."""
+    """Return a copy of the Python files alone."""
     folder = tmp_path_factory.mktemp("reference_only")
     shutil.copytree(PACKAGE, folder / "bitrate_ext", ignore=shutil.ignore_patterns("*.so", "__pycache__", "data"))
     assert not list(folder.rglob("*.so"))

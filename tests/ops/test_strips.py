@@ -18,7 +18,7 @@ from bitrate_ext.ops.strips import RowProjector
 
 
 def latents(rng: np.random.Generator) -> dict[str, Tensor]:
-    """Of a canvas of 128 x 192 pixels: strides of 16 and 64."""
+    """Return latents of a canvas of 128 x 192 pixels: strides of 16 and 64."""
     return {
         name: torch.from_numpy(rng.uniform(0.01, 1, (2, channels, 128 // stride, 192 // stride)).astype(np.float32))
         for name, channels, stride in (("y", 12, 16), ("z", 5, 64))
