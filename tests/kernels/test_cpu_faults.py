@@ -1,9 +1,7 @@
 """Planted faults: each is put into a copy of the sources, and the check that it names must fail there.
 
 The same checks pass without a fault, so that one that always fails counts for nothing. A fault whose text is no longer
-in its file fails as well. The summary at the end of the run says how many of each group were caught. To add a group: a
-module of ``Fault`` in ``faults/``, a fixture that runs them, and a test that gives the group's name to the
-summary.
+in its file fails as well. The summary at the end of the run says how many of each group were caught.
 """
 
 from __future__ import annotations
@@ -15,8 +13,9 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
-from faults import ROOT, Fault, cpu, native, planted
+from faults import ROOT, Fault, listed, native, planted
 
+FAULTS = listed("cpu")
 WORKERS = 2  # faults at a time
 Runs = dict[Fault, "Future"]
 
@@ -39,7 +38,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> native.Program:
 
 @pytest.fixture(scope="module")
 def cpu_runs(request: pytest.FixtureRequest, sweep: native.Program) -> Iterator[Runs]:
-    yield from all_started(request.session, cpu.FAULTS, lambda fault: native.swept(sweep, fault))
+    yield from all_started(request.session, FAULTS, lambda fault: native.swept(sweep, fault))
 
 
 def test_the_cpu_path_passes_without_a_fault(sweep: native.Program) -> None:
@@ -48,7 +47,7 @@ def test_the_cpu_path_passes_without_a_fault(sweep: native.Program) -> None:
     assert "0 wrong" in done.stdout
 
 
-@pytest.mark.parametrize("fault", cpu.FAULTS, ids=str)
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
 def test_faults_of_the_cpu_path(fault: Fault, cpu_runs: Runs, record_property: Callable[[str, object], None]) -> None:
     record_property("planted fault", "CPU path")
     done: CompletedProcess[str] = cpu_runs[fault].result()
@@ -60,9 +59,11 @@ def test_faults_of_the_cpu_path(fault: Fault, cpu_runs: Runs, record_property: C
 # What is said of all faults.
 
 
-def test_names_are_unique() -> None:
-    faults = [*cpu.FAULTS, *cpu.RACES]
-    assert len({fault.name for fault in faults}) == len(faults)
+@pytest.mark.parametrize("name", ["cpu", "races", "kernels"])
+def test_lists_are_of_these_sources(name: str) -> None:
+    faults = listed(name)
+    assert len({fault.name for fault in faults}) == len(faults) > 0
+    assert [f.name for f in faults if (ROOT / f.file).read_text().count(f.old) != 1] == []
 
 
 def test_a_fault_that_no_longer_applies_is_an_error(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ import executing
 import kernel_addresses
 import kernel_checks
 import pytest
-from faults import Fault, kernels_backward, kernels_forward, kernels_plan, planted
+from faults import Fault, listed, planted
 
-FAULTS = [*kernels_forward.FAULTS, *kernels_backward.FAULTS, *kernels_plan.FAULTS]
+FAULTS = listed("kernels")
 CHECKS = executing.checks_of(kernel_checks, kernel_addresses)
 WORKERS = 2  # compilers at a time
 SECONDS = 300  # that a check may take
@@ -98,10 +98,6 @@ def test_faults_of_the_kernels(
     assert outcome(server, executors[fault].result(), fault.caught_by) != SURVIVED, (
         f"{fault.name!r} survived {fault.caught_by!r}"
     )
-
-
-def test_names_are_unique() -> None:
-    assert len({fault.name for fault in FAULTS}) == len(FAULTS) >= 40
 
 
 def test_every_check_catches_a_fault() -> None:

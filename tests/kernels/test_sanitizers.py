@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from faults import cpu, native
+from faults import listed, native
 
 ADDRESSES = ("-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 THREADS = ("-g1", "-pthread", "-fsanitize=thread")
@@ -79,7 +79,7 @@ def test_tasks_that_overlap_are_reported(threads: native.Program) -> None:
     assert "ThreadSanitizer: data race" in done.stderr
 
 
-@pytest.mark.parametrize("fault", cpu.RACES, ids=str)
+@pytest.mark.parametrize("fault", listed("races"), ids=str)
 def test_planted_races_are_reported(fault: native.Fault, threads: native.Program, record_property) -> None:
     record_property("planted fault", "CPU path")
     done = run_threads(threads.with_fault(fault))
