@@ -1,4 +1,4 @@
-"""The kernels as the device compiler sees them: no warning, no spill, and as docs/device-code.md says."""
+"""The kernels as the device compiler sees them: no warning, no spill, and every rounding its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import device_code
 import pytest
 
 ROOT = Path(__file__).parents[2]
-KERNELS = ("project_kernel", "project_backward_kernel")
 
 
 @pytest.fixture(scope="module")
@@ -22,35 +21,21 @@ def nvcc() -> Path:
 
 @pytest.fixture(scope="module")
 def compiled(nvcc: Path) -> dict[str, list[device_code.Compiled]]:
-    return device_code.compile_all(nvcc, device_code.known_architectures(nvcc))
+    return device_code.compile_all(nvcc)
 
 
 @pytest.mark.parametrize("architecture", device_code.architectures())
 def test_kernels_keep_to_registers(architecture: str, nvcc: Path, compiled: dict) -> None:
     if architecture not in compiled:
-        pytest.skip(f"nvcc {device_code.release_of(nvcc)} does not know {architecture}: unchecked for it")
-    bounds = dict(re.findall(r"__launch_bounds__\(kThreads, (\d)\) (\w+)\(", device_code.SOURCE.read_text()))
-    wanted = {kernel: int(blocks) for blocks, kernel in bounds.items()}
-    assert [one.kernel for one in compiled[architecture]] == list(KERNELS) == list(wanted)
+        pytest.skip(f"{nvcc} does not know {architecture}: unchecked for it")
+    bounds = re.findall(r"__launch_bounds__\(kThreads, (\d)\) (\w+)\(", device_code.SOURCE.read_text())
+    wanted = {kernel: int(blocks) for blocks, kernel in bounds}
+    assert (
+        {one.kernel for one in compiled[architecture]} == set(wanted) == {"project_kernel", "project_backward_kernel"}
+    )
     for one in compiled[architecture]:
         assert (one.stack, one.spills, one.shared) == (0, 0, 0), one
         assert one.blocks >= wanted[one.kernel], one
-
-
-@pytest.mark.parametrize("architecture", device_code.architectures())
-def test_the_table_is_of_these_kernels(architecture: str, nvcc: Path, compiled: dict) -> None:
-    release, found = device_code.documented_release(), device_code.release_of(nvcc)
-    if release != found:
-        pytest.skip(f"the table is of nvcc {release}, and this is {found}: registers are not compared")
-    if architecture not in compiled:
-        pytest.skip(f"nvcc {found} does not know {architecture}: unchecked for it")
-    rows = [row for row in device_code.documented_rows() if f" {architecture} " in row]
-    assert [one.row() for one in compiled[architecture]] == rows, "run python tools/device_code.py --write"
-
-
-def test_the_table_has_every_architecture() -> None:
-    named = [tuple(cell.strip(" `") for cell in row.split("|")[1:3]) for row in device_code.documented_rows()]
-    assert named == [(kernel, architecture) for kernel in KERNELS for architecture in device_code.architectures()]
 
 
 def test_every_sum_and_product_rounds_by_itself(nvcc: Path) -> None:
@@ -113,7 +98,7 @@ def test_flaws_are_seen(flaw: str, nvcc: Path, tmp_path: Path) -> None:
 def test_blocks_by_registers() -> None:
     """The numbers of NVIDIA's occupancy tables for blocks of 256 threads."""
     for registers, blocks in [(32, 8), (40, 6), (56, 4), (64, 4), (80, 3), (96, 2), (128, 2), (255, 1)]:
-        assert device_code.Compiled("", "", registers, 0, 0, 0, 0, 0).blocks == blocks
+        assert device_code.Compiled("", registers, 0, 0, 0).blocks == blocks
 
 
 @pytest.mark.parametrize(
