@@ -101,7 +101,8 @@ def lay_out(
     """
 
     def project(bits: Any, projection: Any, out: Tensor | None = None) -> Tensor:
-        return bitrate_map(bits, canvas, crop=crop, projection=projection, dtype=dtype, out=out, unit="bits")
+        made: Tensor = bitrate_map(bits, canvas, crop=crop, projection=projection, dtype=dtype, out=out, unit="bits")
+        return made
 
     total_map = project(cells, projections, out)
     maps = {}

@@ -99,7 +99,7 @@ class Process(Protocol):
 
 
 class VideoReader:
-    """The frames of a video, one after the other::
+    """The frames of a video, one after the other.
 
         with VideoReader("in.mp4") as video:
             for frame in video:
@@ -188,7 +188,7 @@ class VideoReader:
         self.height, self.width = self._first.pixels.shape[:2]
 
     def __iter__(self) -> Iterator[VideoFrame]:
-        """The frames, once; open the file again to read it again."""
+        """Yield the frames, once; open the file again to read it again."""
         if self._taken:
             raise ValueError(f"{self._name}: the frames have been read; open the video again")
         self._taken = True
@@ -253,7 +253,7 @@ class VideoReader:
             raise VideoError(f"{self._name}: the decoder's words make no sense") from None
 
     def _next(self, index: int) -> VideoFrame | None:
-        """The next frame; None at the end, with the reason in ``partial`` where that is not the video's own end."""
+        """Return the next frame; None at the end, with the reason in ``partial`` unless it is the video's own."""
         try:
             kind, length = self._prefix()
             if kind == FRAM:
@@ -352,7 +352,7 @@ def apply_rotation(pixels: NDArray[np.uint8], rotation: int) -> NDArray[np.uint8
 
 
 def _start(video: int, max_memory: int, max_pixels: int) -> Process:
-    """The child. It finds the standard library and PyAV, and inherits the video and two pipes, nothing else."""
+    """Start the child, which finds the standard library and PyAV, and inherits the video and two pipes alone."""
     spec = importlib.util.find_spec("av")
     if spec is None or spec.origin is None:
         raise ImportError("av cannot be imported (not installed); install it with pip install 'bitrate-ext[video]'")

@@ -24,7 +24,7 @@ _BT709, _TV_RANGE = 1, 1  # FFmpeg's AVColorSpace and kin, AVColorRange
 
 
 class VideoWriter:
-    """A video file, written frame by frame::
+    """A video file, written frame by frame.
 
         with VideoWriter("out.mp4", 640, 480, Fraction(25)) as video:
             video.write(pixels, Fraction(0))

@@ -149,12 +149,7 @@ def kernel_map(
 
 
 def kernel_gradient(
-    module: ModuleType,
-    p: Tensor,
-    bands: tuple[Any, Any],
-    grad: Tensor,
-    gradient: Tensor | None = None,
-    **setting: int,
+    module: ModuleType, p: Tensor, bands: tuple[Any, Any], grad: Tensor, gradient: Tensor | None = None, **setting: int
 ) -> tuple[Tensor, dict[str, Any]]:
     """Return the gradient by the kernel's body, with the summary of its launch; the bands are transposed."""
     gradient = torch.full_like(p, float("nan")) if gradient is None else gradient

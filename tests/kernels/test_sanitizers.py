@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from faults import cpu, in_tiers, native
+from faults import in_tiers, listed, native
 
 pytestmark = pytest.mark.medium
 
@@ -80,7 +80,7 @@ def test_tasks_that_overlap_are_reported(threads: native.Program) -> None:
     assert "ThreadSanitizer: data race" in done.stderr
 
 
-@pytest.mark.parametrize("fault", in_tiers(cpu.RACES))
+@pytest.mark.parametrize("fault", in_tiers(listed("races")))
 def test_planted_races_are_reported(fault: native.Fault, threads: native.Program, record_property) -> None:
     record_property("planted fault", "CPU path")
     done = run_threads(threads.with_fault(fault))
