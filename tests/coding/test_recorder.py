@@ -33,22 +33,24 @@ def test_a_block_within_a_block_ends_nothing() -> None:
     assert ans.RansEncoder.encode_with_indexes is plain
     assert [one.string for one in inner.strings] == [first]
     assert [one.string for one in outer.strings] == [second, unheard]
-    assert [[len(part.costs.bits) for part in one.parts] for one in outer.strings] == [[3], []]
+    assert [[len(part.costs.bits) for part in one.runs] for one in outer.strings] == [[3], []]
 
 
 def test_costs_are_kept_while_their_tables_stay() -> None:
     memory = EntropyModels(nn.Module())
     module: Any = Tables()
     assert not memory.costs_are_known(module)
-    first = memory.of(module, TABLES)
+    first = memory.tables_of(module, TABLES)
     assert memory.costs_are_known(module)
-    assert memory.of(module, TABLES) is first
-    two = memory.of(module, ([[0, 1, 65536], [0, 2, 65536]], [3, 3], [0, 0]))  # made for one call: not the module's own
+    assert memory.tables_of(module, TABLES) is first
+    two = memory.tables_of(
+        module, ([[0, 1, 65536], [0, 2, 65536]], [3, 3], [0, 0])
+    )  # made for one call: not the module's own
     assert len(two.last) == 2
-    assert memory.of(module, TABLES) is first
+    assert memory.tables_of(module, TABLES) is first
     module._quantized_cdf += 0
     assert not memory.costs_are_known(module)
-    assert memory.of(module, TABLES) is not first
+    assert memory.tables_of(module, TABLES) is not first
     module._quantized_cdf = module._quantized_cdf.clone()
     assert not memory.costs_are_known(module)
 
@@ -58,6 +60,6 @@ def test_costs_are_not_kept_of_tables_whose_changes_do_not_show() -> None:
     with torch.inference_mode():
         module: Any = Tables()
     for one in (module, Tables(_build_cdf=None)):
-        first = memory.of(one, TABLES)
+        first = memory.tables_of(one, TABLES)
         assert not memory.costs_are_known(one)
-        assert memory.of(one, TABLES) is not first
+        assert memory.tables_of(one, TABLES) is not first

@@ -85,12 +85,9 @@ def test_which_cells_rows_need() -> None:
     # Rows 1 to 7 of the canvas read the rows 0 1 1 2 2 3 3 of y and 0 0 0 1 1 1 1 of z.
     assert [layout.ready({"y": count, "z": 2}) for count in range(5)] == [0, 1, 3, 5, 7]
     assert layout.ready({"y": 4, "z": 1}) == 3
-    assert [layout.lowest("y", row) for row in range(8)] == [0, 1, 1, 2, 2, 3, 3, 4]
     assert layout.cells("y", 1, 4) == (1, 3)
-    assert layout.most_cells("y") == 1
     smooth = RowProjector({"y": (4, 2)}, (8, 4), (0, 0, 8, 4), {"y": get_projection("bilinear")})
     assert [smooth.ready({"y": count}) for count in range(5)] == [0, 0, 3, 5, 8]
-    assert smooth.most_cells("y") == 2
     expected = bitrate_ext.bitrate_map(whole, (8, 4))
     for native, first in ((None, 3), (False, 5)):
         out = torch.empty(1, 1, 2, 4)
