@@ -338,7 +338,7 @@ def _words(row: FrameRow, count: int | None) -> str:
 def _row(result: FrameResult, time: Fraction) -> FrameRow:
     psnr = None
     if result.x_hat is not None:
-        pixels = result.frame.permute(2, 0, 1)[None].double() / 255
+        pixels = result.frame.permute(2, 0, 1)[None] / 255
         psnr = measure_psnr(result.x_hat, pixels)
     return FrameRow(
         index=result.index,
