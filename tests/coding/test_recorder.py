@@ -1,4 +1,4 @@
-"""What is heard of a coder, and when the costs of its tables are computed anew."""
+"""What is recorded of a coder, and when the costs of its tables are computed anew."""
 
 from __future__ import annotations
 
@@ -22,44 +22,44 @@ class Tables(nn.Module):
 
 
 def test_a_block_within_a_block_ends_nothing() -> None:
-    memory, arguments = EntropyModels(nn.Module()), ([0, 1, 0], [0, 0, 0], *TABLES)
+    entropy_models, arguments = EntropyModels(nn.Module()), ([0, 1, 0], [0, 0, 0], *TABLES)
     plain, before = ans.RansEncoder.encode_with_indexes, ans.BufferedRansEncoder()
     before.encode_with_indexes(*arguments)
-    with record_encoding(memory) as outer:
-        with record_encoding(memory) as inner:
+    with record_encoding(entropy_models) as outer:
+        with record_encoding(entropy_models) as inner:
             first = ans.RansEncoder().encode_with_indexes(*arguments)
         second = ans.RansEncoder().encode_with_indexes(*arguments)
-        unheard = before.flush()
+        unrecorded = before.flush()
     assert ans.RansEncoder.encode_with_indexes is plain
     assert [one.string for one in inner.strings] == [first]
-    assert [one.string for one in outer.strings] == [second, unheard]
-    assert [[len(part.costs.bits) for part in one.runs] for one in outer.strings] == [[3], []]
+    assert [one.string for one in outer.strings] == [second, unrecorded]
+    assert [[len(run.costs.bits) for run in one.runs] for one in outer.strings] == [[3], []]
 
 
 def test_costs_are_kept_while_their_tables_stay() -> None:
-    memory = EntropyModels(nn.Module())
+    entropy_models = EntropyModels(nn.Module())
     module: Any = Tables()
-    assert not memory.costs_are_known(module)
-    first = memory.tables_of(module, TABLES)
-    assert memory.costs_are_known(module)
-    assert memory.tables_of(module, TABLES) is first
-    two = memory.tables_of(
+    assert not entropy_models.costs_are_known(module)
+    first = entropy_models.tables_of(module, TABLES)
+    assert entropy_models.costs_are_known(module)
+    assert entropy_models.tables_of(module, TABLES) is first
+    two = entropy_models.tables_of(
         module, ([[0, 1, 65536], [0, 2, 65536]], [3, 3], [0, 0])
     )  # made for one call: not the module's own
     assert len(two.last) == 2
-    assert memory.tables_of(module, TABLES) is first
+    assert entropy_models.tables_of(module, TABLES) is first
     module._quantized_cdf += 0
-    assert not memory.costs_are_known(module)
-    assert memory.tables_of(module, TABLES) is not first
+    assert not entropy_models.costs_are_known(module)
+    assert entropy_models.tables_of(module, TABLES) is not first
     module._quantized_cdf = module._quantized_cdf.clone()
-    assert not memory.costs_are_known(module)
+    assert not entropy_models.costs_are_known(module)
 
 
 def test_costs_are_not_kept_of_tables_whose_changes_do_not_show() -> None:
-    memory = EntropyModels(nn.Module())
+    entropy_models = EntropyModels(nn.Module())
     with torch.inference_mode():
         module: Any = Tables()
     for one in (module, Tables(_build_cdf=None)):
-        first = memory.tables_of(one, TABLES)
-        assert not memory.costs_are_known(one)
-        assert memory.tables_of(one, TABLES) is not first
+        first = entropy_models.tables_of(one, TABLES)
+        assert not entropy_models.costs_are_known(one)
+        assert entropy_models.tables_of(one, TABLES) is not first

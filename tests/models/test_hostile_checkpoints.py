@@ -340,7 +340,8 @@ def test_archives_with_another_pickle(data: bytes, tmp_path: Path) -> None:
 
 def test_the_command_line_says_it_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path, {"state_dict": Gadget(open, str(tmp_path / "canary"), "w")})
-    image = str(tmp_path / "no.png")
+    image = str(tmp_path / "some.png")
+    Path(image).write_bytes(b"not looked at: the checkpoint is loaded before")
     for command in ("map", "check"):
         assert cli.main([command, image, "--checkpoint", str(path), "--model", NAME]) == 2
         captured = capsys.readouterr()
