@@ -9,6 +9,7 @@ from fractions import Fraction
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,19 @@ PRESETS = (
     *("medium", "slow", "slower", "veryslow", "placebo"),
 )
 _BT709, _TV_RANGE = 1, 1  # FFmpeg's AVColorSpace and kin, AVColorRange
+
+
+class _WholeWrites:
+    """An unbuffered file as FFmpeg needs it: a full disk takes the part that fits, and FFmpeg asks not how much."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.seek, self.tell = file, file.seek, file.tell
+
+    def write(self, data: bytes) -> int:
+        left = memoryview(data)
+        while left:
+            left = left[self._file.write(left) :]
+        return len(data)
 
 
 class VideoWriter:
@@ -90,7 +104,7 @@ class VideoWriter:
     def _open(self, partial: PartialFile, container: str, crf: int, preset: str) -> None:
         """Begin; FFmpeg is given no name, and reads back what it wrote to put an MP4 file's index first."""
         self._container = self._av.open(
-            partial.file,
+            _WholeWrites(partial.file),
             "w",
             format=container,
             container_options={"movflags": "+faststart"} if container != "matroska" else {},
