@@ -12,7 +12,9 @@ from workloads import HYPER_STRIDE, Buffers, Workload, projection_of
 
 import bitrate_ext
 from bitrate_ext.cli.bench import recipe
-from bitrate_ext.ops import autograd
+from bitrate_ext.mapping.layout import lay_out, sum_cells
+from bitrate_ext.ops import dispatch
+from bitrate_ext.ops.projection import choose_projections
 
 try:
     import opponents_triton
@@ -56,12 +58,23 @@ def fused(workload: Workload, buffers: Buffers) -> Call:
     return lambda: bitrate_ext.bitrate_map(likelihoods, workload.size, projection=projection, out=buffers.out)
 
 
+def mapper(workload: Workload, buffers: Buffers) -> Call:
+    """What a mapper does besides the network: the map of all latents and of each, totals, what the padding costs."""
+    projections = choose_projections(projection_of(workload), buffers.likelihoods)
+    canvas = workload.size
+
+    def call() -> Tensor:
+        return lay_out(sum_cells(buffers.likelihoods), projections, canvas, (0, 0, *canvas), out=buffers.out).map
+
+    return call
+
+
 def kernel(workload: Workload, buffers: Buffers) -> Call:
     """The fused backward kernel into gradients that are there already: no new memory in a call."""
     canvas = workload.size
-    placement = autograd.MapGeometry(canvas, (0, 0, *canvas), ["bilinear"], True, (0.0, 0.0))
+    geometry = dispatch.MapGeometry(canvas, (0, 0, *canvas), ["bilinear"], True, (0.0, 0.0))
     p = buffers.likelihoods["y"].detach()
-    bands, gradient = autograd._lookup([p], placement, transposed=True)[1], torch.empty_like(p)
+    bands, gradient = dispatch.cached_bands([p], geometry, transposed=True)[1], torch.empty_like(p)
 
     def call() -> list[Tensor]:
         torch.ops.bitrate_ext._project_backward(buffers.out, p, bands, gradient)
@@ -138,6 +151,7 @@ def empty_call(workload: Workload, buffers: Buffers) -> Call:
 OPPONENTS: dict[str, Callable[[Workload, Buffers], Call]] = {
     "copy": copy,  # first: the others are measured by it
     "fused": fused,
+    "mapper": mapper,
     "recipe": by_recipe,
     "kernel": kernel,
     "compiled recipe": compiled(None),
@@ -191,6 +205,8 @@ def why_not(opponent: str, workload: Workload, device: torch.device) -> str:
     plain = list(workload.shapes) == ["y"] and workload.projection == "bilinear"
     usual = plain and workload.direction == "forward" and workload.frames == 1 and workload.channels == 192
     usual = usual and (workload.dtype, workload.layout, workload.stride) == ("float32", "contiguous", 16)
+    if opponent == "mapper" and not (workload.hyper and workload.projection == "bilinear"):
+        return "it is for the latents of a codec"
     if opponent == "recipe" and workload.projection != "bilinear":
         return "it knows bilinear interpolation only"
     if opponent == "kernel" and not (workload.direction == "backward" and plain):

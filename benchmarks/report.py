@@ -13,6 +13,7 @@ from typing import Any
 from record import Row, find, load
 
 OTHERS = {
+    "mapper": "mapper",
     "recipe": "recipe",
     "compiled recipe": "compiled",
     "compiled recipe, max-autotune": "autotuned",

@@ -27,7 +27,7 @@ class Workload:
 
     image: str | tuple[int, int]  # a name of IMAGES, or (H, W)
     channels: int = 192
-    hyper: bool = False  # z as well, of as many channels
+    hyper: int = 0  # channels of z; 0: there is none
     frames: int = 1
     dtype: str = "float32"
     layout: str = "contiguous"
@@ -58,9 +58,9 @@ class Workload:
     @property
     def shapes(self) -> dict[str, tuple[int, int, int, int]]:
         """Of the likelihoods, ``[N, C, h, w]``."""
-        strides = {"y": self.stride, **({"z": HYPER_STRIDE} if self.hyper else {})}
+        latents = {"y": (self.channels, self.stride), "z": (self.hyper, HYPER_STRIDE)}
         height, width = self.size
-        return {name: (self.frames, self.channels, height // s, width // s) for name, s in strides.items()}
+        return {name: (self.frames, c, height // s, width // s) for name, (c, s) in latents.items() if c}
 
     @property
     def pixels(self) -> int:
@@ -143,13 +143,14 @@ def _values(buffers: Buffers) -> list[tuple[str, Tensor]]:
 FORWARD = [
     *(Workload(image) for image in IMAGES),
     *(Workload("4k", channels=channels) for channels in (128, 320)),
-    *(Workload(image, hyper=True) for image in ("kodak", "4k")),
+    *(Workload(image, hyper=192) for image in ("kodak", "4k")),
+    Workload("4k", channels=96, hyper=64),  # the bundled codec's
     Workload("1080p", frames=8),
     Workload("kodak", frames=64),
     *(Workload(image, layout="channels_last") for image in ("kodak", "4k", "8k")),
     *(Workload(image, dtype="bfloat16") for image in ("kodak", "4k", "8k")),
     Workload("1080p", stride=8),
-    *(Workload(image, hyper=True, projection="4 taps") for image in ("kodak", "4k")),
+    *(Workload(image, hyper=192, projection="4 taps") for image in ("kodak", "4k")),
     *(Workload(image, projection=taps) for taps in REACHES for image in ("kodak", "4k")),
 ]
 BACKWARD = [

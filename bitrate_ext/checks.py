@@ -1,15 +1,16 @@
-"""Checks of arguments that several rooms make."""
+"""Checks of arguments that several rooms have in common."""
 
 from __future__ import annotations
 
 
 def check_whole_number(name: str, value: object, least: int) -> None:
-    """Refuse what is not a whole number, or one that is too small.
+    """Check that an argument is a whole number of at least so much.
 
     Raises:
-        TypeError, ValueError: naming the argument.
+        TypeError: it is no whole number.
+        ValueError: it is less.
     """
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a whole number, got {value!r}")
+        raise TypeError(f"{name} must be a whole number of at least {least}, got {value!r}")
     if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import math
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -14,8 +13,6 @@ from pathlib import Path
 import torch
 
 SHARE = 0.8  # of what is available, that is taken where nobody has given a limit
-UNITS = {"": 1} | {f"{letter}i": 1 << 10 * (n + 1) for n, letter in enumerate("kmgt")}
-UNITS |= {letter: 1000 ** (n + 1) for n, letter in enumerate("kmgt")}
 CGROUPS = {  # by what a line of /proc/self/cgroup names: folder, limit, use, and the part of it that can be dropped
     "": ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),  # version 2
     "memory": ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -41,23 +38,6 @@ class Footprint:
     def bytes(self, pixels: int) -> int:
         """Return the bytes for an image of so many pixels."""
         return self.fixed + math.ceil(self.per_pixel * pixels)
-
-
-def parse_bytes(text: str) -> int:
-    """Return the number of bytes that a text such as ``"4GiB"``, ``"500 MB"``, ``"1.5G"`` or ``"2147483648"`` names.
-
-    Raises:
-        ValueError: something else.
-    """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", text.lower())
-    if found is None or float(found[1]) == 0:
-        raise ValueError(f"expected a number of bytes such as 4GiB, 500MB or 2147483648, got {text!r}")
-    return int(float(found[1]) * UNITS[found[2] or ""])
-
-
-def format_bytes(count: float) -> str:
-    """Return a number of bytes in words, in whole MiB or tenths of a GiB."""
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{math.ceil(count / 2**20)} MiB"
 
 
 def resident() -> int:

@@ -15,9 +15,9 @@ SPECIAL = {
 }  # fmt: skip
 
 
-def map_and_gradients(case, seed: int, tensors=None) -> list[bytes]:
+def map_and_gradients(case, seed: int, tensors=None, **kwargs) -> list[bytes]:
     leaves = [p.detach().requires_grad_() for p in (case.likelihoods if tensors is None else tensors)]
-    out = case.run(leaves)
+    out = case.run(leaves, **kwargs)
     grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed), dtype=out.dtype).to(out.device)
     return [bytes_of(out), *map(bytes_of, torch.autograd.grad(out, leaves, grad))]
 

@@ -12,6 +12,7 @@ from commands import in_new_process
 
 from bitrate_ext import memory
 from bitrate_ext.memory import MemoryLimitError
+from bitrate_ext.units import format_bytes, parse_bytes
 
 CPU = torch.device("cpu")
 MIB = 1 << 20
@@ -22,17 +23,17 @@ MIB = 1 << 20
     [("4GiB", 4 << 30), ("500MB", 500_000_000), ("1.5 g", 1_500_000_000), ("64k", 64_000), ("7", 7), ("2 kib", 2048)],
 )
 def test_numbers_of_bytes(text: str, count: int) -> None:
-    assert memory.parse_bytes(text) == count
+    assert parse_bytes(text) == count
 
 
 @pytest.mark.parametrize("text", ["", "GiB", "-1", "0", "4 GiBit", "1e9", "4,5G", "nan"])
 def test_what_is_no_number_of_bytes(text: str) -> None:
     with pytest.raises(ValueError, match="expected a number of bytes such as 4GiB"):
-        memory.parse_bytes(text)
+        parse_bytes(text)
 
 
 def test_bytes_in_words() -> None:
-    assert [memory.format_bytes(n) for n in (0, 1, 3 * MIB, 5 << 29)] == ["0 MiB", "1 MiB", "3 MiB", "2.5 GiB"]
+    assert [format_bytes(n) for n in (0, 1, 3 * MIB, 5 << 29)] == ["0 MiB", "1 MiB", "3 MiB", "2.5 GiB"]
 
 
 def test_a_peak_increase_is_not_what_stays() -> None:
@@ -94,6 +95,7 @@ def test_a_footprint_is_a_line_through_two_runs() -> None:
     assert sides == [384, 384, 768]
 
 
+@pytest.mark.medium
 def test_the_limit_of_the_address_space_counts() -> None:
     code = """
         import resource, torch

@@ -35,6 +35,7 @@ import bitrate_ext
 from bitrate_ext import memory
 from bitrate_ext.io.images import load_image
 from bitrate_ext.models.demo_codec import demo_photograph
+from bitrate_ext.units import parse_bytes
 
 STRIDE = 16  # pixels a cell
 BAR = 6e-8 * 1.01  # of the bits: what rounding to float32 may lose
@@ -123,7 +124,7 @@ def main() -> int:
     parser.add_argument("--channels", type=int, default=320)
     parser.add_argument("--rows", type=int, nargs="+", default=[256, 1000], help="strip heights")
     parser.add_argument("--folder", type=Path, help="where the files go while they are needed")
-    parser.add_argument("--memory", type=memory.parse_bytes, default=2 << 30, help="default 2GiB")
+    parser.add_argument("--memory", type=parse_bytes, default=2 << 30, help="default 2GiB")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=chosen.folder) as inside:
         path = Path(inside) / "input"

@@ -7,7 +7,6 @@ become RGB, grey becomes three equal channels. Values are taken as stored: embed
 from __future__ import annotations
 
 import contextlib
-import os
 import warnings
 from collections.abc import Iterator
 from os import PathLike
@@ -19,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..memory import format_bytes
-from .files import open_regular
+from ..units import format_bytes
+from .files import shown, unusable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -155,8 +154,10 @@ def _pixel_bytes(image: Image.Image) -> int:
 
 
 def check_file(path: Path) -> None:
-    """Refuse what is no regular file before anything else is done with it."""
-    os.close(open_regular(path, "an image file", ImageError))
+    """Refuse what is no regular file before anything is opened: opening a pipe would wait for its other end."""
+    reason = unusable(path, "an image")
+    if reason is not None:
+        raise ImageError(f"{shown(path)}: {reason}")
 
 
 def _check_depth(path: Path, image: Image.Image) -> None:

@@ -17,7 +17,6 @@ from ..optional import require
 
 Strips = Iterator[Mapping[str, NDArray[Any]]]  # of each map the next rows, [rows, W]; "map" among them
 
-FORMATS = ("npz", "tiff")
 TILE = 256  # side of the tiles of a TIFF file, pixels
 _npy: Any = np.lib.format  # its functions have no types
 DATE = (1980, 1, 1, 0, 0, 0)  # of a zip file's members: equal maps give equal files

@@ -1,10 +1,11 @@
-"""Loads the compiled op libraries, and says once what to do where there is none."""
+"""The compiled libraries: loaded where they are, and told about once where they are not."""
 
 from __future__ import annotations
 
 import warnings
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,11 +15,12 @@ MOST_LATENTS_ON_CUDA = 20  # in one launch: kMaxTerms of csrc/core/launch.h
 
 def _load(name: str, remedy: str) -> str | None:
     """Load a library; returns why it is absent, or None."""
+    operators: Any = torch.ops  # without types
     found = sorted(_FOLDER.glob(f"{name}*.so"))
     if not found:
         return f"no compiled library {name} in {_FOLDER} ({remedy})"
     try:
-        torch.ops.load_library(found[-1])
+        operators.load_library(found[-1])
     except OSError as error:
         return f"{found[-1].name} does not load: {error}"
     return None
@@ -40,7 +42,7 @@ _warned: set[str] = set()
 
 @cache
 def _why_unable(device: torch.device) -> str:
-    """Why this GPU cannot run the kernels that were built; empty where it can, and where there is none to ask."""
+    """Return why this GPU cannot run the kernels that were built; empty where it can, and where there is none."""
     if not torch.cuda.is_available():
         return ""
     because = torch.ops.bitrate_ext._cuda_unavailable(
@@ -50,8 +52,7 @@ def _why_unable(device: torch.device) -> str:
 
 
 def why_absent(device: torch.device, latents: int = 1) -> str:
-    """One line for people: why no native kernel serves so many latents on this device, and what to do; empty where one
-    does."""
+    """Return why no native kernel serves so many latents on this device, and what to do; empty where one does."""
     if absent_because is not None:
         return absent_because
     if device.type == "cpu":
@@ -66,7 +67,7 @@ def why_absent(device: torch.device, latents: int = 1) -> str:
 
 
 def available(device: torch.device) -> bool:
-    """Whether a native kernel exists for tensors of this device."""
+    """Tell whether a native kernel exists for tensors of this device."""
     return not why_absent(device)
 
 
@@ -75,4 +76,4 @@ def warn_once(device: torch.device, because: str) -> None:
     what = f"bitrate_ext uses its PyTorch reference for {device.type} tensors: {because}"
     if what not in _warned:
         _warned.add(what)
-        warnings.warn(what, RuntimeWarning, stacklevel=4)
+        warnings.warn(what, RuntimeWarning, stacklevel=5)

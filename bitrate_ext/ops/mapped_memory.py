@@ -10,13 +10,13 @@ from typing import Any
 
 from torch import Tensor
 
-CHANNELS = 8  # read before their pages are given back
+PARTS = 8  # channels, or rows of bits, that are read before their pages are given back
 
 Span = tuple[int, int]  # addresses: the first byte, and one past the last
 
 
 def shared_mapping(tensor: Tensor) -> Span | None:
-    """The pages of a shared file mapping that hold the tensor's storage, None for other memory.
+    """Return the pages of a shared file mapping that hold the tensor's storage; None for other memory.
 
     Only of shared mappings can pages be dropped without loss: they are read from the file again, and what was written
     to them is the file's. Those of ``numpy.memmap`` are, but for its mode ``"c"``.
@@ -48,12 +48,9 @@ def read_rows(tensor: Tensor, span: Span, first: int, last: int, buffer: Tensor)
     """
     wanted = tensor[..., first:last, :]
     rows = buffer[: wanted.numel()].view(wanted.shape)
-    for start in range(0, tensor.shape[1], CHANNELS) if tensor.dim() == 4 else ():
-        part = slice(start, start + CHANNELS)
+    for start in range(0, wanted.shape[1], PARTS):
+        part = slice(start, start + PARTS)
         rows[:, part] = wanted[:, part]
-        give_back(span)
-    if tensor.dim() == 3:
-        rows.copy_(wanted)
         give_back(span)
     return rows
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count
@@ -22,83 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import choices
+from .band import Band, Floats, Integers, band_of
+
+Rows = tuple[Integers, Floats]  # the first cell of each pixel, [pixels], and weights, [taps, pixels]
 Reach = tuple[tuple[int, int], tuple[int, int]]  # ((top, bottom), (left, right)), pixels, both ends included
 
 _numbers = count(1)
 _living: WeakValueDictionary[str, Projection] = WeakValueDictionary()
-
-
-@dataclass(frozen=True, eq=False)
-class Band:
-    """A banded matrix ``[pixels, cells]``: pixel ``p`` weighs cells ``start[p] ... start[p] + taps - 1``.
-
-    Args:
-        start: int32 ``[pixels]``, the first cell that each pixel reads; ``start + taps <= cells``.
-        weight: float64 ``[taps, pixels]``; zero where a pixel reads fewer cells.
-        cells: number of columns.
-    """
-
-    start: Tensor
-    weight: Tensor
-    cells: int
-
-    @property
-    def pixels(self) -> int:
-        return self.start.shape[0]
-
-    @property
-    def taps(self) -> int:
-        return self.weight.shape[0]
-
-    def dense(self) -> Tensor:
-        """The matrix itself, float64 ``[pixels, cells]``; for small tests and for looking at."""
-        matrix = self.weight.new_zeros(self.pixels, self.cells)
-        pixel = torch.arange(self.pixels, device=self.start.device)
-        for tap in range(self.taps):
-            matrix[pixel, self.start.long() + tap] += self.weight[tap]
-        return matrix
-
-    def transposed(self) -> Band:
-        """The same matrix with cells and pixels exchanged, as backward reads it."""
-        start, weight = self.start.cpu().numpy().astype(np.int64), self.weight.cpu().numpy()
-        tap, pixel = np.nonzero(weight)
-        cell = start[pixel] + tap
-        first = np.full(self.cells, self.pixels, dtype=np.int64)
-        last = np.full(self.cells, -1, dtype=np.int64)
-        np.minimum.at(first, cell, pixel)
-        np.maximum.at(last, cell, pixel)
-        taps = int(max(1, (last - first + 1).max(initial=1))) if self.pixels else 0
-        first = np.clip(np.minimum(first, self.pixels - taps), 0, None)
-        turned = np.zeros((taps, self.cells))
-        turned[pixel - first[cell], cell] = weight[tap, pixel]
-        return _band(first, turned, self.pixels).to(self.start.device)
-
-    def part(self, first: int, last: int) -> tuple[Band, int]:
-        """The rows of some pixels over no more cells than they read, and the first of these cells."""
-        start = self.start[first:last]
-        low, high = (int(start.min()), int(start.max()) + self.taps) if last > first else (0, 0)
-        weight = self.weight[:, first:last].contiguous()
-        return Band(start - low, weight, high - low), low
-
-    def to(self, device: torch.device) -> Band:
-        """The band on another device, in memory that outlives the caller's modes.
-
-        A thread of its own has none of them: neither inference mode, nor the private pool into which ``torch.compile``
-        with CUDA graphs leads this thread's allocations, and which it takes for its own.
-        """
-        if device == self.start.device:
-            return self
-        with ThreadPoolExecutor(1) as thread:
-            return thread.submit(lambda: Band(self.start.to(device), self.weight.to(device), self.cells)).result()
-
-
-def _band(start: np.ndarray, weight: np.ndarray, cells: int) -> Band:
-    with torch.inference_mode(False):  # bands outlive the caller's mode, and autograd refuses inference tensors
-        return Band(
-            torch.from_numpy(np.ascontiguousarray(start, dtype=np.int32)),
-            torch.from_numpy(np.ascontiguousarray(weight, dtype=np.float64)),
-            cells,
-        )
 
 
 class Projection(ABC):
@@ -117,7 +47,7 @@ class Projection(ABC):
         return (self,)
 
     def along(self, axis: int) -> Projection:
-        """The projection that gives the rows of one axis: 0 vertical, 1 horizontal."""
+        """Return the projection that gives the rows of one axis: 0 vertical, 1 horizontal."""
         return self
 
     def __new__(cls, *_: Any, **__: Any) -> Projection:
@@ -130,8 +60,8 @@ class Projection(ABC):
         return {name: value for name, value in self.__dict__.items() if name != "key"}  # a copy keeps its own
 
     @abstractmethod
-    def rows(self, cells: int, pixels: int, cells_per_pixel: float, conserve: bool) -> tuple[np.ndarray, np.ndarray]:
-        """First cell int64 ``[pixels]`` and weights float64 ``[taps, pixels]`` of each pixel of the canvas.
+    def rows(self, cells: int, pixels: int, cells_per_pixel: float, conserve: bool) -> Rows:
+        """Return the first cell int64 ``[pixels]`` and weights float64 ``[taps, pixels]`` of each pixel of a canvas.
 
         ``cells_per_pixel`` is ``cells / pixels``, or the inverse of the caller's scale factor. With ``conserve`` the
         columns are normalised afterwards, so only their shape matters, but every cell must reach some pixel.
@@ -141,17 +71,15 @@ class Projection(ABC):
         return f"<Projection {self.name}>"
 
 
-def _transposed_rows(start: np.ndarray, weight: np.ndarray, cells: int) -> tuple[np.ndarray, np.ndarray]:
-    band = _band(start, weight, cells).transposed()
+def _transposed_rows(start: Integers, weight: Floats, cells: int) -> Rows:
+    band = band_of(start, weight, cells).transposed()
     return band.start.numpy().astype(np.int64), band.weight.numpy()
 
 
 class _Nearest(Projection):
     """Every bit of a cell spread evenly over the cell's own square of pixels."""
 
-    name = "nearest"
-
-    def rows(self, cells: int, pixels: int, cells_per_pixel: float, conserve: bool) -> tuple[np.ndarray, np.ndarray]:
+    def rows(self, cells: int, pixels: int, cells_per_pixel: float, conserve: bool) -> Rows:
         pixel = np.arange(pixels)
         if conserve and pixels < cells:  # each cell gives all its bits to one pixel
             return _transposed_rows(*self.rows(pixels, cells, pixels / cells, True), pixels)
@@ -165,9 +93,7 @@ class _Nearest(Projection):
 class _Bilinear(Projection):
     """Linear interpolation between cell centres (half-pixel centres, the border cell repeated), as in PyTorch."""
 
-    name = "bilinear"
-
-    def rows(self, cells: int, pixels: int, cells_per_pixel: float, conserve: bool) -> tuple[np.ndarray, np.ndarray]:
+    def rows(self, cells: int, pixels: int, cells_per_pixel: float, conserve: bool) -> Rows:
         if conserve and pixels < cells:  # each cell splits its bits linearly between its two nearest pixels
             return _transposed_rows(*self.rows(pixels, cells, pixels / cells, True), pixels)
         pixel = np.arange(pixels)
@@ -193,9 +119,7 @@ class _Bilinear(Projection):
 class _Area(Projection):
     """Bits follow the area that a cell and a pixel share; ``conserve=False`` is PyTorch's adaptive average."""
 
-    name = "area"
-
-    def rows(self, cells: int, pixels: int, cells_per_pixel: float, conserve: bool) -> tuple[np.ndarray, np.ndarray]:
+    def rows(self, cells: int, pixels: int, cells_per_pixel: float, conserve: bool) -> Rows:
         pixel = np.arange(pixels)
         first = pixel * cells // pixels
         last = -(-(pixel + 1) * cells // pixels)  # one past the end
@@ -210,14 +134,14 @@ class _Area(Projection):
         return start, (overlap > 0) / (last - first)
 
 
-PROJECTIONS: dict[str, Projection] = {p.name: p for p in (_Nearest(), _Bilinear(), _Area())}
-for _built_in in PROJECTIONS.values():
-    _built_in.key = _built_in.name  # so that exported programs name it in words
+PROJECTIONS: dict[str, Projection] = dict(zip(choices.PROJECTIONS, (_Nearest(), _Bilinear(), _Area()), strict=True))
+for _name, _built_in in PROJECTIONS.items():
+    _built_in.name = _built_in.key = _name  # the key, too, so that exported programs name it in words
     _living[_built_in.key] = _built_in
 
 
 def get_projection(projection: str | Projection) -> Projection:
-    """The projection of that name, or the object itself.
+    """Return the projection of that name, or the object itself.
 
     Raises:
         ValueError: unknown name.
@@ -257,7 +181,7 @@ def choose_projections(
 
 
 def find_projection(key: str) -> Projection:
-    """The living projection of that key.
+    """Return the living projection of that key.
 
     Raises:
         ValueError: there is none, as when an exported program holds a projection of another process.
@@ -284,8 +208,8 @@ class Axis:
     scale: float = 0.0
 
 
-def _canvas_rows(projection: Projection, axis: Axis) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the whole canvas, scaled to bits: columns that sum to the share, or PyTorch's values over the scale."""
+def _canvas_rows(projection: Projection, axis: Axis) -> Rows:
+    """Return the canvas's rows, scaled to bits: columns that sum to the share, or PyTorch's values over the scale."""
     if axis.cells == 0 or axis.canvas == 0:
         return np.zeros(axis.canvas, dtype=np.int64), np.zeros((0, axis.canvas))
     cells_per_pixel = 1.0 / axis.scale if axis.scale else axis.cells / axis.canvas
@@ -302,20 +226,20 @@ def _canvas_rows(projection: Projection, axis: Axis) -> tuple[np.ndarray, np.nda
 
 @lru_cache(maxsize=256)
 def axis_band(projection: Projection, axis: Axis, device: torch.device) -> Band:
-    """The band of one axis, cached; only the window's rows are kept."""
+    """Return the band of one axis, from a cache; only the window's rows are kept."""
     start, weight = _canvas_rows(projection, axis)
     window = slice(axis.origin, axis.origin + axis.pixels)
-    return _band(start[window], weight[:, window], axis.cells).to(device)
+    return band_of(start[window], weight[:, window], axis.cells).to(device)
 
 
 @lru_cache(maxsize=256)
 def transposed_axis_band(projection: Projection, axis: Axis, device: torch.device) -> Band:
-    """The transposed band of one axis, cached."""
+    """Return the transposed band of one axis, from a cache."""
     return axis_band(projection, axis, torch.device("cpu")).transposed().to(device)
 
 
 def outside_share(projection: Projection, axis: Axis) -> Tensor:
-    """The part of each cell's bits that falls outside the window, float64 ``[cells]``; zero without a crop."""
+    """Return the part of each cell's bits that falls outside the window, float64 ``[cells]``."""
     start, weight = _canvas_rows(projection, axis)
     outside = np.ones(axis.canvas, dtype=bool)
     outside[axis.origin : axis.origin + axis.pixels] = False

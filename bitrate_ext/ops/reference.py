@@ -12,16 +12,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .projection import Band
+from .band import Band
 
 
 def latent_bits(likelihoods: Tensor, dtype: torch.dtype) -> Tensor:
-    """Bits per latent cell: ``[N, C, h, w]`` likelihoods to ``[N, h, w]``, computed in ``dtype``."""
+    """Return the bits per latent cell ``[N, h, w]`` of likelihoods ``[N, C, h, w]``, computed in ``dtype``."""
     return (-likelihoods.to(dtype).log2()).sum(dim=1) + 0.0  # + 0.0: a certain symbol costs 0, never -0
 
 
 def cell_bits(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """Bits per latent cell ``[N, h, w]`` in ``dtype``: of likelihoods ``[N, C, h, w]``, or as they are given."""
+    """Return the bits per latent cell ``[N, h, w]`` in ``dtype``: of likelihoods ``[N, C, h, w]``, or as given."""
     return latent_bits(values, dtype) if values.dim() == 4 else values.to(dtype)
 
 
@@ -45,12 +45,12 @@ def apply_band(band: Band, values: Tensor, dim: int) -> Tensor:
 
 
 def project(bits: Tensor, rows: Band, columns: Band) -> Tensor:
-    """``rows @ bits @ columns.T`` for bits ``[N, h, w]``; ``[N, H, W]`` in the dtype of ``bits``."""
+    """Return ``rows @ bits @ columns.T`` for bits ``[N, h, w]``: ``[N, H, W]`` in their dtype."""
     return apply_band(rows, apply_band(columns, bits, dim=-1), dim=-2)
 
 
 def bitrate_map(values: Sequence[Tensor], bands: Sequence[tuple[Band, Band]], dtype: torch.dtype) -> Tensor:
-    """The map of several latents added up.
+    """Return the map of several latents added up.
 
     Args:
         values: likelihoods ``[N, C, h, w]`` or bits ``[N, h, w]``, each with its own C, h and w.
@@ -62,8 +62,3 @@ def bitrate_map(values: Sequence[Tensor], bands: Sequence[tuple[Band, Band]], dt
     """
     maps = [project(cell_bits(one, dtype), *pair) for one, pair in zip(values, bands, strict=True)]
     return torch.stack(maps).sum(dim=0).unsqueeze(1) if len(maps) > 1 else maps[0].unsqueeze(1)
-
-
-def cell_gradient(grad: Tensor, transposed_rows: Band, transposed_columns: Band) -> Tensor:
-    """Gradient with respect to the bits of each cell, ``[N, h, w]``, from that of the map, ``[N, 1, H, W]``."""
-    return project(grad.squeeze(1), transposed_rows, transposed_columns)

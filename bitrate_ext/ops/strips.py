@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import autograd, functional, reference
+from .arguments import Call, Latents, Projections, check_out, noun_of, resolve
+from .band import Band, Integers
+from .dispatch import choose_kernel, project_bands_into
 from .mapped_memory import read_rows, shared_mapping
-from .projection import Axis, Band, Projection, axis_band, choose_projections
+from .projection import Axis, Projection, axis_band
 
 ROWS = 256  # of a strip, pixels
 CPU = torch.device("cpu")
@@ -45,7 +47,7 @@ class RowProjector:
     ) -> None:
         top, left, self.height, self.width = crop
         self._bands: dict[str, list[tuple[Band, Band]]] = {}
-        self._last: dict[str, np.ndarray] = {}  # [height]: rows of cells that this and earlier rows of pixels need
+        self._last: dict[str, Integers] = {}  # [height]: rows of cells that this and earlier rows of pixels need
         for name, (h, w) in grids.items():
             vertical = Axis(h, size[0], top, self.height, conserve)
             horizontal = Axis(w, size[1], left, self.width, conserve)
@@ -57,18 +59,18 @@ class RowProjector:
             self._last[name] = np.maximum.accumulate(np.max(ends, axis=0))
 
     def cells(self, name: str, first: int, last: int) -> tuple[int, int]:
-        """The rows of cells that the rows of pixels read: the first, and one past the last."""
+        """Return the rows of cells that rows of pixels read: the first, and one past the last."""
         spans = [(band.start[first:last], band.taps) for band, _ in self._bands[name]]
         return min(int(s.min()) for s, _ in spans), max(int(s.max()) + taps for s, taps in spans)
 
     def ready(self, cells: Mapping[str, int]) -> int:
-        """How many rows of pixels, from the first, need no more than so many rows of cells of each latent."""
+        """Return how many rows of pixels, from the first, need no more than so many rows of cells of each latent."""
         return min(int(np.searchsorted(self._last[name], count, side="right")) for name, count in cells.items())
 
     def map(
         self, held: Mapping[str, tuple[int, Tensor]], first: int, out: Tensor, *, native: bool | None = None
     ) -> Tensor:
-        """Rows of the map of the latents in ``held``.
+        """Make rows of the map of the latents in ``held``.
 
         Args:
             held: for each of these latents a row of cells, and from there on the likelihoods ``[N, C, rows, w]`` or the
@@ -89,30 +91,25 @@ class RowProjector:
                 tensors.append(values[..., low - base : low - base + band.cells, :])
                 bands.append((band, columns))
         if native is None:
-            native = functional._chosen("auto", tensors)
+            native = choose_kernel("auto", out.device, len(tensors))
         with torch.no_grad():
-            if native:
-                return autograd.project_bands_into(tensors, bands, out)
-            device = out.device
-            return out.copy_(
-                reference.bitrate_map(tensors, [(r.to(device), c.to(device)) for r, c in bands], out.dtype)
-            )
+            return project_bands_into(tensors, bands, out, native)
 
 
 def map_strips(
-    values: functional.Latents,
+    values: Latents,
     size: Sequence[int],
     *,
     rows: int = ROWS,
     crop: Sequence[int] | None = None,
-    projection: str | Projection | Mapping[str, str | Projection] = "bilinear",
+    projection: Projections = "bilinear",
     conserve: bool = True,
     impl: str = "auto",
     dtype: torch.dtype | None = None,
     out: Tensor | None = None,
     unit: str = "likelihood",
 ) -> Iterator[tuple[int, Tensor]]:
-    """The map of ``bitrate_map`` in strips of rows from top to bottom: the same bytes, in the memory of one strip.
+    """Return the map of ``bitrate_map`` in strips of rows, from top to bottom: the same bytes, in a strip's memory.
 
     Tensors may be of a ``numpy.memmap`` (``torch.from_numpy``): rows are copied into a buffer and their pages
     given back to the system at once, where the file is mapped to be shared (mode ``"r"`` or ``"r+"``, on Linux). There
@@ -136,41 +133,28 @@ def map_strips(
         raise TypeError(f"rows must be an integer, got {rows!r}")
     if rows < 1:
         raise ValueError(f"rows must be at least 1, got {rows}")
-    noun = functional.UNITS[functional._checked_unit(unit)][0]
+    noun = noun_of(unit)
     if isinstance(values, Sequence):
         raise TypeError(f"{noun} must be a tensor or a dict of tensors, got {type(values).__name__}")
-    tensors = functional._checked_tensors(values, unit)
-    canvas = functional._checked_size(size)
-    window = [0, 0, *canvas] if crop is None else functional._checked_crop(crop, canvas)
-    named = {str(index): tensor for index, tensor in enumerate(tensors)}
-    chosen = choose_projections(projection, functional.named_tensors(values, noun)).values()
-    dtype = functional._checked_dtype(dtype, tensors, unit)
-    native = functional._chosen(impl, tensors)
+    call = resolve(values, size, None, projection, conserve, impl, dtype, crop, unit)
     if out is not None:
-        functional._check_out(out, (tensors[0].shape[0], 1, rows, window[3]), dtype, tensors, noun)
+        check_out(out, call, rows, noun)
         if not out.is_contiguous():
             raise ValueError("out must be contiguous, got a tensor of strides " + str(list(out.stride())))
-    grids = {name: (t.shape[-2], t.shape[-1]) for name, t in named.items()}
-    layout = RowProjector(grids, canvas, window, dict(zip(named, chosen, strict=True)), conserve=conserve)
-    return _strips(layout, named, rows, dtype, native, out)
+    grids = {name: (t.shape[-2], t.shape[-1]) for name, t in call.latents.items()}
+    projector = RowProjector(grids, call.canvas, call.window, call.projections, conserve=call.conserve)
+    return _strips(call, projector, rows, out)
 
 
-def _strips(
-    layout: RowProjector,
-    named: Mapping[str, Tensor],
-    rows: int,
-    dtype: torch.dtype,
-    native: bool,
-    out: Tensor | None,
-) -> Iterator[tuple[int, Tensor]]:
-    spans = {name: shared_mapping(tensor) for name, tensor in named.items()}
+def _strips(call: Call, projector: RowProjector, rows: int, out: Tensor | None) -> Iterator[tuple[int, Tensor]]:
+    spans = {name: shared_mapping(tensor) for name, tensor in call.latents.items()}
     buffers: dict[str, Tensor] = {}
-    first = next(iter(named.values()))
-    for top in range(0, layout.height, rows):
-        count = min(rows, layout.height - top)
+    first = next(iter(call.latents.values()))
+    for top in range(0, projector.height, rows):
+        count = min(rows, projector.height - top)
         held = {}
-        for name, tensor in named.items():
-            low, high = layout.cells(name, top, top + count)
+        for name, tensor in call.latents.items():
+            low, high = projector.cells(name, top, top + count)
             span = spans[name]
             if span is None:
                 held[name] = low, tensor[..., low:high, :]
@@ -179,6 +163,8 @@ def _strips(
             if name not in buffers or buffers[name].numel() < needed:
                 buffers[name] = tensor.new_empty(needed)
             held[name] = low, read_rows(tensor, span, low, high, buffers[name])
-        shape = (first.shape[0], 1, count, layout.width)
-        strip = first.new_empty(shape, dtype=dtype) if out is None else out.flatten()[: math.prod(shape)].view(shape)
-        yield top, layout.map(held, top, strip, native=native)
+        shape = (first.shape[0], 1, count, projector.width)
+        strip = (
+            first.new_empty(shape, dtype=call.dtype) if out is None else out.flatten()[: math.prod(shape)].view(shape)
+        )
+        yield top, projector.map(held, top, strip, native=call.native)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..atomic import open_all_or_none
+from ..choices import RECEPTIVE_FIELD
 from ..ops.projection import Projection, Reach
 
 Rows = tuple[NDArray[np.int64], NDArray[np.float64]]  # first cell [pixels] and weights [taps, pixels] of each pixel
@@ -45,7 +46,7 @@ class ReceptiveField(Projection):
     Needs ``stride`` pixels a cell: a canvas of ``size = cells * stride``, of which ``crop`` takes the image.
     """
 
-    name = "receptive-field"
+    name = RECEPTIVE_FIELD
 
     def __init__(
         self,

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from .. import memory
 from ..io.windowed import ImageSource
-from ..memory import Footprint, MemoryLimitError, format_bytes
+from ..memory import Footprint, MemoryLimitError
 from ..models.adapter import ModelAdapter
 from ..ops.strips import ROWS
+from ..units import format_bytes
 from .downsample import downsampled_size
 from .tiling import Size, Tiling, measure_halo
 

@@ -126,7 +126,7 @@ def _reach(adapter: ModelAdapter, like: Tensor, forward_kwargs: dict[str, Any], 
 def _touched(adapter: ModelAdapter, x: Tensor, forward_kwargs: dict[str, Any], axis: int, x_hat: bool) -> Tensor:
     """Return the first pixels along an axis of the cells that are not a number."""
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             output, likelihoods = adapter.run(x, forward_kwargs)
     except torch.OutOfMemoryError:
         raise
@@ -162,7 +162,7 @@ def run_tile(
 ) -> Tile:
     """Run one tile, given the span of its rows and that of its columns."""
     x = read_window(adapter, image, tiling, (rows[0], columns[0])).to(device)
-    with torch.inference_mode():
+    with torch.no_grad():
         check_range(x)
         output, likelihoods = adapter.run(x, forward_kwargs)
         kept = {name: _inside(p, rows, columns, adapter.strides[name]) for name, p in likelihoods.items()}

@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..choices import SCALES, VIEWS, check_choice
 from ..mapping.frames import FrameMapper, FrameResult
 from ..ops.functional import bitrate_map
 from ..threads import Stopwatch, prefetch
@@ -31,8 +32,6 @@ from .reader import VideoError, VideoReader
 from .record import FrameRow, VideoRecord
 from .writer import VideoWriter
 
-VIEWS = ("side", "overlay", "map")
-SCALES = ("clip", "frame")
 USUAL_RATE = Fraction(25)  # where a video does not state its own
 AHEAD = 2  # items that wait between two stages
 Progress = Callable[[str, int | None], Callable[[], None]]  # (what is done, of how many) to a call for each
@@ -74,8 +73,7 @@ def map_video(
         ValueError, TypeError: as ``FrameMapper`` and ``VideoWriter``; unknown view or scale.
         OSError: the result cannot be written.
     """
-    if view not in VIEWS:
-        raise ValueError(f"view must be one of {', '.join(map(repr, VIEWS))}, got {view!r}")
+    check_choice("view", view, VIEWS)
     if isinstance(scale, str) and scale not in SCALES:
         raise ValueError(f"scale must be one of {', '.join(map(repr, SCALES))} or a number, got {scale!r}")
     if not isinstance(scale, str) and not (math.isfinite(scale) and scale > 0):

@@ -27,7 +27,7 @@ from typing import IO, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..io.files import open_regular
+from ..io.files import open_regular, shown
 from .decoder.protocol import DONE, FAIL, FLIPPED, FRAM, FRAME, INFO, MIRRORED, NO_PTS, PREFIX, TRANSPOSED
 
 TIMEOUT = 60.0  # seconds without a frame
@@ -99,7 +99,7 @@ class Process(Protocol):
 
 
 class VideoReader:
-    """The frames of a video, one after the other::
+    """The frames of a video, one after the other.
 
         with VideoReader("in.mp4") as video:
             for frame in video:
@@ -157,12 +157,11 @@ class VideoReader:
         }.items():
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be greater than 0, got {value!r}")
-        text = os.fspath(path)
-        self._name = text if text.isprintable() else repr(text)
+        self._name = shown(Path(path))
         self._frames, self._timeout, self._max_pixels = frames, timeout, max_pixels
         self.partial: str | None = None
         self._taken = False
-        video = open_regular(path, "a video file", VideoError)
+        video = open_regular(path, "a video", VideoError)
         try:
             self._process = _start(video, max_memory, max_pixels)
         finally:
@@ -189,7 +188,7 @@ class VideoReader:
         self.height, self.width = self._first.pixels.shape[:2]
 
     def __iter__(self) -> Iterator[VideoFrame]:
-        """The frames, once; open the file again to read it again."""
+        """Yield the frames, once; open the file again to read it again."""
         if self._taken:
             raise ValueError(f"{self._name}: the frames have been read; open the video again")
         self._taken = True
@@ -254,7 +253,7 @@ class VideoReader:
             raise VideoError(f"{self._name}: the decoder's words make no sense") from None
 
     def _next(self, index: int) -> VideoFrame | None:
-        """The next frame; None at the end, with the reason in ``partial`` where that is not the video's own end."""
+        """Return the next frame; None at the end, with the reason in ``partial`` unless it is the video's own."""
         try:
             kind, length = self._prefix()
             if kind == FRAM:
@@ -353,7 +352,7 @@ def apply_rotation(pixels: NDArray[np.uint8], rotation: int) -> NDArray[np.uint8
 
 
 def _start(video: int, max_memory: int, max_pixels: int) -> Process:
-    """The child. It finds the standard library and PyAV, and inherits the video and two pipes, nothing else."""
+    """Start the child, which finds the standard library and PyAV, and inherits the video and two pipes alone."""
     spec = importlib.util.find_spec("av")
     if spec is None or spec.origin is None:
         raise ImportError("av cannot be imported (not installed); install it with pip install 'bitrate-ext[video]'")

@@ -15,16 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..atomic import PartialFile
+from ..choices import CONTAINERS, LARGEST_CRF, PRESETS
 from ..optional import require
 
-CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 TICK = Fraction(1, 90_000)  # seconds; holds the frames of all usual rates exactly
 MATROSKA_TICK = Fraction(1, 1000)  # what its muxer keeps
 MOST_PIXELS = 16_384  # of a side: what x264 takes
-PRESETS = (
-    *("ultrafast", "superfast", "veryfast", "faster", "fast"),
-    *("medium", "slow", "slower", "veryslow", "placebo"),
-)
 _BT709, _TV_RANGE = 1, 1  # FFmpeg's AVColorSpace and kin, AVColorRange
 
 
@@ -42,7 +38,7 @@ class _WholeWrites:
 
 
 class VideoWriter:
-    """A video file, written frame by frame::
+    """A video file, written frame by frame.
 
         with VideoWriter("out.mp4", 640, 480, Fraction(25)) as video:
             video.write(pixels, Fraction(0))
@@ -84,8 +80,8 @@ class VideoWriter:
                 raise ValueError(f"{name} must be 1 to {MOST_PIXELS:,} pixels, got {value!r}")
         if not Fraction(1, 1000) <= rate <= 1000:
             raise ValueError(f"rate must be 0.001 to 1000 frames a second, got {rate!r}")
-        if not 0 <= crf <= 51:
-            raise ValueError(f"crf must be 0 to 51, got {crf!r}")
+        if not 0 <= crf <= LARGEST_CRF:
+            raise ValueError(f"crf must be 0 to {LARGEST_CRF}, got {crf!r}")
         if preset not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
         if target.is_dir():

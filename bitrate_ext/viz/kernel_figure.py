@@ -107,7 +107,7 @@ def _numbers(field: ReceptiveField) -> str:
 
 
 def _view(field: ReceptiveField) -> _View:
-    """The reach and the bilinear hat with a little room, enlarged by a whole number where that is possible."""
+    """View the reach and the bilinear hat with a little room, enlarged by a whole number where that is possible."""
     spans = []
     for (first, last), stride in zip(field.reach, field.stride, strict=True):
         low, high = min(first, -stride / 2), max(last + 1, 1.5 * stride)

@@ -23,7 +23,7 @@ BITRATE_HD int64_t cell_offset(const Latent& latent, int32_t image, const Stage&
 }
 
 template <typename T, int kWidth>
-BITRATE_HD Pack<T, kWidth> ones() {
+BITRATE_HD Pack<T, kWidth> pack_of_ones() {
   Pack<T, kWidth> pack;
   for (int v = 0; v < kWidth; ++v) pack.value[v] = Rounded<T>::from(1.0);
   return pack;
@@ -56,7 +56,7 @@ BITRATE_HD void multiply_lanes(Ctx& ctx, const ProjectParams& p, const ProjectTe
       Pack<T, kWidth> values[kAhead * kGroup];
       for (int k = 0; k < kAhead * kGroup; ++k) {
         const bool there = channel + k * kLanes < latent.channels;
-        values[k] = there ? ctx.template load<kWidth>(likelihoods, at) : ones<T, kWidth>();
+        values[k] = there ? ctx.template load<kWidth>(likelihoods, at) : pack_of_ones<T, kWidth>();
         at += step;
       }
       for (int ahead = 0; ahead < kAhead; ++ahead) {
@@ -147,7 +147,7 @@ template <typename Ctx>
 BITRATE_HD void sum_cells(Ctx& ctx, const ProjectParams& p, const ProjectTerm& term, int32_t image, const Stage& stage) {
   const int32_t cells = stage.rows * stage.columns;
   for (int32_t first = 0; first < cells; first += p.lane_cells) {
-    const int32_t count = least(p.lane_cells, cells - first);
+    const int32_t count = min_of(p.lane_cells, cells - first);
     if (term.latent.source == Source::Likelihoods) {
       visit(term.latent.dtype, [&](auto type) { multiply_lanes<decltype(type)>(ctx, p, term, image, stage, first, count); });
     }

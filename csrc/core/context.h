@@ -40,19 +40,4 @@ BITRATE_HD void put(Ctx& ctx, Shared<T> array, int32_t index, T value) {
   ctx.put(array, index, Pack<T, 1>{{value}});
 }
 
-// Half-open, in cells or pixels along one axis: 32 bits hold them (plan.h sees to it), and registers are few.
-struct Span {
-  int32_t begin, end;
-};
-
-template <typename T>
-BITRATE_HD T least(T a, T b) {
-  return a < b ? a : b;
-}
-
-template <typename T>
-BITRATE_HD T most(T a, T b) {
-  return a > b ? a : b;
-}
-
 }  // namespace bitrate

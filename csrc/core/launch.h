@@ -16,7 +16,7 @@ struct Tiles {
 
 BITRATE_HD Span tile_span(const Tiles& tiles, int32_t tile, int32_t length) {
   const int32_t begin = tile * tiles.size - tiles.shift;
-  return {most(begin, 0), least(begin + tiles.size, length)};
+  return {max_of(begin, 0), min_of(begin + tiles.size, length)};
 }
 
 // A block of the grid: tiles of one image, columns first.
@@ -29,11 +29,9 @@ BITRATE_HD TileIndex tile_index(int32_t block, const Tiles& rows, const Tiles& c
   return {row / rows.count, row % rows.count, block % columns.count};
 }
 
-// Columns of a band that its rows [span.begin, span.end) read; `sorted`: its starts never fall.
 template <typename Ctx>
 BITRATE_HD Span columns_read(Ctx& ctx, const Band& band, bool sorted, Span rows) {
-  if (!sorted) return {0, int32_t(band.columns)};
-  return {read(ctx, band.start, rows.begin), read(ctx, band.start, rows.end - 1) + int32_t(band.taps)};
+  return columns_read(band, sorted, read(ctx, band.start, rows.begin), read(ctx, band.start, rows.end - 1));
 }
 
 // How the threads of a block read a latent.

@@ -27,13 +27,13 @@ struct PlannedGradient {
   const int32_t *row_starts, *column_starts;
 };
 
-struct Multiprocessors {
-  int64_t count;
+struct DeviceLimits {
+  int64_t multiprocessors;
   int64_t shared_bytes = 48 << 10;  // a block's, without asking for more
 };
 
 // For tests and trials: zero leaves the choice to the plan.
-struct Tuning {
+struct LaunchOverrides {
   int threads = 0;  // a block's
   int32_t tile_rows = 0, tile_columns = 0;
   int32_t width = 0;  // elements a load
@@ -52,9 +52,6 @@ constexpr int32_t kGradientRows[] = {1, 2, 4, 8}, kGradientColumns[] = {4, 8, 16
 
 namespace planning {
 
-inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-inline int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
-
 inline void check(bool holds, const std::string& message) {
   if (!holds) throw std::invalid_argument(message);
 }
@@ -68,27 +65,26 @@ inline void check_sizes(const Latent& latent, int64_t height, int64_t width) {
                                               " channels on a GPU, got " + std::to_string(latent.channels));
 }
 
-// A band as the host sees it.
+// A band whose starts the host can read; `sorted`: they never fall.
 struct HostBand {
-  const int32_t* start;
-  int64_t rows, columns, taps;
+  Band band;
   bool sorted;
 };
 
-inline HostBand host_band(const Band& band, const int32_t* start) {
-  bool sorted = true;
-  for (int64_t r = 1; r < band.rows; ++r) sorted &= start[r - 1] <= start[r];
-  return {start, band.rows, band.columns, band.taps, sorted};
+inline HostBand host_band(Band band, const int32_t* start) {
+  band.start = start;
+  return {band, std::is_sorted(start, start + band.rows)};
 }
 
 // Where tiles should begin, so that they share few columns of the band: where its starts change, if that is regular.
-inline int32_t best_shift(const HostBand& band) {
+inline int32_t best_shift(const HostBand& host) {
+  const Band& band = host.band;
   int64_t change[2] = {0, 0};
   int found = 0;
   for (int64_t r = 1; r < band.rows && found < 2; ++r) {
     if (band.start[r] != band.start[r - 1]) change[found++] = r;
   }
-  if (found < 2 || !band.sorted) return 0;
+  if (found < 2 || !host.sorted) return 0;
   const int64_t period = change[1] - change[0], shift = (period - change[0] % period) % period;
   return shift % kSide == 0 && shift < kTileRows[0] ? int32_t(shift) : 0;
 }
@@ -103,12 +99,12 @@ struct Reach {
   int64_t most_loaded = 0, sum = 0;
 };
 
-inline Reach reach(const HostBand& band, const Tiles& tiles, int64_t load = 1, int64_t sector = 1) {
+inline Reach reach(const HostBand& host, const Tiles& tiles, int64_t load = 1, int64_t sector = 1) {
   Reach found;
   for (int32_t tile = 0; tile < tiles.count; ++tile) {
-    const Span rows = tile_span(tiles, tile, int32_t(band.rows));
-    const int64_t begin = band.sorted ? band.start[rows.begin] : 0;
-    const int64_t end = band.sorted ? band.start[rows.end - 1] + band.taps : band.columns;
+    const Span rows = tile_span(tiles, tile, int32_t(host.band.rows));
+    const int32_t* start = host.band.start;
+    const auto [begin, end] = columns_read(host.band, host.sorted, start[rows.begin], start[rows.end - 1]);
     found.most_loaded = std::max(found.most_loaded, round_up(end, load) - begin / load * load);
     found.sum += round_up(end, sector) - begin / sector * sector;
   }
@@ -214,9 +210,9 @@ inline double block_bytes(const ProjectParams& p, const Cut& rows, const Cut& co
 
 }  // namespace planning
 
-// A launch of `project` for a map that is not empty.
-inline Launch<ProjectParams> plan_project(const std::vector<PlannedTerm>& terms, const Image<void>& map,
-                                          Multiprocessors device, Tuning tuning = {}) {
+// A launch of `project_tile` for a map that is not empty.
+inline Launch<ProjectParams> plan_project(const std::vector<PlannedTerm>& terms, const Image<void>& map, DeviceLimits device,
+                                          LaunchOverrides overrides = {}) {
   using namespace planning;
   Launch<ProjectParams> launch{};
   ProjectParams& p = launch.params;
@@ -239,7 +235,7 @@ inline Launch<ProjectParams> plan_project(const std::vector<PlannedTerm>& terms,
     planned.columns = term.columns;
     planned.rows_sorted = row_bands.back().sorted;
     planned.columns_sorted = column_bands.back().sorted;
-    planned.access = best_access(term.latent, tuning.width);
+    planned.access = best_access(term.latent, overrides.width);
   }
   const auto cut_rows = [&](int32_t size) {
     Cut cut{make_tiles(map.height, size, p.count > 0 ? best_shift(row_bands[0]) : 0), {}};
@@ -256,13 +252,13 @@ inline Launch<ProjectParams> plan_project(const std::vector<PlannedTerm>& terms,
     }
     return cut;
   };
-  check(
-      tuning.tile_rows >= 0 && tuning.tile_columns >= 0 && tuning.tile_rows % kSide == 0 && tuning.tile_columns % kSide == 0,
-      "tiles must be multiples of " + std::to_string(kSide) + " pixels, got " + std::to_string(tuning.tile_rows) + " x " +
-          std::to_string(tuning.tile_columns));
-  Cut rows = cut_rows(tuning.tile_rows != 0 ? tuning.tile_rows : kTileRows[0]);
-  Cut columns = cut_columns(tuning.tile_columns != 0 ? tuning.tile_columns : kTileColumns[0]);
-  if (tuning.tile_rows == 0) {
+  check(overrides.tile_rows >= 0 && overrides.tile_columns >= 0 && overrides.tile_rows % kSide == 0 &&
+            overrides.tile_columns % kSide == 0,
+        "tiles must be multiples of " + std::to_string(kSide) + " pixels, got " + std::to_string(overrides.tile_rows) +
+            " x " + std::to_string(overrides.tile_columns));
+  Cut rows = cut_rows(overrides.tile_rows != 0 ? overrides.tile_rows : kTileRows[0]);
+  Cut columns = cut_columns(overrides.tile_columns != 0 ? overrides.tile_columns : kTileColumns[0]);
+  if (overrides.tile_rows == 0) {
     std::vector<Cut> all_rows, all_columns;
     for (const int32_t size : kTileRows) all_rows.push_back(cut_rows(size));
     for (const int32_t size : kTileColumns) all_columns.push_back(cut_columns(size));
@@ -271,7 +267,8 @@ inline Launch<ProjectParams> plan_project(const std::vector<PlannedTerm>& terms,
       for (const Cut& some_columns : all_columns) {
         if (lay_out(p, some_rows, some_columns, true) > device.shared_bytes) continue;
         const double tiles = double(some_rows.tiles.count) * some_columns.tiles.count;
-        const double score = cost(double(map.batch) * tiles, block_bytes(p, some_rows, some_columns), device.count);
+        const double score =
+            cost(double(map.batch) * tiles, block_bytes(p, some_rows, some_columns), device.multiprocessors);
         if (best < 0.0 || score < best) {
           best = score;
           rows = some_rows;
@@ -280,9 +277,9 @@ inline Launch<ProjectParams> plan_project(const std::vector<PlannedTerm>& terms,
       }
     }
   }
-  launch.threads = tuning.threads != 0 ? tuning.threads : kThreads;
+  launch.threads = overrides.threads != 0 ? overrides.threads : kThreads;
   // Few cells a tile: a thread a cell and lane has more loads in flight than a thread for four of them.
-  for (int32_t k = 0; k < p.count && tuning.width == 0; ++k) {
+  for (int32_t k = 0; k < p.count && overrides.width == 0; ++k) {
     const int64_t cells = rows.reach[k].most_loaded * columns.reach[k].most_loaded;
     if (2 * cells * kLanes / p.terms[k].access.width < launch.threads) p.terms[k].access = best_access(p.terms[k].latent, 1);
   }
@@ -301,9 +298,9 @@ inline Launch<ProjectParams> plan_project(const std::vector<PlannedTerm>& terms,
   return launch;
 }
 
-// A launch of `project_backward` for likelihoods that are not empty.
+// A launch of `project_tile_backward` for likelihoods that are not empty.
 inline Launch<BackwardParams> plan_backward(const PlannedGradient& planned, const Image<const void>& grad,
-                                            Multiprocessors device, Tuning tuning = {}) {
+                                            DeviceLimits device, LaunchOverrides overrides = {}) {
   using namespace planning;
   const GradientTerm& term = planned.term;
   const Latent& latent = term.latent;
@@ -315,7 +312,7 @@ inline Launch<BackwardParams> plan_backward(const PlannedGradient& planned, cons
   const HostBand rows = host_band(term.rows, planned.row_starts), columns = host_band(term.columns, planned.column_starts);
   p.columns_sorted = columns.sorted;
   p.channels_first = latent.channel_stride == 1 && term.channel_stride == 1 && latent.cell_stride != 1;
-  const bool wide = tuning.width != 1 && aligned(latent, 4, p.channels_first) &&
+  const bool wide = overrides.width != 1 && aligned(latent, 4, p.channels_first) &&
                     aligned(term.gradient, latent.dtype, latent, term.batch_stride, term.channel_stride, term.row_stride,
                             term.cell_stride, 4, p.channels_first);
   p.width = wide ? 4 : 1;
@@ -323,29 +320,29 @@ inline Launch<BackwardParams> plan_backward(const PlannedGradient& planned, cons
   double best = -1.0;
   for (const int32_t tile_rows : kGradientRows) {
     for (const int32_t tile_columns : kGradientColumns) {
-      if (tuning.tile_rows != 0 && (tile_rows != tuning.tile_rows || tile_columns != tuning.tile_columns)) continue;
+      if (overrides.tile_rows != 0 && (tile_rows != overrides.tile_rows || tile_columns != overrides.tile_columns)) continue;
       const Tiles row_tiles = make_tiles(latent.h, tile_rows, 0), column_tiles = make_tiles(latent.w, tile_columns, 0);
       const Reach across = reach(columns, column_tiles);
       const double tiles = double(row_tiles.count) * column_tiles.count;
       const int64_t sector = p.channels_first ? 1 : kSectorBytes / element;
       const double likelihoods = 2.0 * double(latent.channels * element * tile_rows * round_up(tile_columns, sector));
       const double pixels = double(reach(rows, row_tiles).sum) * double(across.sum) / tiles * double(pixel);
-      const double score = cost(double(latent.batch) * tiles, likelihoods + pixels, device.count);
+      const double score = cost(double(latent.batch) * tiles, likelihoods + pixels, device.multiprocessors);
       if (best >= 0.0 && score >= best) continue;
       best = score;
       p.rows = row_tiles;
       p.columns = column_tiles;
       p.chunk = int32_t(
-          std::clamp<int64_t>((device.shared_bytes - 4096) / (8 * tile_rows), 1, most<int64_t>(across.most_loaded, 1)));
+          std::clamp<int64_t>((device.shared_bytes - 4096) / (8 * tile_rows), 1, max_of<int64_t>(across.most_loaded, 1)));
     }
   }
   check(best >= 0.0,
-        "no tile of " + std::to_string(tuning.tile_rows) + " x " + std::to_string(tuning.tile_columns) + " cells");
+        "no tile of " + std::to_string(overrides.tile_rows) + " x " + std::to_string(overrides.tile_columns) + " cells");
   SharedMemory memory;
   p.sums = memory.take<double>(int64_t(p.rows.size) * p.chunk);
   p.cells = memory.take<double>(int64_t(p.rows.size) * p.columns.size);
   launch.shared_bytes = memory.used;
-  launch.threads = tuning.threads != 0 ? tuning.threads : kThreads;
+  launch.threads = overrides.threads != 0 ? overrides.threads : kThreads;
   launch.blocks = latent.batch * p.rows.count * p.columns.count;
   check(latent.batch <= kMostBlocks && launch.blocks <= kMostBlocks,
         "the likelihoods are too large for one launch: they need " + std::to_string(launch.blocks) +

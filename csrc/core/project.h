@@ -22,17 +22,17 @@ BITRATE_HD int32_t spread_slot(int32_t column, int32_t size) {
 // Step 3: spread rows of a stage over the tile's pixel columns, going on from the columns of cells before it.
 template <typename Ctx>
 BITRATE_HD void spread_cells(Ctx& ctx, const ProjectParams& p, const ProjectTerm& term, const Stage& stage, int32_t origin,
-                             Span pixels, bool go_on) {
+                             Span pixels, bool accumulate) {
   const Band& band = term.columns;
   const int32_t size = p.columns.size, items = stage.rows * size;
   for (int32_t item = ctx.thread(); item < items; item += ctx.threads()) {
     const int32_t row = item / size, column = item % size, x = origin + column;
     const int32_t slot = row * size + spread_slot(column, size);
-    double sum = go_on ? get(ctx, term.spread, slot) : 0.0;
+    double sum = accumulate ? get(ctx, term.spread, slot) : 0.0;
     if (x >= pixels.begin && x < pixels.end) {
       const int32_t start = read(ctx, band.start, x);
-      const int32_t end = least(int32_t(band.taps), stage.column + stage.columns - start);
-      for (int32_t t = most(0, stage.column - start); t < end; ++t) {
+      const int32_t end = min_of(int32_t(band.taps), stage.column + stage.columns - start);
+      for (int32_t t = max_of(0, stage.column - start); t < end; ++t) {
         const double bits = get(ctx, p.cells, row * stage.columns + start + t - stage.column);
         sum = tap<Arithmetic<double>>(sum, read(ctx, band.weight, t * band.rows + x), bits);
       }
@@ -52,12 +52,12 @@ BITRATE_HD void add_rows(Ctx& ctx, const ProjectParams& p, const ProjectTerm& te
     start[r] = past;  // a row outside has no taps
     if (y + r < end) {
       start[r] = read(ctx, band.start, y + r);
-      low = least(low, start[r]);
-      high = most(high, start[r] + taps);
+      low = min_of(low, start[r]);
+      high = max_of(high, start[r] + taps);
     }
   }
-  high = least(high, past);
-  for (int32_t row = most(low, first); row < high; ++row) {
+  high = min_of(high, past);
+  for (int32_t row = max_of(low, first); row < high; ++row) {
     const int32_t at = (row - first) * size + spread_slot(column, size);
     const Pack<double, 2> left = ctx.template get<2>(term.spread, at);
     const Pack<double, 2> right = ctx.template get<2>(term.spread, at + size / 2);
@@ -96,7 +96,7 @@ BITRATE_HD void store_pixels(Ctx& ctx, const ProjectParams& p, int32_t image, Sp
 }
 
 template <typename Ctx>
-BITRATE_HD void project(Ctx& ctx, const ProjectParams& p) {
+BITRATE_HD void project_tile(Ctx& ctx, const ProjectParams& p) {
   const TileIndex tile = tile_index(ctx.block(), p.rows, p.columns);
   const int32_t top = tile.row * p.rows.size - p.rows.shift, left = tile.column * p.columns.size - p.columns.shift;
   const Span rows = tile_span(p.rows, tile.row, p.height), columns = tile_span(p.columns, tile.column, p.width);
@@ -125,10 +125,10 @@ BITRATE_HD void project(Ctx& ctx, const ProjectParams& p) {
       cell_columns.end += (term.access.width - cell_columns.end % term.access.width) % term.access.width;
     }
     for (int32_t row = cell_rows.begin; row < cell_rows.end; row += term.stage_rows) {
-      Stage stage{row, 0, least(term.stage_rows, cell_rows.end - row), 0};
+      Stage stage{row, 0, min_of(term.stage_rows, cell_rows.end - row), 0};
       for (int32_t column = cell_columns.begin; column < cell_columns.end; column += term.stage_columns) {
         stage.column = column;
-        stage.columns = least(term.stage_columns, cell_columns.end - column);
+        stage.columns = min_of(term.stage_columns, cell_columns.end - column);
         sum_cells(ctx, p, term, tile.image, stage);
         spread_cells(ctx, p, term, stage, left, columns, column > cell_columns.begin);
       }

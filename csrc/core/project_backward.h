@@ -49,9 +49,9 @@ BITRATE_HD void sum_pixel_columns(Ctx& ctx, const BackwardParams& p, Span rows, 
   for (int32_t item = ctx.thread(); item < items; item += ctx.threads()) {
     const int32_t row = item / across, cell = columns.begin + item % across;
     const int32_t start = read(ctx, band.start, cell);
-    const int32_t end = least(int32_t(band.taps), chunk.end - start);
+    const int32_t end = min_of(int32_t(band.taps), chunk.end - start);
     double sum = first ? 0.0 : get(ctx, p.cells, item);
-    for (int32_t t = most(0, chunk.begin - start); t < end; ++t) {
+    for (int32_t t = max_of(0, chunk.begin - start); t < end; ++t) {
       const double value = get(ctx, p.sums, row * p.chunk + start + t - chunk.begin);
       sum = tap<Arithmetic<double>>(sum, read(ctx, band.weight, t * band.rows + cell), value);
     }
@@ -121,7 +121,7 @@ BITRATE_HD void divide(Ctx& ctx, const BackwardParams& p, int32_t image, Span ro
 }
 
 template <typename Ctx>
-BITRATE_HD void project_backward(Ctx& ctx, const BackwardParams& p) {
+BITRATE_HD void project_tile_backward(Ctx& ctx, const BackwardParams& p) {
   const TileIndex tile = tile_index(ctx.block(), p.rows, p.columns);
   const Latent& latent = p.term.latent;
   const Span rows = tile_span(p.rows, tile.row, int32_t(latent.h)),
@@ -129,7 +129,7 @@ BITRATE_HD void project_backward(Ctx& ctx, const BackwardParams& p) {
   const Span pixels = columns_read(ctx, p.term.columns, p.columns_sorted, columns);
   int32_t begin = pixels.begin;
   do {
-    const Span chunk{begin, least(begin + p.chunk, pixels.end)};
+    const Span chunk{begin, min_of(begin + p.chunk, pixels.end)};
     if (p.grad.is_double) {
       sum_pixel_rows<double>(ctx, p, tile.image, rows, chunk);
     } else {

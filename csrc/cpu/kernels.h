@@ -22,7 +22,7 @@ struct Kernels {
   void (*cell_bits[kSources][kDTypes])(const void* data, int64_t count, int64_t channels, CellStrides strides, double* bits);
 
   // sums[x] = sum over taps t of weight[t * pitch + x] * values[start[x] + t], for x in [0, count). True if all sums are
-  // ordinary: zero or more, and finite.
+  // regular: zero or more, and finite.
   bool (*apply_columns)(const int32_t* start, const double* weight, int64_t pitch, int64_t taps, const double* values,
                         int64_t count, double* sums);
 
@@ -31,8 +31,8 @@ struct Kernels {
   void (*add_float_rows)(const float* const* rows, const double* weights, int64_t taps, int64_t count, double* sums);
 
   // The same from a sum of zero, rounded to the map; `streaming` stores pass the caches by. Where weights and rows are
-  // `ordinary`, no sum can be NaN or -0.
-  void (*write_rows)(const double* const* rows, const double* weights, int64_t taps, int64_t count, bool ordinary,
+  // `regular`, no sum can be NaN or -0.
+  void (*write_rows)(const double* const* rows, const double* weights, int64_t taps, int64_t count, bool regular,
                      bool streaming, float* map);
 
   // One bit pattern for NaN and none for -0, in place.

@@ -20,7 +20,7 @@ BITRATE_HD int64_t slot_cell(int64_t slot, int64_t count) {
 }
 
 template <typename T>
-const T* ones() {
+const T* block_of_ones() {
   static const auto block = [] {
     struct Block {
       T values[kCellBlock];
@@ -36,7 +36,7 @@ struct CellProducts {
   Doubles lane[kSlots];   // running product of the present lane
   Doubles all[kSlots];    // product of the finished lanes
   Ints exponent[kSlots];  // see `rebase`
-  Ints signs = {};        // see `watch`
+  Ints signs = {};        // see `collect_signs`
 };
 
 // Slots multiplied side by side: as many as the registers of AVX2 hold.
@@ -76,7 +76,7 @@ BITRATE_HD void multiply_slots(const T* const (&channels)[kGroup], const T* cons
     const Line<Slots, T> line(channels[k] + cell), next(channels[k + 1] + cell);
     for (int i = 0; i < Slots; ++i) {
       const Doubles one = line.vector(i), other = next.vector(i);
-      watch(products.signs, one, other);
+      collect_signs(products.signs, one, other);
       group[i] = (k == 0 ? one : group[i] * one) * other;
     }
   }
@@ -107,7 +107,7 @@ bool adjacent_cells(const T* likelihoods, int64_t count, int64_t channels, int64
       const bool more = group + 1 < groups;
       for (int64_t k = 0; k < kGroup; ++k) {
         const int64_t c = lane + (group * kGroup + k) * kLanes;
-        factors[k] = c < channels ? likelihoods + c * stride : ones<T>();
+        factors[k] = c < channels ? likelihoods + c * stride : block_of_ones<T>();
         const int64_t then = more ? c + kGroup * kLanes : lane + 1 + k * kLanes;
         coming[k] = then < channels ? likelihoods + then * stride : factors[k];
       }
@@ -154,7 +154,7 @@ bool adjacent_channels(const T* likelihoods, int64_t count, int64_t channels, in
           powers[i][part] = Ints{};
         }
         for (int64_t lane = 0; rest != 0 && lane < kLanes; ++lane) {
-          tail[i][lane] = lane < rest ? from[i][whole * kLanes + lane] : *ones<T>();
+          tail[i][lane] = lane < rest ? from[i][whole * kLanes + lane] : *block_of_ones<T>();
         }
       }
       const auto multiply = [&](int64_t begin, bool ahead, const auto& channels_of) {
@@ -164,7 +164,7 @@ bool adjacent_channels(const T* likelihoods, int64_t count, int64_t channels, in
             const T *line = channels_of(i, vector), *next = channels_of(i, vector + 1);
             for (int64_t part = 0; part < kParts; ++part) {
               const Doubles one = load_doubles(line + part * kWidth), other = load_doubles(next + part * kWidth);
-              watch(signs, one, other);
+              collect_signs(signs, one, other);
               group[i][part] = (vector == begin ? one : group[i][part] * one) * other;
             }
             if (ahead) prefetch(coming[i] + vector * kLanes);
@@ -183,7 +183,7 @@ bool adjacent_channels(const T* likelihoods, int64_t count, int64_t channels, in
       }
       if (begin < vectors) {
         multiply(begin, false, [&](int64_t i, int64_t vector) {
-          return vector < whole ? from[i] + vector * kLanes : vector < vectors ? tail[i] : ones<T>();
+          return vector < whole ? from[i] + vector * kLanes : vector < vectors ? tail[i] : block_of_ones<T>();
         });
       }
       for (int64_t i = 0; i < kCells; ++i) {
@@ -247,8 +247,8 @@ void given_bits_loop(const void* from, int64_t count, int64_t, CellStrides strid
 bool apply_columns(const int32_t* start, const double* weight, int64_t pitch, int64_t taps, const double* values,
                    int64_t count, double* sums) {
   // The sign bit tells a sum below zero; one more in the exponent's field makes a sign bit of infinity and NaN.
-  const auto strange = [](const auto& pattern) { return pattern | (pattern + 0x10000000000000u); };
-  UnsignedInts any_strange = {};
+  const auto irregular = [](const auto& pattern) { return pattern | (pattern + 0x10000000000000u); };
+  UnsignedInts any_irregular = {};
   int64_t x = 0;
   for (; x + kWidth <= count; x += kWidth) {
     Doubles sum = {};
@@ -264,19 +264,19 @@ bool apply_columns(const int32_t* start, const double* weight, int64_t pitch, in
         add(t, value);
       }
     }
-    any_strange |= strange(bits_as<UnsignedInts>(sum));
+    any_irregular |= irregular(bits_as<UnsignedInts>(sum));
     store(sums + x, sum);
   }
-  bool ordinary = true;
+  bool regular = true;
   for (; x < count; ++x) {
     double sum = 0.0;
     for (int64_t t = 0; t < taps; ++t) {
       sum = tap<Arithmetic<double>>(sum, weight[t * pitch + x], values[start[x] + t]);
     }
-    ordinary &= strange(bits_as<uint64_t>(sum)) >> 63 == 0;
+    regular &= irregular(bits_as<uint64_t>(sum)) >> 63 == 0;
     sums[x] = sum;
   }
-  return ordinary && !any_negative(Ints(any_strange));
+  return regular && !any_negative(Ints(any_irregular));
 }
 
 // Up to twelve rows are summed in registers; more go through a buffer, twelve at a time and in the same order.
@@ -335,14 +335,14 @@ void add_rows(const T* const* rows, const double* weights, int64_t taps, int64_t
   }
 }
 
-template <bool Ordinary, bool Streaming>
+template <bool Regular, bool Streaming>
 void write_few_rows(const double* const* rows, const double* weights, int64_t taps, const double* from, int64_t count,
                     float* map) {
   const auto write = [&](int64_t x, const auto& sum) {
     if constexpr (std::is_same_v<std::decay_t<decltype(sum)>, double>) {
       map[x] = Rounded<float>::from(sum);
     } else {
-      const Floats result = Ordinary ? narrow(sum) : rounded(sum);
+      const Floats result = Regular ? narrow(sum) : rounded(sum);
       if constexpr (Streaming) {
         stream(map + x, result);
       } else {
@@ -359,7 +359,7 @@ void write_few_rows(const double* const* rows, const double* weights, int64_t ta
   sum_few_rows(rows, weights, taps, from, head, count, write);
 }
 
-void write_rows(const double* const* rows, const double* weights, int64_t taps, int64_t count, bool ordinary, bool streaming,
+void write_rows(const double* const* rows, const double* weights, int64_t taps, int64_t count, bool regular, bool streaming,
                 float* map) {
   double sums[kPixelBlock];
   const double* from = nullptr;
@@ -370,8 +370,8 @@ void write_rows(const double* const* rows, const double* weights, int64_t taps, 
     add_rows(rows, weights, done, count, sums);
     from = sums;
   }
-  const auto write = ordinary ? (streaming ? write_few_rows<true, true> : write_few_rows<true, false>)
-                              : (streaming ? write_few_rows<false, true> : write_few_rows<false, false>);
+  const auto write = regular ? (streaming ? write_few_rows<true, true> : write_few_rows<true, false>)
+                             : (streaming ? write_few_rows<false, true> : write_few_rows<false, false>);
   write(rows + done, weights + done, taps - done, from, count, map);
 }
 

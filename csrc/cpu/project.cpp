@@ -16,8 +16,6 @@ constexpr int64_t kGrain = 1 << 15;
 // Outputs larger than this are written past the caches.
 constexpr int64_t kStreamingBytes = int64_t(4) << 20;
 
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // Pixels of an image row summed at a time: as many as let all float64 rows that are read stay in a first cache of 32 KiB.
 int64_t pixel_block(int64_t taps) {
   constexpr int64_t kBytes = int64_t(32) << 10, kLeast = 256;
@@ -25,15 +23,10 @@ int64_t pixel_block(int64_t taps) {
   return std::clamp(fitting, kLeast, kPixelBlock);
 }
 
-struct Range {
-  int64_t begin, end;
-  int64_t size() const { return end - begin; }
-};
-
-// Columns that rows [r.begin, r.end) of a band may read.
-Range columns_read(const Band& band, Range r) {
-  if (r.size() <= 0 || band.taps == 0) return {0, 0};
-  const auto [low, high] = std::minmax_element(band.start + r.begin, band.start + r.end);
+// Cells between the first and the last that some rows of a band read, in whatever order its starts are.
+Range cells_read(const Band& band, Range rows) {
+  if (rows.size() <= 0 || band.taps == 0) return {0, 0};
+  const auto [low, high] = std::minmax_element(band.start + rows.begin, band.start + rows.end);
   return {*low, *high + band.taps};
 }
 
@@ -71,15 +64,22 @@ int64_t task_grain(int64_t elements_per_task) {
   return std::max<int64_t>(1, kGrain / std::max<int64_t>(1, elements_per_task));
 }
 
-// The bits of one slab: for each term a buffer [images, cell rows, w].
+// The bits of one slab: for each term a buffer [images, cell rows, w], or the latent's own memory where it holds them.
 struct SlabTerm {
   const Term* term;
   Range cell_rows;
-  double* bits;
+  const double* bits;
+  int64_t image_stride, row_stride;
+  double* buffer;  // null: there is nothing to sum
 };
+
+bool holds_bits(const Latent& latent) {
+  return latent.source == Source::Bits && latent.dtype == DType::Float64 && (latent.cell_stride == 1 || latent.w <= 1);
+}
 
 void sweep_cells(const std::vector<SlabTerm>& slab, Range images, const Kernels& kernels, const ParallelFor& parallel) {
   for (const SlabTerm& part : slab) {
+    if (part.buffer == nullptr) continue;
     const Latent& latent = part.term->latent;
     const int64_t cells = part.cell_rows.size() * latent.w;
     // Long runs keep each channel's memory stream long; short ones give every thread an even share.
@@ -91,7 +91,7 @@ void sweep_cells(const std::vector<SlabTerm>& slab, Range images, const Kernels&
         const int64_t offset = run_offset(latent, latent.w, run, part.cell_rows.begin);
         kernels.cell_bits[int(latent.source)][int(latent.dtype)](
             at(latent.data, offset * kElementSize[int(latent.dtype)]), run.count, latent.channels,
-            {latent.cell_stride, latent.channel_stride}, part.bits + (run.image - images.begin) * cells + run.first_cell);
+            {latent.cell_stride, latent.channel_stride}, part.buffer + (run.image - images.begin) * cells + run.first_cell);
       }
     });
   }
@@ -105,7 +105,7 @@ class SpreadRows {
         pitch_(divide_up(width, kLine) * kLine),
         slots_(part.term->rows.taps),
         owner_(part.term->rows.taps, -1),
-        ordinary_(part.term->rows.taps),
+        regular_(part.term->rows.taps),
         memory_(part.term->rows.taps * pitch_ + kLine),
         rows_(memory_.data() + (kLine - address(memory_.data()) / sizeof(double) % kLine) % kLine) {}
 
@@ -117,22 +117,22 @@ class SpreadRows {
     std::fill(owner_.begin(), owner_.end(), -1);
   }
 
-  // The non-zero taps of a pixel row, appended to `rows` and `weights`; false if one is not ordinary.
+  // The non-zero taps of a pixel row, appended to `rows` and `weights`; false if one is not regular.
   bool collect(int64_t pixel_row, const Kernels& kernels, std::vector<const double*>& rows, std::vector<double>& weights) {
     const Band& band = part_.term->rows;
     if (band.start[pixel_row] != start_) {
       start_ = band.start[pixel_row];
       for (int64_t t = 0; t < band.taps; ++t) slots_[t] = spread_row(start_ + t, kernels);
     }
-    bool ordinary = true;
+    bool regular = true;
     for (int64_t t = 0; t < band.taps; ++t) {
       const double weight = band.weight[t * band.rows + pixel_row];
       if (weight == 0.0) continue;
-      ordinary = ordinary && ordinary_[slots_[t]] && weight > 0.0;
+      regular = regular && regular_[slots_[t]] && weight > 0.0;
       rows.push_back(rows_ + slots_[t] * pitch_);
       weights.push_back(weight);
     }
-    return ordinary;
+    return regular;
   }
 
  private:
@@ -142,8 +142,8 @@ class SpreadRows {
     if (owner_[slot] != cell_row) {
       owner_[slot] = cell_row;
       const Band& band = part_.term->columns;
-      ordinary_[slot] = kernels.apply_columns(band.start + first_column_, band.weight + first_column_, band.rows, band.taps,
-                                              bits_ + (cell_row - part_.cell_rows.begin) * band.columns, count_, spread);
+      regular_[slot] = kernels.apply_columns(band.start + first_column_, band.weight + first_column_, band.rows, band.taps,
+                                             bits_ + (cell_row - part_.cell_rows.begin) * part_.row_stride, count_, spread);
     }
     return slot;
   }
@@ -157,7 +157,7 @@ class SpreadRows {
   std::vector<int64_t> slots_;  // of the cell rows from there on
   const double* bits_ = nullptr;
   std::vector<int64_t> owner_;  // the cell row in each slot
-  std::vector<char> ordinary_;
+  std::vector<char> regular_;
   std::vector<double> memory_;
   double* rows_;  // in `memory_`
 };
@@ -180,13 +180,13 @@ void sweep_pixels(const std::vector<SlabTerm>& slab, Range images, Range pixel_r
       for (int64_t column = 0; column < map.width; column += block) {
         const int64_t count = std::min(block, map.width - column);
         for (size_t k = 0; k < slab.size(); ++k) {
-          spread[k].select(slab[k].bits + image * slab[k].cell_rows.size() * slab[k].term->latent.w, column, count);
+          spread[k].select(slab[k].bits + image * slab[k].image_stride, column, count);
         }
         for (int64_t y = pixel_rows.begin + part.begin; y < pixel_rows.begin + part.end; ++y) {
           rows.clear();
           weights.clear();
-          bool ordinary = true;
-          for (SpreadRows& term : spread) ordinary = term.collect(y, kernels, rows, weights) && ordinary;
+          bool regular = true;
+          for (SpreadRows& term : spread) regular = term.collect(y, kernels, rows, weights) && regular;
           const int64_t offset = ((images.begin + image) * map.height + y) * map.width + column;
           if (map.is_double) {
             double* out = static_cast<double*>(map.data) + offset;
@@ -194,7 +194,7 @@ void sweep_pixels(const std::vector<SlabTerm>& slab, Range images, Range pixel_r
             kernels.add_rows(rows.data(), weights.data(), int64_t(rows.size()), count, out);
             kernels.canonicalise(out, count);
           } else {
-            kernels.write_rows(rows.data(), weights.data(), int64_t(rows.size()), count, ordinary, streaming,
+            kernels.write_rows(rows.data(), weights.data(), int64_t(rows.size()), count, regular, streaming,
                                static_cast<float*>(map.data) + offset);
           }
         }
@@ -209,8 +209,8 @@ void sweep_pixels(const std::vector<SlabTerm>& slab, Range images, Range pixel_r
 
 void project(const std::vector<Term>& terms, const Image<void>& map, const Kernels& kernels, const ParallelFor& parallel) {
   if (map.batch == 0 || map.height == 0 || map.width == 0) return;
-  int64_t cells = 0;  // of one image
-  for (const Term& term : terms) cells += term.latent.h * term.latent.w;
+  int64_t cells = 0;  // of one image, in the buffer
+  for (const Term& term : terms) cells += holds_bits(term.latent) ? 0 : term.latent.h * term.latent.w;
   const int64_t images_at_once = std::max<int64_t>(1, kSlabCells / std::max<int64_t>(1, cells));
   const int64_t strips = std::min(map.height, divide_up(std::max<int64_t>(1, cells), kSlabCells));
   const int64_t strip_rows = divide_up(map.height, strips);
@@ -223,8 +223,16 @@ void project(const std::vector<Term>& terms, const Image<void>& map, const Kerne
       std::vector<SlabTerm> slab;
       int64_t size = 0;
       for (const Term& term : terms) {
-        slab.push_back({&term, columns_read(term.rows, pixel_rows), nullptr});
-        size += images.size() * slab.back().cell_rows.size() * term.latent.w;
+        const Latent& latent = term.latent;
+        const Range rows = cells_read(term.rows, pixel_rows);
+        if (holds_bits(latent)) {
+          const double* own = static_cast<const double*>(latent.data);
+          slab.push_back({&term, rows, own + images.begin * latent.batch_stride + rows.begin * latent.row_stride,
+                          latent.batch_stride, latent.row_stride, nullptr});
+        } else {
+          slab.push_back({&term, rows, nullptr, rows.size() * latent.w, latent.w, nullptr});
+          size += images.size() * slab.back().image_stride;
+        }
       }
       if (size > buffer_size) {
         buffer.reset(new double[size]);
@@ -232,8 +240,9 @@ void project(const std::vector<Term>& terms, const Image<void>& map, const Kerne
       }
       double* bits = buffer.get();
       for (SlabTerm& part : slab) {
-        part.bits = bits;
-        bits += images.size() * part.cell_rows.size() * part.term->latent.w;
+        if (holds_bits(part.term->latent)) continue;
+        part.bits = part.buffer = bits;
+        bits += images.size() * part.image_stride;
       }
       sweep_cells(slab, images, kernels, parallel);
       sweep_pixels(slab, images, pixel_rows, map, kernels, parallel);

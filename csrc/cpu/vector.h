@@ -147,7 +147,7 @@ BITRATE_HD Doubles load_doubles(const T* from) {
 }
 
 // Sign bits of all values seen: a negative likelihood is NaN, which a product of two would hide.
-BITRATE_HD void watch(Ints& signs, Doubles a, Doubles b) {
+BITRATE_HD void collect_signs(Ints& signs, Doubles a, Doubles b) {
 #if defined(BITRATE_AVX512)
   signs = (Ints)_mm512_ternarylogic_epi64((__m512i)signs, (__m512i)a, (__m512i)b, 0xfe);
 #else

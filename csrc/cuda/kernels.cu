@@ -10,12 +10,12 @@ namespace {
 // The second number is of blocks that must fit on a multiprocessor: it bounds registers, so that enough loads are in flight.
 __global__ void __launch_bounds__(kThreads, 2) project_kernel(const __grid_constant__ ProjectParams params) {
   CudaContext context;
-  project(context, params);
+  project_tile(context, params);
 }
 
 __global__ void __launch_bounds__(kThreads, 3) project_backward_kernel(const __grid_constant__ BackwardParams params) {
   CudaContext context;
-  project_backward(context, params);
+  project_tile_backward(context, params);
 }
 
 void check_cuda(cudaError_t error, const char* what) {
@@ -31,14 +31,14 @@ void start(void (*kernel)(Params), const Launch<Params>& launch, void* stream) {
 
 }  // namespace
 
-Multiprocessors multiprocessors() {
+DeviceLimits device_limits() {
   int device = 0, count = 0;
   check_cuda(cudaGetDevice(&device), "no current device");
   check_cuda(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "no properties of the device");
   return {count};
 }
 
-std::string why_not_here() {
+std::string unavailable_reason() {
   cudaFuncAttributes attributes;
   const cudaError_t error = cudaFuncGetAttributes(&attributes, project_kernel);
   if (error == cudaSuccess) return "";

@@ -8,10 +8,10 @@
 namespace bitrate {
 
 // What the plan has to know of the current device. Throws std::runtime_error where CUDA fails.
-Multiprocessors multiprocessors();
+DeviceLimits device_limits();
 
 // Why the current device cannot run these kernels; empty where it can.
-std::string why_not_here();
+std::string unavailable_reason();
 
 // Put on the stream; the current device is the stream's. Throw std::runtime_error where the launch fails.
 void start(const Launch<ProjectParams>& launch, void* stream);

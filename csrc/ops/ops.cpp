@@ -1,7 +1,7 @@
 // Schemas of the library and the CPU entry points (CUDA's are in ops_cuda.cpp), on PyTorch's stable ABI.
 //
 // `bitrate_map` and `bitrate_map_backward` are what programs call and what compilers see: they carry sizes and names, and
-// Python gives them their implementations (bitrate_ext/ops/functional.py) because bands are built and cached there. The
+// Python gives them their implementations (bitrate_ext/ops/autograd.py) because bands are built and cached there. The
 // underscored ops are the kernels: they apply given bands and write into given tensors.
 #include <torch/csrc/stable/library.h>
 
@@ -64,23 +64,23 @@ Band cpu_band(const Tensor& start, const Tensor& weight, int64_t rows, int64_t c
   return checked_band(start, weight, rows, columns);
 }
 
-void project_cpu(std::vector<Tensor> likelihoods, std::vector<Tensor> bands, Tensor out) {
+void project_cpu(std::vector<Tensor> values, std::vector<Tensor> bands, Tensor out) {
   const Image<void> map = checked_map<void>("out", out);
-  STD_TORCH_CHECK(bands.size() == 4 * likelihoods.size(), "bands must be four tensors a latent, got ", bands.size(), " for ",
-                  likelihoods.size());
+  STD_TORCH_CHECK(bands.size() == 4 * values.size(), "bands must be four tensors a latent, got ", bands.size(), " for ",
+                  values.size());
   std::vector<Term> terms;
-  for (size_t k = 0; k < likelihoods.size(); ++k) {
-    const Latent latent = checked_latent(likelihoods[k], map.batch);
+  for (size_t k = 0; k < values.size(); ++k) {
+    const Latent latent = checked_latent(values[k], map.batch);
     terms.push_back({latent, cpu_band(bands[4 * k], bands[4 * k + 1], map.height, latent.h),
                      cpu_band(bands[4 * k + 2], bands[4 * k + 3], map.width, latent.w)});
   }
   project(terms, map, kernels(), run_parallel);
 }
 
-void project_backward_cpu(Tensor grad, Tensor likelihoods, std::vector<Tensor> bands, Tensor gradient) {
+void project_backward_cpu(Tensor grad, Tensor values, std::vector<Tensor> bands, Tensor gradient) {
   const Image<const void> image = checked_map<const void>("grad", grad);
   STD_TORCH_CHECK(bands.size() == 4, "bands must be four tensors, got ", bands.size());
-  const Latent latent = checked_latent(likelihoods, image.batch);
+  const Latent latent = checked_latent(values, image.batch);
   const GradientTerm term = checked_gradient(latent, gradient, cpu_band(bands[0], bands[1], latent.h, image.height),
                                              cpu_band(bands[2], bands[3], latent.w, image.width));
   project_backward(image, term, kernels(), run_parallel);
@@ -91,13 +91,13 @@ void project_backward_cpu(Tensor grad, Tensor likelihoods, std::vector<Tensor> b
 
 STABLE_TORCH_LIBRARY(bitrate_ext, m) {
   m.def(
-      "bitrate_map(Tensor[] likelihoods, SymInt[] canvas, SymInt[] window, str[] projections, bool conserve, "
+      "bitrate_map(Tensor[] values, SymInt[] canvas, SymInt[] window, str[] projections, bool conserve, "
       "float[] scales, ScalarType? dtype=None) -> Tensor");
   m.def(
-      "bitrate_map_backward(Tensor grad, Tensor likelihoods, SymInt[] canvas, SymInt[] window, str projection, "
+      "bitrate_map_backward(Tensor grad, Tensor values, SymInt[] canvas, SymInt[] window, str projection, "
       "bool conserve, float[] scales) -> Tensor");
-  m.def("_project(Tensor[] likelihoods, Tensor[] bands, Tensor(a!) out) -> ()");
-  m.def("_project_backward(Tensor grad, Tensor likelihoods, Tensor[] bands, Tensor(a!) gradient) -> ()");
+  m.def("_project(Tensor[] values, Tensor[] bands, Tensor(a!) out) -> ()");
+  m.def("_project_backward(Tensor grad, Tensor values, Tensor[] bands, Tensor(a!) gradient) -> ()");
   m.def("_choose_instruction_set(int index) -> int");
 }
 

@@ -16,7 +16,7 @@ namespace {
 using torch::stable::accelerator::DeviceGuard;
 
 // For tests and trials, set by `_choose_launch`: not to be changed while another thread launches.
-Tuning tuning;
+LaunchOverrides overrides;
 
 void* current_stream(int32_t device) {
   void* stream = nullptr;
@@ -43,51 +43,51 @@ BandPair checked_bands(const std::vector<Tensor>& bands, size_t first, int64_t r
   return {band, host.start};
 }
 
-void project_cuda(std::vector<Tensor> likelihoods, std::vector<Tensor> bands, Tensor out) {
+void project_cuda(std::vector<Tensor> values, std::vector<Tensor> bands, Tensor out) {
   const Image<void> map = checked_map<void>("out", out);
   const int32_t device = out.get_device_index();
-  STD_TORCH_CHECK(bands.size() == 6 * likelihoods.size(), "bands must be six tensors a latent, got ", bands.size(), " for ",
-                  likelihoods.size());
+  STD_TORCH_CHECK(bands.size() == 6 * values.size(), "bands must be six tensors a latent, got ", bands.size(), " for ",
+                  values.size());
   std::vector<PlannedTerm> terms;
-  for (size_t k = 0; k < likelihoods.size(); ++k) {
-    check_device(likelihoods[k], device);
-    const Latent latent = checked_latent(likelihoods[k], map.batch);
+  for (size_t k = 0; k < values.size(); ++k) {
+    check_device(values[k], device);
+    const Latent latent = checked_latent(values[k], map.batch);
     const BandPair rows = checked_bands(bands, 6 * k, map.height, latent.h, device);
     const BandPair columns = checked_bands(bands, 6 * k + 3, map.width, latent.w, device);
     terms.push_back({latent, rows.band, columns.band, rows.host_start, columns.host_start});
   }
   if (map.batch == 0 || map.height == 0 || map.width == 0) return;
   const DeviceGuard guard(device);
-  start(plan_project(terms, map, multiprocessors(), tuning), current_stream(device));
+  start(plan_project(terms, map, device_limits(), overrides), current_stream(device));
 }
 
-void project_backward_cuda(Tensor grad, Tensor likelihoods, std::vector<Tensor> bands, Tensor gradient) {
+void project_backward_cuda(Tensor grad, Tensor values, std::vector<Tensor> bands, Tensor gradient) {
   const Image<const void> image = checked_map<const void>("grad", grad);
   const int32_t device = grad.get_device_index();
   STD_TORCH_CHECK(bands.size() == 6, "bands must be six tensors, got ", bands.size());
-  check_device(likelihoods, device);
+  check_device(values, device);
   check_device(gradient, device);
-  const Latent latent = checked_latent(likelihoods, image.batch);
+  const Latent latent = checked_latent(values, image.batch);
   const BandPair rows = checked_bands(bands, 0, latent.h, image.height, device);
   const BandPair columns = checked_bands(bands, 3, latent.w, image.width, device);
   const GradientTerm term = checked_gradient(latent, gradient, rows.band, columns.band);
   if (latent.batch == 0 || latent.channels == 0 || latent.h == 0 || latent.w == 0) return;
   const DeviceGuard guard(device);
-  start(plan_backward({term, rows.host_start, columns.host_start}, image, multiprocessors(), tuning),
+  start(plan_backward({term, rows.host_start, columns.host_start}, image, device_limits(), overrides),
         current_stream(device));
 }
 
 // Why the GPU cannot run the kernels; empty where it can.
 std::string cuda_unavailable(int64_t device) {
   const DeviceGuard guard(static_cast<int32_t>(device));
-  return why_not_here();
+  return unavailable_reason();
 }
 
 // Overrides the plan: threads a block, rows and columns of a tile, elements a load; zeros leave it the choice.
 void choose_launch(int64_t threads, int64_t tile_rows, int64_t tile_columns, int64_t width) {
   STD_TORCH_CHECK(threads >= 0 && threads <= kThreads && threads % 32 == 0, "threads must be a multiple of 32, at most ",
                   kThreads, ", got ", threads);
-  tuning = {int(threads), int32_t(tile_rows), int32_t(tile_columns), int32_t(width)};
+  overrides = {int(threads), int32_t(tile_rows), int32_t(tile_columns), int32_t(width)};
 }
 
 }  // namespace

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitrate_ext.ops import autograd
+from bitrate_ext.ops import dispatch
 
 CLOCK = 2_000_000  # cycles in a millisecond, about
 WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -29,13 +29,13 @@ def launch(
 
 
 def flat_bands(p: Tensor, size: Sequence[int], projection: str = "bilinear", transposed: bool = False) -> list[Tensor]:
-    """The bands of a whole canvas, as the kernels of the tensor's device take them."""
-    placement = autograd.MapGeometry(size, (0, 0, *size), [projection], True, (0.0, 0.0))
-    return autograd._lookup([p], placement, transposed)[1]
+    """Return the bands of a whole canvas, as the kernels of the tensor's device take them."""
+    geometry = dispatch.MapGeometry(size, (0, 0, *size), [projection], True, (0.0, 0.0))
+    return dispatch.cached_bands([p], geometry, transposed=transposed)[1]
 
 
 def differing(a: Tensor, b: Tensor) -> Tensor:
-    """How many elements are not the same bytes; stays on the device, so nothing waits for it."""
+    """Count the elements that are not the same bytes; stays on the device, so nothing waits for it."""
     kind = WHOLE[a.element_size()]
     return (a.detach().contiguous().view(kind) != b.detach().contiguous().view(kind)).sum()
 
@@ -46,7 +46,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def recorded(call: Callable[[], Sequence[Tensor]], device: torch.device) -> tuple[Sequence[Tensor], Callable[[], Any]]:
-    """A CUDA graph of the call: its results, and what runs it again into them."""
+    """Record a CUDA graph of the call: its results, and what runs it again into them."""
     if device.type != "cuda":
         results = call()
 
@@ -69,7 +69,7 @@ def recorded(call: Callable[[], Sequence[Tensor]], device: torch.device) -> tupl
 
 @contextlib.contextmanager
 def waiting_is_an_error(device: torch.device) -> Iterator[None]:
-    """Where PyTorch would wait for the device, it raises."""
+    """Make PyTorch raise where it would wait for the device."""
     if device.type != "cuda":
         yield
         return
@@ -82,7 +82,7 @@ def waiting_is_an_error(device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def on_a_side_stream(device: torch.device, busy: float) -> Iterator[None]:
-    """Work goes to a stream of its own that is busy for so many milliseconds first; what follows waits for it."""
+    """Give work to a stream of its own that is busy for so many milliseconds first; what follows waits for it."""
     if device.type != "cuda":
         yield
         return

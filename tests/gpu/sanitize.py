@@ -29,11 +29,15 @@ IN_STAGES = (  # likelihoods and the map's size
 )  # fmt: skip
 
 
-def map_and_gradient(p: torch.Tensor, size: tuple[int, int], grad: torch.Tensor) -> tuple[bytes, bytes]:
-    leaf = p.detach().requires_grad_()
-    out = bitrate_ext.bitrate_map(leaf, size)
-    (gradient,) = torch.autograd.grad(out, leaf, grad)
-    return bytes_of(out), bytes_of(gradient)
+def maps_and_gradients(p: torch.Tensor, size: tuple[int, int], grad: torch.Tensor) -> list[bytes]:
+    """Return those of likelihoods, and of their first channel as bits."""
+    found = []
+    for values, unit in ((p, "likelihood"), (p[:, 0], "bits")):
+        leaf = values.detach().requires_grad_()
+        out = bitrate_ext.bitrate_map(leaf, size, unit=unit)
+        (gradient,) = torch.autograd.grad(out, leaf, grad)
+        found += [bytes_of(out), bytes_of(gradient)]
+    return found
 
 
 def main(device: torch.device) -> int:
@@ -47,7 +51,7 @@ def main(device: torch.device) -> int:
     for shape, size in IN_STAGES:
         p = golden.likelihoods(golden.Raw(len(wrong)), shape, torch.float32).nan_to_num(0.5)
         grad = torch.from_numpy(np.arange(shape[0] * size[0] * size[1]) % 7 - 3.0).float().reshape(shape[0], 1, *size)
-        if map_and_gradient(p.to(device), size, grad.to(device)) != map_and_gradient(p, size, grad):
+        if maps_and_gradients(p.to(device), size, grad.to(device)) != maps_and_gradients(p, size, grad):
             wrong.append(f"{shape} to {size}")
     print(f"sanitize: {CASES + len(IN_STAGES)} shapes, {len(wrong)} wrong {' '.join(wrong)}", flush=True)
     return 1 if wrong else 0

@@ -28,6 +28,10 @@ def test_random_cases(device, rng):
             for dtype in (torch.float32, torch.float64):
                 cells = [bitrate_ext.latent_bits(p, dtype=dtype) for p in (there[0], case.likelihoods[0])]
                 assert_same_bytes(cells[0].cpu(), cells[1], case)
+        if index % 3 == 1 and all(p.shape[1] for p in there):  # as bits, of any stride and format
+            bits = [[p[:, -1] for p in tensors] for tensors in (there, case.likelihoods)]
+            found, expected = (map_and_gradients(case, index, tensors, unit="bits") for tensors in bits)
+            assert found == expected, case
 
 
 def test_large_cases(device, rng):

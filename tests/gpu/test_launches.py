@@ -21,7 +21,7 @@ def any_case(rng, index):
 
 
 def map_or_none(case, tensors):
-    """None where the launch needs more shared memory than a block has."""
+    """Return the map, None where the launch needs more shared memory than a block has."""
     try:
         return case.run(tensors)
     except (RuntimeError, ValueError) as error:

@@ -39,7 +39,7 @@ def test_no_leak(device):
 
 
 def windows(rng, grid, window, count):
-    """Top left cells of windows anywhere, those in the last corner among them."""
+    """Return the top left cells of windows anywhere, those in the last corner among them."""
     last = [length - extent for length, extent in zip(grid, window, strict=True)]
     yield tuple(last)
     for _ in range(count - 1):
@@ -47,7 +47,7 @@ def windows(rng, grid, window, count):
 
 
 def check(device, rng, shape, scale, need_gb):
-    """A call of that shape against calls of windows of it on the CPU, and against a sum of all logarithms."""
+    """Compare a call of that shape with calls of windows of it on the CPU, and against a sum of all logarithms."""
     if free_bytes(device) < need_gb * GB:
         pytest.skip(f"needs {need_gb} GB of free memory, there are {free_bytes(device) / GB:.0f}")
     n, c, h, w = shape

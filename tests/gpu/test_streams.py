@@ -30,7 +30,7 @@ def call_on(leaf, weight, size, mode):
 
 
 def prepared(rng, index, device, count=1):
-    """Likelihoods [count, N, C, h, w] of that shape, a gradient for their map, and what else the call takes."""
+    """Return likelihoods [count, N, C, h, w] of that shape, a gradient for their map, and what else the call takes."""
     shape, size = SHAPES[index]
     dtype = DTYPES[index % 4]
     many = torch.stack([likelihoods(rng, shape, dtype, "uniform") for _ in range(count)]).to(device)

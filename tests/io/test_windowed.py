@@ -173,6 +173,7 @@ def test_bombs_are_refused_before_anything_is_decoded(tmp_path: Path, side: int)
         load_image(path)
 
 
+@pytest.mark.medium
 def test_a_deflated_tiff_is_a_bomb_without_a_limit(tmp_path: Path) -> None:
     path = tmp_path / "bomb.tif"
     with tifffile.TiffWriter(path) as tiff:
@@ -252,6 +253,7 @@ def saved(form: str) -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "TIFF tiles"])
 def test_truncated_and_damaged_files(tmp_path: Path, form: str, rng: np.random.Generator) -> None:
     """500 lengths and 150 damaged copies of each: an image or an error that names the file, in little memory."""

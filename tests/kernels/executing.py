@@ -1,4 +1,4 @@
-"""The checking executor (csrc/executor) for tests: builds it, and hands torch tensors to it.
+"""The checking executor (tests/kernels/executor) for tests: builds it, and hands torch tensors to it.
 
 It runs the GPU kernels' bodies on the CPU, a fiber a thread, and raises RuntimeError where one breaks a rule of the
 kernel language.
@@ -22,10 +22,11 @@ import torch
 from faults.native import compiler
 from torch import Tensor
 
-from bitrate_ext.ops import autograd
+from bitrate_ext.ops import dispatch
 from bitrate_ext.ops.projection import get_projection
 
 ROOT = Path(__file__).parents[2]
+EXECUTOR = Path(__file__).parent / "executor"
 CACHE = ROOT / "build" / "executor"
 CODES = {torch.float64: 0, torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
 # Nothing is visible outside its library and nothing unique in the process: several executors live in one.
@@ -34,18 +35,18 @@ FAULTY = ("-O0", "-w")  # with a fault planted: built often, run briefly
 WARNINGS = ("-Wall", "-Wextra", "-Wno-unknown-pragmas")
 
 
-def _object(source: Path, *flags: str) -> Path:
-    """The compiled source, kept under the hash of what went into it."""
+def _object(source: Path, tree: Path, *flags: str) -> Path:
+    """Return the compiled source with the kernels of a tree, kept under the hash of what went into it."""
     digest = hashlib.sha256(" ".join([compiler(), *FLAGS, *flags]).encode())
-    for file in [*sorted(source.parent.parent.glob("*/*.h")), source]:
-        if file.parent.name in ("core", "executor"):
-            digest.update(file.read_bytes())
+    for file in [*sorted(tree.glob("csrc/core/*.h")), *sorted(EXECUTOR.glob("*.h")), source]:
+        digest.update(file.read_bytes())
     target = CACHE / f"{source.stem}-{digest.hexdigest()[:16]}.o"
     if not target.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=CACHE) as folder:
             made = Path(folder) / "made.o"
-            subprocess.run([compiler(), *FLAGS, *flags, "-c", source, "-o", made], check=True)
+            command = [compiler(), *FLAGS, *flags, f"-I{tree / 'csrc'}", "-c", source, "-o", made]
+            subprocess.run(command, check=True)
             made.replace(target)
     return target
 
@@ -53,17 +54,18 @@ def _object(source: Path, *flags: str) -> Path:
 def build(tree: Path, folder: Path) -> Path:
     """Build the executor of a tree that holds ``csrc``, into ``folder``."""
     bindings = _object(
-        ROOT / "csrc/executor/bindings.cpp",
+        EXECUTOR / "bindings.cpp",
+        ROOT,
         *(f"-I{include}" for include in (pybind11.get_include(), sysconfig.get_path("include"))),
     )
-    body = _object(tree / "csrc/executor/executor.cpp", *(WARNINGS if tree == ROOT else FAULTY))
+    body = _object(EXECUTOR / "executor.cpp", tree, *(WARNINGS if tree == ROOT else FAULTY))
     library = folder / f"{body.stem}{sysconfig.get_config_var('EXT_SUFFIX')}"
     subprocess.run([compiler(), "-shared", body, bindings, "-o", library], check=True)
     return library
 
 
 def load(library: Path) -> ModuleType:
-    """The executor as a module. Its name is its own: pybind11 gives out the first again where a second has its name."""
+    """Load the executor as a module of a name of its own: of one name, pybind11 gives out the first again."""
     spec = importlib.util.spec_from_file_location(f"{library.name.split('.')[0]}._executor", library)
     assert spec is not None
     assert spec.loader is not None
@@ -74,13 +76,13 @@ def load(library: Path) -> ModuleType:
 
 @functools.cache
 def executor() -> ModuleType:
-    """The executor of this tree."""
+    """Return the executor of this tree."""
     with tempfile.TemporaryDirectory() as folder:
         return load(build(ROOT, Path(folder)))
 
 
 def view(tensor: Tensor) -> dict[str, Any]:
-    """A CPU tensor with its whole allocation."""
+    """Return a CPU tensor with its whole allocation."""
     storage = tensor.untyped_storage()
     data = torch.empty(0, dtype=torch.uint8).set_(storage).numpy()
     return {
@@ -100,34 +102,33 @@ def term(p: Tensor, bands: Any) -> dict[str, Any]:
     return {"values": view(p), "rows": band(bands[0]), "columns": band(bands[1])}
 
 
-def case_bands(case: Any, tensors: list[Tensor], transposed: bool = False) -> autograd.Bands:
-    """The bands of a random case for those tensors."""
+def case_bands(case: Any, tensors: list[Tensor], transposed: bool = False) -> dispatch.Bands:
+    """Return the bands of a random case for those tensors."""
     keys = [get_projection(case.mode).key] * len(tensors)
     window = case.crop or (0, 0, *case.canvas)
     scales = case.scale or (0.0, 0.0)
-    return autograd.bands_of(
-        tensors, autograd.MapGeometry(case.canvas, window, keys, case.conserve, scales), transposed
-    )
+    geometry = dispatch.MapGeometry(case.canvas, window, keys, case.conserve, scales)
+    return dispatch.cached_bands(tensors, geometry, transposed=transposed)[0]
 
 
-def new_map(tensors: list[Tensor], bands: autograd.Bands, dtype: torch.dtype) -> Tensor:
-    """NaN, which a kernel has to overwrite."""
+def new_map(tensors: list[Tensor], bands: dispatch.Bands, dtype: torch.dtype) -> Tensor:
+    """Return a map of NaN, which a kernel has to overwrite."""
     return torch.full((tensors[0].shape[0], 1, bands[0][0].pixels, bands[0][1].pixels), float("nan"), dtype=dtype)
 
 
-def _flat(bands: autograd.Bands) -> list[Tensor]:
+def _flat(bands: dispatch.Bands) -> list[Tensor]:
     return [tensor for pair in bands for b in pair for tensor in (b.start, b.weight)]
 
 
-def native_map(tensors: list[Tensor], bands: autograd.Bands, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The map by the CPU path."""
+def native_map(tensors: list[Tensor], bands: dispatch.Bands, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return the map by the CPU path."""
     out = new_map(tensors, bands, dtype)
     torch.ops.bitrate_ext._project(tensors, _flat(bands), out)
     return out
 
 
 def native_gradient(p: Tensor, bands: tuple[Any, Any], grad: Tensor) -> Tensor:
-    """The gradient by the CPU path; the bands are transposed."""
+    """Return the gradient by the CPU path; the bands are transposed."""
     gradient = torch.full_like(p, float("nan"))
     torch.ops.bitrate_ext._project_backward(grad, p, _flat([bands]), gradient)
     return gradient
@@ -136,32 +137,27 @@ def native_gradient(p: Tensor, bands: tuple[Any, Any], grad: Tensor) -> Tensor:
 def kernel_map(
     module: ModuleType,
     tensors: list[Tensor],
-    bands: autograd.Bands,
+    bands: dispatch.Bands,
     dtype: torch.dtype = torch.float32,
     out: Tensor | None = None,
     **setting: int,
 ) -> tuple[Tensor, dict[str, Any]]:
-    """The map by the kernel's body, with the summary of its launch."""
+    """Return the map by the kernel's body, with the summary of its launch."""
     out = new_map(tensors, bands, dtype) if out is None else out
     terms = [term(p, pair) for p, pair in zip(tensors, bands, strict=True)]
     return out, module.project(terms, view(out), setting)
 
 
 def kernel_gradient(
-    module: ModuleType,
-    p: Tensor,
-    bands: tuple[Any, Any],
-    grad: Tensor,
-    gradient: Tensor | None = None,
-    **setting: int,
+    module: ModuleType, p: Tensor, bands: tuple[Any, Any], grad: Tensor, gradient: Tensor | None = None, **setting: int
 ) -> tuple[Tensor, dict[str, Any]]:
-    """The gradient by the kernel's body, with the summary of its launch; the bands are transposed."""
+    """Return the gradient by the kernel's body, with the summary of its launch; the bands are transposed."""
     gradient = torch.full_like(p, float("nan")) if gradient is None else gradient
     return gradient, module.backward(view(grad), term(p, bands), view(gradient), setting)
 
 
 def checks_of(*modules: ModuleType) -> dict[str, Any]:
-    """The functions ``check_NAME`` of modules, by NAME."""
+    """Return the functions ``check_NAME`` of modules, by NAME."""
     found = {}
     for module in modules:
         found.update({name[6:]: value for name, value in vars(module).items() if name.startswith("check_")})

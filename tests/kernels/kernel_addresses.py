@@ -28,7 +28,7 @@ def _nowhere(address: int, sizes: list[int], strides: list[int], dtype: torch.dt
 def _latent(
     rng: np.random.Generator, address: int, sizes: list[int], strides: list[int], dtype: torch.dtype
 ) -> dict[str, Any]:
-    """Likelihoods, or in one of four cases the bits of cells: then ``sizes`` gets a single channel."""
+    """Return likelihoods, or in one of four cases the bits of cells: then ``sizes`` gets a single channel."""
     if rng.random() < 0.75:
         return _nowhere(address, sizes, strides, dtype)
     sizes[1] = 1
@@ -36,7 +36,7 @@ def _latent(
 
 
 def _strides(rng: np.random.Generator, sizes: list[int]) -> list[int]:
-    """Of a contiguous or channels_last tensor, or of one with room between rows."""
+    """Return the strides of a contiguous or channels_last tensor, or of one with room between rows."""
     _, c, h, w = sizes
     kind = int(rng.integers(3))
     if kind == 0:
@@ -63,7 +63,7 @@ def _read_by(band: tuple[np.ndarray, np.ndarray, int], rows: tuple[int, int]) ->
 
 
 def _addresses(base: int, size: int, strides: list[int], spans: list[tuple[int, int]]) -> np.ndarray:
-    """Of every element of a box, sorted; from Python's own integers."""
+    """Return those of every element of a box, sorted; from Python's own integers."""
     found = np.array([base], dtype=object)
     for stride, (begin, end) in zip(strides, spans, strict=True):
         found = (found[:, None] + np.array([i * stride * size for i in range(begin, end)], dtype=object)).reshape(-1)
@@ -71,7 +71,7 @@ def _addresses(base: int, size: int, strides: list[int], spans: list[tuple[int, 
 
 
 def _elements(accesses: np.ndarray, stores: bool, size: int) -> np.ndarray:
-    """Addresses of the elements that were loaded or stored, one for each time."""
+    """Return the addresses of the elements that were loaded or stored, one for each time."""
     chosen = accesses[accesses[:, 2] == stores]
     counts = (chosen[:, 1] // size).astype(np.int64)
     first = np.repeat(chosen[:, 0], counts)
@@ -84,7 +84,7 @@ def _some_blocks(rng: np.random.Generator, blocks: int) -> list[int]:
 
 
 def _huge(rng: np.random.Generator, longest: int) -> tuple[list[int], tuple[int, int]]:
-    """Sizes [N, C, h, w] of up to 2^40 elements, and of the map."""
+    """Return sizes [N, C, h, w] of up to 2^40 elements, and of the map."""
     while True:
         c, h, w = int(rng.integers(1, 40)), int(rng.integers(1, 200)), int(rng.integers(1, 200))
         if rng.random() < 0.2:

@@ -1,6 +1,6 @@
 """What the GPU kernels' bodies must hold to, as checks of an executor.
 
-Tests call them with the executor of this tree; planted faults (faults/kernels_*.py) with that of a tree with a
+Tests call them with the executor of this tree; planted faults (faults/kernels.txt) with that of a tree with a
 fault, where the check that the fault names has to fail.
 """
 
@@ -15,7 +15,7 @@ import torch
 from cases import DTYPES, Case, assert_same_bytes, likelihoods, random_case
 from torch import Tensor
 
-from bitrate_ext.ops.projection import Band
+from bitrate_ext.ops.band import Band
 
 THREADS = (32, 64, 96, 256, 1024)
 SPOILS = (float("nan"), 0.0, -0.0, float("inf"), 1.5, -0.5, -float("inf"), 2.0**-140)
@@ -26,7 +26,7 @@ def seeded(seed: int) -> np.random.Generator:
 
 
 def spoiled(rng: np.random.Generator, p: Tensor, share: float = 0.3) -> Tensor:
-    """Some likelihoods out of range."""
+    """Put some likelihoods out of range."""
     if p.numel() and rng.random() < share:
         where = torch.from_numpy(rng.integers(0, p.numel(), 3))
         p = p.clone()
@@ -35,7 +35,7 @@ def spoiled(rng: np.random.Generator, p: Tensor, share: float = 0.3) -> Tensor:
 
 
 def in_a_layout(rng: np.random.Generator, p: Tensor) -> Tensor:
-    """Contiguous, channels_last, with gaps, transposed, repeated by a stride of zero, or at any address."""
+    """Return a tensor contiguous, channels_last, with gaps, transposed, with a stride of zero, or at any address."""
     choice = int(rng.integers(8))
     if choice == 0:
         return p.contiguous(memory_format=torch.channels_last)
@@ -60,14 +60,14 @@ def in_a_layout(rng: np.random.Generator, p: Tensor) -> Tensor:
 
 
 def padded_channels_last(p: Tensor) -> Tensor:
-    """Channels of a cell adjacent, and room behind them up to a multiple of four."""
+    """Return channels of a cell adjacent, and room behind them up to a multiple of four."""
     room = torch.full((p.shape[0], *p.shape[2:], -(-p.shape[1] // 4) * 4), float("nan"), dtype=p.dtype)
     room[..., : p.shape[1]] = p.permute(0, 2, 3, 1)
     return room[..., : p.shape[1]].permute(0, 3, 1, 2)
 
 
 def launches(rng: np.random.Generator) -> dict[str, int]:
-    """Threads a block, and an order of threads and blocks."""
+    """Return threads a block, and an order of threads and blocks."""
     return {
         "threads": int(rng.choice(THREADS, p=(0.45, 0.3, 0.1, 0.1, 0.05))),
         "order": int(rng.integers(3)),
@@ -76,7 +76,7 @@ def launches(rng: np.random.Generator) -> dict[str, int]:
 
 
 def random_bands(rng: np.random.Generator, pixels: int, cells: int, taps: int, shape: str = "sorted") -> Band:
-    """A band with any weights, some of them zero. Its starts rise, fall, or jump."""
+    """Return a band with any weights, some of them zero. Its starts rise, fall, or jump."""
     start = rng.integers(0, cells - taps + 1, pixels)
     if shape != "jumping":
         start = np.sort(start)
@@ -249,7 +249,7 @@ def check_stages(module: ModuleType, count: int = 30, seed: int = 7) -> None:
 
 
 def some_bits(rng: np.random.Generator, n: int, index: int) -> Tensor:
-    """Bits of cells in any layout: one channel of a larger tensor. Many cells, often."""
+    """Return bits of cells in any layout: one channel of a larger tensor. Many cells, often."""
     h, w = (int(rng.integers(1, 60)), int(rng.integers(1, 300))) if index % 3 == 0 else rng.integers(1, 12, 2).tolist()
     p = spoiled(rng, likelihoods(rng, (n, int(rng.integers(1, 4)), h, w), DTYPES[int(rng.integers(4))], "uniform"))
     return in_a_layout(rng, p * int(rng.integers(1, 60)))[:, 0]

@@ -11,8 +11,8 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 import bitrate_ext
-from bitrate_ext.ops import autograd, library
-from bitrate_ext.ops.projection import Band
+from bitrate_ext.ops import dispatch, library
+from bitrate_ext.ops.band import Band
 
 CUDA = torch.device("cuda", 0)
 ROOT = Path(__file__).parents[2]
@@ -67,7 +67,7 @@ def stream(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     now = SimpleNamespace(capturing=False)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: now)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: now.capturing)
-    monkeypatch.setattr(autograd, "_captured", {})
+    monkeypatch.setattr(dispatch, "_captured", {})
     return now
 
 
@@ -79,17 +79,17 @@ def test_bands_outlive_other_streams_and_graphs(stream: SimpleNamespace) -> None
     """The cache may drop a band while a kernel reads it: the allocator is told, and captured graphs keep theirs."""
     recorded: list = []
     bands = [recorder(True, recorded), recorder(False, recorded), recorder(True, recorded)]
-    autograd._outlive(bands, CUDA)
+    dispatch._keep_alive(bands, CUDA)
     assert recorded == [stream, stream]
-    assert autograd._captured == {}
+    assert dispatch._captured == {}
     stream.capturing = True
-    autograd._outlive(bands, CUDA)
-    autograd._outlive(bands, CUDA)
-    assert list(autograd._captured.values()) == [bands]
+    dispatch._keep_alive(bands, CUDA)
+    dispatch._keep_alive(bands, CUDA)
+    assert list(dispatch._captured.values()) == [bands]
     assert len(recorded) == 2
     with FakeTensorMode():  # nothing runs
         stream.capturing = False
-        autograd._outlive(bands, CUDA)
+        dispatch._keep_alive(bands, CUDA)
     assert len(recorded) == 2
 
 

@@ -6,8 +6,7 @@ test_executor.py runs the same checks without a fault, where they pass.
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
@@ -17,11 +16,10 @@ import executing
 import kernel_addresses
 import kernel_checks
 import pytest
-from faults import Fault, kernels_backward, kernels_forward, kernels_plan, planted
+from faults import Fault, in_tiers, listed, planted
 
-FAULTS = [*kernels_forward.FAULTS, *kernels_backward.FAULTS, *kernels_plan.FAULTS]
+FAULTS = listed("kernels")
 CHECKS = executing.checks_of(kernel_checks, kernel_addresses)
-WORKERS = 2  # compilers at a time
 SECONDS = 300  # that a check may take
 SURVIVED = "survived"
 
@@ -29,23 +27,6 @@ SURVIVED = "survived"
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return executing.build(executing.ROOT, tmp_path_factory.mktemp("plain"))
-
-
-@pytest.fixture(scope="module")
-def executors(
-    request: pytest.FixtureRequest, plain: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[Fault, Future]]:
-    """An executor for each fault whose test was chosen; each test finds its own under way."""
-    folder = tmp_path_factory.mktemp("kernels")
-
-    def build(index: int) -> Path:
-        tree = planted(FAULTS[index], folder / str(index))
-        return executing.build(tree, tree)
-
-    chosen = [item.callspec.params.get("fault") for item in request.session.items if hasattr(item, "callspec")]
-    with ThreadPoolExecutor(WORKERS) as pool:
-        yield {f: pool.submit(build, index) for index, f in enumerate(FAULTS) if f in chosen}
-        pool.shutdown(cancel_futures=True)
 
 
 def _report(library: Path, name: str, to: Connection) -> None:
@@ -59,8 +40,8 @@ def _report(library: Path, name: str, to: Connection) -> None:
 
 @pytest.fixture(scope="module")
 def server() -> BaseContext:
-    """Forks processes that have imported and done nothing else: this one's threads do not live on in a fork, and torch
-    would wait for them."""
+    """Return what forks processes that have done nothing but import: threads do not live on in a fork, and torch would
+    wait for them."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["kernel_checks", "kernel_addresses"])
     with pytest.MonkeyPatch.context() as patch:  # the server finds its modules by this alone
@@ -70,7 +51,7 @@ def server() -> BaseContext:
 
 
 def outcome(server: BaseContext, library: Path, name: str) -> str:
-    """What the check says, in a process of its own, which a fault may crash."""
+    """Return what the check says, in a process of its own, which a fault may crash."""
     here, there = server.Pipe(duplex=False)
     child = server.Process(target=_report, args=(library, name, there))
     child.start()
@@ -85,23 +66,21 @@ def outcome(server: BaseContext, library: Path, name: str) -> str:
         child.join()
 
 
+@pytest.mark.medium
 def test_the_way_of_asking_passes_without_a_fault(server: BaseContext, plain: Path) -> None:
     for name in ("maps", "gradients", "refusals"):
         assert outcome(server, plain, name) == SURVIVED
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=str)
+@pytest.mark.parametrize("fault", in_tiers(FAULTS))
 def test_faults_of_the_kernels(
-    fault: Fault, server: BaseContext, executors: dict[Fault, Future], record_property: Callable[[str, object], None]
+    fault: Fault, server: BaseContext, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     record_property("planted fault", "GPU kernels")
-    assert outcome(server, executors[fault].result(), fault.caught_by) != SURVIVED, (
+    tree = planted(fault, tmp_path)
+    assert outcome(server, executing.build(tree, tree), fault.caught_by) != SURVIVED, (
         f"{fault.name!r} survived {fault.caught_by!r}"
     )
-
-
-def test_names_are_unique() -> None:
-    assert len({fault.name for fault in FAULTS}) == len(FAULTS) >= 40
 
 
 def test_every_check_catches_a_fault() -> None:
@@ -109,6 +88,7 @@ def test_every_check_catches_a_fault() -> None:
     assert {fault.caught_by for fault in FAULTS} == set(CHECKS) - {"grid_limits"}
 
 
+@pytest.mark.medium
 def test_executors_share_no_code(plain: Path, tmp_path: Path) -> None:
     """Two in one process."""
     tree = planted(next(f for f in FAULTS if f.name == "multiplied where it should be divided"), tmp_path)

@@ -15,7 +15,7 @@ LATENT = scaled(200)  # latent_bits
 
 
 def assert_no_worse(ours: torch.Tensor, chain: torch.Tensor, exact: np.ndarray, what) -> None:
-    """No further from the exact map than the chain, unless every pixel is correctly rounded."""
+    """Check that a map is no further from the exact map than the chain, unless every pixel is correctly rounded."""
     ours, chain = ours.double().numpy(), chain.double().numpy()
     error = np.abs(ours - exact)
     half_a_place = 0.51 * np.spacing(np.abs(exact).astype(np.float32)).astype(np.float64)

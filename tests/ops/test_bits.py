@@ -23,13 +23,13 @@ from bitrate_ext.ops.strips import RowProjector
 
 @pytest.fixture
 def instruction_sets():
-    """How many this processor has; the best is chosen again at the end."""
+    """Return how many this processor has; the best is chosen again at the end."""
     yield torch.ops.bitrate_ext._choose_instruction_set(-1)
     torch.ops.bitrate_ext._choose_instruction_set(-1)
 
 
 def in_a_layout(rng, bits: torch.Tensor) -> torch.Tensor:
-    """One channel of a larger tensor, at any stride."""
+    """Return bits as one channel of a larger tensor, at any stride."""
     return in_another_layout(rng, torch.stack([bits, torch.full_like(bits, float("nan"))], dim=1))[:, 0]
 
 
@@ -104,6 +104,7 @@ def test_the_gradient_is_the_transposed_projection(device, rng):
             assert (error <= bar * exact + (2.0**-25 if leaf.dtype == torch.float16 else 1e-15)).all(), case
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("impl", ["auto", "reference"])
 def test_derivatives_of_any_order_and_mode(device, impl):
     torch.manual_seed(3)

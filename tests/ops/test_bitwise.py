@@ -17,7 +17,7 @@ THREADS = (1, 2, 3, 5, 8, 16)
 
 @pytest.fixture
 def instruction_sets():
-    """How many this processor has; the best is chosen again at the end."""
+    """Return how many this processor has; the best is chosen again at the end."""
     threads = torch.get_num_threads()
     yield torch.ops.bitrate_ext._choose_instruction_set(-1)
     torch.ops.bitrate_ext._choose_instruction_set(-1)
@@ -51,7 +51,7 @@ def test_threads_on_large_inputs(instruction_sets, rng):
 
 
 def stitched(case, cuts) -> torch.Tensor:
-    """The map from windows of it."""
+    """Return the map from windows of it."""
     top, left, height, width = case.crop or (0, 0, *case.canvas)
     rows, columns = ([0, *sorted(cut), length] for cut, length in zip(cuts, (height, width), strict=True))
     bands = []

@@ -34,7 +34,7 @@ def impl_for(device, impl):
 
 
 def nondeterminism(device, impl):
-    """What two runs may differ by: PyTorch adds ``index_select``'s gradient atomically on a GPU; ours must not."""
+    """Return what two runs may differ by: PyTorch adds ``index_select``'s gradient atomically on a GPU."""
     return 1e-10 if impl == "reference" and device.type == "cuda" else 0.0
 
 
@@ -90,7 +90,7 @@ def test_sixteen_bits_round_once_through_float32(device, rng):
 
 
 def small_case(rng):
-    """Few elements, any projection, and a layout that is not contiguous; float64."""
+    """Return few elements, any projection, and a layout that is not contiguous; float64."""
     h, w = (int(v) for v in rng.integers(1, 4, 2))
     size = tuple(int(v) for v in rng.integers(1, 6, 2))
     shape = (int(rng.integers(1, 3)), int(rng.integers(1, 4)), h, w)

@@ -59,7 +59,7 @@ def test_gradients_are_not_written_into_gaps(rng):
 
 
 def flat_bands(p, size, transposed=False):
-    """The bilinear bands of a whole canvas as the kernels take them."""
+    """Return the bilinear bands of a whole canvas as the kernels take them."""
     make = transposed_axis_band if transposed else axis_band
     pair = [
         make(PROJECTIONS["bilinear"], Axis(cells, pixels, 0, pixels), p.device)

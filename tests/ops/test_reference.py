@@ -16,7 +16,7 @@ def impl(request):
 
 
 def cells(values, device, dtype=torch.float32) -> torch.Tensor:
-    """Likelihoods [1, 1, h, w] that cost these bits."""
+    """Return likelihoods [1, 1, h, w] that cost these bits."""
     return (2.0 ** -torch.tensor(values, dtype=torch.float64)).to(dtype)[None, None].to(device)
 
 

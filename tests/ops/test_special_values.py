@@ -20,7 +20,7 @@ def instruction_sets():
 
 
 def expected_map(p: torch.Tensor, size, mode: str, conserve: bool) -> np.ndarray:
-    """R b C' where only non-zero weights count; inf and NaN add up as IEEE has it."""
+    """Return R b C', where only non-zero weights count; inf and NaN add up as IEEE has it."""
     bits = exact_bits(p)
     rows, columns = (
         axis_matrix(mode, cells, pixels, conserve) for cells, pixels in zip(p.shape[2:], size, strict=True)
@@ -62,7 +62,7 @@ def test_every_value_at_every_place(instruction_sets, rng):
 
 
 def assert_close_or_cancelled(out, exact, p, what) -> None:
-    """Bits of both signs may cancel, where the error is relative to what was added up."""
+    """Compare, where bits of both signs may cancel and the error is relative to what was added up."""
     with np.errstate(all="ignore"):
         added = np.abs(np.log2(p.double().numpy())).sum(axis=1)
     added = (

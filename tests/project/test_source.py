@@ -46,7 +46,7 @@ def unguarded(text: str) -> list[str]:
     """Functions that launch, or ask about the current device, without having chosen it."""
     wrong = []
     for name, body in functions(text).items():
-        uses = re.search(r"\b(start|why_not_here|multiprocessors|current_stream)\(", body)
+        uses = re.search(r"\b(start|unavailable_reason|device_limits|current_stream)\(", body)
         guard = re.search(r"\bDeviceGuard \w+\(", body)
         if uses and name != "current_stream" and (guard is None or guard.start() > uses.start()):
             wrong.append(name)

@@ -182,6 +182,7 @@ def test_without_a_measure_of_memory_the_tile_must_be_given(monkeypatch: pytest.
     assert result.plan.record()["tiles"] == 9
 
 
+@pytest.mark.medium
 def test_the_plan_holds_in_a_fresh_process(tmp_path: Path) -> None:
     """A limit that cuts, and an address space of little more: peak at most the plan and a tenth."""
     code = f"""
@@ -276,8 +277,8 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kwargs", "error", "words"),
     [
-        ({"max_memory": 0}, ValueError, "max_memory must be at least 1, got 0"),
-        ({"tile": 2.5}, TypeError, "tile must be a whole number, got 2.5"),
+        ({"max_memory": 0}, ValueError, "max_memory must be a whole number of at least 1, got 0"),
+        ({"tile": 2.5}, TypeError, "tile must be a whole number of at least 1, got 2.5"),
         ({"projection": "cubic"}, ValueError, "projection must be one of"),
         ({"x_hat": torch.zeros(3, 100, 101)}, ValueError, r"x_hat must be \[C, 100, 100\] like the picture"),
     ],
@@ -331,7 +332,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with a photograph; the demo codec is a small stand-in."""
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo_codec, "load_demo_codec", lambda: Blocks().eval())
+    for name in ("load_demo_codec", "load_demo_forward"):
+        monkeypatch.setattr(demo_codec, name, lambda: Blocks().eval())
     Image.fromarray(photograph(300, 500).permute(1, 2, 0).numpy()).save("cat.png")
     return tmp_path
 
@@ -412,7 +414,9 @@ def test_errors_of_the_command(
 ) -> None:
     before = sorted(path.name for path in folder.iterdir())
     assert "expected a number of bytes such as 4GiB" in error_of(capsys, "map", "cat.png", "--max-memory", "lots")
-    assert "--tile must be at least 1, got 0" in error_of(capsys, "map", "cat.png", "--tile", "0")
+    assert "argument --tile: expected a whole number of at least 1, got '0'" in error_of(
+        capsys, "map", "cat.png", "--tile", "0"
+    )
     assert "and the memory limit leaves 0 MiB" in error_of(capsys, "map", "cat.png", "--max-memory", "1MB")
     with monkeypatch.context() as patch:
         patch.setattr(memory, "measure_footprint", lambda device, multiple, run: run(256) or Footprint(0, 1e9))
@@ -431,4 +435,4 @@ def test_an_estimate_of_the_whole_run_counts_maps_and_pictures(monkeypatch: pyte
     monkeypatch.setattr(memory, "bytes_in_use", lambda _: 7)
     for limit, fit in ((needed + 7, True), (needed + 6, False)):
         monkeypatch.setattr(memory, "limit", lambda *_, limit=limit: limit)
-        assert map_tiled.fits(mapper, 1024, 1024, CPU) is fit
+        assert map_tiled.fits(mapper.adapter, 1024, 1024, CPU) is fit

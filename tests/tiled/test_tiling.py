@@ -79,6 +79,7 @@ def photograph(height: int, width: int, dtype: torch.dtype) -> Tensor:
     return (F.interpolate(coarse, size=(height, width), mode="bicubic") + fine).clamp(0, 1).to(dtype)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", HALOS)
 def test_the_inside_of_tiles_is_that_of_the_whole(name: str) -> None:
     """In float64, where no value comes so near to the middle between two symbols that its rounding could decide.
@@ -103,6 +104,7 @@ def test_the_inside_of_tiles_is_that_of_the_whole(name: str) -> None:
     assert max((found[latent] - p).abs().max().item() for latent, p in whole.items()) > 1e-3
 
 
+@pytest.mark.medium
 def test_of_the_demo_codec_in_float32() -> None:
     """Likelihoods and reconstruction; a cell may differ where a value is next to the middle between two symbols.
 

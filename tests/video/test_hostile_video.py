@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import io
 import itertools
 import os
@@ -24,7 +25,9 @@ from bitrate_ext.video import reader
 from bitrate_ext.video.decoder import decoding
 from bitrate_ext.video.reader import VideoError, VideoFrame, VideoReader
 
-TIMEOUT = 20.0  # seconds, far above what a case takes
+pytestmark = pytest.mark.medium
+
+TIMEOUT = 120.0  # seconds, far above what a case takes
 # Containers that say how long they are, and what becomes of a cut anywhere in them is told for sure.
 TELL_LENGTH = ("mp4", "mkv", "webm", "avi", "gif", "y4m")
 TS_PACKET = 188  # bytes; a cut between two packets leaves no sign
@@ -62,6 +65,7 @@ def outcome(path: Path) -> Outcome:
 def outcomes(folder: Path, cases: list[tuple[str, bytes]]) -> list[Outcome]:
     """Of all cases, two at a time; no descriptor may be left open."""
     paths = [written(folder, f"{number}.{suffix}", data) for number, (suffix, data) in enumerate(cases)]
+    gc.collect()  # what earlier tests left open is not closed meanwhile
     before = len(os.listdir("/proc/self/fd"))
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(outcome, paths))

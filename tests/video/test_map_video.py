@@ -83,6 +83,7 @@ def test_what_is_told_is_what_each_frame_costs(source: Path, tmp_path: Path, sca
     assert names(tmp_path) == ["clip.mp4", "out.mp4"]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("view", ["side", "overlay", "map"])
 @pytest.mark.parametrize("scale", ["clip", 0.5])
 def test_panels_show_picture_and_map(source: Path, drawn: Drawn, tmp_path: Path, view: str, scale: str | float) -> None:
@@ -138,6 +139,7 @@ def test_times_are_kept_at_a_variable_rate(tmp_path: Path) -> None:
         assert [float(frame.time) for frame in reader] == pytest.approx([p / 25 for p in pts], abs=1e-3)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("size", [(63, 47), (2, 2), (400, 2), (2, 400), (800, 500)])
 def test_odd_and_small_sizes(tmp_path: Path, size: tuple[int, int]) -> None:
     (tmp_path / "clip.y4m").write_bytes(clip("y4m", size=size, frames=2))
@@ -265,6 +267,7 @@ def test_bad_arguments_are_named(source: Path, tmp_path: Path, options: dict[str
     assert names(tmp_path) == ["clip.mp4"]
 
 
+@pytest.mark.medium
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell a process's memory")
 def test_memory_is_flat_over_many_frames(tmp_path: Path) -> None:
     """In a process of its own: what the first frames take is all that it takes."""

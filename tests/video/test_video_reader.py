@@ -419,6 +419,7 @@ def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
     assert gone(pid)
 
 
+@pytest.mark.medium
 def test_memory_is_limited(tmp_path: Path) -> None:
     path = tmp_path / "a.y4m"
     header = b"YUV4MPEG2 W8000 H8000 F25:1 C420jpeg\nFRAME\n"

@@ -99,6 +99,7 @@ def test_bilinear_marginal_is_that_of_the_projection(stride: int) -> None:
     np.testing.assert_allclose(shares, band.dense()[:, 4].numpy(), rtol=0, atol=1e-12)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("stride", "reach"),
     [

@@ -20,6 +20,7 @@ def close_to(pixels: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
     return (np.abs(pixels.astype(int) - colour) <= 2).all(axis=-1)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "size", [(60, 80), (300, 451), (40, 900), (900, 40), (1, 1), (1, 3000), (3000, 2), (2160, 3840)]
 )

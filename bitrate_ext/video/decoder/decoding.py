@@ -35,6 +35,7 @@ class Unreadable(Exception):
 
 
 def refuse_to_open(url: str, flags: int, options: dict[str, str]) -> Any:
+    """Refuse what FFmpeg asks to open besides the video."""
     raise Unreadable("the video refers to another file, which is not opened")
 
 
@@ -156,6 +157,7 @@ def to_rgb(frame: Any, reformatter: Any) -> Any:
 
 
 def frame_message(pixels: Any, frame: Any, pts: int, duration: int, lost: int) -> list[Any]:
+    """Return the parts of the message of a frame: its facts, then its rows."""
     plane = pixels.planes[0]
     facts = (pixels.width, pixels.height, plane.line_size, rotation_of(frame), bool(frame.is_corrupt))
     return message(FRAM, FRAME.pack(*facts, lost, pts, duration), memoryview(plane)[: plane.line_size * pixels.height])

@@ -1,4 +1,4 @@
-"""Messages on the pipe: PREFIX (kind, length of the rest), then
+"""Messages on the pipe: PREFIX (kind, length of the rest), then one of these.
 
 INFO  JSON: what the container states; comes first
 FRAM  FRAME and the pixels, ``height`` rows of ``stride`` bytes, of which ``3 * width`` are red, green and blue

@@ -1,16 +1,28 @@
 """Planted faults: small changes to the product, each of which a named check must catch.
 
 A test that cannot fail proves nothing. Every fault here is put into a copy of the sources, and the check that it names
-has to fail there; ``test_faults.py`` runs them, and runs the same checks without a fault, which have to pass.
+has to fail there; the same checks pass without a fault. In the lists beside this file, ``== FILE`` opens the faults of
+a file; each is a line ``NAME: CHECK``, lines ``- `` that occur once in the file, and lines ``+ `` that replace them:
+
+- ``cpu.txt``: formulas and the CPU path. CHECK is ``CHECK, SET`` as ``native/sweep.cpp`` prints them: what must find
+  the fault, on the instruction set that it is planted for (``scalar``: in formulas that all sets share).
+- ``races.txt``: the CPU path again, caught by ``native/threads.cpp`` under the thread sanitizer, with these words.
+- ``kernels.txt``: the GPU kernels' bodies and their plan. CHECK is one of ``kernel_checks.py`` or of
+  ``kernel_addresses.py``, which gets an executor with the fault.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+from _pytest.mark import ParameterSet
+
 ROOT = Path(__file__).parents[3]
+LISTS = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -22,7 +34,7 @@ class Fault:
         file: path below the repository's root, in ``csrc/``.
         old: text that occurs exactly once in the file.
         new: what stands there instead.
-        caught_by: the check that must fail; its form depends on the group.
+        caught_by: the check that must fail.
     """
 
     name: str
@@ -35,17 +47,47 @@ class Fault:
         return self.name
 
 
-def planted(fault: Fault, folder: Path) -> Path:
-    """Copy what the fault is in into the folder, with the fault; returns the folder."""
-    part = Path(fault.file).parts[0]
-    shutil.copytree(ROOT / part, folder / part)
-    path = folder / fault.file
-    text = path.read_text()
+def listed(name: str) -> list[Fault]:
+    """Return the faults of a list."""
+    found: list[tuple[str, str, str, dict[str, list[str]]]] = []
+    file = ""
+    for line in (LISTS / f"{name}.txt").read_text().splitlines():
+        if line.startswith("== "):
+            file = line[3:]
+        elif line[:2] in ("- ", "+ "):
+            found[-1][3][line[0]].append(line[2:])
+        elif line:
+            fault, check = line.split(": ", 1)
+            found.append((fault, file, check, {"-": [], "+": []}))
+    return [
+        Fault(fault, file, "\n".join(lines["-"]), "\n".join(lines["+"]), check) for fault, file, check, lines in found
+    ]
+
+
+def changed(fault: Fault) -> str:
+    """Return the text of the fault's file with the fault in it."""
+    text = (ROOT / fault.file).read_text()
     found = text.count(fault.old)
     assert found == 1, (
         f"the fault {fault.name!r} no longer applies: its text occurs {found} times in {fault.file}, not once; "
         f"plant it anew: {fault.old!r}"
     )
     assert fault.new != fault.old, f"the fault {fault.name!r} changes nothing"
-    path.write_text(text.replace(fault.old, fault.new))
+    return text.replace(fault.old, fault.new)
+
+
+def planted(fault: Fault, folder: Path) -> Path:
+    """Copy what the fault is in into the folder, with the fault; returns the folder."""
+    part = Path(fault.file).parts[0]
+    shutil.copytree(ROOT / part, folder / part)
+    (folder / fault.file).write_text(changed(fault))
     return folder
+
+
+def in_tiers(faults: Sequence[Fault]) -> list[ParameterSet]:
+    """Parameters of a test: `make test` has the first fault of each check, `make test-all` has them all."""
+    first = {fault.caught_by: fault for fault in reversed(faults)}
+    return [
+        pytest.param(fault, id=fault.name, marks=pytest.mark.medium if fault in first.values() else pytest.mark.slow)
+        for fault in faults
+    ]

@@ -122,9 +122,9 @@ struct Sample {
   Latent latent;
 };
 
-// Likelihoods of one kind, of which `strange` are replaced by numbers that are no probability. The gaps hold NaN.
+// Likelihoods of one kind, of which `irregular` are replaced by numbers that are no probability. The gaps hold NaN.
 // Of one channel they may be bits as well.
-inline Sample random_sample(DType dtype, const Grid& grid, int layout, int kind, int64_t strange,
+inline Sample random_sample(DType dtype, const Grid& grid, int layout, int kind, int64_t irregular,
                             Source source = Source::Likelihoods) {
   const Strides s = strides_of(layout, grid);
   Sample sample{Buffer(span_of(grid, s), kElementSize[int(dtype)], 0xff), grid, {}};
@@ -135,7 +135,7 @@ inline Sample random_sample(DType dtype, const Grid& grid, int layout, int kind,
     for (T& value : some) value = oracle::Nearest<T>::of(likelihood<T>(kind));
     for_each(grid, s, [&](int64_t at) { data[at] = some[random_bits() % some.size()]; });
     const double values[] = {NAN, INFINITY, -INFINITY, 0.0, -0.5, -0.25, -std::ldexp(1.0, -24), 2.0};
-    for (int64_t k = 0; k < strange && grid.n * grid.c * grid.h * grid.w > 0; ++k) {
+    for (int64_t k = 0; k < irregular && grid.n * grid.c * grid.h * grid.w > 0; ++k) {
       const int64_t at = pick(0, grid.n - 1) * s.batch + pick(0, grid.c - 1) * s.channel + pick(0, grid.h - 1) * s.row +
                          pick(0, grid.w - 1) * s.cell;
       const int64_t chosen = pick(0, 10);

@@ -90,10 +90,10 @@ bool forward(DType dtype, bool race) {
   for (int many = 0; many < 2; ++many) {
     maps[many].resize(sample.latent.batch * height * width, -1.0f);
     const Image<void> map{maps[many].data(), false, sample.latent.batch, height, width};
-    Tuning tuning;
-    tuning.threads = many ? 24 : 5;
-    run(plan_project({{sample.latent, rows.band, columns.band, rows.band.start, columns.band.start}}, map, {4}, tuning),
-        race, [](auto& context, const ProjectParams& params) { project(context, params); });
+    LaunchOverrides overrides;
+    overrides.threads = many ? 24 : 5;
+    run(plan_project({{sample.latent, rows.band, columns.band, rows.band.start, columns.band.start}}, map, {4}, overrides),
+        race, [](auto& context, const ProjectParams& params) { project_tile(context, params); });
   }
   return std::memcmp(maps[0].data(), maps[1].data(), maps[0].size() * sizeof(float)) == 0;
 }
@@ -111,11 +111,11 @@ bool backward(DType dtype, bool race) {
     const int64_t cells = latent.h * latent.w;
     const GradientTerm term{latent,      gradients[many].data(), latent.channels * cells, cells, latent.w, 1, rows.band,
                             columns.band};
-    Tuning tuning;
-    tuning.threads = many ? 24 : 5;
+    LaunchOverrides overrides;
+    overrides.threads = many ? 24 : 5;
     run(plan_backward({term, rows.band.start, columns.band.start}, {grad.data(), false, latent.batch, height, width}, {4},
-                      tuning),
-        race, [](auto& context, const BackwardParams& params) { project_backward(context, params); });
+                      overrides),
+        race, [](auto& context, const BackwardParams& params) { project_tile_backward(context, params); });
   }
   return std::memcmp(gradients[0].data(), gradients[1].data(), gradients[0].size() * sizeof(double)) == 0;
 }

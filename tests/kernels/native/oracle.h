@@ -75,7 +75,8 @@ struct Nearest<double> {
   }
 };
 
-// Whether `bits` are those of a cell, to a few times of what logarithm, products and rounding are seen to lose.
+// Whether `bits` are those of a cell, to a few times of what logarithm, products and rounding are seen to lose; of float64
+// likelihoods to what each logarithm may lose (core/bits.h), since equal ones lose the same.
 template <typename T>
 bool close_to_logarithms(double bits, const T* likelihoods, int64_t channels, int64_t stride) {
   long double exact = 0.0L, size = 0.0L;
@@ -87,7 +88,7 @@ bool close_to_logarithms(double bits, const T* likelihoods, int64_t channels, in
   if (std::isnan((double)exact) || std::isinf((double)exact)) {
     return std::isnan(bits) == std::isnan((double)exact) && (std::isnan(bits) || bits == (double)exact);
   }
-  const long double lost = std::is_same_v<T, double> ? 3e-16L * size : 5e-17L * (channels + 8) + 3e-16L * fabsl(exact);
+  const long double lost = std::is_same_v<T, double> ? 4e-16L * size : 5e-17L * (channels + 8) + 3e-16L * fabsl(exact);
   return fabsl(bits - exact) <= lost;
 }
 

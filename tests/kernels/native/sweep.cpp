@@ -42,22 +42,44 @@ void check_rounding(double value) {
 
 // Every number of a 16-bit format, and what lies right between two of them or next to that.
 template <typename T>
-void check_format() {
+std::vector<double> hard_numbers() {
   const float top = std::numeric_limits<float>::infinity();
+  std::vector<double> numbers;
   for (int bits = 0; bits < 0x10000; ++bits) {
-    const T number{uint16_t(bits)};
-    const double value = oracle::value_of(number);
-    if (!(to_double(number) == value || (std::isnan(to_double(number)) && std::isnan(value)))) {
-      wrong("formats", "scalar", "read " + std::to_string(bits));
-    }
-    check_rounding<T>(value);
+    const double value = oracle::value_of(T{uint16_t(bits)});
+    numbers.push_back(value);
     if (!std::isfinite(value) || bits >= 0x8000) continue;
     const double next = std::min(oracle::value_of(T{uint16_t(bits + 1)}), oracle::past_the_largest<T>());
     const float middle = float(value + (next - value) / 2);
     for (float near : {std::nextafterf(middle, -top), middle, std::nextafterf(middle, top)}) {
-      check_rounding<T>(near);
-      check_rounding<T>(-near);
+      numbers.insert(numbers.end(), {near, -near});
     }
+  }
+  return numbers;
+}
+
+template <typename T>
+void check_format() {
+  for (int bits = 0; bits < 0x10000; ++bits) {
+    const T number{uint16_t(bits)};
+    const double read = to_double(number), value = oracle::value_of(number);
+    if (!(read == value || (std::isnan(read) && std::isnan(value)))) {
+      wrong("formats", "scalar", "read " + std::to_string(bits));
+    }
+  }
+  for (double value : hard_numbers<T>()) check_rounding<T>(value);
+}
+
+// The same over likelihoods of one, by the loops.
+template <typename T>
+void check_quotients(const Kernels& kernels, DType dtype) {
+  const std::vector<double> numbers = hard_numbers<T>();
+  const int64_t count = int64_t(numbers.size());
+  const std::vector<T> ones(count, Rounded<T>::from(1.0));
+  std::vector<T> found(count);
+  kernels.gradient[0][int(dtype)](numbers.data(), ones.data(), count, 1, {1, count}, {1, count}, false, found.data());
+  for (int64_t i = 0; i < count; ++i) {
+    if (!same(found[i], oracle::Nearest<T>::of(numbers[i]))) wrong("backward", kernels.name, std::to_string(numbers[i]));
   }
 }
 
@@ -143,7 +165,7 @@ void check_gradient(const Kernels& kernels, const Sample& sample, const Image<co
   if (!found.surroundings_untouched()) wrong("backward", kernels.name, what + ", outside the gradient");
 }
 
-void check_map(const Kernels& kernels, const Sizes& sizes, DType dtype, bool is_double, bool strange, int layout = -1,
+void check_map(const Kernels& kernels, const Sizes& sizes, DType dtype, bool is_double, bool irregular, int layout = -1,
                bool overrun = false) {
   const int64_t n = sizes.grids[0].n, height = sizes.height, width = sizes.width, pixels = height * width;
   std::vector<Sample> samples;
@@ -154,7 +176,7 @@ void check_map(const Kernels& kernels, const Sizes& sizes, DType dtype, bool is_
     const DType own = samples.empty() ? dtype : DType(pick(0, kDTypes - 1));
     const int chosen = layout >= 0 ? layout : int(pick(0, kReadLayouts - 1));
     const Source source = grid.c == 1 && pick(0, 1) == 0 ? Source::Bits : Source::Likelihoods;
-    samples.push_back(random_sample(own, grid, chosen, int(pick(0, kKinds - 1)), strange ? pick(0, 3) : 0, source));
+    samples.push_back(random_sample(own, grid, chosen, int(pick(0, kKinds - 1)), irregular ? pick(0, 3) : 0, source));
     matrices.push_back(std::make_unique<Matrix>(height, grid.h, 7));
     matrices.push_back(std::make_unique<Matrix>(width, grid.w, 7, overrun));
     if (overrun) ++matrices.back()->start.back();
@@ -226,6 +248,8 @@ int main(int argc, char** argv) {
   check_formats();
   int cases = 1;
   for (const Kernels* kernels : sets) {
+    check_quotients<Half>(*kernels, DType::Float16);
+    check_quotients<BFloat16>(*kernels, DType::BFloat16);
     for (int i = 0; i < 400; ++i) {
       const DType dtype = DType(i % kDTypes);
       check_cells(*kernels, dtype);

@@ -31,7 +31,7 @@ const ParallelFor on_one = [](int64_t count, int64_t, const std::function<void(i
 bool same_bytes(const Kernels& kernels, DType dtype, const Grid& grid, int64_t height, int64_t width, bool is_double) {
   const int layout = int(pick(0, kLayouts - 1));
   const Sample first = random_sample(dtype, grid, int(pick(0, kReadLayouts - 1)), int(pick(0, kKinds - 1)), pick(0, 2));
-  const Sample second = random_sample(DType::Float32, {grid.n, 3, 5, 6}, kContiguous, kUniform, 0);
+  const Sample second = random_sample(DType::Float32, {grid.n, 1, 5, 6}, kContiguous, kUniform, 0, Source::Bits);
   const Matrix rows(height, grid.h, 5), columns(width, grid.w, 5), second_rows(height, 5, 3), second_columns(width, 6, 3);
   const Matrix back_rows(grid.h, height, 5), back_columns(grid.w, width, 5);
   const std::vector<Term> terms{{first.latent, rows.band, columns.band},

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "../core/context.h"
+#include "core/context.h"
 
 namespace bitrate {
 

@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "../core/tensors.h"
+#include "core/tensors.h"
 #include "index.h"
 
 namespace bitrate {

@@ -16,7 +16,7 @@
 #include <string>
 #include <vector>
 
-#include "../core/context.h"
+#include "core/context.h"
 
 namespace bitrate {
 

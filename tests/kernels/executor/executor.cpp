@@ -1,9 +1,9 @@
 #include "executor.h"
 
-#include "../core/plan.h"
-#include "../core/project.h"
-#include "../core/project_backward.h"
 #include "checked.h"
+#include "core/plan.h"
+#include "core/project.h"
+#include "core/project_backward.h"
 
 namespace bitrate {
 namespace {
@@ -22,7 +22,7 @@ Image<const void> image_of(const TensorView& view) {
   return {view.data, view.dtype == DType::Float64, view.sizes[0], view.sizes[2], view.sizes[3]};
 }
 
-Tuning tuning_of(const Setting& s) { return {s.threads, s.tile_rows, s.tile_columns, s.width}; }
+LaunchOverrides overrides_of(const Setting& s) { return {s.threads, s.tile_rows, s.tile_columns, s.width}; }
 
 Launch<ProjectParams> plan(const std::vector<TermView>& terms, const TensorView& map, const Setting& setting) {
   std::vector<PlannedTerm> planned;
@@ -31,7 +31,7 @@ Launch<ProjectParams> plan(const std::vector<TermView>& terms, const TensorView&
   }
   const Image<const void> image = image_of(map);
   return plan_project(planned, {const_cast<void*>(image.data), image.is_double, image.batch, image.height, image.width},
-                      {setting.multiprocessors, setting.shared_bytes}, tuning_of(setting));
+                      {setting.multiprocessors, setting.shared_bytes}, overrides_of(setting));
 }
 
 Launch<BackwardParams> plan(const TensorView& grad, const TermView& term, const TensorView& gradient,
@@ -46,7 +46,7 @@ Launch<BackwardParams> plan(const TensorView& grad, const TermView& term, const 
                            term.rows,
                            term.columns};
   return plan_backward({whole, term.rows.start, term.columns.start}, image_of(grad),
-                       {setting.multiprocessors, setting.shared_bytes}, tuning_of(setting));
+                       {setting.multiprocessors, setting.shared_bytes}, overrides_of(setting));
 }
 
 template <typename Params>
@@ -103,7 +103,7 @@ Summary run_project(const std::vector<TermView>& terms, const TensorView& map, c
     watch(global, term.columns);
   }
   watch(global, map, true);
-  run(launch, global, setting, [](auto& ctx, const ProjectParams& p) { project(ctx, p); });
+  run(launch, global, setting, [](auto& ctx, const ProjectParams& p) { project_tile(ctx, p); });
   return summary_of(launch);
 }
 
@@ -115,7 +115,7 @@ Summary run_backward(const TensorView& grad, const TermView& term, const TensorV
   watch(global, term.rows);
   watch(global, term.columns);
   watch(global, gradient, true);
-  run(launch, global, setting, [](auto& ctx, const BackwardParams& p) { project_backward(ctx, p); });
+  run(launch, global, setting, [](auto& ctx, const BackwardParams& p) { project_tile_backward(ctx, p); });
   return summary_of(launch);
 }
 
@@ -126,7 +126,7 @@ Summary index_project(const std::vector<TermView>& terms, const TensorView& map,
   for (const TermView& term : terms) {
     real.insert(real.end(), {term.rows.start, term.rows.weight, term.columns.start, term.columns.weight});
   }
-  run_index(launch, real, blocks, touched, [](auto& ctx, const ProjectParams& p) { project(ctx, p); });
+  run_index(launch, real, blocks, touched, [](auto& ctx, const ProjectParams& p) { project_tile(ctx, p); });
   return summary_of(launch);
 }
 
@@ -134,7 +134,7 @@ Summary index_backward(const TensorView& grad, const TermView& term, const Tenso
                        const std::vector<int64_t>& blocks, std::vector<Touched>& touched) {
   const Launch<BackwardParams> launch = plan(grad, term, gradient, setting);
   run_index(launch, {term.rows.start, term.rows.weight, term.columns.start, term.columns.weight}, blocks, touched,
-            [](auto& ctx, const BackwardParams& p) { project_backward(ctx, p); });
+            [](auto& ctx, const BackwardParams& p) { project_tile_backward(ctx, p); });
   return summary_of(launch);
 }
 
