@@ -1,9 +1,9 @@
-"""Fetch two real clips from Debian's package python3-imageio with apt, into a folder that git ignores.
+"""Fetch a real clip from Debian's package python3-imageio with apt, into a folder that git ignores.
 
     python tools/fetch_clip.py
 
-Nothing is installed. cockatoo.mp4 (1280 x 720) and realshort.mp4 come from imageio's standard images, with the licences
-that the package's copyright file gives.
+Nothing is installed. cockatoo.mp4 (1280 x 720) is one of imageio's standard images, with the licence that the package's
+copyright file gives.
 """
 
 from __future__ import annotations
@@ -15,21 +15,18 @@ import tempfile
 from pathlib import Path
 
 PACKAGE = "python3-imageio"
-WITHIN = Path("usr/lib/python3/dist-packages/imageio/resources/images")
-NAMES = ("cockatoo.mp4", "realshort.mp4")
-CLIPS = Path(__file__).parent.parent / "build/clips"
-
-
+WITHIN = Path("usr/lib/python3/dist-packages/imageio/resources/images/cockatoo.mp4")
+CLIP = Path(__file__).parent.parent / "build/clips/cockatoo.mp4"
 TIMEOUT = 30.0  # seconds for the download
 
 
 def fetch() -> str | None:
-    """Put the clips into CLIPS, if they are not there; returns why that cannot be done, in one line."""
-    if all((CLIPS / name).exists() for name in NAMES):
+    """Fetch the clip, if it is not there; returns why that cannot be done, in one line."""
+    if CLIP.exists():
         return None
     for tool in ("apt-get", "dpkg-deb"):
         if shutil.which(tool) is None:
-            return f"there is no {tool} here; the clips come from a Debian package"
+            return f"there is no {tool} here; the clip comes from a Debian package"
     with tempfile.TemporaryDirectory() as folder:
         command = ["apt-get", "download", "-qq", PACKAGE]
         try:
@@ -40,24 +37,12 @@ def fetch() -> str | None:
         if done.returncode or not packages:
             return f"{PACKAGE} cannot be downloaded: {' '.join(done.stderr.split()) or 'apt-get gave no package'}"
         subprocess.run(["dpkg-deb", "-x", packages[0], folder], check=True)
-        missing = [name for name in NAMES if not (Path(folder) / WITHIN / name).exists()]
-        if missing:
-            return f"{packages[0].name} holds no {' and no '.join(missing)}"
-        CLIPS.mkdir(parents=True, exist_ok=True)
-        for name in NAMES:
-            shutil.copy(Path(folder) / WITHIN / name, CLIPS)
+        if not (Path(folder) / WITHIN).exists():
+            return f"{packages[0].name} holds no {CLIP.name}"
+        CLIP.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(Path(folder) / WITHIN, CLIP)
     return None
 
 
-def main() -> int:
-    """Returns the exit code: 0 with the clips in CLIPS, 2 where there is no getting them."""
-    reason = fetch()
-    if reason:
-        print(f"fetch_clip: error: {reason}", file=sys.stderr)
-        return 2
-    print(f"the clips are in {CLIPS}")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(fetch())

@@ -9,6 +9,7 @@ from fractions import Fraction
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,19 @@ TICK = Fraction(1, 90_000)  # seconds; holds the frames of all usual rates exact
 MATROSKA_TICK = Fraction(1, 1000)  # what its muxer keeps
 MOST_PIXELS = 16_384  # of a side: what x264 takes
 _BT709, _TV_RANGE = 1, 1  # FFmpeg's AVColorSpace and kin, AVColorRange
+
+
+class _WholeWrites:
+    """An unbuffered file as FFmpeg needs it: a full disk takes the part that fits, and FFmpeg asks not how much."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.seek, self.tell = file, file.seek, file.tell
+
+    def write(self, data: bytes) -> int:
+        left = memoryview(data)
+        while left:
+            left = left[self._file.write(left) :]
+        return len(data)
 
 
 class VideoWriter:
@@ -86,7 +100,7 @@ class VideoWriter:
     def _open(self, partial: PartialFile, container: str, crf: int, preset: str) -> None:
         """Begin; FFmpeg is given no name, and reads back what it wrote to put an MP4 file's index first."""
         self._container = self._av.open(
-            partial.file,
+            _WholeWrites(partial.file),
             "w",
             format=container,
             container_options={"movflags": "+faststart"} if container != "matroska" else {},

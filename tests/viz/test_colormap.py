@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -62,3 +64,30 @@ def test_results_go_into_part_of_a_larger_picture(rng: np.random.Generator) -> N
     assert torch.equal(canvas[1:7, 10:18], colormap.overlay_bits(image, bits, 1.0))
     canvas[1:7, 1:9] = canvas[1:7, 10:18] = 7
     assert (canvas == 7).all()
+
+
+@pytest.mark.parametrize("maps", [1, 40])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 200), (300, 400)])
+def test_the_limit_of_a_clip(maps: int, shape: tuple[int, int], rng: np.random.Generator) -> None:
+    clip_limit, seen = colormap.ClipLimit(), []
+    for _ in range(maps):
+        one = (rng.gamma(2.0, 0.3, shape) + 0.01).astype(np.float32)
+        seen.append(one)
+        clip_limit.add(torch.from_numpy(one))
+    exact = np.percentile(np.stack(seen), 99.5)
+    few = maps * shape[0] * shape[1] < 1000
+    assert clip_limit.limit() == pytest.approx(exact, rel=0.3 if few else 0.03)
+
+
+def test_the_limit_of_odd_clips() -> None:
+    clip_limit = colormap.ClipLimit()
+    assert clip_limit.limit() == 1.0
+    clip_limit.add(torch.zeros(20, 20))
+    assert clip_limit.limit() == 1.0
+    clip_limit.add(torch.full((20, 20), math.inf))
+    clip_limit.add(torch.full((20, 20), math.nan))
+    assert clip_limit.limit() == 1.0
+    one = torch.zeros(200, 200)
+    one[0, 0] = 3.0
+    clip_limit.add(one)
+    assert clip_limit.limit() == 3.0  # the percentile is zero
