@@ -6,7 +6,7 @@ READY := $(VENV)/ready
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
 CPP := $(wildcard $(foreach end,h cpp cu,csrc/*/*.$(end) tests/*/*.$(end) tests/*/*/*.$(end)))
 
-.PHONY: setup demo check test test-all lint format bench bench-compare bench-video gpu-check clean
+.PHONY: setup demo check test test-all lint format bench bench-compare bench-video gpu-check mutants clean
 
 setup: $(READY)
 
@@ -26,7 +26,7 @@ demo: $(READY)
 # Tests, in tiers by their markers (pyproject.toml) and by the part of their random cases that is tried (tests/cases.py).
 # The order is random; the seed is printed. make test TESTS="tests/ops --randomly-seed=42" chooses both.
 WORKERS ?= 2
-PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -p no:benchmark
+PYTEST = OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -p no:benchmark
 
 check: $(READY)
 	BITRATE_EXT_TEST_SCALE=0.02 $(PYTEST) -m "not medium and not slow" $(TESTS)
@@ -69,5 +69,13 @@ GPU_PYTHON ?= $(PYTHON)
 gpu-check:
 	$(GPU_PYTHON) tools/gpu_check.py
 
+# Mutants of the Python code, and which of them no test notices: docs/mutants.json. ROOMS=coding PART=0.1 for less.
+ROOMS ?= coding mapping models ops
+PART ?= 1
+mutants: $(READY)
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[mutation]"
+	for room in $(ROOMS); do \
+	OMP_NUM_THREADS=1 BITRATE_EXT_TEST_SCALE=0.15 $(BIN)/python tools/mutation.py $$room --part $(PART) || exit 1; done
+
 clean:
-	rm -rf $(VENV) build out *.egg-info bitrate_ext/*.so
+	rm -rf $(VENV) build mutants out *.egg-info bitrate_ext/*.so

@@ -1,29 +1,27 @@
-"""How much memory there is, and how much a model takes for a picture: measured, never guessed."""
+"""How much memory there is, and how much a model takes for an image: measured, never guessed."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
-import re
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
 SHARE = 0.8  # of what is available, that is taken where nobody has given a limit
-UNITS = {"": 1} | {f"{letter}i": 1 << 10 * (n + 1) for n, letter in enumerate("kmgt")}
-UNITS |= {letter: 1000 ** (n + 1) for n, letter in enumerate("kmgt")}
 CGROUPS = {  # by what a line of /proc/self/cgroup names: folder, limit, use, and the part of it that can be dropped
     "": ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),  # version 2
     "memory": ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 }
-PROBES = (
-    2,
-    4,
-)  # sides of the pictures that a model's memory is measured with: multiples of `PROBE_SIDE` or of its stride
+PROBES = (2, 4)  # sides of the images that a model's memory is measured with, in multiples of about `PROBE_SIDE`
 PROBE_SIDE = 128  # pixels
+UNPOOLED = 128 << 10  # bytes from which a block is taken from the system by itself; the C library's own first choice
+POOLED = 32 << 20  # the same, where the C library's own adaptation ends
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 
 class MemoryLimitError(ValueError):
@@ -38,44 +36,27 @@ class Footprint:
     per_pixel: float  # bytes
 
     def bytes(self, pixels: int) -> int:
-        """For a picture of so many pixels."""
+        """Return the bytes for an image of so many pixels."""
         return self.fixed + math.ceil(self.per_pixel * pixels)
 
 
-def parse_bytes(text: str) -> int:
-    """A number of bytes in words: ``"4GiB"``, ``"500 MB"``, ``"1.5G"``, ``"2147483648"``.
-
-    Raises:
-        ValueError: something else.
-    """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", text.lower())
-    if found is None or float(found[1]) == 0:
-        raise ValueError(f"expected a number of bytes such as 4GiB, 500MB or 2147483648, got {text!r}")
-    return int(float(found[1]) * UNITS[found[2] or ""])
-
-
-def format_bytes(count: float) -> str:
-    """For people, in whole MiB or tenths of a GiB."""
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{math.ceil(count / 2**20)} MiB"
-
-
 def resident() -> int:
-    """Bytes of this process that are in memory; 0 where the system does not say."""
+    """Return the bytes of this process that are in memory; 0 where the system does not say."""
     return _status("VmRSS")
 
 
 def peak() -> int:
-    """The most that this process has had in memory, bytes; 0 where the system does not say."""
+    """Return the most bytes that this process has had in memory; 0 where the system does not say."""
     return _status("VmHWM")
 
 
 def address_space() -> int:
-    """Bytes of addresses that this process has taken; 0 where the system does not say."""
+    """Return the bytes of addresses that this process has taken; 0 where the system does not say."""
     return _status("VmSize")
 
 
 def available(device: torch.device) -> int | None:
-    """Bytes that this process can still get on a device; None where nothing says.
+    """Return the bytes that this process can still get on a device; None where nothing says.
 
     Of the CPU's memory the least of what the machine has left, what is left in each of its control groups, and what a
     limit on its address space leaves.
@@ -88,7 +69,7 @@ def available(device: torch.device) -> int | None:
 
 
 def limit(device: torch.device, asked: int | None) -> int:
-    """Bytes that this process may hold on a device: what was asked for, or a share of what the machine has.
+    """Return the bytes that this process may hold on a device: what was asked for, or a share of what the machine has.
 
     Where addresses are limited, as by ``ulimit -v``, no more than a share of them: they are lost to fragments, too.
 
@@ -105,12 +86,12 @@ def limit(device: torch.device, asked: int | None) -> int:
 
 
 def bytes_in_use(device: torch.device) -> int:
-    """Bytes that this process holds on a device now."""
+    """Return the bytes that this process holds on a device now."""
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else resident()
 
 
 def peak_increase(device: torch.device, run: Callable[[], object]) -> int:
-    """By how many bytes the memory held on a device rose at most while something ran, workspaces of kernels included.
+    """Return the peak increase in bytes of the memory held on a device while `run` executes, workspaces included.
 
     Raises:
         MemoryLimitError: the system has no such measure.
@@ -120,49 +101,93 @@ def peak_increase(device: torch.device, run: Callable[[], object]) -> int:
         before = torch.cuda.memory_allocated(device)
         run()
         return torch.cuda.max_memory_allocated(device) - before
+    with unpooled():
+        before = reset_peak()
+        run()
+        return max(0, peak() - before)
+
+
+class _HeapState(ctypes.Structure):
+    """What glibc's ``mallinfo2`` returns."""
+
+    _fields_ = (
+        ("_before", 3 * ctypes.c_size_t),
+        ("blocks_of_their_own", ctypes.c_size_t),
+        ("_between", 4 * ctypes.c_size_t),
+        ("free_bytes", ctypes.c_size_t),
+        ("_after", ctypes.c_size_t),
+    )
+
+
+@contextlib.contextmanager
+def unpooled() -> Iterator[None]:
+    """Have the C library take each block of ``UNPOOLED`` bytes or more from the system, and give it back when freed.
+
+    Then resident memory is what is alive, in any process. Otherwise such blocks lie in the heap, in what others have
+    freed there, and alignment leaves splinters between them: a block that was freed is too short for the next one of
+    its size, which lies behind it, up to seven times (the length of glibc's lists of splinters). So what is free in the
+    heap is taken first, and held, untouched. With other C libraries than glibc 2.33 and later: only ``trim``.
+    """
     trim()
-    before = reset_peak()
-    run()
-    return max(0, peak() - before)
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallinfo2"):
+        yield
+        return
+    libc.mallinfo2.restype, libc.malloc.restype = _HeapState, ctypes.c_void_p
+    libc.mallopt(_MMAP_THRESHOLD, UNPOOLED)
+    held: list[ctypes.c_void_p] = []
+    try:
+        size = libc.mallinfo2().free_bytes
+        while size >= UNPOOLED:
+            own = libc.mallinfo2().blocks_of_their_own
+            block = ctypes.c_void_p(libc.malloc(ctypes.c_size_t(size)))
+            if block and libc.mallinfo2().blocks_of_their_own == own:
+                held.append(block)
+            else:  # no room of that size is left in the heap
+                libc.free(block)
+                size //= 2
+        yield
+    finally:
+        for block in held:
+            libc.free(block)
+        libc.mallopt(_MMAP_THRESHOLD, POOLED)
+        libc.mallopt(_TRIM_THRESHOLD, 2 * POOLED)
 
 
 def trim() -> None:
-    """Give freed memory back to the system, where the C library can: freed is not yet gone, and would hide a rise."""
-    if sys.platform.startswith("linux"):
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "malloc_trim"):
-            libc.malloc_trim(0)
+    """Give freed memory back to the system, where the C library can: freed is not yet gone."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def measure_footprint(device: torch.device, multiple: int, run: Callable[[int], object]) -> Footprint:
-    """What a model takes, from two small runs after one that warms up.
+    """Measure what a model takes, in two small runs after one that warms up.
 
     Args:
         device: where it runs.
-        multiple: of which the sides of its pictures must be, pixels.
-        run: runs it on a square picture of that side, made anew.
+        multiple: of which the sides of its images must be, pixels.
+        run: runs it on a square image of that side, made anew.
 
     Raises:
-        MemoryLimitError: as for ``rise``.
+        MemoryLimitError: as ``peak_increase``.
     """
     unit = multiple * max(1, PROBE_SIDE // multiple)
     small, large = (unit * times for times in PROBES)
     run(small)
-    low, high = (peak_increase(device, lambda side=side: run(side)) for side in (small, large))  # type: ignore[misc]
-    # The steeper of the two lines: small runs fit into caches of the allocator.
-    per_pixel = max((high - low) / (large**2 - small**2), high / large**2)
+    low, high = (peak_increase(device, partial(run, side)) for side in (small, large))
+    per_pixel = max((high - low) / (large**2 - small**2), high / large**2)  # rather too much than too little
     return Footprint(fixed=max(0, math.ceil(low - per_pixel * small**2)), per_pixel=per_pixel)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory could not be had."""
+    """Tell whether an error says that memory could not be had."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
         isinstance(error, RuntimeError) and "allocate memory" in str(error)
     )
 
 
 def _status(key: str) -> int:
-    """A line of ``/proc/self/status``, in bytes; 0 where there is none."""
+    """Return a line of ``/proc/self/status`` in bytes; 0 where there is none."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
@@ -171,7 +196,7 @@ def _status(key: str) -> int:
 
 
 def reset_peak() -> int:
-    """Let the peak of resident memory begin anew; returns what is resident."""
+    """Let the peak of resident memory begin anew, and return the bytes that are resident."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError as error:
@@ -199,7 +224,7 @@ def _address_room() -> int | None:
 
 
 def _cgroup_room(root: Path) -> list[int]:
-    """What is left in the process's control groups and in those around them."""
+    """Return the bytes that are left in each of the process's control groups and of those around them."""
     found = []
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""Stages that overlap: a source that runs ahead, a sink that runs behind, and a watch on where the time goes.
+"""Stages that overlap, each running ahead of the next by some items, and a watch on where the time goes.
 
 Threads serve where the work is done outside of Python: decoders, encoders, PyTorch's kernels. Queues are bounded, so a
 fast stage waits for a slow one and memory stays flat.
@@ -11,8 +11,8 @@ import queue
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import Any, Generic, TypeVar
+from collections.abc import Generator, Iterable, Iterator
+from typing import Any, TypeVar
 
 import torch
 
@@ -22,10 +22,10 @@ POLL = 0.1  # seconds between looks at whether the other side has gone
 
 
 def prefetch(items: Iterable[Item], depth: int) -> Generator[Item, None, None]:
-    """The same items, taken from their source by a thread up to ``depth`` ahead; 0: without a thread.
+    """Yield the same items, taken from their source by a thread up to ``depth`` ahead; 0: without a thread.
 
     What the source raises is raised here, after the items before it. Closing this iterator ends the thread once the
-    source has given the item that it is working on.
+    source has given the item that it is working on, and closes a source that is a generator.
     """
     if depth < 1:
         yield from items
@@ -48,8 +48,11 @@ def prefetch(items: Iterable[Item], depth: int) -> Generator[Item, None, None]:
             put(end)
         except BaseException as error:
             put(end, error)
+        finally:
+            if isinstance(items, Generator):
+                items.close()
 
-    thread = threading.Thread(target=run, name="prefetched", daemon=True)
+    thread = threading.Thread(target=run, name="prefetch", daemon=True)
     thread.start()
     try:
         while True:
@@ -62,55 +65,6 @@ def prefetch(items: Iterable[Item], depth: int) -> Generator[Item, None, None]:
     finally:
         stop.set()
         thread.join()
-
-
-class Background(Generic[Item]):
-    """Calls a function with each item in a thread of its own, in order, at most ``depth`` items behind.
-
-    A context manager: on a clean exit all items have been dealt with; on an exception those that wait are dropped.
-    What the function raises is raised by the next ``put``, or by the exit, and ends the thread.
-    """
-
-    def __init__(self, function: Callable[[Item], object], depth: int) -> None:
-        self._function = function
-        self._waiting: queue.Queue[Any] = queue.Queue(max(1, depth))
-        self._end = object()
-        self._error: BaseException | None = None
-        self._drop = False
-        self._thread = threading.Thread(target=self._run, name="background", daemon=True)
-
-    def __enter__(self) -> Background[Item]:
-        self._thread.start()
-        return self
-
-    def put(self, item: Item) -> None:
-        while True:
-            if self._error is not None:
-                raise self._error
-            with contextlib.suppress(queue.Full):
-                self._waiting.put(item, timeout=POLL)
-                return
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._drop = kind is not None
-        while self._thread.is_alive():
-            with contextlib.suppress(queue.Full):
-                self._waiting.put(self._end, timeout=POLL)
-                break
-        self._thread.join()
-        if kind is None and self._error is not None:
-            raise self._error
-
-    def _run(self) -> None:
-        try:
-            while True:
-                item = self._waiting.get()
-                if item is self._end:
-                    return
-                if not self._drop:
-                    self._function(item)
-        except BaseException as error:
-            self._error = error
 
 
 class Stopwatch:

@@ -26,3 +26,11 @@ class BlockVideo(BlockCodec):
     def forward_inter(self, x: Tensor, reference: Tensor) -> tuple[Tensor, dict[str, Any]]:
         coded = self.forward((x - reference).abs())
         return x, {"motion": coded["likelihoods"], "residual": coded["likelihoods"]}
+
+
+class GlobalCodec(nn.Module):
+    """A latent y, 16 pixels a cell, each of whose cells depends on all pixels."""
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        y = F.avg_pool2d(x, 16)
+        return {"likelihoods": (y + y.mean(dim=(2, 3), keepdim=True)) * 0.4 + 0.1}

@@ -1,16 +1,25 @@
 """Devices and seeds for all tests."""
 
 import os
+import signal
 
 import numpy as np
 import pytest
 import torch
 
 
-def pytest_configure():
-    """Workers share the processor: two that each take all of it only wait for each other."""
-    workers = int(os.getenv("PYTEST_XDIST_WORKER_COUNT", "1"))
-    torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+def pytest_configure(config):
+    """Workers share the processor: two that each take all of it only wait for each other.
+
+    Programs that a test starts are no workers, and can be interrupted: in the background of a shell, where interrupts
+    are ignored, programs would inherit that.
+    """
+    if hasattr(config, "workerinput"):
+        torch.set_num_threads(max(1, torch.get_num_threads() // config.workerinput["workercount"]))
+        for name in [name for name in os.environ if name.startswith("PYTEST_XDIST_")]:
+            del os.environ[name]
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(params=["cpu", "cuda"])

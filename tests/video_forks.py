@@ -1,100 +1,79 @@
 """Children of ``VideoReader`` as forks of one small process that has PyAV imported: a tenth of the time of a start.
 
-Run as a script it is that process: it takes descriptors over a socket, and forks. The forks run the same ``main`` as a
-child that was started, and lock themselves in alike.
+They run the same ``main`` as a child that was started, and lock themselves in alike.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import json
+import importlib
+import multiprocessing
 import os
-import socket
 import subprocess
-import sys
-import threading
+from collections.abc import Callable
+from multiprocessing import forkserver
+from multiprocessing.reduction import DupFd
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-LARGEST = 4096  # bytes of a request or an answer
+import pytest
+
+CONTEXT = multiprocessing.get_context("forkserver")
+BESIDE = str(Path(__file__).parents[1] / "bitrate_ext/video")  # from there the child's folder is a package by itself
 
 
-class Server:
-    """The small process; ``start`` stands in for ``video_reader._start``. Threads may share it."""
+def begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start the small process, unless it runs; descriptors of it are not opened later."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([BESIDE, str(Path(__file__).parent)]))
+    CONTEXT.set_forkserver_preload(["decoder.child", "av.video.reformatter", __name__])
+    forkserver.ensure_running()
 
-    def __init__(self, decoder: str) -> None:
-        av = importlib.util.find_spec("av")
-        assert av is not None
-        assert av.origin is not None
-        self._lock = threading.Lock()
-        self._socket, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, "-I", "-S", __file__, str(Path(av.origin).parent.parent), decoder, str(far.fileno())]
-        self._process = subprocess.Popen(command, pass_fds=[far.fileno()], env={"MALLOC_ARENA_MAX": "2"})
-        far.close()
 
-    def ask(self, request: dict[str, Any], descriptors: tuple[int, ...] = ()) -> Any:
-        with self._lock:
-            socket.send_fds(self._socket, [json.dumps(request).encode()], descriptors)
-            return json.loads(self._socket.recv(LARGEST))
+class Descriptor(int):
+    """A descriptor that a child is handed."""
 
-    def start(self, video: int, max_memory: int, max_pixels: int) -> Fork:
-        (control_end, control), (frames, frames_end) = os.pipe(), os.pipe()
-        pid = self.ask({"limits": [max_memory, max_pixels]}, (video, control_end, frames_end))
-        os.close(control_end)
-        os.close(frames_end)
-        return Fork(self, pid, os.fdopen(control, "wb", 0), os.fdopen(frames, "rb", 0))
+    def __reduce__(self) -> tuple[Callable[..., int], tuple[object]]:
+        return take, (DupFd(int(self)),)
 
-    def close(self) -> None:
-        self._socket.close()
-        self._process.wait()
+
+def take(handed: DupFd) -> int:
+    return handed.detach()
+
+
+def run(video: int, control: int, frames: int, *limits: int) -> None:
+    """In the fork."""
+    os.dup2(control, 0)
+    os.dup2(frames, 1)
+    os.close(control)
+    os.close(frames)
+    try:
+        importlib.import_module("decoder.child").main([str(video), *map(str, limits)])
+    finally:
+        os._exit(0)
 
 
 class Fork:
-    """A child of the server, as ``subprocess.Popen`` would show it."""
+    """Stands in for ``video_reader._start``: a child, as ``subprocess.Popen`` would show it."""
 
-    def __init__(self, server: Server, pid: int, stdin: IO[bytes], stdout: IO[bytes]) -> None:
-        self._server, self.pid, self.stdin, self.stdout = server, pid, stdin, stdout
+    def __init__(self, video: int, max_memory: int, max_pixels: int) -> None:
+        (control_end, control), (frames, frames_end) = os.pipe(), os.pipe()
+        self.stdin: IO[bytes] = os.fdopen(control, "wb", 0)
+        self.stdout: IO[bytes] = os.fdopen(frames, "rb", 0)
+        descriptors = map(Descriptor, (video, control_end, frames_end))
+        self._process = CONTEXT.Process(target=run, args=(*descriptors, max_memory, max_pixels), daemon=True)
+        self._process.start()
+        os.close(control_end)
+        os.close(frames_end)
         self._code: int | None = None
 
     def kill(self) -> None:
         if self._code is None:
-            os.kill(self.pid, 9)
+            self._process.kill()
 
     def wait(self, timeout: float | None = None) -> int:
         if self._code is None:
-            self._code = self._server.ask({"wait": self.pid})
+            self._process.join(timeout)
+            if self._process.exitcode is None:
+                raise subprocess.TimeoutExpired("child", timeout or 0)
+            self._code = self._process.exitcode
+            self._process.close()
         return self._code
-
-
-def serve(decoder: str, near: socket.socket) -> None:
-    spec = importlib.util.spec_from_file_location("video_decoder", decoder)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.warm_up()
-    while True:
-        text, descriptors, _, _ = socket.recv_fds(near, LARGEST, 3)
-        if not text:
-            return
-        request = json.loads(text)
-        if "wait" in request:
-            answer = os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
-        else:
-            answer = os.fork()
-            if answer == 0:
-                video, control, frames = descriptors
-                os.dup2(control, 0)
-                os.dup2(frames, 1)
-                for descriptor in (control, frames, near.fileno()):
-                    os.close(descriptor)
-                try:
-                    module.main([str(video), *map(str, request["limits"])])
-                finally:
-                    os._exit(0)
-        for descriptor in descriptors:
-            os.close(descriptor)
-        near.send(json.dumps(answer).encode())
-
-
-if __name__ == "__main__":
-    sys.path.insert(0, sys.argv[1])
-    serve(sys.argv[2], socket.socket(fileno=int(sys.argv[3])))

@@ -7,21 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..checks import check_whole_number
+from ..choices import FEWEST_PASSES, METHODS, PASSES, check_choice
 from ..models.adapter import ModelAdapter
+from ..models.observe import leave_as_found
 from . import encoder_side
 from .jacobian import follow_decoder
 from .result import Attribution
 
-METHODS = ("jacobian", "integrated-gradients", "grad-cam")
-FEWEST_PASSES = 4
 
-
-@torch.inference_mode(False)
 def attribute(
     model: nn.Module,
     x: Tensor,
     method: str = "jacobian",
-    passes: int = 16,
+    passes: int = PASSES,
     *,
     synthesis: str | None = None,
     baseline: Tensor | None = None,
@@ -61,19 +60,18 @@ def attribute(
             another method; and as ``BitrateMapper``.
         ImportError: Captum is not installed, for the last two methods.
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
-    if isinstance(passes, bool) or not isinstance(passes, int) or passes < FEWEST_PASSES:
-        raise ValueError(f"passes must be a whole number of at least {FEWEST_PASSES}, got {passes!r}")
+    check_choice("method", method, METHODS)
+    check_whole_number("passes", passes, FEWEST_PASSES)
     options = {"synthesis": (synthesis, METHODS[0]), "baseline": (baseline, METHODS[1]), "layer": (layer, METHODS[2])}
     for name, (value, owner) in options.items():
         if value is not None and method != owner:
             raise ValueError(f"{name} belongs to method {owner!r}, and method is {method!r}")
     adapter = ModelAdapter(model)
-    adapter.prepare(x, forward_kwargs)
-    x = x.detach().clone()  # an inference tensor cannot be differentiated
-    if method == "jacobian":
-        return follow_decoder(adapter, x, passes, synthesis, seed, forward_kwargs)
-    if method == "integrated-gradients":
-        return encoder_side.integrated_gradients(adapter, x, passes, baseline, forward_kwargs)
-    return encoder_side.grad_cam(adapter, x, layer, forward_kwargs)
+    with leave_as_found(model), torch.enable_grad():
+        adapter.prepare(x, forward_kwargs)
+        x = x.detach().clone()  # an inference tensor cannot be differentiated
+        if method == "jacobian":
+            return follow_decoder(adapter, x, passes, synthesis, seed, forward_kwargs)
+        if method == "integrated-gradients":
+            return encoder_side.integrated_gradients(adapter, x, passes, baseline, forward_kwargs)
+        return encoder_side.grad_cam(adapter, x, layer, forward_kwargs)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..models.adapter import ModelAdapter, crop_canvas
+from ..models.observe import watch_calls
 from .result import Attribution
 
 LARGE_GAP = 0.05  # of completeness, from which on there is a warning
@@ -53,13 +53,12 @@ def integrated_gradients(
     def bits(images: Tensor) -> Tensor:
         return rate(adapter, images, forward_kwargs)
 
-    with _untouched(adapter.model):
-        gradients = captum.IntegratedGradients(bits, multiply_by_inputs=True)
-        spread = gradients.attribute(
-            padded, start, n_steps=steps, method="gausslegendre", internal_batch_size=STEPS_AT_ONCE * len(x)
-        )
-        with torch.no_grad():
-            total = (bits(padded) - bits(start)).double()
+    gradients = captum.IntegratedGradients(bits, multiply_by_inputs=True)
+    spread = gradients.attribute(
+        padded, start, n_steps=steps, method="gausslegendre", internal_batch_size=STEPS_AT_ONCE * len(x)
+    )
+    with torch.no_grad():
+        total = (bits(padded) - bits(start)).double()
     one = spread.detach().sum(dim=1, keepdim=True)
     inside = crop_canvas(one, crop)
     everything = one.double().sum(dim=(1, 2, 3))
@@ -79,9 +78,8 @@ def grad_cam(adapter: ModelAdapter, x: Tensor, layer: str | None, forward_kwargs
     captum = _captum()
     padded, crop = adapter.pad(x)
     module = _layer(adapter, padded, layer, forward_kwargs)
-    with _untouched(adapter.model):
-        cam = captum.LayerGradCam(lambda images: rate(adapter, images, forward_kwargs), module)
-        weights = cam.attribute(padded.clone().requires_grad_(), relu_attributions=True).detach()
+    cam = captum.LayerGradCam(lambda images: rate(adapter, images, forward_kwargs), module)
+    weights = cam.attribute(padded.clone().requires_grad_(), relu_attributions=True).detach()
     one = F.interpolate(weights, size=padded.shape[2:], mode="bilinear", align_corners=False)
     inside = crop_canvas(one, crop)
     total, kept = (values.double().sum(dim=(1, 2, 3)) for values in (one, inside))
@@ -95,21 +93,6 @@ def _captum() -> Any:
         raise ImportError(
             f'captum cannot be imported ({error}); install it with pip install "bitrate-ext[explain]"'
         ) from error
-
-
-class _untouched:
-    """Parameters take no gradients inside: Captum differentiates by images and layers."""
-
-    def __init__(self, model: Callable[..., Any]) -> None:
-        self.parameters = [p for p in model.parameters() if p.requires_grad] if isinstance(model, nn.Module) else []
-
-    def __enter__(self) -> None:
-        for parameter in self.parameters:
-            parameter.requires_grad_(False)
-
-    def __exit__(self, *_: Any) -> None:
-        for parameter in self.parameters:
-            parameter.requires_grad_(True)
 
 
 def _checked_baseline(baseline: Any, x: Tensor) -> Tensor:
@@ -136,22 +119,14 @@ def _layer(adapter: ModelAdapter, padded: Tensor, named: str | None, forward_kwa
     latent, grid = next(iter(adapter.grids(padded.shape[2:]).items()))
     fitting: list[str] = []
 
-    def watch(name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, args: Any, output: Any) -> None:
-            given = args[0] if args else None
-            shapes = [value.shape if isinstance(value, Tensor) else () for value in (given, output)]
-            if shapes[0] == padded.shape and shapes[1][2:] == grid:
-                fitting.append(name)
+    def after(name: str, _module: nn.Module, args: Any, _kwargs: Any, output: Any) -> None:
+        given = args[0] if args else None
+        shapes = [value.shape if isinstance(value, Tensor) else () for value in (given, output)]
+        if shapes[0] == padded.shape and shapes[1][2:] == grid:
+            fitting.append(name)
 
-        return hook
-
-    handles = [module.register_forward_hook(watch(name)) for name, module in modules.items()]
-    try:
-        with torch.no_grad():
-            adapter.run(padded, forward_kwargs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with watch_calls(modules.items(), after), torch.no_grad():
+        adapter.run(padded, forward_kwargs)
     if not fitting:
         raise ValueError(
             f"no analysis transform found: looked for a module that takes {list(padded.shape)} to a tensor "

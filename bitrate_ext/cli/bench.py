@@ -6,11 +6,13 @@ the operator must. Large images have more buffers than caches hold, as frames of
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import logging
 import os
 import platform
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -23,7 +25,9 @@ from torch import Tensor
 
 from ..ops import library
 from ..ops.functional import bitrate_map
+from .console import OK, echo
 from .doctor import instruction_set
+from .serving import checked_device
 
 IMAGES = {"Kodak": (512, 768), "1080p": (1080, 1920), "4K": (2160, 3840), "8K": (4320, 7680)}  # (H, W), pixels
 CHANNELS, STRIDE = 192, 16
@@ -38,24 +42,30 @@ Contender = Callable[[], Tensor]
 
 
 def recipe(likelihoods: Tensor, stride: int = STRIDE) -> Tensor:
-    """The chain of CompressAI's GitHub issue 265: likelihoods ``[N, C, h, w]`` to bits per pixel ``[N, 1, H, W]``."""
+    """Run the chain of CompressAI issue 265: likelihoods ``[N, C, h, w]`` to bits per pixel ``[N, 1, H, W]``."""
     bits = -likelihoods.log2().sum(dim=1, keepdim=True)
     return F.interpolate(bits / stride**2, scale_factor=stride, mode="bilinear", align_corners=False)
 
 
 def sets_of_buffers(size: int) -> int:
-    """How many sets of so many bytes calls use in turn."""
+    """Return how many sets of so many bytes calls use in turn."""
     return 1 if size < SMALL else 1 + ROTATED // size
 
 
 def in_turn(calls: Sequence[Callable[[], Any]]) -> Callable[[], Any]:
-    """One call after the other, over and over."""
+    """Return a call that makes one of several after the other, over and over."""
     around = itertools.cycle(calls)
     return lambda: next(around)()
 
 
-def run(device: torch.device, say: Say = print) -> None:
-    """Measure and print; half a minute, most of which is compiling.
+def run(arguments: argparse.Namespace) -> int:
+    """Measure and print."""
+    compare(checked_device(arguments.device), lambda line: echo(line, sys.stdout))
+    return OK
+
+
+def compare(device: torch.device, say: Say) -> None:
+    """Measure and say; half a minute, most of which is compiling.
 
     Raises:
         RuntimeError: a contender's answer is wrong; wrong answers are not timed.
@@ -108,7 +118,7 @@ def _machine(device: torch.device) -> str:
 
 
 def _contenders(likelihoods: Tensor) -> tuple[dict[str, Contender], str]:
-    """Calls by name, each already run with all its buffers, and why there is no compiled one."""
+    """Return calls by name, each already run with all its buffers, and why there is no compiled one."""
     shape = (1, 1, STRIDE * likelihoods.shape[2], STRIDE * likelihoods.shape[3])
     size = likelihoods.nbytes + 4 * shape[2] * shape[3]
     compiled, why = _compiled(likelihoods)
@@ -146,7 +156,7 @@ def _compiled(likelihoods: Tensor) -> tuple[Callable[[Tensor], Tensor] | None, s
 
 
 def _check_answers(contenders: dict[str, Contender], likelihoods: Tensor) -> None:
-    """No further from the float64 answer than twice the recipe in float32."""
+    """Check that no answer is further from that in float64 than twice the recipe's in float32."""
     exact = recipe(likelihoods.double())
     allowed = 2 * (recipe(likelihoods).double() - exact).abs().max() + 1e-6 * exact.abs().max()
     for name, call in contenders.items():
@@ -155,7 +165,7 @@ def _check_answers(contenders: dict[str, Contender], likelihoods: Tensor) -> Non
 
 
 def _medians(contenders: dict[str, Contender], device: torch.device) -> dict[str, float]:
-    """Median seconds a call, over rounds in which all take turns."""
+    """Measure median seconds a call, over rounds in which all take turns."""
     calls = {name: max(1, min(20, int(TURN / _turn(call, 1, device)))) for name, call in contenders.items()}
     took: dict[str, list[float]] = {name: [] for name in contenders}
     end = time.perf_counter() + SECONDS
@@ -169,7 +179,7 @@ def _medians(contenders: dict[str, Contender], device: torch.device) -> dict[str
 
 
 def _turn(call: Contender, calls: int, device: torch.device) -> float:
-    """Seconds a call, over ``calls`` in a row; the device is waited for only at the two ends."""
+    """Measure seconds a call, over ``calls`` in a row; the device is waited for only at the two ends."""
     start = _clock(device)
     for _ in range(calls):
         call()

@@ -4,49 +4,31 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
+from .._version import __version__
 from ..atomic import open_all_or_none
 from ..io.images import load_image
-from ..mapping.mapper import BitrateMapper
 from ..models.adapter import ModelAdapter
 from ..models.demo_codec import demo_photograph
 from ..ops.projection import Projection
 from ..receptive_field import calibration
 from ..receptive_field.field import ReceptiveField
-from .console import OK, UsageError, echo, ensure_output_dir, one_line, usage_errors
-from .model_options import check_model_arguments, checked_device, load_model
+from ..viz import kernel_figure
+from .console import OK, UsageError, echo, one_line
+from .outputs import replaced
+from .serving import checked_device, load_model, usage_errors
 
 MEASURING = "to measure the receptive field"
-OUTPUTS = (".receptive-field.npz", ".receptive-field.png")
-NOTES = """\
-DIR gets MODEL.LATENT.receptive-field.npz, which bitrate_ext.ReceptiveField.load reads, and a picture of the kernel,
-MODEL.LATENT.receptive-field.png. Without --no-cache the result is also kept for the next time, in PyTorch's folder for
-downloads.
-
-Positions are in pixels, (vertical, horizontal), from the first pixel of the cell's own square, STRIDE x STRIDE large:
-  stride           pixels a cell
-  reach            first and last pixel that the decoder can touch with one cell, whatever its weights are
-  center           middle of the reach
-  centroid         mean position of the cell's bits; training may move it off the center
-  spread           standard deviation of the position of the cell's bits
-  terms            how many products of a vertical and a horizontal kernel are added up
-  separable error  share of the bits that their sum puts elsewhere than the kernel as measured
-  sampling error   share of the bits that the kernel puts elsewhere than one of endlessly many samples; an estimate
-  cells probed     cells that were measured, each counted in every pass
-  seconds          what it took; next to nothing where the result was kept from an earlier time
-Of a latent that a hyper-synthesis transform reads, as z, the errors and the cells are those of this transform.
-"""
+OUTPUTS = {"kernel": ".receptive-field.npz", "picture": ".receptive-field.png"}
 
 
 @dataclass
@@ -73,28 +55,13 @@ class Measurement:
     files: dict[str, str] = field(default_factory=dict)
 
 
-def add_arguments(command: argparse.ArgumentParser) -> None:
-    """Those besides the model's."""
-    command.add_argument("--latent", default="y", metavar="NAME", help="such as y or z (default y)")
-    command.add_argument(
-        "--images", nargs="+", default=[], metavar="IMAGE", help="to measure on; default: the bundled photograph"
-    )
-    command.add_argument(
-        "--samples", type=int, default=calibration.SAMPLES, metavar="N", help=f"passes (default {calibration.SAMPLES})"
-    )
-    command.add_argument("--synthesis", metavar="MODULE", help="the decoder's name in the model; default: found")
-    command.add_argument("--no-cache", action="store_true", help="measure in any case, and keep nothing")
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Measure, write the files, print."""
-    check_model_arguments(arguments)
     device = checked_device(arguments.device)
     try:
         images = [load_image(image).to(device) for image in arguments.images]
     except (ValueError, OSError) as error:
         raise UsageError(f"--images: {one_line(error)}") from error
-    folder = ensure_output_dir(arguments.output)
     model, name = load_model(device, arguments)
 
     measured_latents: list[str] = []
@@ -116,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     seconds = time.perf_counter() - before
     measurement = _measurement(measured, name, str(device), seconds, kept=not measured_latents)
-    _write(measured, measurement, folder, [*arguments.images, *filter(None, [arguments.checkpoint])])
+    _write(measured, measurement, arguments.folder, [*arguments.images, *filter(None, [arguments.checkpoint])])
     if arguments.json:
         echo(json.dumps(asdict(measurement), indent=2, allow_nan=False), sys.stdout)
     else:
@@ -125,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def measured_projections(model: nn.Module, device: torch.device) -> dict[str, Projection]:
-    """Receptive fields of all latents of a model, before it sees any of the user's images.
+    """Measure the receptive fields of all latents of a model, before it sees any of the user's images.
 
     Raises:
         UsageError: there are none; said once, and not for each image.
@@ -136,37 +103,12 @@ def measured_projections(model: nn.Module, device: torch.device) -> dict[str, Pr
         return calibration.receptive_fields(adapter, photograph, {}, _say_measuring)
 
 
-def described(mapper: BitrateMapper) -> dict[str, dict[str, Any]]:
-    """For the record of a map: how the bits of each latent were laid out."""
-    found = {}
-    for latent, projection in mapper.projections.items():
-        if isinstance(projection, ReceptiveField):
-            stride, reach, center = projection.stride, projection.reach, projection.center
-            centroid, spread = projection.centroid, projection.spread
-        else:  # evenly over each cell
-            stride = mapper.strides[latent]
-            reach = (0, stride[0] - 1), (0, stride[1] - 1)
-            center = centroid = (stride[0] - 1) / 2, (stride[1] - 1) / 2
-            spread = ((stride[0] ** 2 - 1) / 12) ** 0.5, ((stride[1] ** 2 - 1) / 12) ** 0.5
-        found[latent] = {
-            "projection": projection.name,
-            "stride": list(stride),
-            "reach": [list(axis) for axis in reach],
-            "center": list(center),
-            "centroid": list(centroid),
-            "spread": list(spread),
-        }
-    return found
-
-
 def _say_measuring(latent: str) -> None:
     if sys.stderr.isatty():
         echo(f"Measuring the receptive field of latent {latent!r} ...", sys.stderr)
 
 
 def _measurement(measured: ReceptiveField, model: str, device: str, seconds: float, kept: bool) -> Measurement:
-    from .._version import __version__
-
     (top, bottom), (left, right) = measured.reach
     cells = measured.fit.get("locations")
     return Measurement(
@@ -191,26 +133,24 @@ def _measurement(measured: ReceptiveField, model: str, device: str, seconds: flo
 
 
 def _write(measured: ReceptiveField, measurement: Measurement, folder: Path, inputs: Sequence[str]) -> None:
-    """The kernel and its picture, both or none."""
-    from ..viz.kernel_figure import kernel_figure
-
+    """Write the kernel and its picture, both or none."""
     stem = f"{_file_name(measurement.model)}.{_file_name(measurement.latent)}"
-    targets = [folder / f"{stem}{ending}" for ending in OUTPUTS]
+    targets = [folder / f"{stem}{ending}" for ending in OUTPUTS.values()]
     for target in targets:
-        if os.path.realpath(target) in map(os.path.realpath, inputs):
+        if replaced(target, inputs):
             raise UsageError(f"{target} would replace an input; choose another folder with -o")
     try:
         with open_all_or_none(targets) as (kernel_file, picture_file):
             measured.save(kernel_file)
-            kernel_figure(measured, model=measurement.model).save(picture_file, format="PNG")
+            kernel_figure.kernel_figure(measured, model=measurement.model).save(picture_file, format="PNG")
     except OSError as error:
         reason = error.strerror or one_line(error)
         raise UsageError(f"{folder / stem}: the results cannot be written ({reason})") from error
-    measurement.files = dict(zip(("kernel", "picture"), map(str, targets), strict=True))
+    measurement.files = dict(zip(OUTPUTS, map(str, targets), strict=True))
 
 
 def _file_name(text: str) -> str:
-    """The text as a part of a file name: whatever is no letter, digit, ``_``, ``.`` or ``+`` becomes a dash."""
+    """Make a text part of a file name: whatever is no letter, digit, ``_``, ``.`` or ``+`` becomes a dash."""
     return re.sub(r"[^\w.+]+", "-", text).strip("-.") or "unnamed"
 
 

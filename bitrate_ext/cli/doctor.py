@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import platform
 import sys
@@ -14,6 +15,7 @@ import torch
 from .._version import __version__
 from ..ops import library
 from ..ops.functional import bitrate_map
+from .console import FAILED, OK, echo
 
 CPU = torch.device("cpu")
 INSTRUCTION_SETS = ("baseline", "AVX2 with FMA", "AVX-512")
@@ -42,8 +44,15 @@ class Finding:
     remedy: str = ""
 
 
+def run(_: argparse.Namespace) -> int:
+    """Look at everything and print what was found."""
+    findings = examine()
+    echo(report(findings), sys.stdout)
+    return OK if core_works(findings) else FAILED
+
+
 def instruction_set() -> str:
-    """The instruction set that the CPU kernels use on this processor."""
+    """Name the instruction set that the CPU kernels use on this processor."""
     if not library.available(CPU):
         return "none: PyTorch reference"
     return INSTRUCTION_SETS[torch.ops.bitrate_ext._choose_instruction_set(-1) - 1]
@@ -64,11 +73,12 @@ def examine() -> list[Finding]:
 
 
 def core_works(findings: Sequence[Finding]) -> bool:
+    """Return whether all is well that the operator itself needs."""
     return all(finding.well for finding in findings if finding.core)
 
 
 def report(findings: Sequence[Finding]) -> str:
-    """A line for each finding, and one with a remedy below those that need it."""
+    """Format a line for each finding, and one with a remedy below those that need it."""
     width = max(len(finding.name) for finding in findings)
     lines = []
     for finding in findings:
@@ -118,7 +128,7 @@ def _cuda_kernels() -> Finding:
 
 
 def _answer(impl: str) -> Finding:
-    """A latent with a map known by hand: four cells of 8, 16, 24 and 32 bits, each spread over 2 x 2 pixels."""
+    """Map a latent whose map is known: four cells of 8, 16, 24 and 32 bits, each spread over 2 x 2 pixels."""
     name = f"self-check, {impl}"
     likelihoods = torch.tensor([[4.0, 8.0], [12.0, 16.0]]).neg().exp2().expand(1, 2, 2, 2)
     expected = torch.tensor([[2.0, 4.0], [6.0, 8.0]]).repeat_interleave(2, 0).repeat_interleave(2, 1)

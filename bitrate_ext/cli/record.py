@@ -1,14 +1,21 @@
-"""What the command line says of one image: the record that ``STEM.json`` holds."""
+"""What ``bitrate-ext map`` does to each image alike, and the record of it that ``STEM.json`` holds."""
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from .console import number
+import torch
 
-JACOBIAN = "jacobian"  # no projection of the cells but of each symbol: see `attribute`
-OUTPUTS = (".bitrate.png", ".overlay.png", ".bitrate.npz", ".json")  # the record comes last
+from .._version import __version__
+from ..choices import RECEPTIVE_FIELD
+from ..mapping.layout import BitrateResult
+from ..mapping.mapper import BitrateMapper
+from ..receptive_field.field import ReceptiveField
+from ..tiled.map_picture import PictureResult
+from .console import finite, number
 
 
 @dataclass
@@ -28,9 +35,7 @@ class Record:
     psnr_db: float | None  # null where the reconstruction is exact, or the model gives none
     version: str
     receptive_field: dict[str, dict[str, Any]] | None = None  # how each latent is laid out, for that projection
-    jacobian: dict[str, Any] | None = (
-        None  # for that one: passes, and the share of the bits expected in the wrong place
-    )
+    jacobian: dict[str, Any] | None = None  # for that one: passes, and the share of the bits expected in wrong places
     tiles: dict[str, Any] | None = None  # how a picture was cut that went in tiles, and what memory was planned
     bits: str = "estimated"  # or "coded"
     warnings: list[str] = field(default_factory=list)
@@ -38,7 +43,67 @@ class Record:
     channels: dict[str, dict[str, list[Any]]] | None = None  # on request: bits of each channel, most first
     files: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def subtitle(self) -> str:
+        """Return what pictures of the map say below its title."""
+        psnr = "" if self.psnr_db is None else f"   PSNR {self.psnr_db:.2f} dB"
+        return f"{number(self.bpp, '.3f')} bits per pixel{psnr}   {self.model}"
 
-def subtitle(record: Record) -> str:
-    psnr = "" if record.psnr_db is None else f"   PSNR {record.psnr_db:.2f} dB"
-    return f"{number(record.bpp, '.3f')} bits per pixel{psnr}   {record.model}"
+
+@dataclass(frozen=True)
+class MapJob:
+    """What is the same for all images of one command."""
+
+    mapper: BitrateMapper
+    model: str  # what to call it
+    device: torch.device
+    arguments: argparse.Namespace
+
+    def record(
+        self,
+        image: str,
+        size: tuple[int, int],
+        result: BitrateResult | PictureResult,
+        psnr_db: float | None,
+        files: dict[str, Path],
+    ) -> Record:
+        """Make the record of an image of ``size`` (height, width), whose results go to ``files``."""
+        return Record(
+            image=image,
+            width=size[1],
+            height=size[0],
+            model=self.model,
+            projection=self.arguments.projection,
+            device=str(self.device),
+            total_bits=finite(float(result.total_bits)),
+            padding_bits=finite(float(result.padding_bits)),
+            bpp=finite(float(result.bpp)),
+            latent_bits={name: finite(bits.double().sum().item()) for name, bits in result.latent_bits.items()},
+            psnr_db=finite(psnr_db),
+            version=__version__,
+            receptive_field=_layouts(self.mapper) if self.arguments.projection == RECEPTIVE_FIELD else None,
+            files={name: str(path) for name, path in files.items()},
+        )
+
+
+def _layouts(mapper: BitrateMapper) -> dict[str, dict[str, Any]]:
+    """Describe how the bits of each latent are laid out."""
+    found = {}
+    for latent, projection in mapper.projections.items():
+        if isinstance(projection, ReceptiveField):
+            stride, reach, center = projection.stride, projection.reach, projection.center
+            centroid, spread = projection.centroid, projection.spread
+        else:  # evenly over each cell
+            stride = mapper.strides[latent]
+            reach = (0, stride[0] - 1), (0, stride[1] - 1)
+            center = centroid = (stride[0] - 1) / 2, (stride[1] - 1) / 2
+            spread = ((stride[0] ** 2 - 1) / 12) ** 0.5, ((stride[1] ** 2 - 1) / 12) ** 0.5
+        found[latent] = {
+            "projection": projection.name,
+            "stride": list(stride),
+            "reach": [list(axis) for axis in reach],
+            "center": list(center),
+            "centroid": list(centroid),
+            "spread": list(spread),
+        }
+    return found

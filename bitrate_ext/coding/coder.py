@@ -1,7 +1,7 @@
 """Code with a model's own ``compress`` and say what each symbol cost.
 
-``Coder`` listens while the model codes (``recorder.py``), finds each symbol's place (``symbol_layout.py``) and keeps
-the books (``ledger.py``).
+``Coder`` records what the model codes (``recorder.py``), locates each symbol (``symbol_layout.py``) and keeps the
+ledger (``ledger.py``).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..models.observe import leave_as_found
 from ..ops.functional import named_likelihoods
 from . import tables
 from .ledger import LedgerBuilder
@@ -28,7 +29,7 @@ class CodedLatent:
 
     bits: Tensor  # float64 [N, C, h, w], of each symbol
     expected: Tensor  # float64 [N, C, h, w], what its table expects
-    books: LedgerBuilder
+    ledger: LedgerBuilder
     positions: bool  # coded one position at a time, from those before it
 
 
@@ -50,20 +51,29 @@ class Coder:
             )
         self.model: Any = model
         self.blocks: Blocks = {}
-        self.memory = EntropyModels(model)
+        self.entropy_models = EntropyModels(model)
         self.checkerboards = find_checkerboards(model)
-        self.tables = tables.TableChecks(self.memory)
-        self.notes: list[str] = []  # on the tables that the last call has used
+        self.tables = tables.TableChecks(self.entropy_models)
+        self.warnings: list[str] = []  # of the tables that the last call has used
 
     @torch.no_grad()
     def learn(self, sample: Any, forward_kwargs: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-        """See from one run of ``forward`` which entropy model codes what; returns the grids of the latents.
+        """Learn from one run of ``forward`` which entropy model codes what.
 
-        The sample is noise, so that no two parts of a latent are equal. A list stands for a video.
+        Args:
+            sample: what ``forward`` takes, of noise, so that no two parts of a latent are equal. A list is a video.
+            forward_kwargs: for ``forward``.
+
+        Returns:
+            The grids ``(h, w)`` of the latents, by name.
+
+        Raises:
+            TypeError: the sample is a list, and the model takes none.
+            CodingError: a latent's likelihoods come from no entropy model of CompressAI's.
         """
-        calls, handles = record_likelihoods(self.memory.names)
         try:
-            likelihoods = self.model(sample, **forward_kwargs)["likelihoods"]
+            with leave_as_found(self.model), record_likelihoods(self.entropy_models.names) as calls:
+                likelihoods = self.model(sample, **forward_kwargs)["likelihoods"]
         except (TypeError, AttributeError, KeyError, RuntimeError) as error:
             if not isinstance(sample, list):
                 raise
@@ -71,20 +81,17 @@ class Coder:
                 f"model must be a video model, which takes a list of frames and returns their likelihoods, got "
                 f"{type(self.model).__name__} ({error})"
             ) from error
-        finally:
-            for handle in handles:
-                handle.remove()
         frames = likelihoods if isinstance(likelihoods, list) else [likelihoods]
         frames = [{"y": frame} if isinstance(frame, Tensor) else frame for frame in frames]
         latents = {name: p for frame in frames for name, p in named_likelihoods(frame).items()}
-        self.blocks = find_blocks(self.memory.names, calls, latents)
+        self.blocks = find_blocks(self.entropy_models.names, calls, latents)
         return {name: (p.shape[2], p.shape[3]) for name, p in latents.items()}
 
     @torch.no_grad()
     def code(
         self, images: Any, grids: Mapping[str, tuple[int, int]], batch: int, kwargs: Mapping[str, Any]
     ) -> list[dict[str, CodedLatent]]:
-        """Code images, or a list of frames: the latents of each frame, one entry for images.
+        """Code images, or a list of frames.
 
         Args:
             images: what ``compress`` takes, padded.
@@ -92,28 +99,31 @@ class Coder:
             batch: number of images, or of videos.
             kwargs: for ``compress``.
 
+        Returns:
+            The latents by name, of each frame; one entry for images.
+
         Raises:
-            CodingError: the coder cannot be listened to, or a symbol's place cannot be told.
+            CodingError: the coder cannot be recorded, or a symbol's place cannot be told.
             ValueError: the model has no tables.
         """
         self.tables.check(self.blocks)
-        with record_encoding(self.memory) as heard:
+        with leave_as_found(self.model), record_encoding(self.entropy_models) as recorder:
             output = self.model.compress(images, **kwargs)
-        self.notes = self.tables.notes(heard)
+        self.warnings = self.tables.warnings(recorder)
         frames = _frames_of(output, len(images)) if isinstance(images, list) else [_strings_of(output)]
-        return [self._frame(heard, frame, grids, batch) for frame in frames]
+        return [self._frame(recorder, frame, grids, batch) for frame in frames]
 
     def _frame(
-        self, heard: EncodeRecorder, strings: Any, grids: Mapping[str, tuple[int, int]], batch: int
+        self, recorder: EncodeRecorder, strings: Any, grids: Mapping[str, tuple[int, int]], batch: int
     ) -> dict[str, CodedLatent]:
-        placer = SymbolLocator(self.memory.names, self.checkerboards, self.blocks, grids)
+        locator = SymbolLocator(self.entropy_models.names, self.checkerboards, self.blocks, grids)
         channels: dict[str, int] = {}
         for blocks in self.blocks.values():
             for block in blocks:
                 channels[block.latent] = max(channels.get(block.latent, 0), block.first + block.channels)
         latents: dict[str, CodedLatent] = {}
-        for coded in _returned(heard, strings):
-            located = placer.locate(coded)
+        for coded in _returned(recorder, strings):
+            located = locator.locate(coded)
             owners = {(one.latent, one.image) for one in located}
             if len(owners) != 1:
                 raise CodingError(
@@ -138,8 +148,8 @@ class Coder:
                 for target, values in ((latent.bits, one.bits), (latent.expected, one.expected)):
                     one.add(values, target.numpy()[image])
                 latent.positions |= one.positions
-            costs = [part.costs for part in coded.parts]
-            latent.books.enter(
+            costs = [run.costs for run in coded.runs]
+            latent.ledger.enter(
                 image,
                 len(coded.string),
                 math.fsum(float(one.bits.sum()) for one in costs),
@@ -150,7 +160,7 @@ class Coder:
 
 
 def noise(shape: tuple[int, ...], like: Tensor, seed: int = 0) -> Tensor:
-    """Uniform noise that leaves PyTorch's own random numbers alone."""
+    """Return uniform noise in [0, 1), of the dtype and device of ``like``; PyTorch's own random state stays."""
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed)).to(like)
 
 
@@ -181,17 +191,17 @@ def _flattened(strings: Any) -> Iterator[bytes]:
             yield from _flattened(one)
 
 
-def _returned(heard: EncodeRecorder, strings: Any) -> list[EncodedString]:
-    """What was heard of the strings that ``compress`` returned, in the order of coding; others count for nothing."""
-    order = {id(coded.string): number for number, coded in enumerate(heard.strings)}
+def _returned(recorder: EncodeRecorder, strings: Any) -> list[EncodedString]:
+    """Return what was recorded of the strings that ``compress`` returned, in the order of coding; no others count."""
+    order = {id(coded.string): number for number, coded in enumerate(recorder.strings)}
     found = []
     for string in _flattened(strings):
         if id(string) not in order:
             raise CodingError(
                 f"compress() returned a string of {len(string)} bytes that CompressAI's range coder did not write as "
-                f"it is: its coder cannot be listened to; {INSTEAD}"
+                f"it is: its coder cannot be recorded; {INSTEAD}"
             )
         found.append(order[id(string)])
     if not found:
         raise CodingError(f"compress() returned no strings; {INSTEAD}")
-    return [heard.strings[number] for number in sorted(found)]
+    return [recorder.strings[number] for number in sorted(found)]

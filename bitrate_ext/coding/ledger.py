@@ -1,4 +1,4 @@
-"""The books of a coded image: every bit of the strings that the model wrote, by latent and by what it was spent on."""
+"""The ledger of a coded image: every bit of the strings that its model wrote, by latent and by what it was spent on."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Account:
 
     @property
     def closure(self) -> Tensor:
-        """Bits missing from the books, float64 ``[N]``; zero but for rounding."""
+        """Bits missing from the account, float64 ``[N]``; zero but for rounding."""
         return self.located + self.padding + self.overhead - 8 * self.string_bytes
 
 
@@ -54,7 +54,7 @@ class Ledger:
 
     @property
     def closes(self) -> Tensor:
-        """Whether the books of each image add up to its strings, bool ``[N]``.
+        """Whether the accounts of each image add up to its strings, bool ``[N]``.
 
         Every latent's bits in the image, in the padding and in the coder's overhead are 8 times its bytes, to 1e-6 bit
         (or 1e-12 of them), and the overhead of each string is one that the coder can have.
@@ -67,7 +67,7 @@ class Ledger:
 
 
 class LedgerBuilder:
-    """Collects the strings of one latent of N images."""
+    """Collect the strings of one latent of N images."""
 
     def __init__(self, images: int) -> None:
         self.overhead = torch.zeros(images, dtype=torch.float64)
@@ -75,7 +75,15 @@ class LedgerBuilder:
         self.overhead_possible = torch.ones(images, dtype=torch.bool)
 
     def enter(self, image: int, string_bytes: int, bits: float, escapes: int, steps: int) -> None:
-        """A string, the bits of its symbols, and the steps that the coder took."""
+        """Add a string of one image.
+
+        Args:
+            image: its number in the batch.
+            string_bytes: the string's length.
+            bits: of its symbols.
+            escapes: symbols outside of their table.
+            steps: that the coder took.
+        """
         overhead = 8 * string_bytes - bits
         self.overhead[image] += overhead
         self.string_bytes[image] += string_bytes
@@ -84,7 +92,7 @@ class LedgerBuilder:
         self.overhead_possible[image] &= overhead_is_possible(overhead, steps)
 
     def account(self, located: Tensor, padding: Tensor) -> Account:
-        """With the bits, float64 ``[N]``, that were found inside and outside of the image."""
+        """Close the account with the bits, float64 ``[N]``, that were found inside and outside of the image."""
         return Account(
             located=located.cpu(),
             padding=padding.cpu(),

@@ -1,4 +1,4 @@
-"""What CompressAI's range coder spends on each symbol: exact, from its integer tables.
+"""Cost each symbol exactly as CompressAI's range coder spends bits on it, from its integer tables.
 
 CompressAI codes with rANS (after F. Giesen's ``ryg_rans``): a 64-bit state, 32-bit words, tables of cumulated
 frequencies out of 2^16, and for symbols outside of their table an escape of 4-bit nibbles. A symbol of frequency f
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
+from numpy.typing import NDArray
 
 PRECISION = 16  # frequencies are out of 2^16
 NIBBLE = 4  # bits of one step of an escape
@@ -30,15 +31,15 @@ DRIFT = 2 * math.log2(1 + 2.0**-15)
 
 
 class CodingError(ValueError):
-    """A model whose coder cannot be listened to, or must not be run; says why, and what can be asked for instead."""
+    """A model whose coder cannot be recorded, or must not be run; says why, and what can be asked for instead."""
 
 
 @dataclass(frozen=True, eq=False)
 class SymbolCosts:
     """What one call of the coder spends, symbol by symbol, in its order."""
 
-    bits: np.ndarray  # float64 [symbols]
-    expected: np.ndarray  # float64 [symbols]: what the symbol's table expects, the entropy of its frequencies
+    bits: NDArray[np.float64]  # [symbols]
+    expected: NDArray[np.float64]  # [symbols]: what the symbol's table expects, the entropy of its frequencies
     escapes: int  # symbols outside of their table
     steps: int  # of the coder: symbols and the nibbles of escapes
 
@@ -67,7 +68,7 @@ class CdfTables:
         self.entropy = np.add.reduceat(weighed, self.first)  # bits
 
     def costs(self, symbols: Sequence[int], indexes: Sequence[int]) -> SymbolCosts:
-        """Costs of symbols, whole numbers, each by the table of its index.
+        """Return the costs of symbols, whole numbers, each by the table of its index.
 
         The expected bits count an escape as one symbol, without its nibbles: tables give it next to no probability.
 
@@ -98,6 +99,6 @@ class CdfTables:
 
 
 def overhead_is_possible(overhead: float, steps: int) -> bool:
-    """Whether a string can have so many bits more than its symbols, after so many steps of the coder."""
+    """Return whether a string can have so many bits more than its symbols, after so many steps of the coder."""
     slack = DRIFT * steps + 1e-9
     return LEAST_OVERHEAD - slack < overhead <= MOST_OVERHEAD + slack

@@ -1,8 +1,8 @@
-"""Listening to a model's own ``compress``: what it hands to CompressAI's range coder, and who handed it over.
+"""Record what a model's own ``compress`` hands to CompressAI's range coder, and which entropy model hands it over.
 
 For the time of the call the encoders of ``compressai.ans`` and the entropy models of the model are wrapped. So
-autoregressive models, checkerboards, channel groups and models of users' own are heard as they are: nothing of their
-code is repeated here. The encoders are wrapped for the whole process, and pass other threads' calls through unseen.
+autoregressive models, checkerboards, channel groups and models of users' own are recorded as they are: nothing of their
+code is repeated here. The wrappers are there for the whole process, and pass other threads' calls on unrecorded.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -24,7 +25,7 @@ Shape = tuple[int, ...]
 
 
 def has_own_tables(module: Any) -> bool:
-    """Whether a module makes tables for each image, as ``GaussianMixtureConditional`` does, and its own are idle."""
+    """Return whether a module makes tables for each image, as ``GaussianMixtureConditional`` does, and its own idle."""
     return hasattr(module, "_build_cdf")
 
 
@@ -59,7 +60,7 @@ class EncodedString:
     """A string that a coder has made."""
 
     string: bytes
-    parts: list[SymbolRun]
+    runs: list[SymbolRun]
 
 
 class EntropyModels:
@@ -71,8 +72,8 @@ class EntropyModels:
         }
         self._costs: dict[nn.Module, tuple[Any, int | None, CdfTables]] = {}
 
-    def of(self, module: Any, tables: tuple[Any, ...]) -> CdfTables:
-        """Costs of tables that a module has handed over: its own, as ``EntropyModel.compress`` does, or made anew."""
+    def tables_of(self, module: Any, tables: tuple[Any, ...]) -> CdfTables:
+        """Return costs of tables that a module has handed over: its own, as ``EntropyModel.compress`` does, or new."""
         if has_own_tables(module) or len(module._quantized_cdf) != len(tables[0]):
             return CdfTables(*tables)
         if not self.costs_are_known(module):
@@ -81,168 +82,159 @@ class EntropyModels:
         return self._costs[module][2]
 
     def costs_are_known(self, module: Any) -> bool:
-        """Whether costs are at hand and a module's tables are those that they are of."""
+        """Return whether costs are at hand and a module's tables are those that they are of."""
         own, version, _ = self._costs.get(module, (None, None, None))
         return own is module._quantized_cdf and version is not None and version == own._version
 
 
 @dataclass(eq=False)
 class EncodeRecorder:
-    """What is heard of one call of ``compress``."""
+    """What one call of ``compress`` has handed to the coder."""
 
-    memory: EntropyModels
+    entropy_models: EntropyModels
     strings: list[EncodedString] = field(default_factory=list)
     calls: dict[nn.Module, int] = field(default_factory=dict)
     within: list[EncodeCall] = field(default_factory=list)  # calls of entropy models that have not returned
     indexed: list[tuple[nn.Module, Shape]] = field(default_factory=list)  # index tensors whose symbols are still due
     buffers: dict[int, list[SymbolRun]] = field(default_factory=dict)  # of encoders that are not flushed yet
 
-    def part(self, symbols: Sequence[int], indexes: Sequence[int], *tables: Any) -> SymbolRun:
-        """Before the coder runs: its arguments may be such that it would never end."""
+    def run_of(self, symbols: Sequence[int], indexes: Sequence[int], *tables: Any) -> SymbolRun:
+        """Cost symbols before the coder runs, whose arguments may be such that it would never end."""
         if self.within:
             call = self.within[-1]
             call.strings += 1
-            return SymbolRun(self.memory.of(call.module, tables).costs(symbols, indexes), call, call.strings - 1, [])
+            costs = self.entropy_models.tables_of(call.module, tables).costs(symbols, indexes)
+            return SymbolRun(costs, call, call.strings - 1, [])
         indexed, self.indexed = self.indexed, []
         return SymbolRun(CdfTables(*tables).costs(symbols, indexes), None, -1, indexed)
 
 
 @contextlib.contextmanager
-def record_encoding(memory: EntropyModels) -> Iterator[EncodeRecorder]:
-    """For the time of the block, hear what a model codes on this thread.
+def record_encoding(entropy_models: EntropyModels) -> Iterator[EncodeRecorder]:
+    """Record what a model codes on this thread in the block.
 
     Raises:
         CodingError: it uses another coder than CompressAI's rANS.
     """
-    for module, name in memory.names.items():
+    for module, name in entropy_models.names.items():
         coder = getattr(getattr(module, "entropy_coder", None), "name", CODER)
         if coder != CODER:
             raise CodingError(
                 f"model.{name} codes with {coder!r}, whose costs are not known; {CODER!r} is. "
                 "bits='estimated' needs no coder"
             )
-    listener = EncodeRecorder(memory)
+    ans = require("compressai.ans")
+    plain, buffered = ans.RansEncoder, ans.BufferedRansEncoder
+    recorder = EncodeRecorder(entropy_models)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_wrapped_coders())
-        for module in memory.names:
-            stack.enter_context(_wrapped(module, "compress", _heard_compress(listener, module)))
+        stack.enter_context(_wrapped(plain, "encode_with_indexes", partial(_recorded_encode, False)))
+        stack.enter_context(_wrapped(buffered, "encode_with_indexes", partial(_recorded_encode, True)))
+        stack.enter_context(_wrapped(buffered, "flush", _recorded_flush))
+        for module in entropy_models.names:
+            stack.enter_context(_wrapped(module, "compress", partial(_recorded_compress, module)))
             if hasattr(module, "build_indexes"):
-                stack.enter_context(_wrapped(module, "build_indexes", _heard_indexes(listener, module)))
-        before = getattr(_here, "listener", None)
-        _here.listener = listener
+                stack.enter_context(_wrapped(module, "build_indexes", partial(_recorded_indexes, module)))
+        before, _here.recorder = _recorder(), recorder
         try:
-            yield listener
+            yield recorder
         finally:
-            _here.listener = before
+            _here.recorder = before
 
 
-def _heard_compress(listener: EncodeRecorder, module: nn.Module) -> Callable[[Any], Any]:
-    def wrap(original: Any) -> Any:
-        def compress(inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            number = listener.calls.get(module, 0)
-            listener.calls[module] = number + 1
-            listener.indexed = [(other, shape) for other, shape in listener.indexed if other is not module]
-            call = EncodeCall(module, number, tuple(inputs.shape), kwargs.get("qs"))
-            listener.within.append(call)
-            try:
-                output = original(inputs, *args, **kwargs)
-            finally:
-                listener.within.pop()
-            call.coded_channels = _coded_channels(output)
-            return output
-
-        return compress
-
-    return wrap
+_here = threading.local()  # .recorder: of this thread
+_lock = threading.Lock()
+_wraps: dict[tuple[Any, str], list[Any]] = {}  # of an object's method: blocks on all threads, its own attribute
+_ABSENT = object()
 
 
-def _coded_channels(output: Any) -> list[int] | None:
-    """Of ``GaussianMixtureConditional``, which says in a bitmap beside the string which channels it has coded."""
-    if isinstance(output, tuple) and isinstance(output[0], tuple) and len(output[0]) == 3:
-        return output[0][2].nonzero().flatten().tolist()
-    return None
-
-
-def _heard_indexes(listener: EncodeRecorder, module: nn.Module) -> Callable[[Any], Any]:
-    def wrap(original: Any) -> Any:
-        def build_indexes(*args: Any, **kwargs: Any) -> Any:
-            indexes = original(*args, **kwargs)
-            listener.indexed.append((module, tuple(indexes.shape)))
-            return indexes
-
-        return build_indexes
-
-    return wrap
+def _recorder(module: nn.Module | None = None) -> EncodeRecorder | None:
+    """Return what records on this thread; None where it does not record that entropy model."""
+    recorder: EncodeRecorder | None = getattr(_here, "recorder", None)
+    return recorder if recorder is None or module is None or module in recorder.entropy_models.names else None
 
 
 @contextlib.contextmanager
-def _wrapped(module: nn.Module, name: str, wrap: Callable[[Any], Any]) -> Iterator[None]:
-    """The instance's own attribute for the time of the block."""
-    own = module.__dict__.get(name)
-    module.__dict__[name] = wrap(getattr(module, name))
+def _wrapped(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Iterator[None]:
+    """Wrap a method of a class or of one object, once however many threads record, until the last is done."""
+    with _lock:
+        if (owner, name) not in _wraps:
+            _wraps[owner, name] = [0, vars(owner).get(name, _ABSENT)]
+            setattr(owner, name, wrap(getattr(owner, name)))
+        _wraps[owner, name][0] += 1
     try:
         yield
     finally:
-        if own is None:
-            del module.__dict__[name]
-        else:
-            module.__dict__[name] = own
+        with _lock:
+            _wraps[owner, name][0] -= 1
+            if not _wraps[owner, name][0]:
+                _, own = _wraps.pop((owner, name))
+                if own is _ABSENT:
+                    delattr(owner, name)
+                else:
+                    setattr(owner, name, own)
 
 
-_here = threading.local()  # .listener: who listens on this thread
-_lock = threading.Lock()
-_listening = 0  # blocks, on all threads
-_originals: list[tuple[Any, str, Any]] = []
+def _recorded_compress(module: nn.Module, original: Any) -> Any:
+    def compress(inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        recorder = _recorder(module)
+        if recorder is None:
+            return original(inputs, *args, **kwargs)
+        number = recorder.calls.get(module, 0)
+        recorder.calls[module] = number + 1
+        recorder.indexed = [(other, shape) for other, shape in recorder.indexed if other is not module]
+        call = EncodeCall(module, number, tuple(inputs.shape), kwargs.get("qs"))
+        recorder.within.append(call)
+        try:
+            output = original(inputs, *args, **kwargs)
+        finally:
+            recorder.within.pop()
+        call.coded_channels = _coded_channels(output)
+        return output
+
+    return compress
 
 
-def _heard_encode(original: Any, buffered: bool) -> Any:
+def _coded_channels(output: Any) -> list[int] | None:
+    """Return the channels that ``GaussianMixtureConditional`` has coded, by its bitmap beside the string; else None."""
+    if isinstance(output, tuple) and isinstance(output[0], tuple) and len(output[0]) == 3:
+        channels: list[int] = output[0][2].nonzero().flatten().tolist()
+        return channels
+    return None
+
+
+def _recorded_indexes(module: nn.Module, original: Any) -> Any:
+    def build_indexes(*args: Any, **kwargs: Any) -> Any:
+        indexes = original(*args, **kwargs)
+        recorder = _recorder(module)
+        if recorder is not None:
+            recorder.indexed.append((module, tuple(indexes.shape)))
+        return indexes
+
+    return build_indexes
+
+
+def _recorded_encode(buffered: bool, original: Any) -> Any:
     def encode_with_indexes(encoder: Any, *arguments: Any, **named: Any) -> Any:
-        listener: EncodeRecorder | None = getattr(_here, "listener", None)
-        if listener is None:
+        recorder = _recorder()
+        if recorder is None:
             return original(encoder, *arguments, **named)
-        part = listener.part(*arguments, *named.values())
+        run = recorder.run_of(*arguments, *named.values())
         coded = original(encoder, *arguments, **named)
         if buffered:
-            listener.buffers.setdefault(id(encoder), []).append(part)
+            recorder.buffers.setdefault(id(encoder), []).append(run)
         else:
-            listener.strings.append(EncodedString(coded, [part]))
+            recorder.strings.append(EncodedString(coded, [run]))
         return coded
 
     return encode_with_indexes
 
 
-def _heard_flush(original: Any) -> Any:
+def _recorded_flush(original: Any) -> Any:
     def flush(encoder: Any) -> Any:
         string = original(encoder)
-        listener: EncodeRecorder | None = getattr(_here, "listener", None)
-        if listener is not None:
-            listener.strings.append(EncodedString(string, listener.buffers.pop(id(encoder), [])))
+        recorder = _recorder()
+        if recorder is not None:
+            recorder.strings.append(EncodedString(string, recorder.buffers.pop(id(encoder), [])))
         return string
 
     return flush
-
-
-@contextlib.contextmanager
-def _wrapped_coders() -> Iterator[None]:
-    """Once for the process, however many listen at a time."""
-    global _listening
-    ans = require("compressai.ans")
-    with _lock:
-        if _listening == 0:
-            plain, buffered = ans.RansEncoder, ans.BufferedRansEncoder
-            for owner, name, wrapper in (
-                (plain, "encode_with_indexes", _heard_encode(plain.encode_with_indexes, buffered=False)),
-                (buffered, "encode_with_indexes", _heard_encode(buffered.encode_with_indexes, buffered=True)),
-                (buffered, "flush", _heard_flush(buffered.flush)),
-            ):
-                _originals.append((owner, name, getattr(owner, name)))
-                setattr(owner, name, wrapper)
-        _listening += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _listening -= 1
-            if _listening == 0:
-                while _originals:
-                    setattr(*_originals.pop())

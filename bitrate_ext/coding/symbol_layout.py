@@ -1,22 +1,26 @@
-"""Where a coded symbol sits: in which latent, image, channel, row and column.
+"""Locate each coded symbol: in which latent, image, channel, row and column it sits.
 
 Two sources. ``find_blocks`` sees from one run of ``forward`` which likelihoods of which entropy model make up which
-latent: the whole of it, some of its channels (channel groups), or one position at a time. ``Placer`` then lays what was
-heard of ``compress`` into these blocks. Only one order has a rule of its own here, that of CompressAI's
+latent: the whole of it, some of its channels (channel groups), or one position at a time. ``SymbolLocator`` then lays
+what ``compress`` has coded into these blocks. Only one order has a rule of its own here, that of CompressAI's
 ``CheckerboardLatentCodec``, which is asked how it packs a grid.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..models.observe import watch_calls
 from .rans import CodingError
 from .recorder import EncodedString, Shape, SymbolRun
 
@@ -40,7 +44,7 @@ Blocks = dict[nn.Module, list[ChannelBlock]]
 def find_blocks(
     names: Mapping[nn.Module, str], calls: Sequence[tuple[nn.Module, Tensor]], latents: Mapping[str, Tensor]
 ) -> Blocks:
-    """Which entropy model codes what.
+    """Find which entropy model codes what.
 
     Args:
         names: of the entropy models.
@@ -89,23 +93,25 @@ def _blocks_of(
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    """Equal, and what is not a number in the same places."""
+    """Return whether two tensors are equal, with what is not a number in the same places."""
     return torch.equal(one.nan_to_num(nan=-1.0), other.nan_to_num(nan=-1.0))
 
 
-def record_likelihoods(modules: Iterable[nn.Module]) -> tuple[list[tuple[nn.Module, Tensor]], list[Any]]:
-    """A list that fills while ``forward`` runs, and handles that end it."""
+@contextlib.contextmanager
+def record_likelihoods(names: Mapping[nn.Module, str]) -> Iterator[list[tuple[nn.Module, Tensor]]]:
+    """Record what entropy models return while ``forward`` runs in the block, in order."""
     calls: list[tuple[nn.Module, Tensor]] = []
 
-    def hear(module: nn.Module, _: Any, output: Any) -> None:
+    def after(_name: str, module: nn.Module, _args: Any, _kwargs: Any, output: Any) -> None:
         if isinstance(output, tuple) and len(output) == 2 and isinstance(output[1], Tensor):
             calls.append((module, output[1]))
 
-    return calls, [module.register_forward_hook(hear) for module in modules]
+    with watch_calls(((name, module) for module, name in names.items()), after):
+        yield calls
 
 
 def find_checkerboards(model: nn.Module) -> dict[nn.Module, nn.Module]:
-    """The ``CheckerboardLatentCodec`` that each of a model's parts is in."""
+    """Return the ``CheckerboardLatentCodec`` that each of a model's parts is in."""
     return {
         part: codec
         for codec in model.modules()
@@ -121,13 +127,13 @@ class LocatedSymbols:
     latent: str
     image: int
     channels: slice | list[int]
-    rows: np.ndarray | slice  # of each position, or the whole grid
-    columns: np.ndarray | slice
-    bits: np.ndarray  # float64 [channels, positions] or [channels, h, w]
-    expected: np.ndarray
+    rows: NDArray[np.int64] | slice  # of each position, or the whole grid
+    columns: NDArray[np.int64] | slice
+    bits: NDArray[np.float64]  # [channels, positions] or [channels, h, w]
+    expected: NDArray[np.float64]
     positions: bool  # coded one position at a time, all channels of it together
 
-    def add(self, values: np.ndarray, target: np.ndarray) -> None:
+    def add(self, values: NDArray[np.float64], target: NDArray[np.float64]) -> None:
         """Add values, as ``bits`` are laid out, to those of an image, ``[C, h, w]``."""
         if isinstance(self.channels, list):
             target[self.channels] += values
@@ -136,7 +142,7 @@ class LocatedSymbols:
 
 
 class SymbolLocator:
-    """Lays coded symbols into latents, string after string, in the order in which they were coded.
+    """Lay coded symbols into latents, string after string, in the order in which they were coded.
 
     Args:
         names: of the entropy models.
@@ -156,17 +162,17 @@ class SymbolLocator:
         self.images: dict[nn.Module, int] = {}  # strings of each module that collects symbols itself
 
     def locate(self, coded: EncodedString) -> list[LocatedSymbols]:
-        """Where the symbols of a string sit.
+        """Locate the symbols of a string.
 
         Raises:
             CodingError: that cannot be told.
         """
-        return [one for part in coded.parts for one in (self._called(part) if part.call else self._collected(part))]
+        return [one for run in coded.runs for one in (self._called(run) if run.call else self._collected(run))]
 
-    def _called(self, part: SymbolRun) -> list[LocatedSymbols]:
-        """Symbols of one image that an entropy model's own ``compress`` has coded: its tensor in raster order."""
-        assert part.call is not None
-        call, costs = part.call, part.costs
+    def _called(self, run: SymbolRun) -> list[LocatedSymbols]:
+        """Locate symbols of one image that an entropy model's own ``compress`` has coded: a tensor in raster order."""
+        assert run.call is not None
+        call, costs = run.call, run.costs
         blocks, shape = self._blocks(call.module), call.shape[1:]
         block = blocks[call.number % len(blocks)]
         grid = self.grids[block.latent]
@@ -192,7 +198,7 @@ class SymbolLocator:
         return [
             LocatedSymbols(
                 block.latent,
-                part.image,
+                run.image,
                 channels,
                 rows,
                 columns,
@@ -202,30 +208,30 @@ class SymbolLocator:
             )
         ]
 
-    def _collected(self, part: SymbolRun) -> list[LocatedSymbols]:
-        """Symbols that a model has collected itself: in the order of the index tensors that were made for them."""
-        count = sum(math.prod(shape) for _, shape in part.indexed)
-        if count != len(part.costs.bits) or not count:
+    def _collected(self, run: SymbolRun) -> list[LocatedSymbols]:
+        """Locate symbols that a model has collected itself, in the order of the index tensors made for them."""
+        count = sum(math.prod(shape) for _, shape in run.indexed)
+        if count != len(run.costs.bits) or not count:
             raise CodingError(
-                f"{len(part.costs.bits)} symbols went to the coder, but the model's entropy models have made indexes "
+                f"{len(run.costs.bits)} symbols went to the coder, but the model's entropy models have made indexes "
                 f"for {count}: where the symbols sit cannot be told; {INSTEAD}"
             )
         located: list[LocatedSymbols] = []
         first = 0
-        groups = _runs(part.indexed)
+        groups = _by_module(run.indexed)
         for module, shapes in groups:
             count = sum(math.prod(shape) for shape in shapes)
             span = slice(first, first + count)
-            located += self._run(module, shapes, part.costs.bits[span], part.costs.expected[span])
+            located += self._group(module, shapes, run.costs.bits[span], run.costs.expected[span])
             first += count
         for module in dict.fromkeys(module for module, _ in groups):
             self.images[module] = self.images.get(module, 0) + 1
         return located
 
-    def _run(
-        self, module: nn.Module, shapes: list[Shape], bits: np.ndarray, expected: np.ndarray
+    def _group(
+        self, module: nn.Module, shapes: list[Shape], bits: NDArray[np.float64], expected: NDArray[np.float64]
     ) -> list[LocatedSymbols]:
-        """Consecutive index tensors of one module: position after position, or one block of channels after another."""
+        """Locate consecutive index tensors of one module: position after position, or block after block."""
         blocks, image = self._blocks(module), self.images.get(module, 0)
         h, w = self.grids[blocks[0].latent]
         channels = blocks[0].channels
@@ -263,18 +269,14 @@ class SymbolLocator:
         return CodingError(f"where the symbols of model.{name} sit cannot be told: it {what}; {INSTEAD}")
 
 
-def _runs(indexed: Sequence[tuple[nn.Module, Shape]]) -> list[tuple[nn.Module, list[Shape]]]:
-    runs: list[tuple[nn.Module, list[Shape]]] = []
-    for module, shape in indexed:
-        if runs and runs[-1][0] is module:
-            runs[-1][1].append(shape)
-        else:
-            runs.append((module, [shape]))
-    return runs
+def _by_module(indexed: Sequence[tuple[nn.Module, Shape]]) -> list[tuple[nn.Module, list[Shape]]]:
+    """Group consecutive index tensors of one module."""
+    groups = groupby(indexed, key=lambda one: id(one[0]))
+    return [(group[0][0], [shape for _, shape in group]) for group in (list(each) for _, each in groups)]
 
 
-def _checkerboard(codec: Any, grid: tuple[int, int]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Rows and columns of the positions of both halves, in the order in which the codec packs them."""
+def _checkerboard(codec: Any, grid: tuple[int, int]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Return rows and columns of the positions of both halves, in the order in which the codec packs them."""
     h, w = grid
     packed = codec.unembed(torch.arange(h * w).reshape(1, 1, h, w)).reshape(2, -1).numpy()
     return [(half // w, half % w) for half in packed]

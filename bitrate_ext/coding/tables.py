@@ -21,20 +21,20 @@ SLACK = 2  # of 2^16: what tables made on another machine may differ by in one f
 class TableChecks:
     """The coder's tables of a model: there, sound, and those of its parameters."""
 
-    def __init__(self, memory: EntropyModels) -> None:
-        self.memory = memory
+    def __init__(self, entropy_models: EntropyModels) -> None:
+        self.entropy_models = entropy_models
         self._verdicts: dict[tuple[nn.Module, float | None], tuple[Tensor, bool]] = {}
 
     def check(self, modules: Iterable[nn.Module]) -> None:
-        """Before the coder runs, which trusts its tables: with damaged ones it would crash the process.
+        """Check tables before the coder runs, which trusts them: damaged ones would crash the process.
 
         Raises:
             ValueError: there are none.
             CodingError: they are damaged.
         """
         for module in modules:
-            name = self.memory.names[module]
-            if has_own_tables(module) or self.memory.costs_are_known(module):
+            name = self.entropy_models.names[module]
+            if has_own_tables(module) or self.entropy_models.costs_are_known(module):
                 continue
             tables: Any = module
             cdf, length, offset = tables._quantized_cdf, tables._cdf_length, tables._offset
@@ -49,32 +49,31 @@ class TableChecks:
                     "bits='estimated'"
                 )
 
-    def notes(self, heard: EncodeRecorder) -> list[str]:
-        """After coding: whether the tables that were used are those of the parameters.
+    def warnings(self, recorder: EncodeRecorder) -> list[str]:
+        """Warn, after coding, of tables in use that are not those of the parameters.
 
         They are compared when they are first used, or at another step, or where ``update`` has made others since.
         """
         used: dict[tuple[Any, float | None], Any] = {}
-        for coded in heard.strings:
-            for part in coded.parts:
-                step = part.call.step if part.call else None
-                for module in [part.call.module] if part.call else dict.fromkeys(one for one, _ in part.indexed):
+        for coded in recorder.strings:
+            for run in coded.runs:
+                step = run.call.step if run.call else None
+                for module in [run.call.module] if run.call else dict.fromkeys(one for one, _ in run.indexed):
                     used[module, None if step is None else float(step.detach())] = step
-        return [note for (module, key), step in used.items() for note in self._note(module, key, step)]
+        return [warning for (module, key), step in used.items() for warning in self._warnings(module, key, step)]
 
-    def _note(self, module: Any, key: float | None, step: Any) -> Iterator[str]:
-        name = self.memory.names[module]
+    def _warnings(self, module: Any, key: float | None, step: Any) -> Iterator[str]:
+        name = self.entropy_models.names[module]
         if has_own_tables(module):
             yield (
                 f"model.{name} tells which channels it has coded, and their range, beside its string: that is in no "
                 "string, and not in the ledger"
             )
             return
-        tables, match = self._verdicts.get((module, key), (None, True))
-        if tables is not module._quantized_cdf:
-            match = _match(module, _rebuilt(module, step))
-            self._verdicts[module, key] = module._quantized_cdf, match
-        if not match:
+        known = self._verdicts.get((module, key))
+        if known is None or known[0] is not module._quantized_cdf:
+            known = self._verdicts[module, key] = module._quantized_cdf, _match(module, _rebuilt(module, step))
+        if not known[1]:
             rate = "" if key is None else f" at its quantisation step of {key:.3g}"
             call = "update(force=True)" if key is None else "update(force=True, scale=...) for each rate"
             yield (
@@ -84,7 +83,7 @@ class TableChecks:
 
 
 def _sound(cdf: Tensor, length: Tensor, offset: Tensor) -> bool:
-    """Whether the coder can use tables: each rises from 0 to 2^16 in whole steps within its length."""
+    """Return whether the coder can use tables: each rises from 0 to 2^16 in whole steps within its length."""
     if cdf.dim() != 2 or length.shape != cdf.shape[:1] or offset.shape != cdf.shape[:1]:
         return False
     if cdf.is_floating_point() or int(length.min()) < 3 or int(length.max()) > cdf.shape[1]:
@@ -96,7 +95,7 @@ def _sound(cdf: Tensor, length: Tensor, offset: Tensor) -> bool:
 
 
 def _rebuilt(module: nn.Module, step: Any) -> Any:
-    """A copy of an entropy model with tables of its parameters."""
+    """Return a copy of an entropy model with tables of its parameters."""
     fresh: Any = copy.deepcopy(module)
     if step is not None:
         fresh.update_variable(force=True, qs=step)

@@ -1,4 +1,4 @@
-"""Reading photographs: a file in, ``[1, 3, H, W]`` in [0, 1] out, or an error that says what is wrong with the file.
+"""Reading images: a file in, ``[1, 3, H, W]`` in [0, 1] out, or an error that says what is wrong with the file.
 
 A codec should see what a viewer shows: EXIF rotation is applied, transparent parts are laid on white, palettes and CMYK
 become RGB, grey becomes three equal channels. Values are taken as stored: embedded colour profiles are not applied.
@@ -7,18 +7,19 @@ become RGB, grey becomes three equal channels. Values are taken as stored: embed
 from __future__ import annotations
 
 import contextlib
-import stat
 import warnings
 from collections.abc import Iterator
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from ..memory import format_bytes
+from ..units import format_bytes
+from .files import shown, unusable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -31,11 +32,11 @@ _ADVICE = "convert it to 8 bits a channel (16-bit grey is read as it is)"
 
 
 class ImageError(ValueError):
-    """A file that cannot be read as a photograph; the message is one line and names the file."""
+    """A file that cannot be read as an image; the message is one line and names the file."""
 
 
 def load_image(path: str | PathLike[str]) -> Tensor:
-    """Read a PNG, JPEG, WebP, TIFF or BMP file.
+    """Read a PNG, JPEG, WebP, TIFF or BMP file as a viewer shows it.
 
     Eight bits a channel, or 16-bit grey at full precision. Of several frames or pages the first is read, with a
     ``UserWarning``.
@@ -50,15 +51,22 @@ def load_image(path: str | PathLike[str]) -> Tensor:
     path = Path(path)
     with open_checked(path) as image:
         frames = getattr(image, "n_frames", 1)
-        pixels = shown_pixels(upright(path, image))
+        x = to_tensor(decode_upright(path, image))
+    warn_of_frames(path, frames, stacklevel=3)
+    return x
+
+
+def warn_of_frames(path: Path, frames: int, stacklevel: int) -> None:
+    """Warn where a file has more frames or pages than the first."""
     if frames > 1:
-        warnings.warn(f"{path}: has {frames} frames or pages; only the first is read", UserWarning, stacklevel=2)
-    return torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0).contiguous()
+        warnings.warn(
+            f"{path}: has {frames} frames or pages; only the first is read", UserWarning, stacklevel=stacklevel
+        )
 
 
 @contextlib.contextmanager
 def open_checked(path: Path, most_bytes: int | None = None) -> Iterator[Image.Image]:
-    """A photograph's first frame by Pillow, checked but not decoded; trouble in the block becomes an ``ImageError``.
+    """Open a file's first frame by Pillow, checked but not decoded; trouble in the block becomes an ``ImageError``.
 
     Args:
         path: of the file.
@@ -69,9 +77,9 @@ def open_checked(path: Path, most_bytes: int | None = None) -> Iterator[Image.Im
     check_file(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's remarks on damaged metadata, which the picture does not need
+            warnings.simplefilter("ignore")  # Pillow's remarks on damaged metadata, which the pixels do not need
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            lifted = contextlib.nullcontext() if most_bytes is None else pillow_without_limit()
+            lifted = contextlib.nullcontext() if most_bytes is None else lift_pixel_limit()
             with lifted, Image.open(path, formats=FORMATS) as image:
                 _check_depth(path, image)
                 image.seek(0)
@@ -86,15 +94,13 @@ def open_checked(path: Path, most_bytes: int | None = None) -> Iterator[Image.Im
         raise _too_large(path) from None
     except MemoryError:
         raise ImageError(f"{path}: not enough memory to read the image") from None
-    except PermissionError:
-        raise ImageError(f"{path}: no permission to read the file") from None
     except Exception as error:  # decoders fed with damaged bytes raise anything, from SyntaxError to struct.error
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"{path}: the image is damaged or cut short ({reason})") from error
 
 
 @contextlib.contextmanager
-def pillow_without_limit() -> Iterator[None]:
+def lift_pixel_limit() -> Iterator[None]:
     """Lift Pillow's limit of pixels, which is global, where another one is checked."""
     from PIL import Image
 
@@ -125,7 +131,7 @@ def _too_large(path: Path) -> ImageError:
 
 
 def check_declared(path: Path, size: tuple[int, int], needed: int, most_bytes: int) -> None:
-    """Refuse a picture whose header promises more than there is room for."""
+    """Refuse an image whose header promises more than there is room for."""
     if needed > most_bytes:
         raise ImageError(
             f"{path}: {size[0]:,} x {size[1]:,} pixels take {format_bytes(needed)} to decode, and the memory limit "
@@ -134,35 +140,24 @@ def check_declared(path: Path, size: tuple[int, int], needed: int, most_bytes: i
 
 
 def decoding_bytes(image: Image.Image) -> int:
-    """What Pillow takes at most to decode a picture, from its header."""
+    """Return the most bytes that Pillow takes to decode an image, from its header."""
     # WebP comes as a whole before it is copied; a progressive JPEG keeps 16-bit coefficients of all its samples.
     whole = 12 if image.format == "WEBP" else 0
     if image.format == "JPEG" and image.info.get("progressive"):
         whole = 2 * len(image.getbands())
-    return image.width * image.height * (_pixel_bytes(image) + whole)
+    return int(image.width * image.height) * (_pixel_bytes(image) + whole)
 
 
 def _pixel_bytes(image: Image.Image) -> int:
-    """Of a decoded pixel, as Pillow keeps it."""
+    """Return the bytes of a decoded pixel, as Pillow keeps it."""
     return 1 if image.mode in ("1", "L", "P") else 2 if image.mode.startswith("I;16") else 4
 
 
 def check_file(path: Path) -> None:
     """Refuse what is no regular file before anything is opened: opening a pipe would wait for its other end."""
-    if "\0" in fspath(path):
-        raise ImageError(f"{str(path)!r}: a file name cannot hold a null character")
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        raise ImageError(f"{path}: no such file") from None
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({error.strerror})") from None
-    if stat.S_ISDIR(status.st_mode):
-        raise ImageError(f"{path}: is a folder, not an image file")
-    if not stat.S_ISREG(status.st_mode):
-        raise ImageError(f"{path}: is not a regular file")
-    if status.st_size == 0:
-        raise ImageError(f"{path}: the file is empty")
+    reason = unusable(path, "an image")
+    if reason is not None:
+        raise ImageError(f"{shown(path)}: {reason}")
 
 
 def _check_depth(path: Path, image: Image.Image) -> None:
@@ -184,8 +179,8 @@ def _check_depth(path: Path, image: Image.Image) -> None:
             raise ImageError(f"{path}: has {found} bits a channel; {_ADVICE}")
 
 
-def upright(path: Path, image: Image.Image, most_bytes: int | None = None) -> Image.Image:
-    """The frame that the file stands at, decoded and turned as its EXIF data say."""
+def decode_upright(path: Path, image: Image.Image, most_bytes: int | None = None) -> Image.Image:
+    """Decode the frame that the file stands at, and turn it as its EXIF data say."""
     from PIL import ImageOps
 
     image.load()  # EXIF data may come after the pixels
@@ -195,8 +190,13 @@ def upright(path: Path, image: Image.Image, most_bytes: int | None = None) -> Im
     return image
 
 
-def shown_pixels(upright: Image.Image) -> np.ndarray:
-    """float32 ``[H, W, 3]`` in [0, 1] of an upright frame or of a part of it."""
+def to_tensor(upright: Image.Image) -> Tensor:
+    """Return an upright frame, or a part of one, as float32 ``[1, 3, H, W]`` in [0, 1]."""
+    return torch.from_numpy(_to_rgb(upright)).permute(2, 0, 1).unsqueeze(0).contiguous()
+
+
+def _to_rgb(upright: Image.Image) -> NDArray[np.float32]:
+    """Return float32 ``[H, W, 3]`` in [0, 1]."""
     from PIL import Image
 
     transparent = upright.info.get("transparency")

@@ -1,4 +1,4 @@
-"""Files of maps that are written strip by strip: BigTIFF, npz, and what is averaged for pictures of people's size."""
+"""Files of maps that are written strip by strip: BigTIFF and npz."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..optional import require
 
-Strips = Iterator[Mapping[str, np.ndarray]]  # of each map the next rows, [rows, W]; "map" among them
+Strips = Iterator[Mapping[str, NDArray[Any]]]  # of each map the next rows, [rows, W]; "map" among them
 
-FORMATS = ("npz", "tiff")
 TILE = 256  # side of the tiles of a TIFF file, pixels
+_npy: Any = np.lib.format  # its functions have no types
 DATE = (1980, 1, 1, 0, 0, 0)  # of a zip file's members: equal maps give equal files
 
 
 def format_of(path: Path) -> str:
-    """The format of a file of maps, by its ending.
+    """Return the format of a file of maps, by its ending.
 
     Raises:
         ValueError: another one.
@@ -34,15 +35,15 @@ def format_of(path: Path) -> str:
 
 
 def write_tiff(file: IO[bytes], strips: Strips, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
-    """The map alone, ``[H, W]``, uncompressed, in tiles of 256 x 256 pixels.
+    """Write the map alone, ``[H, W]``, uncompressed, in tiles of 256 x 256 pixels.
 
     Raises:
         ImportError: tifffile is not installed.
     """
     tifffile = require("tifffile", extra="tiff")
 
-    def tiles() -> Iterator[np.ndarray]:
-        for rows in _rows_of(TILE, (strip["map"] for strip in strips)):
+    def tiles() -> Iterator[NDArray[Any]]:
+        for rows in regroup_rows(TILE, (strip["map"] for strip in strips)):
             for left in range(0, shape[1], TILE):
                 tile = np.zeros((TILE, TILE), dtype)
                 part = rows[:, left : left + TILE]
@@ -61,9 +62,9 @@ def write_tiff(file: IO[bytes], strips: Strips, shape: tuple[int, int], dtype: n
         )
 
 
-def _rows_of(count: int, strips: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """The same rows, so many at a time; the last have what is left."""
-    held: list[np.ndarray] = []
+def regroup_rows(count: int, strips: Iterator[NDArray[Any]]) -> Iterator[NDArray[Any]]:
+    """Yield the same rows, so many at a time; the last have what is left."""
+    held: list[NDArray[Any]] = []
     for strip in strips:
         while strip.shape[0]:
             room = count - sum(len(part) for part in held)
@@ -84,7 +85,7 @@ class NpzWriter:
         self._folder, self._shape, self._dtype = folder, shape, dtype
 
     def write(self, strips: Strips) -> None:
-        """All maps."""
+        """Write all maps."""
         others: dict[str, IO[bytes]] = {}
         with contextlib.ExitStack() as stack:
             with self._member("map") as member:
@@ -92,29 +93,25 @@ class NpzWriter:
                     for name, rows in strip.items():
                         if name != "map" and name not in others:
                             others[name] = stack.enter_context(tempfile.TemporaryFile(dir=self._folder))
-                        _write_rows(member if name == "map" else others[name], rows)
+                        (member if name == "map" else others[name]).write(np.ascontiguousarray(rows).data)
             for name, file in others.items():
                 file.seek(0)
                 with self._member(name) as member:
                     shutil.copyfileobj(file, member, 1 << 20)
 
     def finish(self, metadata: str) -> None:
-        """The text, and the end of the file."""
+        """Write the text, and the end of the file."""
         with self._zip.open(zipfile.ZipInfo("metadata.npy", DATE), "w") as member:
-            np.lib.format.write_array(member, np.array(metadata))
+            _npy.write_array(member, np.array(metadata))
         self._zip.close()
 
     def close(self) -> None:
-        """Nothing after ``finish``; before it, the end of a file that nobody wants."""
+        """End a file that nobody wants; after ``finish`` there is nothing to do."""
         with contextlib.suppress(OSError, ValueError):
             self._zip.close()
 
     def _member(self, name: str) -> IO[bytes]:
         member = self._zip.open(zipfile.ZipInfo(f"{name}.npy", DATE), "w", force_zip64=True)
         header = {"descr": self._dtype.str, "fortran_order": False, "shape": self._shape}
-        np.lib.format.write_array_header_1_0(member, header)
+        _npy.write_array_header_1_0(member, header)
         return member
-
-
-def _write_rows(file: IO[bytes], rows: np.ndarray) -> None:
-    file.write(np.ascontiguousarray(rows).data)

@@ -1,8 +1,8 @@
-"""Pictures of any size, read window by window.
+"""Images of any size, read crop by crop.
 
-A TIFF file that is uncompressed or deflated is read in parts, straight from the file. Of other formats the whole
-picture is decoded once, to the bytes that Pillow keeps, if the limit admits it; windows become floating point one at a
-time. They hold what ``load_image`` gives for the whole file.
+A TIFF file that is uncompressed or deflated is read in parts, straight from the file. Of other formats the whole image
+is decoded once, to the bytes that Pillow keeps, if the limit admits it; crops become floating point one at a time. They
+hold what ``load_image`` gives for the whole file.
 """
 
 from __future__ import annotations
@@ -10,53 +10,56 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import warnings
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, uint8
 
 from .images import (
     ImageError,
     check_declared,
     check_file,
     check_pixels,
+    decode_upright,
+    lift_pixel_limit,
     open_checked,
-    pillow_without_limit,
-    shown_pixels,
-    upright,
+    to_tensor,
+    warn_of_frames,
 )
 
 if TYPE_CHECKING:
     from PIL import Image
 
-RAW, DEFLATED = (1,), (8, 32946)  # TIFF's numbers of compressions
-_DIFFERENCES = 2  # TIFF's horizontal predictor
+_RAW, _DEFLATED = 1, (8, 32946)  # TIFF's numbers of compressions
+_NO_PREDICTOR, _DIFFERENCES = 1, 2  # TIFF's numbers of predictors
 _KINDS = ((1, 1, ()), (2, 3, ()), (2, 4, (2,)))  # (photometric, samples, extra samples): grey, colour, with opacity
 _ORIENTATION, _XMP = 274, 700
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-class Picture(Protocol):
-    """A picture of ``height`` x ``width`` pixels."""
+class ImageSource(ABC):
+    """An image of ``height`` x ``width`` pixels."""
 
     height: int
     width: int
 
-    def window(self, top: int, left: int, height: int, width: int) -> Tensor:
-        """Its pixels, floating-point ``[1, C, height, width]`` in [0, 1]."""
+    @abstractmethod
+    def crop(self, top: int, left: int, height: int, width: int) -> Tensor:
+        """Return pixels of it, floating-point ``[1, C, height, width]`` in [0, 1]."""
 
     def buffered(self, rows: int) -> int:
-        """Bytes that stay in memory between windows of so many rows, besides those that are there already."""
+        """Return the bytes that stay in memory between crops of so many rows, besides those that are there already."""
+        return 0
 
 
-class TensorPicture:
-    """A picture that is a tensor ``[1, C, H, W]`` or ``[C, H, W]``: floating point in [0, 1], or uint8.
+class TensorImage(ImageSource):
+    """An image that is a tensor ``[1, C, H, W]`` or ``[C, H, W]``: floating point in [0, 1], or uint8.
 
     It may lie in a memory-mapped file, by ``torch.from_numpy``.
     """
@@ -66,21 +69,18 @@ class TensorPicture:
             pixels = pixels[None]
         if pixels.dim() != 4 or pixels.shape[0] != 1 or 0 in pixels.shape:
             raise ValueError(f"picture must be a tensor [1, C, H, W] or [C, H, W], got shape {list(pixels.shape)}")
-        if not pixels.is_floating_point() and pixels.dtype != torch.uint8:
+        if not pixels.is_floating_point() and pixels.dtype != uint8:
             raise TypeError(f"picture must be floating point in [0, 1] or uint8, got {pixels.dtype}")
         self._pixels = pixels
         self.height, self.width = pixels.shape[2:]
 
-    def window(self, top: int, left: int, height: int, width: int) -> Tensor:
+    def crop(self, top: int, left: int, height: int, width: int) -> Tensor:
         part = self._pixels[:, :, top : top + height, left : left + width]
         return part if part.is_floating_point() else part.float() / 255
 
-    def buffered(self, rows: int) -> int:
-        return 0
 
-
-class DecodedPicture:
-    """A picture that Pillow has decoded; a part of it is converted as the whole would be.
+class DecodedImage(ImageSource):
+    """An image that Pillow has decoded; a part of it is converted as the whole would be.
 
     Args:
         image: decoded and upright.
@@ -90,128 +90,115 @@ class DecodedPicture:
         self._image = image
         self.width, self.height = image.size
 
-    def window(self, top: int, left: int, height: int, width: int) -> Tensor:
-        with pillow_without_limit():
+    def crop(self, top: int, left: int, height: int, width: int) -> Tensor:
+        with lift_pixel_limit():
             part = self._image.crop((left, top, left + width, top + height))
-        return _tensor(shown_pixels(part))
-
-    def buffered(self, rows: int) -> int:
-        return 0
+        return to_tensor(part)
 
 
-class TiffPicture:
+class TiffImage(ImageSource):
     """The first page of a TIFF file of 8 bits a sample, or of 16 in grey; strips or tiles, raw or deflated.
 
-    Read with ``os.pread``: a mapped file that is cut short meanwhile would end the process.
+    tifffile reads the tags and makes pixels of a strip or tile. What it cannot do within bounds is done here: parts are
+    inflated to their declared size and no further (it inflates all that there is), rows of a raw strip are read alone
+    (it reads whole strips, and many files have one), and the file is read with ``os.pread`` (a mapped file that is cut
+    short meanwhile would end the process).
     """
 
     def __init__(self, path: Path, page: Any, frames: int) -> None:
-        self._path, self.frames = path, frames
+        self.frames, self.deflated = frames, page.compression != _RAW
         self.height, self.width = page.imagelength, page.imagewidth
-        self.compression, self._predictor = int(page.compression), int(page.predictor)
-        self._samples = page.samplesperpixel
-        self._dtype = np.dtype(f"{page.parent.byteorder}u{page.bitspersample // 8}")
-        self._tiled = page.is_tiled
+        self._path, self._page = path, page
+        self._offsets, self._counts = page.dataoffsets, page.databytecounts
+        self._pixel_bytes = page.samplesperpixel * page.bitspersample // 8
+        self._by_rows = not (self.deflated or page.is_tiled)
         self._segment = (
             (page.tilelength, page.tilewidth) if page.is_tiled else (min(page.rowsperstrip, self.height), self.width)
         )
         self._across = -(-self.width // self._segment[1])
-        self._offsets, self._counts = page.dataoffsets, page.databytecounts
-        self._decoded: dict[int, np.ndarray] = {}  # segments of the rows of the last window
+        self._decoded: dict[int, NDArray[Any]] = {}  # segments of the rows of the last crop
         count = self._across * -(-self.height // self._segment[0])
         if not len(self._offsets) == len(self._counts) == count:
             raise ImageError(
                 f"{path}: the image is damaged or cut short ({len(self._offsets)} parts are listed, {count} needed)"
             )
+        if not self.deflated:
+            page.predictor = _NO_PREDICTOR  # nobody applies one to what is not compressed
+        page.compression = _RAW  # what tifffile is given is inflated
         self._file = path.open("rb")
-
-    def __enter__(self) -> TiffPicture:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
     @property
-    def _row_bytes(self) -> int:
-        return self.width * self._samples * self._dtype.itemsize
-
-    @property
     def least_bytes(self) -> int:
-        """What one part takes, as it must be decoded as a whole."""
+        """Bytes of a part that must be decoded as a whole."""
         return 0 if self._by_rows else self._segment_bytes
 
     @property
     def _segment_bytes(self) -> int:
-        return self._segment[0] * self._segment[1] * self._samples * self._dtype.itemsize
-
-    @property
-    def _by_rows(self) -> bool:
-        """Rows can be read from the file one by one."""
-        return self.compression in RAW and not self._tiled
+        return int(self._segment[0] * self._segment[1] * self._pixel_bytes)
 
     def buffered(self, rows: int) -> int:
         if self._by_rows:
             return 0
-        return self._row_bytes * min(self.height, rows + 2 * self._segment[0]) + 2 * self._segment_bytes
+        held_rows = min(self.height, rows + 2 * self._segment[0])
+        return int(self.width * self._pixel_bytes * held_rows) + 2 * self._segment_bytes
 
-    def window(self, top: int, left: int, height: int, width: int) -> Tensor:
+    def crop(self, top: int, left: int, height: int, width: int) -> Tensor:
+        from PIL import Image
+
         read = self._read_rows if self._by_rows else self._read_segments
         try:
-            pixels = read(top, left, height, width).astype(self._dtype.newbyteorder("="), copy=False)
+            pixels = read(top, left, height, width)
         except (zlib.error, ValueError, OverflowError, OSError) as error:
             raise ImageError(f"{self._path}: the image is damaged or cut short ({error})") from error
-        return _tensor(shown_pixels(_as_image(pixels)))
+        return to_tensor(Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
 
-    def _read_rows(self, top: int, left: int, height: int, width: int) -> np.ndarray:
-        pixel = self._samples * self._dtype.itemsize
-        found = np.empty((height, width, self._samples), self._dtype)
+    def _read_rows(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
+        found = self._room(height, width)
+        stored = self._page.dtype.newbyteorder(self._page.parent.byteorder)
         for row in range(height):
             strip, inside = divmod(top + row, self._segment[0])
-            offset = self._offsets[strip] + inside * self._row_bytes + left * pixel
-            found[row] = self._part(offset, width * pixel).reshape(width, self._samples)
+            offset = self._offsets[strip] + (inside * self.width + left) * self._pixel_bytes
+            found[row] = np.frombuffer(self._bytes(offset, width * self._pixel_bytes), stored).reshape(width, -1)
         return found
 
-    def _read_segments(self, top: int, left: int, height: int, width: int) -> np.ndarray:
+    def _read_segments(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
         rows, columns = self._segment
         first, last = top // rows, (top + height - 1) // rows
-        self._decoded = {i: s for i, s in self._decoded.items() if first <= i // self._across <= last}
-        found = np.empty((height, width, self._samples), self._dtype)
+        decoded = {i: s for i, s in self._decoded.items() if first <= i // self._across <= last}
+        found = self._room(height, width)
         for down in range(first, last + 1):
             for across in range(left // columns, (left + width - 1) // columns + 1):
                 index = down * self._across + across
-                if index not in self._decoded:
-                    self._decoded[index] = self._decode(index)
-                y, x = down * rows - top, across * columns - left  # of the segment in the window
-                part = self._decoded[index][max(0, -y) : height - y, max(0, -x) : width - x]
+                if index not in decoded:
+                    decoded[index] = self._decode(index)
+                y, x = down * rows - top, across * columns - left  # of the segment in the crop
+                part = decoded[index][max(0, -y) : height - y, max(0, -x) : width - x]
                 at = max(0, y), max(0, x)
                 found[at[0] : at[0] + part.shape[0], at[1] : at[1] + part.shape[1]] = part
+        self._decoded = decoded
         return found
 
-    def _decode(self, index: int) -> np.ndarray:
-        """One strip or tile, ``[rows, columns, samples]``."""
-        rows, columns = self._segment
-        if not self._tiled:  # the last strip has the rows that are left
-            rows = min(rows, self.height - index * rows)
-        needed = rows * columns * self._samples * self._dtype.itemsize
-        offset, count = self._offsets[index], self._counts[index]
-        if self.compression in RAW:
-            values = self._part(offset, needed)
-        else:
-            inflated = zlib.decompressobj().decompress(self._bytes(offset, min(count, 2 * needed + 1024)), needed)
-            if len(inflated) != needed:
-                raise ValueError(f"part {index} has {len(inflated)} bytes, needs {needed}")
-            values = np.frombuffer(inflated, self._dtype)
-        values = values.reshape(rows, columns, self._samples)
-        if self._predictor == _DIFFERENCES and self.compression not in RAW:
-            values = np.cumsum(values, axis=1, dtype=self._dtype.newbyteorder("="))
-        return values
+    def _room(self, height: int, width: int) -> NDArray[Any]:
+        return np.empty((height, width, self._page.samplesperpixel), self._page.dtype)
 
-    def _part(self, offset: int, count: int) -> np.ndarray:
-        return np.frombuffer(self._bytes(offset, count), self._dtype)
+    def _decode(self, index: int) -> NDArray[Any]:
+        """Return one strip or tile, ``[rows, columns, samples]``."""
+        needed = self._segment_bytes
+        if not self._page.is_tiled:  # the last strip has the rows that are left
+            needed = min(needed, (self.height - index * self._segment[0]) * self.width * self._pixel_bytes)
+        offset, count = self._offsets[index], self._counts[index]
+        if self.deflated:
+            data = zlib.decompressobj().decompress(self._bytes(offset, min(count, 2 * needed + 1024)), needed)
+            if len(data) != needed:
+                raise ValueError(f"part {index} has {len(data)} bytes, needs {needed}")
+        else:
+            data = self._bytes(offset, needed)
+        pixels: NDArray[Any] = self._page.decode(data, index)[0][0]
+        return pixels
 
     def _bytes(self, offset: int, count: int) -> bytes:
         file = self._file.fileno()
@@ -221,44 +208,44 @@ class TiffPicture:
 
 
 @contextlib.contextmanager
-def open_picture(path: str | os.PathLike[str], most_bytes: int | None = None) -> Iterator[Picture]:
-    """A photograph to be read in windows.
+def open_image(path: str | os.PathLike[str], most_bytes: int | None = None) -> Iterator[ImageSource]:
+    """Open an image to be read in crops.
 
     Args:
         path: as for ``load_image``.
-        most_bytes: that the decoded picture, or one part of a file that is read in parts, may take; declared sizes are
+        most_bytes: that the decoded image, or one part of a file that is read in parts, may take; declared sizes are
             checked against it before anything is decoded. Default: Pillow's limit of pixels for what is compressed.
 
     Raises:
-        ImageError: as ``load_image`` does; of a file that is read in parts also for a window, naming the file.
+        ImageError: as ``load_image`` does; of a file that is read in parts also for a crop, naming the file.
     """
     path = Path(path)
     check_file(path)
     tiff = _tiff_in_parts(path, most_bytes)
     if tiff is not None:
-        with tiff:
-            _warn_of_frames(path, tiff.frames)
+        with contextlib.closing(tiff):
+            warn_of_frames(path, tiff.frames, stacklevel=5)
             yield tiff
         return
     with open_checked(path, most_bytes) as image:
         frames = getattr(image, "n_frames", 1)
-        picture = DecodedPicture(upright(path, image, most_bytes))
-    _warn_of_frames(path, frames)
-    yield picture
+        decoded = DecodedImage(decode_upright(path, image, most_bytes))
+    warn_of_frames(path, frames, stacklevel=5)
+    yield decoded
 
 
 def declared_size(path: Path) -> tuple[int, int, bool]:
-    """Height and width by the file's header, and whether it can be read without Pillow and is beyond Pillow's limit.
+    """Return height and width by the file's header, and whether it is beyond Pillow's limit but needs no Pillow.
 
     Raises:
-        ImageError: as ``open_picture``, before anything is decoded.
+        ImageError: as ``open_image``, before anything is decoded.
     """
     check_file(path)
     tiff = _tiff_in_parts(path, None)
     if tiff is None:
         with open_checked(path) as image:
             return image.height, image.width, False
-    with tiff:
+    with contextlib.closing(tiff):
         try:
             check_pixels(path, tiff.width, tiff.height)
         except ImageError:
@@ -266,18 +253,10 @@ def declared_size(path: Path) -> tuple[int, int, bool]:
         return tiff.height, tiff.width, False
 
 
-def _warn_of_frames(path: Path, frames: int) -> None:
-    if frames > 1:
-        warnings.warn(f"{path}: has {frames} frames or pages; only the first is read", UserWarning, stacklevel=5)
-
-
-def _tiff_in_parts(path: Path, most_bytes: int | None) -> TiffPicture | None:
-    """The file as a TIFF that can be read in parts; None for others, which are Pillow's to read or to refuse."""
-    try:
-        with path.open("rb") as file:
-            is_tiff = file.read(4) in _TIFF_SIGNATURES
-    except PermissionError:
-        raise ImageError(f"{path}: no permission to read the file") from None
+def _tiff_in_parts(path: Path, most_bytes: int | None) -> TiffImage | None:
+    """Open the file as a TIFF that can be read in parts; None for others, which are Pillow's to read or to refuse."""
+    with path.open("rb") as file:
+        is_tiff = file.read(4) in _TIFF_SIGNATURES
     if not is_tiff or find_spec("tifffile") is None:
         return None
     import tifffile
@@ -290,7 +269,7 @@ def _tiff_in_parts(path: Path, most_bytes: int | None) -> TiffPicture | None:
             page = tiff.pages.first
             if not _is_plain(page):
                 return None
-            picture = TiffPicture(path, page, len(tiff.pages))
+            image = TiffImage(path, page, len(tiff.pages))
     except ImageError:
         raise
     except Exception:  # of damaged tags anything; Pillow says what there is to say
@@ -299,17 +278,17 @@ def _tiff_in_parts(path: Path, most_bytes: int | None) -> TiffPicture | None:
         logger.removeFilter(silence)
     try:
         if most_bytes is not None:
-            check_declared(path, (picture.width, picture.height), picture.least_bytes, most_bytes)
-        elif picture.compression not in RAW:
-            check_pixels(path, picture.width, picture.height)
+            check_declared(path, (image.width, image.height), image.least_bytes, most_bytes)
+        elif image.deflated:
+            check_pixels(path, image.width, image.height)
     except ImageError:
-        picture.close()
+        image.close()
         raise
-    return picture
+    return image
 
 
 def _is_plain(page: Any) -> bool:
-    """Whether a page holds what ``TiffPicture`` reads: upright, and without a palette, inks, planes or odd depths."""
+    """Tell whether a page is what ``TiffImage`` reads: upright, and without a palette, inks, planes or odd depths."""
     samples, bits = page.samplesperpixel, page.bitspersample
     if (page.photometric, samples, tuple(page.extrasamples)) not in _KINDS or page.planarconfig != 1:
         return False
@@ -317,23 +296,11 @@ def _is_plain(page: Any) -> bool:
     return (
         bits in ((8, 16) if samples == 1 else (8,))
         and page.sampleformat == 1
-        and page.compression in (*RAW, *DEFLATED)
-        and page.predictor in (1, _DIFFERENCES)
+        and page.compression in (_RAW, *_DEFLATED)
+        and page.predictor in (_NO_PREDICTOR, _DIFFERENCES)
         and page.fillorder == 1
         and page.imagedepth == 1
         and page.tags.valueof(_ORIENTATION, 1) == 1
         and (xmp is None or b"Orientation" not in bytes(xmp.value))
         and min(page.imagelength, page.imagewidth) > 0
     )
-
-
-def _as_image(pixels: np.ndarray) -> Image.Image:
-    """A window ``[rows, columns, samples]`` as Pillow would have it."""
-    from PIL import Image
-
-    return Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
-
-
-def _tensor(pixels: np.ndarray) -> Tensor:
-    """``[1, 3, H, W]`` of ``[H, W, 3]``."""
-    return torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0).contiguous()

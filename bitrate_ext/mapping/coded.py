@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..choices import CODED
 from ..coding.coder import CodedLatent, Coder, noise
 from ..coding.ledger import Account, Ledger
 from ..coding.rans import CodingError
 from ..coding.symbol_layout import INSTEAD
 from ..models.adapter import Crop, ModelAdapter
 from ..ops.projection import Projection
-from .layout import CODED, BitrateResult, estimate, lay_out, outside_bits
+from .layout import BitrateResult, estimate, lay_out, outside_bits
 
 
 def map_coded(
@@ -38,13 +39,13 @@ def map_coded(
         raise CodingError(f"nothing that compress() returned belongs to latent {missing[0]!r}; {INSTEAD}")
     latents = {name: latents[name] for name in adapter.strides}
     result = lay_out_coded(latents, projections, size, crop, padded)
-    notes = coder.notes
+    warnings = coder.warnings
     if gap:
         estimated = estimate(adapter, projections, padded, crop, forward_kwargs, torch.float64)
         accounts = _compared(result, estimated)
-        notes = [*estimated.warnings, *notes, *_disagreements(coder, latents, accounts)]
+        warnings = [*estimated.warnings, *warnings, *_disagreements(coder, latents, accounts)]
         result = replace(result, x_hat=estimated.x_hat, gap=result.map - estimated.map, ledger=Ledger(accounts))
-    return in_dtype(replace(result, warnings=tuple(notes)), padded.dtype)
+    return in_dtype(replace(result, warnings=tuple(warnings)), padded.dtype)
 
 
 def lay_out_coded(
@@ -59,7 +60,7 @@ def lay_out_coded(
     expected = {name: one.expected.sum(dim=1).to(padded.device) for name, one in latents.items()}
     result = lay_out(cells, projections, canvas, crop, torch.float64)
     accounts = {
-        name: latents[name].books.account(
+        name: latents[name].ledger.account(
             result.maps[name].sum(dim=(1, 2, 3)), outside_bits(one, projections[name], canvas, crop)
         )
         for name, one in cells.items()

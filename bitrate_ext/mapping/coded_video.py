@@ -38,7 +38,7 @@ def coded_video(model: Any, frames: Sequence[Tensor], *, projection: AnyProjecti
     Raises:
         TypeError: ``frames`` is no list of tensors, or ``model`` no video model.
         ValueError: frames differ in shape or are no images in [0, 1]; the model is in train mode or has no tables.
-        CodingError: the model's coder cannot be listened to.
+        CodingError: the model's coder cannot be recorded.
     """
     coder = Coder(model)
     check_eval_mode(model)
@@ -56,12 +56,12 @@ def coded_video(model: Any, frames: Sequence[Tensor], *, projection: AnyProjecti
     grids = coder.learn(probes, {})
     adapter = ModelAdapter(model, {name: (PROBE // h, PROBE // w) for name, (h, w) in grids.items()})
     size, crop = adapter.canvas(first.shape[2], first.shape[3])
-    with torch.inference_mode():
+    with torch.no_grad():
         padded = [adapter.pad(frame)[0] for frame in frames]
         coded = coder.code(padded, adapter.grids(size), first.shape[0], {})
-        notes = tuple(coder.notes)
+        warnings = tuple(coder.warnings)
         results = []
         for latents in coded:
             result = lay_out_coded(latents, choose_projections(projection, latents), size, crop, padded[0])
-            results.append(in_dtype(replace(result, warnings=notes), first.dtype))
+            results.append(in_dtype(replace(result, warnings=warnings), first.dtype))
     return results

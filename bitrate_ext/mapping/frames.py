@@ -151,7 +151,7 @@ class FrameMapper:
         finally:
             source.close()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _mapped(self, chunk: list[Tensor], index: int) -> list[FrameResult]:
         kind = IMAGE
         if self.sequential:

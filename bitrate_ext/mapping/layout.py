@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..choices import ESTIMATED
 from ..coding.ledger import Ledger
 from ..models.adapter import Crop, ModelAdapter, crop_reconstruction
 from ..models.compressai_quirks import likelihood_warnings
 from ..ops.functional import bitrate_map, latent_bits
 from ..ops.projection import Axis, Projection, outside_share
-
-ESTIMATED, CODED = "estimated", "coded"  # sources of bits: likelihoods, or the range coder
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +101,8 @@ def lay_out(
     """
 
     def project(bits: Any, projection: Any, out: Tensor | None = None) -> Tensor:
-        return bitrate_map(bits, canvas, crop=crop, projection=projection, dtype=dtype, out=out, unit="bits")
+        made: Tensor = bitrate_map(bits, canvas, crop=crop, projection=projection, dtype=dtype, out=out, unit="bits")
+        return made
 
     total_map = project(cells, projections, out)
     maps = {}

@@ -9,17 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..choices import CODED, ESTIMATED, RECEPTIVE_FIELD
 from ..coding.coder import Coder
 from ..models.adapter import ModelAdapter
 from ..ops.projection import Projection, choose_projections, get_projection
 from ..receptive_field.calibration import receptive_fields
-from ..receptive_field.field import ReceptiveField
 from .coded import map_coded
-from .layout import CODED, ESTIMATED, BitrateResult, estimate
+from .layout import BitrateResult, estimate
 
 AnyProjection = str | Projection | Mapping[str, str | Projection]
-
-RECEPTIVE_FIELD = ReceptiveField.name
 
 
 class BitrateMapper:
@@ -90,7 +88,7 @@ class BitrateMapper:
         Args:
             x: ``[N, C, H, W]``, floating, in [0, 1], any H and W, on the model's device.
             gradients: keep the graph, of the parameters too. Default: where ``x.requires_grad``. Otherwise everything
-                runs under ``torch.inference_mode``.
+                runs without, and leaves the model as it was: its tensors have the memory and the values that they had.
             **forward_kwargs: for the model's ``forward``, such as the level ``s`` of CompressAI's variable-rate models.
 
         The likelihoods are those of the rounded latents that a coder would write, and CompressAI rounds without a
@@ -110,7 +108,7 @@ class BitrateMapper:
         self.resolve(x, forward_kwargs)
         if gradients is None:
             gradients = x.requires_grad and torch.is_grad_enabled()
-        with torch.inference_mode(not gradients), torch.set_grad_enabled(gradients):
+        with torch.inference_mode(False), torch.set_grad_enabled(gradients):
             padded, crop = self.adapter.pad(x)
             return self._source(self.adapter, self.projections, padded, crop, forward_kwargs)
 

@@ -25,7 +25,7 @@ def accelerate(
     channels_last: bool = True,
     dtype: torch.dtype | None = None,
 ) -> nn.Module:
-    """A copy of the model that runs faster; the model itself is left as it is.
+    """Copy a model into one that runs faster; the model itself is left as it is.
 
     Args:
         model: in eval mode.
@@ -68,9 +68,9 @@ def compile_parts(network: nn.Module) -> None:
 
 
 def skip_synthesis(adapter: ModelAdapter, x: Tensor, forward_kwargs: dict[str, Any]) -> ModelAdapter:
-    """A copy of the model whose synthesis transforms return black images: what a symbol costs does not depend on them.
+    """Copy a model into one whose synthesis transforms return black images: no symbol's cost depends on them.
 
-    That it does not is seen by trying: where the likelihoods of ``x`` change, or no synthesis transform is found, the
+    That none does is seen by trying: where the likelihoods of ``x`` change, or no synthesis transform is found, the
     model itself is returned, in its adapter.
 
     Args:
@@ -102,7 +102,7 @@ def skip_synthesis(adapter: ModelAdapter, x: Tensor, forward_kwargs: dict[str, A
 
 
 class _Black(nn.Module):
-    """In place of a synthesis transform."""
+    """A stand-in for a synthesis transform."""
 
     def __init__(self, stride: tuple[int, int], channels: int) -> None:
         super().__init__()

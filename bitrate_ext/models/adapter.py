@@ -6,6 +6,7 @@ the right and at the bottom.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from ..ops.functional import named_likelihoods
 from .compressai_quirks import apply_workarounds
+from .observe import leave_as_found
 
 Crop = tuple[int, int, int, int]  # top, left, height, width, pixels
 
@@ -53,7 +55,7 @@ class ModelAdapter:
 
     @property
     def module(self) -> nn.Module:
-        """The model as a module, whose parts can be watched.
+        """Return the model as a module, whose parts can be watched.
 
         Raises:
             TypeError: it is another callable.
@@ -63,18 +65,26 @@ class ModelAdapter:
         return self.model
 
     def with_model(self, model: Callable[..., Any]) -> ModelAdapter:
-        """An adapter of another model with the same latents."""
+        """Return an adapter of another model with the same latents."""
         return ModelAdapter(model, self.strides)
 
     def prepare(self, x: Tensor, forward_kwargs: dict[str, Any]) -> None:
-        """Check the model and the images, and find the strides where they are not known yet."""
+        """Check the model and the images, and find the strides where they are not known yet.
+
+        Args:
+            x: ``[N, C, H, W]``, floating, in [0, 1], on the model's device.
+            forward_kwargs: for the model's ``forward``.
+
+        Raises:
+            TypeError, ValueError: naming what was expected and what came.
+        """
         check_eval_mode(self.model)
         check_images(self.model, x)
         if not self.strides:
             self.strides = self._find_strides(x, forward_kwargs)
 
     def pad(self, x: Tensor) -> tuple[Tensor, Crop]:
-        """Images as the model needs them, and where the picture lies on them: ``(top, left, height, width)``."""
+        """Return padded images, and where the image lies on them: ``(top, left, height, width)``."""
         height, width = x.shape[-2:]
         size, crop = self.canvas(height, width)
         top, left = crop[:2]
@@ -82,45 +92,59 @@ class ModelAdapter:
 
     @property
     def multiple(self) -> tuple[int, int]:
-        """Of which the sides of padded images are: the least common multiples of the strides, pixels."""
+        """Return what the sides of padded images are multiples of, pixels: the strides' least common multiples."""
         rows, columns = (math.lcm(*axis) for axis in zip(*self.strides.values(), strict=True))
         return rows, columns
 
     def canvas(self, height: int, width: int) -> tuple[tuple[int, int], Crop]:
-        """The size of a padded image, and where the picture lies on it: ``(top, left, height, width)``."""
+        """Return the size of a padded image, and where the image lies on it: ``(top, left, height, width)``."""
         rows, columns = self.multiple
         size = (-(-height // rows) * rows, -(-width // columns) * columns)
         return size, ((size[0] - height) // 2, (size[1] - width) // 2, height, width)
 
     def run(
-        self, padded: Tensor, forward_kwargs: dict[str, Any], notes: list[str] | None = None
+        self, padded: Tensor, forward_kwargs: dict[str, Any], warnings: list[str] | None = None
     ) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
-        """The model's output for images of a size that suits it, and its likelihoods by name, checked.
+        """Run the model on images of a size that suits it, and check what it returns.
 
-        What had to be corrected in them is noted.
+        Args:
+            padded: ``[N, C, H, W]``, as ``pad`` returns them.
+            forward_kwargs: for the model's ``forward``.
+            warnings: gets one for each correction of the likelihoods.
+
+        Returns:
+            Its output, and the likelihoods in it by name, ``[N, C, h, w]``.
+
+        Raises:
+            TypeError, ValueError: the output has no likelihoods of such images.
         """
         with apply_workarounds(self.model) as corrections:
-            output = self.model(padded, **forward_kwargs)
-        if notes is not None:
-            notes += corrections
+            output = self._call(padded, forward_kwargs)
+        if warnings is not None:
+            warnings += corrections
         likelihoods = _image_likelihoods(output)
         self._check_grids(likelihoods, padded.shape[0], (padded.shape[2], padded.shape[3]))
         return output, likelihoods
 
+    def _call(self, x: Tensor, forward_kwargs: dict[str, Any]) -> Any:
+        """Run the model, which is left as it was, unless the graph that it makes holds what it has set."""
+        with contextlib.nullcontext() if torch.is_grad_enabled() else leave_as_found(self.model):
+            return self.model(x.clone() if x.is_inference() else x, **forward_kwargs)
+
     def grids(self, size: Sequence[int]) -> dict[str, tuple[int, int]]:
-        """Cells ``(h, w)`` of each latent on a padded image of that size, pixels."""
+        """Return the cells ``(h, w)`` of each latent on a padded image of that size, pixels."""
         return {name: (size[0] // rows, size[1] // columns) for name, (rows, columns) in self.strides.items()}
 
     @torch.no_grad()
     def _find_strides(self, x: Tensor, forward_kwargs: dict[str, Any]) -> dict[str, tuple[int, int]]:
-        """Pixels per cell of each latent, from the first black image that suits the model.
+        """Find the pixels per cell of each latent, from the first black image that suits the model.
 
         An image of one cell would not tell a stride from rounding up, hence at least two.
         """
         trouble, cause = "", None
         for size in PROBE_SIZES:
             try:
-                output = self.model(x.new_zeros(1, x.shape[1], size, size), **forward_kwargs)
+                output = self._call(x.new_zeros(1, x.shape[1], size, size), forward_kwargs)
             except torch.OutOfMemoryError:
                 raise
             except (RuntimeError, ValueError, AssertionError) as error:
@@ -168,7 +192,11 @@ def crop_reconstruction(x_hat: Any, size: tuple[int, int], crop: Crop) -> Tensor
 
 
 def check_eval_mode(model: Callable[..., Any]) -> None:
-    """Raises ``ValueError`` where a part of the model is in train mode."""
+    """Check that no part of the model is in train mode.
+
+    Raises:
+        ValueError: one is; names it.
+    """
     if isinstance(model, nn.Module):
         for name, module in model.named_modules():
             if module.training:
@@ -180,7 +208,11 @@ def check_eval_mode(model: Callable[..., Any]) -> None:
 
 
 def check_images(model: Callable[..., Any], x: Any) -> None:
-    """Raises ``TypeError`` or ``ValueError`` where ``x`` is not a batch of images in [0, 1] on the model's device."""
+    """Check that ``x`` is a batch of images ``[N, C, H, W]`` in [0, 1] on the model's device.
+
+    Raises:
+        TypeError, ValueError: it is not; names what was expected and what came.
+    """
     _check_image(x)
     _check_device(model, x)
     check_range(x)
@@ -201,7 +233,7 @@ def _check_image(x: Any) -> None:
 
 
 def device_of(model: Callable[..., Any], otherwise: torch.device = torch.device("cpu")) -> torch.device:  # noqa: B008
-    """Of a model's parameters or buffers; ``otherwise`` where it has none."""
+    """Return the device of a model's parameters or buffers; ``otherwise`` where it has none."""
     if not isinstance(model, nn.Module):
         return otherwise
     return next((t.device for tensors in (model.parameters(), model.buffers()) for t in tensors), otherwise)
@@ -214,6 +246,11 @@ def _check_device(model: Callable[..., Any], x: Tensor) -> None:
 
 
 def check_range(x: Tensor) -> None:
+    """Check that images are in [0, 1].
+
+    Raises:
+        ValueError: a value is not, or is no number.
+    """
     if x.numel() == 0:
         return
     low, high = (bound.item() for bound in torch.aminmax(x.detach()))
@@ -222,7 +259,7 @@ def check_range(x: Tensor) -> None:
 
 
 def _image_likelihoods(output: Any) -> dict[str, Tensor]:
-    """The named likelihoods ``[N, C, h, w]`` in an image model's output."""
+    """Return the named likelihoods ``[N, C, h, w]`` in an image model's output."""
     if not isinstance(output, Mapping):
         raise TypeError(f"model must return a mapping with the key 'likelihoods', got {type(output).__name__}")
     if "likelihoods" not in output:

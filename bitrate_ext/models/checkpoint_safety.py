@@ -1,6 +1,6 @@
-"""Files of weights that may be damaged or hostile: refused before they cost memory, time, or the process.
+"""Refuse files of weights that are damaged or hostile before they cost memory, time, or the process.
 
-Nothing of a file is ever executed (see ``models.py``). Here is what data alone can do: archives that grow when they are
+Nothing of a file is ever executed (see ``zoo.py``). Here is what data alone can do: archives that grow when they are
 unpacked, tensors that are larger than their bytes, sizes that make a constructor ask for more memory than there is, and
 parameters from which coder tables of any length would follow.
 """
@@ -20,7 +20,11 @@ KERNEL_BYTES = 4 * 9  # of one pair of channels in a 3 x 3 convolution: the leas
 
 
 def check_archive(path: Path) -> None:
-    """Raises ``ValueError`` where a file that ``torch.save`` is said to have written would grow when it is unpacked."""
+    """Check that a file which ``torch.save`` is said to have written does not grow when it is unpacked.
+
+    Raises:
+        ValueError: it would.
+    """
     if not zipfile.is_zipfile(path):
         return
     try:
@@ -36,7 +40,11 @@ def check_archive(path: Path) -> None:
 
 
 def check_weights(path: Path, weights: Mapping[Any, Tensor]) -> None:
-    """Raises ``ValueError`` where a weight is no plain tensor, or larger than the bytes that it has in the file."""
+    """Check that each weight is a plain tensor, no larger than the bytes that it has in the file.
+
+    Raises:
+        ValueError: one is not; names it.
+    """
     for name, weight in weights.items():
         if not isinstance(name, str):
             raise ValueError(f"{path}: names of weights must be text, got {type(name).__name__}")
@@ -53,10 +61,14 @@ def check_weights(path: Path, weights: Mapping[Any, Tensor]) -> None:
 
 
 def rehearse(build: Callable[..., nn.Module], architecture: Any, weights: Mapping[str, Tensor], sizes: Any) -> bool:
-    """Build a model without memory, so that weights that do not fit ask for none; raises what ``build`` raises.
+    """Build a model without memory, so that weights that do not fit ask for none.
 
-    Returns whether it could be done: constructors that compute with values cannot be run this way. Of these the weights
-    must be large enough for the channels that they claim.
+    Returns:
+        Whether it could be done: constructors that compute with values cannot be run this way. Of these the weights
+        must be large enough for the channels that they claim.
+
+    Raises:
+        What ``build`` raises.
     """
     from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
@@ -73,7 +85,11 @@ def rehearse(build: Callable[..., nn.Module], architecture: Any, weights: Mappin
 
 
 def check_quantiles(model: nn.Module) -> None:
-    """Raises ``ValueError`` where an entropy bottleneck's quantiles ask for tables of a senseless length."""
+    """Check that no entropy bottleneck's quantiles ask for tables of a senseless length.
+
+    Raises:
+        ValueError: one's do; names it.
+    """
     for name, part in model.named_modules():
         quantiles = getattr(part, "quantiles", None)
         if not isinstance(quantiles, Tensor) or quantiles.dim() != 3 or quantiles.shape[2] != 3:

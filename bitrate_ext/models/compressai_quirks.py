@@ -9,32 +9,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .observe import watch_calls
+
 FLOOR = 1e-9  # CompressAI's least likelihood: 29.9 bits
 HALF = (torch.float16, torch.bfloat16)
 
 
 @contextlib.contextmanager
 def apply_workarounds(model: Any) -> Iterator[list[str]]:
-    """For the time of the block, likelihoods of ``EntropyBottleneckVbr`` are those of its quantisation step.
+    """Correct the likelihoods of ``EntropyBottleneckVbr`` in the block to those of its quantisation step.
 
     CompressAI passes the step to ``_likelihood_variable`` in the place of another argument, so that it is never used.
-    Yields notes on what was corrected.
+
+    Yields:
+        A list that a warning is added to for each correction.
     """
-    notes: list[str] = []
-    handles = []
-    if isinstance(model, nn.Module):
-        for name, part in model.named_modules():
-            if hasattr(part, "_likelihood_variable"):
-                handles.append(part.register_forward_hook(_correction(name, notes), with_kwargs=True))
-    try:
-        yield notes
-    finally:
-        for handle in handles:
-            handle.remove()
+    warnings: list[str] = []
 
-
-def _correction(name: str, notes: list[str]) -> Any:
-    def correct(module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+    def correct(name: str, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
         step = kwargs.get("qs", args[2] if len(args) > 2 else None)
         if step is None:
             return None
@@ -48,22 +40,24 @@ def _correction(name: str, notes: list[str]) -> Any:
         if torch.allclose(ours, theirs, rtol=1e-5, atol=0):
             return None
         wrong, right = (-p.detach().double().log2().sum().item() for p in (theirs, ours))
-        notes.append(
+        warnings.append(
             f"the likelihoods of model.{name} leave its quantisation step of {float(step.detach()):.3g} out "
             f"({wrong:,.0f} bits); corrected ({right:,.0f} bits)"
         )
         return values, ours
 
-    return correct
+    parts = model.named_modules() if isinstance(model, nn.Module) else ()
+    with watch_calls([(name, part) for name, part in parts if hasattr(part, "_likelihood_variable")], correct):
+        yield warnings
 
 
 def likelihood_warnings(likelihoods: Mapping[str, Tensor]) -> list[str]:
-    """What is to be told of likelihoods ``[N, C, h, w]``: half precision, and those at the floor."""
-    notes = []
+    """Return warnings of likelihoods ``[N, C, h, w]`` in half precision or at CompressAI's floor."""
+    warnings = []
     for name, p in likelihoods.items():
         if p.dtype in HALF:
             zeros = p.numel() - int(torch.count_nonzero(p))
-            notes.append(
+            warnings.append(
                 f"the likelihoods of latent {name!r} are {str(p.dtype).removeprefix('torch.')}, too coarse next to 1 "
                 f"and for CompressAI's floor of 1e-9: {zeros:,} of {p.numel():,} are 0; run them in float32"
             )
@@ -73,8 +67,8 @@ def likelihood_warnings(likelihoods: Mapping[str, Tensor]) -> list[str]:
             continue
         floored = int(torch.count_nonzero(p.detach() <= bound))
         if floored:
-            notes.append(
+            warnings.append(
                 f"{floored:,} of {p.numel():,} likelihoods of latent {name!r} are at CompressAI's floor of 1e-9: the "
                 "estimate stops at 29.9 bits there, whatever the coder spends"
             )
-    return notes
+    return warnings

@@ -6,13 +6,16 @@ from pathlib import Path
 
 from torch import nn
 
-from .zoo import load_checkpoint
+from ..optional import require
+from .demo_forward import DemoForward
+from .zoo import build, make_ready, read_safetensors
 
 DATA = Path(__file__).parent.parent / "data"
+WEIGHTS = DATA / "demo_codec.safetensors"
 
 
 def load_demo_codec() -> nn.Module:
-    """The bundled codec: CompressAI's ``MeanScaleHyperprior``, float32, eval mode, coder tables built.
+    """Load the bundled codec: CompressAI's ``MeanScaleHyperprior``, float32, eval mode, coder tables built.
 
     Its latents are ``y``, 16 pixels a cell, and ``z``, 64. How it was trained and how well it does is in
     ``data/demo_codec.md``; it is no competitor to published codecs.
@@ -20,9 +23,22 @@ def load_demo_codec() -> nn.Module:
     Raises:
         ImportError: CompressAI or safetensors is not installed; says what to install.
     """
-    return load_checkpoint(DATA / "demo_codec.safetensors", "mbt2018-mean")
+    architecture = require("compressai.models").MeanScaleHyperprior
+    return make_ready(build(architecture, *read_safetensors(WEIGHTS)))
+
+
+def load_demo_forward() -> nn.Module:
+    """Load the bundled codec without CompressAI: its forward pass alone, the same to the last bit.
+
+    Raises:
+        ImportError: safetensors is not installed; says what to install.
+    """
+    return DemoForward(read_safetensors(WEIGHTS)[0])
 
 
 def demo_photograph() -> Path:
-    """The bundled photograph, a PNG file of 451 x 300 pixels (W x H): Chelsea the cat, CC0, by Stefan van der Walt."""
+    """Return the bundled photograph, a PNG file of 451 x 300 pixels (W x H): Chelsea the cat, CC0.
+
+    By Stefan van der Walt.
+    """
     return DATA / "chelsea.png"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +17,9 @@ from torch.autograd import forward_ad
 from ..ops.functional import latent_bits
 from ..ops.projection import Reach
 from .adapter import ModelAdapter
+from .observe import watch_calls
 
+dual: Any = forward_ad  # which PyTorch has left untyped
 SAME, EQUAL, UNLIKE = range(3)  # as what a module was given is to a latent
 PROBE_CELLS = (16, 32, 64)  # sides of the grids on which reach is measured, cells
 NOT_LOCAL = (
@@ -41,7 +42,7 @@ class SynthesisTransform:
         return self.inputs[:, self.channels]
 
     def energy(self, tangent: Tensor) -> Tensor:
-        """Squared response to a small change of the latent, summed over output channels.
+        """Return the squared response to a small change of the latent, summed over output channels.
 
         One pass in forward mode (``torch.autograd.forward_ad``).
 
@@ -53,13 +54,13 @@ class SynthesisTransform:
         """
         whole = torch.zeros_like(self.inputs)
         whole[:, self.channels] = tangent
-        with torch.no_grad(), forward_ad.dual_level():
+        with torch.no_grad(), dual.dual_level():
             # A clone: the first layer may work in place.
-            response = self.transform(forward_ad.make_dual(self.inputs.clone(), whole))
-            return forward_ad.unpack_dual(response).tangent.square().sum(dim=1)
+            response: Tensor = dual.unpack_dual(self.transform(dual.make_dual(self.inputs.clone(), whole))).tangent
+            return response.square().sum(dim=1)
 
     def symbol_energy(self, passes: int, generator: torch.Generator) -> Tensor:
-        """Energy ``[N, C, h, w]`` of each symbol's impulse response, the sum of its squares over all outputs.
+        """Estimate the energy ``[N, C, h, w]`` of each symbol's impulse response, its squares summed over all outputs.
 
         Unbiased: the squares of ``J' s`` averaged over ``passes`` random signs ``s``, each one pass in reverse mode
         (Hutchinson's estimator of the diagonal of ``J' J``). Its relative standard deviation is ``sqrt(2 / passes)``.
@@ -74,7 +75,7 @@ class SynthesisTransform:
         return total / passes
 
     def reach(self) -> tuple[Reach, tuple[int, int]]:
-        """What one cell can touch, relative to ``stride * i``, and the stride, in outputs per cell.
+        """Measure what one cell can touch, relative to ``stride * i``, and the stride, in outputs per cell.
 
         A cell that is not a number makes everything that is computed from it not a number, whatever the weights are and
         whichever activations happen to be cut off: one run shows the exact support. Four adjacent cells are tried, in
@@ -111,19 +112,19 @@ class SynthesisTransform:
 
 
 def random_signs(like: Tensor, generator: torch.Generator) -> Tensor:
-    """+1 or -1 at random, in the shape and dtype of ``like``; the same on every device."""
+    """Return +1 or -1 at random, in the shape and dtype of ``like``; the same on every device."""
     signs = torch.randint(0, 2, like.shape, generator=generator, dtype=torch.int8)
     return (2 * signs - 1).to(like)
 
 
 def symbol_bits(likelihoods: Tensor) -> Tensor:
-    """Bits of each symbol: float32 or float64 ``[N, C, h, w]`` of likelihoods of that shape."""
+    """Return the bits of each symbol, float32 or float64 ``[N, C, h, w]``, of likelihoods of that shape."""
     n, c, h, w = likelihoods.shape
     return latent_bits(likelihoods.reshape(n * c, 1, h, w)).reshape(n, c, h, w)
 
 
 def _extents(touched: Tensor, cell: tuple[int, int], stride: tuple[int, int]) -> tuple[Reach, bool]:
-    """Where ``touched [H, W]`` is true, relative to the cell, and whether that ends before the border does."""
+    """Return where ``touched [H, W]`` is true, relative to the cell, and whether that ends before the border does."""
     axes, inside = [], True
     for axis in (0, 1):
         where = touched.any(dim=1 - axis).nonzero().flatten()
@@ -171,11 +172,11 @@ class ModelTrace:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Of the padded images, pixels."""
+        """Return the size of the padded images, pixels."""
         return _grid(self.padded)
 
     def grid(self, latent: str) -> tuple[int, int]:
-        """Cells ``(h, w)`` of a latent on the padded images."""
+        """Return the cells ``(h, w)`` of a latent on the padded images."""
         return self.adapter.grids(self.size)[latent]
 
     def _watched(self) -> dict[str, Tensor]:
@@ -197,19 +198,12 @@ class ModelTrace:
                 call = _Call(name, lambda t: module(t, *rest, **kwargs), *before_and_values, _grid(output))
                 self._calls.append(call)
 
-        handles = []
-        for name, module in self._model.named_modules():
-            if name:
-                handles.append(module.register_forward_pre_hook(before))
-                handles.append(module.register_forward_hook(partial(after, name), with_kwargs=True))
-        try:
+        parts = [(name, module) for name, module in self._model.named_modules() if name]
+        with watch_calls(parts, after, before):
             return self.adapter.run(self.padded, self.forward_kwargs)[1]
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def synthesis(self, latent: str, named: str | None = None) -> SynthesisTransform:
-        """The transform from a latent to the image.
+        """Find the transform from a latent to the image.
 
         Raises:
             ValueError: unknown latent; no such transform, or none of that name.
@@ -226,7 +220,7 @@ class ModelTrace:
         return found
 
     def hyper_synthesis(self, latent: str) -> tuple[SynthesisTransform, str] | None:
-        """The transform from a latent to the grid of another one, and that one's name; None where there is none."""
+        """Find the transform from a latent to another one's grid, and that one's name; None where there is none."""
         self._check_latent(latent)
         branch = latent.rpartition(".")[0]
         for other in self.likelihoods:
@@ -238,7 +232,7 @@ class ModelTrace:
         return None
 
     def reaches_image(self, hyper: SynthesisTransform, onto: str) -> bool:
-        """Whether what a hyper-synthesis returns moves pixels, and does not only say how to code symbols.
+        """Return whether what a hyper-synthesis returns moves pixels, and does not only say how to code symbols.
 
         It does where a Gaussian conditional is given means, which a decoder adds to the symbols: CompressAI's
         autoregressive models do not show that in what ``forward`` reconstructs. Otherwise, where a value that is not a
@@ -247,13 +241,9 @@ class ModelTrace:
         if self._means:
             return True
         name = self.synthesis(onto).name
-        handle = self._model.get_submodule(hyper.name).register_forward_hook(
-            lambda _module, _args, output: torch.full_like(output, torch.nan)
-        )
-        try:
+        hyper_module = [(hyper.name, self._model.get_submodule(hyper.name))]
+        with watch_calls(hyper_module, lambda *call: torch.full_like(call[-1], torch.nan)):
             again = ModelTrace(self.adapter, self.padded, self.forward_kwargs)
-        finally:
-            handle.remove()
         return bool(again.synthesis(onto, name).inputs.isnan().any())
 
     def _check_latent(self, latent: str) -> None:
@@ -262,7 +252,7 @@ class ModelTrace:
             raise ValueError(f"latent must be one of the model's, {known}, got {latent!r}")
 
     def _outermost(self, latent: str, size: tuple[int, ...], named: str | None = None) -> SynthesisTransform | None:
-        """The module that takes the latent's grid to ``size``: the first in the order of ``named_modules``.
+        """Find the module that takes the latent's grid to ``size``: the first in the order of ``named_modules``.
 
         One that was given what the entropy model returned comes before one that was given other values, and one that
         was given nothing else before one that was given more channels.
@@ -285,7 +275,7 @@ class ModelTrace:
         return SynthesisTransform(call.name, call.transform, call.inputs, part)
 
     def _place(self, latent: str, call: _Call) -> tuple[int, int]:
-        """How surely a module was given the latent, and the channel at which it begins.
+        """Say how surely a module was given the latent, and the channel at which it begins.
 
         Entropy models return a latent beside its likelihoods. The module was given that tensor itself, or one with its
         values in it (which other latents of an untrained model may have, too), or something else.
@@ -303,12 +293,12 @@ class ModelTrace:
 
 
 def _grid(tensor: Tensor) -> tuple[int, int]:
-    """Rows and columns of ``[N, C, h, w]``; (0, 0) of other shapes."""
+    """Return rows and columns of ``[N, C, h, w]``; (0, 0) of other shapes."""
     return (tensor.shape[2], tensor.shape[3]) if tensor.dim() == 4 else (0, 0)
 
 
 def _tensors(value: Any) -> list[Tensor]:
-    """All tensors in nested tuples, lists and dicts."""
+    """Return all tensors in nested tuples, lists and dicts."""
     if isinstance(value, Tensor):
         return [value]
     parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()
@@ -316,7 +306,7 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 def _is_given_means(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """A call of CompressAI's ``GaussianConditional(inputs, scales, means)`` with means."""
+    """Return whether that is a call of CompressAI's ``GaussianConditional(inputs, scales, means)`` with means."""
     if not any(kind.__name__ == "GaussianConditional" for kind in type(module).__mro__):
         return False
     return kwargs.get("means") is not None or (len(args) > 2 and args[2] is not None)

@@ -1,4 +1,4 @@
-"""Loading CompressAI's models safely: its published weights, and checkpoints of one's own.
+"""Load CompressAI's models safely: its published weights, and checkpoints of one's own.
 
 Files are read as tensors only (``weights_only=True`` or safetensors), so no code in them ever runs. CompressAI's own
 ``pretrained=True`` unpickles what it downloads. ``compressai`` is imported when a model is asked for, not before.
@@ -10,13 +10,14 @@ import contextlib
 import pickle
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..choices import check_choice, check_published
 from ..optional import require
 from . import checkpoint_safety
 
@@ -26,13 +27,13 @@ MISFIT = (RuntimeError, KeyError, ValueError, TypeError, IndexError, AssertionEr
 
 
 def image_architectures() -> dict[str, type[nn.Module]]:
-    """CompressAI's image models by registry name, and those that users have added with ``register_model``."""
+    """Return CompressAI's image models by registry name, and those that users have added with ``register_model``."""
     video = require("compressai.zoo").video_models
     return {name: architecture for name, architecture in _architectures().items() if name not in video}
 
 
 def _architectures() -> dict[str, type[nn.Module]]:
-    """Those of images and of video: of all but point clouds."""
+    """Return those of images and of video: all but point clouds."""
     require("compressai.models")
     others = require("compressai.zoo").pointcloud_models
     registry = require("compressai.registry").MODELS
@@ -40,7 +41,7 @@ def _architectures() -> dict[str, type[nn.Module]]:
 
 
 def load_zoo_model(name: str, quality: int | None = None, metric: str = "mse") -> nn.Module:
-    """A model of CompressAI's zoo with its published weights, in eval mode, coder tables built.
+    """Load a model of CompressAI's zoo with its published weights, in eval mode, coder tables built.
 
     The weights are downloaded once, into ``torch.hub``'s cache.
 
@@ -55,35 +56,22 @@ def load_zoo_model(name: str, quality: int | None = None, metric: str = "mse") -
         RuntimeError: they could not be downloaded or read.
         ImportError: CompressAI is not installed.
     """
-    image, variable = require("compressai.zoo.image"), require("compressai.zoo.image_vbr")
-    video = require("compressai.zoo.video")
-    urls = {**image.model_urls, **variable.model_urls, **video.model_urls}
-    if name == "bmshj2018-factorized-relu":
-        raise ValueError(
-            f"there are no weights for {name!r}: CompressAI publishes none, and its zoo function of that name returns "
-            "'bmshj2018-factorized', with GDN; ask for that"
-        )
-    _check_choice("name", name, urls)
-    _check_choice(f"metric of {name!r}", metric, urls[name])
-    if name in variable.model_urls:
-        if quality not in (None, 0):  # 0 is the placeholder in CompressAI's own signature
-            raise ValueError(f"quality of {name!r} must be None, got {quality!r}: one checkpoint serves all rates")
-        url = urls[name][metric]
-    else:
-        _check_choice(f"quality of {name!r}", quality, urls[name][metric])
-        url = urls[name][metric][quality]
+    check_published(name, quality, metric)
+    homes = [require(f"compressai.zoo.{home}") for home in ("image", "image_vbr", "video")]
+    home = next(home for home in homes if name in home.model_urls)
+    url = home.model_urls[name][metric]
+    if not isinstance(url, str):  # by quality
+        url = url[quality]
     try:
         with contextlib.redirect_stdout(sys.stderr):  # torch.hub announces the download on stdout
             weights = torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         raise RuntimeError(f"the weights of {name!r} could not be loaded from {url}: {_first_line(error)}") from error
-    architectures = {**image.model_architectures, **variable.model_architectures, **video.model_architectures}
-    architecture = architectures[name]
-    return _ready(_build(architecture, _prepared(weights)))
+    return make_ready(build(home.model_architectures[name], _prepared(weights)))
 
 
 def load_checkpoint(path: str | Path, name: str | None = None) -> nn.Module:
-    """A CompressAI image or video model from a file of weights, in eval mode, coder tables built.
+    """Load a CompressAI image or video model from a file of weights, in eval mode, coder tables built.
 
     Args:
         path: a ``.safetensors`` file, or what ``torch.save`` wrote: a state dict, or a training checkpoint that holds
@@ -101,22 +89,17 @@ def load_checkpoint(path: str | Path, name: str | None = None) -> nn.Module:
         raise FileNotFoundError(f"there is no checkpoint file {path}")
     architectures = _architectures()
     if name is not None:
-        _check_choice("name", name, architectures)
-    weights, sizes = _read_safetensors(path) if path.suffix == ".safetensors" else (_read_pickle(path), ())
+        check_choice("name", name, sorted(architectures))
+    weights, sizes = read_safetensors(path) if path.suffix == ".safetensors" else (_read_pickle(path), ())
     checkpoint_safety.check_weights(path, weights)
     weights = _prepared(weights)
     if name is None:
         name = _only_fit(path, architectures, weights, sizes)
     try:
-        checkpoint_safety.rehearse(_build, architectures[name], weights, sizes)
-        return _ready(_build(architectures[name], weights, sizes))
+        checkpoint_safety.rehearse(build, architectures[name], weights, sizes)
+        return make_ready(build(architectures[name], weights, sizes))
     except MISFIT as error:
         raise ValueError(f"the weights in {path} do not fit {name!r}: {_reason(error)}") from error
-
-
-def _check_choice(what: str, choice: Any, choices: Mapping[Any, Any]) -> None:
-    if choice not in choices:
-        raise ValueError(f"{what} must be one of {', '.join(map(repr, sorted(choices)))}, got {choice!r}")
 
 
 def _first_line(error: BaseException) -> str:
@@ -124,15 +107,20 @@ def _first_line(error: BaseException) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """Why weights do not fit, in one line; PyTorch lists every key."""
+    """Say why weights do not fit, in one line; PyTorch lists every key."""
     if isinstance(error, KeyError):
         return f"no {error.args[0]!r} in it"
     text = " ".join(str(error).split())
     return text if len(text) <= 300 else f"{text[:300]} ..."
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], tuple[int, ...]]:
-    """The tensors, and the constructor's arguments where the metadata has them."""
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], tuple[int, ...]]:
+    """Return the tensors of a file, and the constructor's arguments where its metadata has them.
+
+    Raises:
+        ValueError: it is damaged.
+        ImportError: safetensors is not installed.
+    """
     safetensors = require("safetensors")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -148,9 +136,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     checkpoint_safety.check_archive(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # remarks on pickle protocols and storages, about which a user can do nothing
+            warnings.simplefilter("ignore")  # of pickle protocols and storages, about which a user can do nothing
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # PyTorch's text goes on to advise weights_only=False.
@@ -170,7 +156,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
 
 
 def _prepared(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Keys as the installed CompressAI has them (older versions' and ``DataParallel``'s are renamed), tables emptied.
+    """Rename keys to those of the installed CompressAI (from older versions' and ``DataParallel``'s), and empty tables.
 
     Tables are rebuilt from the weights in any case, and CompressAI refuses those of its own variable-rate models.
     """
@@ -178,13 +164,16 @@ def _prepared(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: value.new_empty(0) if key.endswith(TABLES) else value for key, value in renamed.items()}
 
 
-def _build(architecture: Any, weights: Mapping[str, Tensor], sizes: tuple[int, ...] = ()) -> nn.Module:
-    """The model with these weights; raises one of ``MISFIT`` where they do not fit.
+def build(architecture: Any, weights: Mapping[str, Tensor], sizes: tuple[int, ...] = ()) -> nn.Module:
+    """Build a model with these weights.
 
     With ``sizes``, the constructor's arguments, coder tables may be missing from the weights: they are derived.
+
+    Raises:
+        MISFIT: they do not fit.
     """
     if sizes:
-        model = architecture(*sizes)
+        model: nn.Module = architecture(*sizes)
         missing = [key for key, _ in model.named_parameters() if key not in weights]
         if missing:
             raise KeyError(missing[0])
@@ -192,18 +181,23 @@ def _build(architecture: Any, weights: Mapping[str, Tensor], sizes: tuple[int, .
         return model
     # Variable-rate models have an optional part, which from_state_dict cannot tell from the weights.
     optional = {"vr_entbttlnck": True} if any(key.startswith("gayn2zqstep.") for key in weights) else {}
-    return architecture.from_state_dict(dict(weights), **optional)
+    from_weights: Callable[..., nn.Module] = architecture.from_state_dict
+    return from_weights(dict(weights), **optional)
 
 
 def _only_fit(
     path: Path, architectures: Mapping[str, Any], weights: Mapping[str, Tensor], sizes: tuple[int, ...]
 ) -> str:
-    """The one architecture that takes these weights; each is tried."""
+    """Find the one architecture that takes these weights, by trying each.
+
+    Raises:
+        ValueError: none does, or several.
+    """
     fitting = []
     for name, architecture in architectures.items():
         with contextlib.suppress(*MISFIT):
-            if not checkpoint_safety.rehearse(_build, architecture, weights, sizes):
-                _build(architecture, weights, sizes)
+            if not checkpoint_safety.rehearse(build, architecture, weights, sizes):
+                build(architecture, weights, sizes)
             fitting.append(name)
     if len(fitting) != 1:
         found = f"fit {' and '.join(map(repr, fitting))}" if fitting else "fit no known architecture"
@@ -212,9 +206,14 @@ def _only_fit(
     return fitting[0]
 
 
-def _ready(model: Any) -> nn.Module:
-    """In eval mode, with coder tables of these weights: tables in a checkpoint may be older than its weights."""
+def make_ready(model: nn.Module) -> nn.Module:
+    """Set eval mode, and make coder tables of the weights: tables in a checkpoint may be older than them.
+
+    Raises:
+        ValueError: the weights ask for tables of a senseless length.
+    """
     model.eval()
     checkpoint_safety.check_quantiles(model)
-    model.update(force=True)
+    coder: Any = model
+    coder.update(force=True)
     return model

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import choices
 from .band import Band, Floats, Integers, band_of
 
 Rows = tuple[Integers, Floats]  # the first cell of each pixel, [pixels], and weights, [taps, pixels]
@@ -78,8 +79,6 @@ def _transposed_rows(start: Integers, weight: Floats, cells: int) -> Rows:
 class _Nearest(Projection):
     """Every bit of a cell spread evenly over the cell's own square of pixels."""
 
-    name = "nearest"
-
     def rows(self, cells: int, pixels: int, cells_per_pixel: float, conserve: bool) -> Rows:
         pixel = np.arange(pixels)
         if conserve and pixels < cells:  # each cell gives all its bits to one pixel
@@ -93,8 +92,6 @@ class _Nearest(Projection):
 
 class _Bilinear(Projection):
     """Linear interpolation between cell centres (half-pixel centres, the border cell repeated), as in PyTorch."""
-
-    name = "bilinear"
 
     def rows(self, cells: int, pixels: int, cells_per_pixel: float, conserve: bool) -> Rows:
         if conserve and pixels < cells:  # each cell splits its bits linearly between its two nearest pixels
@@ -122,8 +119,6 @@ class _Bilinear(Projection):
 class _Area(Projection):
     """Bits follow the area that a cell and a pixel share; ``conserve=False`` is PyTorch's adaptive average."""
 
-    name = "area"
-
     def rows(self, cells: int, pixels: int, cells_per_pixel: float, conserve: bool) -> Rows:
         pixel = np.arange(pixels)
         first = pixel * cells // pixels
@@ -139,9 +134,9 @@ class _Area(Projection):
         return start, (overlap > 0) / (last - first)
 
 
-PROJECTIONS: dict[str, Projection] = {p.name: p for p in (_Nearest(), _Bilinear(), _Area())}
-for _built_in in PROJECTIONS.values():
-    _built_in.key = _built_in.name  # so that exported programs name it in words
+PROJECTIONS: dict[str, Projection] = dict(zip(choices.PROJECTIONS, (_Nearest(), _Bilinear(), _Area()), strict=True))
+for _name, _built_in in PROJECTIONS.items():
+    _built_in.name = _built_in.key = _name  # the key, too, so that exported programs name it in words
     _living[_built_in.key] = _built_in
 
 

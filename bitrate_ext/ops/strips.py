@@ -47,7 +47,6 @@ class RowProjector:
     ) -> None:
         top, left, self.height, self.width = crop
         self._bands: dict[str, list[tuple[Band, Band]]] = {}
-        self._first: dict[str, Integers] = {}  # [height + 1], see `lowest`
         self._last: dict[str, Integers] = {}  # [height]: rows of cells that this and earlier rows of pixels need
         for name, (h, w) in grids.items():
             vertical = Axis(h, size[0], top, self.height, conserve)
@@ -56,10 +55,8 @@ class RowProjector:
                 (axis_band(term.along(0), vertical, CPU), axis_band(term.along(1), horizontal, CPU))
                 for term in projections[name].terms
             ]
-            starts = [(band.start.numpy(), band.taps) for band, _ in self._bands[name]]
-            first = np.min([start for start, _ in starts], axis=0)
-            self._first[name] = np.append(np.minimum.accumulate(first[::-1])[::-1], h)
-            self._last[name] = np.maximum.accumulate(np.max([start + taps for start, taps in starts], axis=0))
+            ends = [band.start.numpy() + band.taps for band, _ in self._bands[name]]
+            self._last[name] = np.maximum.accumulate(np.max(ends, axis=0))
 
     def cells(self, name: str, first: int, last: int) -> tuple[int, int]:
         """Return the rows of cells that rows of pixels read: the first, and one past the last."""
@@ -69,14 +66,6 @@ class RowProjector:
     def ready(self, cells: Mapping[str, int]) -> int:
         """Return how many rows of pixels, from the first, need no more than so many rows of cells of each latent."""
         return min(int(np.searchsorted(self._last[name], count, side="right")) for name, count in cells.items())
-
-    def lowest(self, name: str, first: int) -> int:
-        """Return the first row of cells that a row of pixels or a later one needs; their count where none is left."""
-        return int(self._first[name][first])
-
-    def most_cells(self, name: str) -> int:
-        """Return how many rows of cells one row of pixels reads at most, with those kept for later ones."""
-        return int((self._last[name] - self._first[name][:-1]).max(initial=0))
 
     def map(
         self, held: Mapping[str, tuple[int, Tensor]], first: int, out: Tensor, *, native: bool | None = None

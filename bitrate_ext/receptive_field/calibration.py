@@ -19,16 +19,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..checks import check_whole_number
+from ..choices import FEWEST_SAMPLES, SAMPLES
 from ..io.images import load_image
 from ..models.adapter import ModelAdapter, check_eval_mode
 from ..models.demo_codec import demo_photograph
+from ..models.observe import leave_as_found
 from ..models.trace import ModelTrace, SynthesisTransform, random_signs, symbol_bits
 from ..ops.projection import Projection, Reach, get_projection
 from .field import FORMAT, ReceptiveField, Term
 from .separable import separable_terms
 
 METHOD = 1  # of measuring: what is in the cache of another one is not used
-SAMPLES = 64  # passes in forward mode
 NORM_PASSES = 16  # passes in reverse mode for each image; their noise averages out over the symbols
 SPARE_CELLS = (8, 3)  # by which the bundled photograph is made larger than the reach, of y and of z
 
@@ -75,8 +77,7 @@ def calibrate(
             images smaller than its reach.
         TypeError: ``model`` is no ``nn.Module``; and as ``BitrateMapper`` for models and images.
     """
-    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 2:
-        raise ValueError(f"samples must be a whole number of at least 2, got {samples!r}")
+    check_whole_number("samples", samples, FEWEST_SAMPLES)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, whose parts can be watched, got {type(model).__name__}")
     check_eval_mode(model)
@@ -97,7 +98,8 @@ def calibrate(
             model, onto, images, samples, synthesis=synthesis, cache=cache, notice=notice, **forward_kwargs
         )
 
-    field = _Calibration(model, given, samples, synthesis, forward_kwargs, painted).measure(latent)
+    with leave_as_found(model):
+        field = _Calibration(model, given, samples, synthesis, forward_kwargs, painted).measure(latent)
     if stored is not None:
         try:
             stored.parent.mkdir(parents=True, exist_ok=True)
@@ -312,7 +314,7 @@ class _LastFrame(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.train(model.training)
+        self.training = model.training  # train() would set it in each of the model's parts
 
     def forward(self, x: Tensor, **forward_kwargs: Any) -> dict[str, Any]:
         output = self.model([x.roll((2, 2), dims=(2, 3)), x], **forward_kwargs)

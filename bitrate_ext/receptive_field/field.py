@@ -17,6 +17,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..atomic import open_all_or_none
+from ..choices import RECEPTIVE_FIELD
 from ..ops.projection import Projection, Reach
 
 Rows = tuple[NDArray[np.int64], NDArray[np.float64]]  # first cell [pixels] and weights [taps, pixels] of each pixel
@@ -44,7 +46,7 @@ class ReceptiveField(Projection):
     Needs ``stride`` pixels a cell: a canvas of ``size = cells * stride``, of which ``crop`` takes the image.
     """
 
-    name = "receptive-field"
+    name = RECEPTIVE_FIELD
 
     def __init__(
         self,
@@ -126,17 +128,11 @@ class ReceptiveField(Projection):
 
     def save(self, file: str | os.PathLike[str] | IO[bytes]) -> None:
         """Write it to a small file, which ``ReceptiveField.load`` reads; one of that name is replaced in one step."""
-        if not isinstance(file, (str, os.PathLike)):
-            self._write(file)
-            return
-        path = Path(file)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            with partial.open("wb") as opened:
+        if isinstance(file, (str, os.PathLike)):
+            with open_all_or_none([Path(file)]) as (opened,):
                 self._write(opened)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        else:
+            self._write(file)
 
     def _write(self, file: IO[bytes]) -> None:
         about = {

@@ -1,20 +1,23 @@
-"""Average pictures that come in strips, down to a size that people look at."""
+"""Average images that come in strips, down to a size that people look at."""
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
 
-LONG_SIDE = 4096  # of reduced pictures, at most, pixels
+import numpy as np
+from numpy.typing import NDArray
+
+LONG_SIDE = 4096  # of reduced images, at most, pixels
 
 
 def downsampled_size(shape: tuple[int, ...], long_side: int = LONG_SIDE) -> tuple[int, tuple[int, int]]:
-    """The side of the squares of pixels that are averaged, and (h, w) of what results."""
+    """Return the side of the squares of pixels that are averaged, and (h, w) of what results."""
     factor = -(-max(shape) // long_side)
     return factor, (-(-shape[0] // factor), -(-shape[1] // factor))
 
 
 class Downsampler:
-    """A picture that comes in strips, averaged over squares of pixels so that no side is longer than ``long_side``.
+    """An image that comes in strips, averaged over squares of pixels so that no side is longer than ``long_side``.
 
     Squares at the right and lower border average the pixels that they have.
 
@@ -31,8 +34,8 @@ class Downsampler:
         self._sums = np.zeros(size[1:])  # of the rows of the present squares
         self._row = 0
 
-    def add(self, strip: np.ndarray) -> None:
-        """The next rows."""
+    def add(self, strip: NDArray[Any]) -> None:
+        """Take the next rows."""
         starts = np.arange(0, self._width, self.factor)
         while len(strip):
             part = strip[: self.factor - self._row % self.factor]
@@ -42,7 +45,7 @@ class Downsampler:
             self._settle()
 
     def _settle(self) -> None:
-        """What the present squares hold so far, as a mean."""
+        """Put down the mean of what the present squares hold so far."""
         at = (self._row - 1) // self.factor
         rows = self._row - at * self.factor
         columns = np.diff(np.append(np.arange(0, self._width, self.factor), self._width))

@@ -1,16 +1,16 @@
-"""Maps of pictures that neither fit into memory nor through the model at once: the model in tiles, the map in strips.
+"""Maps of images that neither fit into memory nor through the model at once: the model in tiles, the map in strips.
 
-Tiles are run band by band from the top. The likelihoods of a band wait until the rows of the map that they weigh on are
-computed, by the kernels that map whole images: the bytes are those of the map of all likelihoods together.
+Tiles are run band by band from the top. Of each only the bits of its cells stay. Rows of the map are computed as soon
+as the cells are there that weigh on them, by the kernels that map whole images: the bytes are those of the map of all
+cells together.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -18,51 +18,54 @@ from typing import IO, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import memory
 from ..atomic import open_all_or_none
+from ..checks import check_whole_number
 from ..io.map_writers import NpzWriter, Strips, format_of, write_tiff
-from ..io.windowed import Picture, TensorPicture, open_picture
+from ..io.windowed import ImageSource, TensorImage, open_image
 from ..mapping.layout import outside_bits
 from ..mapping.mapper import AnyProjection, BitrateMapper
+from ..mapping.psnr import squared_error, to_decibels
 from ..memory import MemoryLimitError, is_out_of_memory
 from ..models.adapter import device_of
 from ..ops.functional import latent_bits
 from ..ops.strips import ROWS, RowProjector
 from .downsample import Downsampler
-from .planning import CPU, MemoryModel, Plan, plan_tiles
+from .planning import CPU, Plan, plan_tiles
 from .tiling import Span, Tile, run_tile
 
-SAMPLE = 512  # side of the part of a picture that the model is tried on before, at most, pixels
+SAMPLE = 512  # side of the part of an image that the model is tried on before, at most, pixels
 Progress = Callable[[int, int], None]  # tiles done, tiles in all
 
 
 @dataclass(frozen=True, eq=False)
 class PictureResult:
-    """Where a model spends its bits on a picture, besides the map, which is in the file.
+    """Where a model spends its bits on an image, besides the map, which is in the file.
 
-    Numbers are those of ``BitrateResult`` for the one picture.
+    Numbers are those of ``BitrateResult`` for the one image.
     """
 
     size: tuple[int, int]  # (H, W), pixels
     total_bits: float
     padding_bits: float
     bpp: float
-    latent_bits: dict[str, Tensor]  # float64 [h, w], bits per cell on the grid of the padded picture
+    latent_bits: dict[str, Tensor]  # float64 [h, w], bits per cell on the grid of the padded image
     psnr_db: float | None  # of x_hat cut to [0, 1]; None where it was not asked for, is exact, or the model gives none
     plan: Plan  # as carried out: with smaller tiles than at first where memory ran out
     seconds: float
-    reduced: np.ndarray  # float32 [h', w'], the map averaged over squares of pixels, at most 4096 a side
-    reduced_picture: np.ndarray = field(default_factory=lambda: np.zeros(0))  # [h', w', C]
+    reduced: NDArray[np.float32]  # [h', w'], the map averaged over squares of pixels, at most 4096 a side
+    reduced_picture: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))  # [h', w', C]
 
 
 class TiledRun:
-    """One picture, one model: a plan, and its execution.
+    """One image, one model: a plan, and its execution.
 
     Args:
         mapper: has the model and the projection.
-        picture: the picture.
+        image: the image.
         max_memory: bytes that the process may hold on the model's device. Default: what it holds, and 80 % of what the
             machine has left.
         tile: side of the tiles' insides, pixels, rounded up to the model's strides. Default: the largest that fit.
@@ -78,7 +81,7 @@ class TiledRun:
     def __init__(
         self,
         mapper: BitrateMapper,
-        picture: Picture,
+        image: ImageSource,
         *,
         max_memory: int | None = None,
         tile: int | None = None,
@@ -87,34 +90,29 @@ class TiledRun:
         x_hat: Tensor | None = None,
         forward_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
-        _check_count("max_memory", max_memory)
-        _check_count("tile", tile)
-        self.mapper, self.picture = mapper, picture
+        if max_memory is not None:
+            check_whole_number("max_memory", max_memory, 1)
+        if tile is not None:
+            check_whole_number("tile", tile, 1)
+        self.mapper, self.image = mapper, image
         self._adapter = adapter = mapper.adapter
         self._kwargs = dict(forward_kwargs or {})
         sample = self._sample()
         mapper.resolve(sample, self._kwargs)
         self._like = sample[:, :, :1, :1].clone()
         self._latents, self._psnr, self._x_hat = latents, psnr, x_hat
-        if x_hat is not None and x_hat.shape[-2:] != (picture.height, picture.width):
+        if x_hat is not None and x_hat.shape[-2:] != (image.height, image.width):
             raise ValueError(
-                f"x_hat must be [C, {picture.height}, {picture.width}] like the picture, got {list(x_hat.shape)}"
+                f"x_hat must be [C, {image.height}, {image.width}] like the picture, got {list(x_hat.shape)}"
             )
-        self.canvas, self.crop = adapter.canvas(picture.height, picture.width)
+        self.canvas, self.crop = adapter.canvas(image.height, image.width)
         grids = adapter.grids(self.canvas)
         self._rows = RowProjector(grids, self.canvas, self.crop, mapper.projections)
-        self._bits = {name: torch.zeros(grid, dtype=torch.float64) for name, grid in grids.items()}
-        self._error = [0.0, 0]  # sum of squares, and of how many values
-        costs = None
-        try:
-            costs = MemoryModel(adapter, picture, self._rows, self._like, self._kwargs)
-        except MemoryLimitError:
-            if tile is None or max_memory is not None:
-                raise
+        self._cells = {name: torch.zeros(1, *grid, dtype=torch.float64) for name, grid in grids.items()}  # bits
+        self._squares = 0.0  # of the reconstruction's errors
         self.plan = plan_tiles(
             adapter,
-            picture,
-            costs,
+            image,
             self._like,
             self._kwargs,
             max_memory=max_memory,
@@ -126,30 +124,30 @@ class TiledRun:
     def run(self, write: Callable[[Strips], None], progress: Progress | None = None) -> PictureResult:
         """Run the model and hand the map, strip after strip, to ``write``, which must take them all."""
         start = time.perf_counter()
-        shape = (self.picture.height, self.picture.width)
-        reduced, reduced_picture = Downsampler(shape), Downsampler(shape, self._like.shape[1])
+        shape, channels = (self.image.height, self.image.width), self._like.shape[1]
+        reduced, reduced_picture = Downsampler(shape), Downsampler(shape, channels)
 
         def strips() -> Strips:
             for top, strip in self._strips(progress or (lambda _done, _total: None)):
                 reduced.add(strip["map"])
-                pixels = self.picture.window(top, 0, len(strip["map"]), shape[1])
+                pixels = self.image.crop(top, 0, len(strip["map"]), shape[1])
                 reduced_picture.add(pixels[0].permute(1, 2, 0).numpy())
                 yield strip
 
-        write(strips())
-        total = sum(bits.sum().item() for bits in self._bits.values())
+        with memory.unpooled():  # as the footprint was measured
+            write(strips())
+        total = sum(bits.sum().item() for bits in self._cells.values())
         padding = sum(
-            outside_bits(bits[None], self.mapper.projections[name], self.canvas, self.crop).item()
-            for name, bits in self._bits.items()
+            outside_bits(bits, self.mapper.projections[name], self.canvas, self.crop).item()
+            for name, bits in self._cells.items()
         )
-        mean = self._error[0] / self._error[1] if self._error[1] else 0.0
         return PictureResult(
             size=shape,
             total_bits=total,
             padding_bits=padding,
             bpp=total / (shape[0] * shape[1]),
-            latent_bits=self._bits,
-            psnr_db=-10 * math.log10(mean) if mean > 0 else None,
+            latent_bits={name: bits[0] for name, bits in self._cells.items()},
+            psnr_db=to_decibels(self._squares / (channels * shape[0] * shape[1])),
             plan=self.plan,
             seconds=time.perf_counter() - start,
             reduced=reduced.pixels,
@@ -157,78 +155,67 @@ class TiledRun:
         )
 
     def _sample(self) -> Tensor:
-        """A part of the picture, on the model's device."""
-        height, width = (min(SAMPLE, length) for length in (self.picture.height, self.picture.width))
-        top, left = (self.picture.height - height) // 2, (self.picture.width - width) // 2
-        return self.picture.window(top, left, height, width).to(device_of(self._adapter.model))
+        """Return a part of the image, on the model's device."""
+        height, width = (min(SAMPLE, length) for length in (self.image.height, self.image.width))
+        top, left = (self.image.height - height) // 2, (self.image.width - width) // 2
+        return self.image.crop(top, left, height, width).to(device_of(self._adapter.model))
 
-    def _strips(self, progress: Progress) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        """Rows of the maps as soon as the cells are there that they need."""
-        done = 0  # rows of the map
-        for held in self._bands(progress):
-            ready = self._rows.ready({name: base + p.shape[2] for name, (base, p) in held.items()})
-            for top in range(done, ready, ROWS):
-                yield top, self._maps(held, top, min(ROWS, ready - top))
-            done = ready
-            for name, (base, p) in held.items():
-                lowest = min(max(base, self._rows.lowest(name, done)), base + p.shape[2])
-                held[name] = lowest, p[:, :, lowest - base :].clone()
-            del p  # the band is large
+    def _strips(self, progress: Progress) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
+        """Yield rows of the maps as soon as the cells are there that they need, and the first one's number."""
+        top = 0
+        for done in self._bands(progress):
+            ready = self._rows.ready({name: done // down for name, (down, _) in self._adapter.strides.items()})
+            while top < ready:
+                rows = min(ROWS, ready - top)
+                yield top, self._maps(top, rows)
+                top += rows
 
-    def _maps(self, held: Mapping[str, tuple[int, Tensor]], top: int, rows: int) -> dict[str, np.ndarray]:
-        """So many rows of all maps, ``[rows, W]``."""
+    def _maps(self, top: int, rows: int) -> dict[str, NDArray[Any]]:
+        """Return so many rows of all maps, ``[rows, W]``."""
 
-        def rows_of(latents: Mapping[str, tuple[int, Tensor]]) -> np.ndarray:
+        def rows_of(names: Sequence[str]) -> NDArray[Any]:
             out = torch.empty(1, 1, rows, self._rows.width, dtype=self.dtype)
-            return self._rows.map(latents, top, out)[0, 0].numpy()
+            self._rows.map({name: (0, self._cells[name]) for name in names}, top, out)
+            return np.asarray(out[0, 0])
 
-        found = {"map": rows_of(held)}
-        if self._latents and len(held) > 1:
-            found |= {f"maps/{name}": rows_of({name: one}) for name, one in held.items()}
-        elif self._latents:
-            found |= {f"maps/{name}": found["map"] for name in held}
+        names = list(self._cells)
+        found = {"map": rows_of(names)}
+        if self._latents:
+            found |= {f"maps/{name}": rows_of([name]) if len(names) > 1 else found["map"] for name in names}
         return found
 
-    def _bands(self, progress: Progress) -> Iterator[dict[str, tuple[int, Tensor]]]:
-        """The likelihoods of one band of tiles after another, below those that the caller has left in the same dict."""
-        held: dict[str, tuple[int, Tensor]] = {}
+    def _bands(self, progress: Progress) -> Iterator[int]:
+        """Run one band of tiles after another; yield how many rows of the canvas are done."""
         done, tiles_done, shrunk = 0, 0, False
         while done < self.canvas[0]:
-            tiling = self.plan.tiling
+            tiling, smaller = self.plan.tiling, None
             span = tiling.span(0, done)
             total = tiles_done + tiling.along(0, done) * tiling.along(1)
             try:
-                band = self._band(held, span, partial(_report, progress, tiles_done, total))
+                self._squares += self._run_band(span, partial(_report, progress, tiles_done, total))
             except (MemoryError, RuntimeError) as error:
-                smaller = tiling.halved()
                 if not is_out_of_memory(error):
                     raise
+                smaller = tiling.halved()
                 if shrunk or smaller is None:
                     raise MemoryLimitError(
                         f"memory ran out with tiles of {tiling.inside[0]} x {tiling.inside[1]} pixels"
                         f"{' as it did with twice that' if shrunk else ''}; give a lower max_memory or a smaller tile"
                     ) from error
-                shrunk = True
-            else:
-                smaller = None
             if smaller is not None:  # not in the handler, where the error still holds the failed call's tensors
                 memory.trim()
-                self.plan = replace(self.plan, tiling=smaller)
+                self.plan, shrunk = replace(self.plan, tiling=smaller), True
                 continue
-            held.update(band)
-            del band
-            yield held
             done, tiles_done = span[2], tiles_done + tiling.along(1)
+            yield done
 
-    def _band(
-        self, held: Mapping[str, tuple[int, Tensor]], rows: Span, progress: Callable[[int], None]
-    ) -> dict[str, tuple[int, Tensor]]:
-        """Likelihoods of a band of tiles below those that are held, on the CPU."""
-        band: dict[str, tuple[int, Tensor]] = {}
+    def _run_band(self, rows: Span, progress: Callable[[int], None]) -> float:
+        """Keep the bits of a band's cells and its reconstruction; return the sum of the latter's squared errors."""
+        squares = 0.0
         for index, columns in enumerate(self.plan.tiling.spans(1)):
             tile = run_tile(
                 self._adapter,
-                self.picture,
+                self.image,
                 self.plan.tiling,
                 rows,
                 columns,
@@ -237,55 +224,31 @@ class TiledRun:
                 x_hat=self._psnr or self._x_hat is not None,
             )
             for name, p in tile.likelihoods.items():
-                if name not in band:
-                    band[name] = self._room(held, name, p, rows)
-                base, room = band[name]
                 down, across = self._adapter.strides[name]
-                first, left = tile.crop[0] // down, tile.crop[1] // across
-                room[:, :, first - base :, left : left + p.shape[3]] = p
-                self._bits[name][first : first + p.shape[2], left : left + p.shape[3]] = latent_bits(
-                    p, dtype=torch.float64
-                )[0].cpu()
-            self._take_reconstruction(tile)
+                top, left = tile.crop[0] // down, tile.crop[1] // across
+                cells = self._cells[name][:, top : top + p.shape[2], left : left + p.shape[3]]
+                cells.copy_(latent_bits(p, dtype=torch.float64))
+            squares += self._take_reconstruction(tile)
             progress(index + 1)
-        return band
+        return squares
 
-    def _room(self, held: Mapping[str, tuple[int, Tensor]], name: str, p: Tensor, rows: Span) -> tuple[int, Tensor]:
-        """For the rows of cells that are held and those of a band."""
-        first = rows[1] // self._adapter.strides[name][0]
-        base, kept = held.get(name, (first, p[:, :, :0].cpu()))
-        room = torch.empty(1, p.shape[1], first - base + p.shape[2], self._bits[name].shape[1], dtype=p.dtype)
-        room[:, :, : first - base, : kept.shape[3]] = kept
-        return base, room
-
-    def _take_reconstruction(self, tile: Tile) -> None:
-        if tile.x_hat is None:
-            return
+    def _take_reconstruction(self, tile: Tile) -> float:
+        """Keep a tile's part of the reconstruction; return the sum of its squared errors, 0 where nobody asks."""
         (top, left, height, width), (y, x, *_) = tile.crop, self.crop
-        first, last = max(0, top - y), min(self.picture.height, top + height - y)
-        before, after = max(0, left - x), min(self.picture.width, left + width - x)
-        if last <= first or after <= before:
-            return
+        first, last = max(0, top - y), min(self.image.height, top + height - y)
+        before, after = max(0, left - x), min(self.image.width, left + width - x)
+        if tile.x_hat is None or last <= first or after <= before:
+            return 0.0
         part = tile.x_hat[:, :, first + y - top : last + y - top, before + x - left : after + x - left].cpu()
         if self._x_hat is not None:
             self._x_hat[..., first:last, before:after] = part if self._x_hat.dim() == 4 else part[0]
-        if self._psnr:
-            pixels = self.picture.window(first, before, last - first, after - before)
-            self._error[0] += (part.double().clamp(0, 1) - pixels.double()).square().sum().item()
-            self._error[1] += part.numel()
+        if not self._psnr:
+            return 0.0
+        return squared_error(part, self.image.crop(first, before, last - first, after - before))
 
 
 def _report(progress: Progress, before: int, total: int, done: int) -> None:
     progress(before + done, total)
-
-
-def _check_count(name: str, value: Any) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 def map_picture(
@@ -302,9 +265,9 @@ def map_picture(
     progress: Progress | None = None,
     **forward_kwargs: Any,
 ) -> PictureResult:
-    """Map a picture of any size into a file, within a limit of memory.
+    """Map an image of any size into a file, within a limit of memory.
 
-    Where the whole picture does not fit through the model, it goes in tiles with a halo as wide as the model's measured
+    Where the whole image does not fit through the model, it goes in tiles with a halo as wide as the model's measured
     reach. Cells then have the bits of the whole run to the rounding of the network; the map of these cells is exact,
     byte for byte. See docs/big-pictures.md.
 
@@ -329,7 +292,7 @@ def map_picture(
         ImageError: of the file, as ``load_image``.
         MemoryLimitError: the limit is too low for the smallest tiles; gives the figures. Also where memory ran out, and
             again with tiles of half the side.
-        ValueError: the picture needs tiles, and the model has no finite reach; other arguments.
+        ValueError: the image needs tiles, and the model has no finite reach; other arguments.
         OSError: the output cannot be written.
     """
     output = Path(output)
@@ -337,13 +300,14 @@ def map_picture(
     mapper = model if isinstance(model, BitrateMapper) else BitrateMapper(model, projection=projection)
     with contextlib.ExitStack() as stack:
         if isinstance(picture, Tensor):
-            opened: Picture = TensorPicture(picture)
+            image: ImageSource = TensorImage(picture)
         else:
-            _check_count("max_memory", max_memory)
-            opened = stack.enter_context(open_picture(picture, room_for_picture(device_of(mapper.model), max_memory)))
+            if max_memory is not None:
+                check_whole_number("max_memory", max_memory, 1)
+            image = stack.enter_context(open_image(picture, decoding_room(device_of(mapper.model), max_memory)))
         run = TiledRun(
             mapper,
-            opened,
+            image,
             max_memory=max_memory,
             tile=tile,
             latents=latents and form == "npz",
@@ -352,13 +316,13 @@ def map_picture(
             forward_kwargs=forward_kwargs,
         )
         (file,) = stack.enter_context(open_all_or_none([output]))
-        with written_map(run, file, form, output.parent, progress) as (result, finish):
+        with write_map(run, file, form, output.parent, progress) as (result, finish):
             finish(json.dumps({"size": result.size, "tiles": result.plan.record()}))
         return result
 
 
 @contextlib.contextmanager
-def written_map(
+def write_map(
     run: TiledRun, file: IO[bytes], form: str, folder: Path, progress: Progress | None
 ) -> Iterator[tuple[PictureResult, Callable[[str], None]]]:
     """Run, and write the maps into an open file.
@@ -366,7 +330,7 @@ def written_map(
     Yields:
         The result, and what ends the file, given the record's text, which npz files hold.
     """
-    shape = (run.picture.height, run.picture.width)
+    shape = (run.image.height, run.image.width)
     dtype = np.dtype("<f8" if run.dtype == torch.float64 else "<f4")
     if form == "tiff":
         yield run.run(lambda strips: write_tiff(file, strips, shape, dtype), progress), lambda text: None
@@ -378,8 +342,8 @@ def written_map(
         writer.close()
 
 
-def room_for_picture(device: torch.device, max_memory: int | None) -> int | None:
-    """Bytes for a decoded picture; None, which stands for Pillow's limit of pixels, where nobody gave a limit."""
+def decoding_room(device: torch.device, max_memory: int | None) -> int | None:
+    """Return the bytes for a decoded image; None, for Pillow's limit of pixels, where nobody gave a limit."""
     if max_memory is None:
         return None
     return max(0, memory.limit(CPU, max_memory if device.type == "cpu" else None) - memory.resident())

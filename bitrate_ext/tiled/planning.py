@@ -1,4 +1,4 @@
-"""How a picture is cut into tiles that fit into memory: by the model's measured footprint and what is kept besides."""
+"""How an image is cut into tiles that fit into memory: by the model's measured footprint and what is kept besides."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ import torch
 from torch import Tensor
 
 from .. import memory
-from ..io.windowed import Picture
-from ..memory import Footprint, MemoryLimitError, format_bytes
+from ..io.windowed import ImageSource
+from ..memory import Footprint, MemoryLimitError
 from ..models.adapter import ModelAdapter
-from ..ops.strips import ROWS, RowProjector
+from ..ops.strips import ROWS
+from ..units import format_bytes
 from .downsample import downsampled_size
-from .tiling import Tiling, measure_halo
+from .tiling import Size, Tiling, measure_halo
 
 CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Tiles, and the memory that they are planned to take. Bytes are of the whole process."""
+    """Tiles, and the memory that they are planned to take. Bytes are of the whole process; None where nobody knows."""
 
     tiling: Tiling
-    footprint: Footprint | None  # None where it could not be measured and need not be known
-    peak: int | None  # of the device that the model runs on
-    limit: int | None
-    host_peak: int | None = None  # of the CPU's memory, where the model runs elsewhere
+    footprint: Footprint | None = None
+    peak: int | None = None  # of the device that the model runs on
+    limit: int | None = None
 
     def record(self) -> dict[str, Any]:
-        """For the JSON record."""
+        """Return what the JSON record says of it."""
         tiling = self.tiling
         return {
             "tile": list(tiling.inside),
@@ -47,65 +47,76 @@ class Plan:
 
 
 class MemoryModel:
-    """What tiles of any size take, in bytes.
+    """What tiles of any size take, in bytes, and what they may take.
 
     Args:
         adapter: prepared.
-        picture: the picture.
-        rows: where its strips of the map come from.
-        like: ``[1, C, H, W]`` with the channels, dtype and device of the picture's windows.
+        image: the image.
+        like: ``[1, C, H, W]`` with the channels, dtype and device of the image's crops.
         forward_kwargs: for the model's ``forward``.
+        max_memory: as for ``map_picture``.
     """
 
     def __init__(
-        self, adapter: ModelAdapter, picture: Picture, rows: RowProjector, like: Tensor, forward_kwargs: dict[str, Any]
+        self,
+        adapter: ModelAdapter,
+        image: ImageSource,
+        like: Tensor,
+        forward_kwargs: dict[str, Any],
+        max_memory: int | None,
     ) -> None:
-        self._picture = picture
+        self._image = image
         self.device = like.device
-        self.canvas = adapter.canvas(picture.height, picture.width)[0]
         rng = torch.Generator().manual_seed(0)
-        shapes: dict[str, Tensor] = {}
 
         def run(side: int) -> None:
             x = torch.rand(1, like.shape[1], side, side, generator=rng).to(like)
-            with torch.inference_mode():
-                shapes.update(adapter.run(x, forward_kwargs)[1])
+            with torch.no_grad():
+                adapter.run(x, forward_kwargs)
 
         self.footprint = memory.measure_footprint(self.device, max(adapter.multiple), run)
-        row_bytes = cells = 0.0
-        self._carried = 0.0
-        for name, p in shapes.items():
-            down, across = adapter.strides[name]
-            row = p.shape[1] * p.element_size() * self.canvas[1] / across  # of one row of cells
-            row_bytes += row / down
-            self._carried += 2 * row * rows.most_cells(name)
-            cells += 3 * 8 * self.canvas[0] * self.canvas[1] / (down * across)
-        self._row_bytes = row_bytes
-        strips = 1 + len(adapter.strides) * (len(adapter.strides) > 1) + 4  # and one on its way to a file
-        reduced = math.prod(downsampled_size((picture.height, picture.width))[1])
-        pictures = 4 * (1 + like.shape[1]) * reduced
-        self._fixed = cells + pictures + strips * ROWS * picture.width * (8 if like.dtype == torch.float64 else 4)
+        grids = adapter.grids(adapter.canvas(image.height, image.width)[0]).values()
+        cells = sum(h * w for h, w in grids)
+        strips = 1 + len(grids) * (len(grids) > 1) + 4  # and one on its way to a file
+        reduced = math.prod(downsampled_size((image.height, image.width))[1])
+        self._fixed = (
+            3 * 8 * cells  # their bits, and what is computed from them at the end
+            + 4 * (1 + like.shape[1]) * reduced
+            + strips * ROWS * image.width * (8 if like.dtype == torch.float64 else 4)
+        )
         memory.trim()
         self._held = memory.bytes_in_use(self.device), memory.resident()
+        self.limit = memory.limit(self.device, max_memory)
+        self._host_limit = 0 if self.device.type == "cpu" else memory.limit(CPU, None)
 
-    def model(self, window: tuple[int, int]) -> int:
-        """Of the model alone, on its device."""
-        return self.footprint.bytes(window[0] * window[1])
+    def peaks(self, window: Size) -> tuple[int, int]:
+        """Return the peaks of the model's device and of the CPU's memory, with what the process holds anyway.
 
-    def host(self, window: tuple[int, int]) -> int:
-        """Of everything else."""
-        return int(self._fixed + self._carried + self._row_bytes * window[0]) + self._picture.buffered(window[0])
+        The second is 0 where the first includes it.
+        """
+        model = self._held[0] + self.footprint.bytes(window[0] * window[1])
+        rest = self._fixed + self._image.buffered(window[0])
+        return (model + rest, 0) if self.device.type == "cpu" else (model, self._held[1] + rest)
 
-    def peaks(self, window: tuple[int, int]) -> tuple[int, int]:
-        """Of the model's device and of the CPU's memory, with what the process holds anyway."""
-        model, host = self._held[0] + self.model(window), self._held[1] + self.host(window)
-        return (model + self.host(window), 0) if self.device.type == "cpu" else (model, host)
+    def fits(self, window: Size) -> bool:
+        """Tell whether tiles with that window keep within the limits."""
+        peak, host = self.peaks(window)
+        return peak <= self.limit and host <= self._host_limit
+
+    def refuse(self, tiling: Tiling, what: str) -> MemoryLimitError:
+        """Return the error that such tiles do not fit, with the figures."""
+        peak, host = self.peaks(tiling.window)
+        on_host = f", or {format_bytes(host)} of the CPU's memory, where {format_bytes(self._host_limit)} are"
+        return MemoryLimitError(
+            f"max_memory is too low: {what}, {tiling.inside[0]} x {tiling.inside[1]} pixels with a halo of "
+            f"{tiling.halo[0]} and {tiling.halo[1]}, take {format_bytes(peak)}, and the limit is "
+            f"{format_bytes(self.limit)}{on_host if host else ''}"
+        )
 
 
 def plan_tiles(
     adapter: ModelAdapter,
-    picture: Picture,
-    costs: MemoryModel | None,
+    image: ImageSource,
     like: Tensor,
     forward_kwargs: dict[str, Any],
     *,
@@ -113,58 +124,37 @@ def plan_tiles(
     tile: int | None,
     x_hat: bool,
 ) -> Plan:
-    """The largest tiles that fit, or those that were asked for.
+    """Choose the largest tiles that fit, or those that were asked for.
+
+    Those that were asked for need no measure of memory, and need not fit unless ``max_memory`` was asked for, too.
 
     Raises:
         MemoryLimitError: the smallest do not fit, or those that were asked for do not fit into the limit asked for.
         ValueError: the model cannot be run in tiles.
     """
-    canvas, block = adapter.canvas(picture.height, picture.width)[0], adapter.multiple
-    whole = Tiling(canvas, canvas, (0, 0), block)
-    limits: tuple[int | None, int | None] = (None, None)
-    if costs is not None:
-        host_limit = None if like.device.type == "cpu" else memory.limit(CPU, None)
-        limits = memory.limit(like.device, max_memory), host_limit
-
-    def fits(window: tuple[int, int]) -> bool:
-        if costs is None:
-            return True
-        return all(limit is None or peak <= limit for peak, limit in zip(costs.peaks(window), limits, strict=True))
-
-    def plan(tiling: Tiling) -> Plan:
-        if costs is None:
-            return Plan(tiling, None, None, None)
-        peak, host = costs.peaks(tiling.window)
-        return Plan(tiling, costs.footprint, peak, limits[0], host or None)
-
-    if tile is None and fits(canvas):
-        return plan(whole)
-    if tile is not None and all(length <= tile for length in canvas):
-        chosen = whole
-    else:
+    canvas, block = adapter.canvas(image.height, image.width)[0], adapter.multiple
+    model = None
+    try:
+        model = MemoryModel(adapter, image, like, forward_kwargs, max_memory)
+    except MemoryLimitError:
+        if tile is None or max_memory is not None:
+            raise
+    fits = (lambda _window: True) if model is None else model.fits
+    chosen = Tiling(canvas, canvas, (0, 0), block)
+    what = "even the smallest tiles" if tile is None else "tiles of that size"
+    if any(length > tile for length in canvas) if tile is not None else not fits(canvas):
         halo = measure_halo(adapter, like, forward_kwargs, x_hat=x_hat)
         tiling = Tiling(canvas, canvas, halo, block)
-        least = tiling.cut(block)
-        chosen = tiling.cut((tile, tile)) if tile is not None else _largest(tiling, fits) or least
-        if tile is not None and max_memory is None:
-            return plan(chosen)
-    if not fits(chosen.window):
-        assert costs is not None
-        peak, host = costs.peaks(chosen.window)
-        what = "tiles of that size" if tile is not None else "even the smallest tiles"
-        on_host = (
-            f", or {format_bytes(host)} of the CPU's memory, where {format_bytes(limits[1] or 0)} are" if host else ""
-        )
-        raise MemoryLimitError(
-            f"max_memory is too low: {what}, {chosen.inside[0]} x {chosen.inside[1]} pixels with a halo of "
-            f"{chosen.halo[0]} and {chosen.halo[1]}, take {format_bytes(peak)}, and the limit is "
-            f"{format_bytes(limits[0] or 0)}{on_host}"
-        )
-    return plan(chosen)
+        chosen = tiling.cut((tile, tile)) if tile is not None else _largest(tiling, fits) or tiling.cut(block)
+    if model is None:
+        return Plan(chosen)
+    if (tile is None or max_memory is not None) and not fits(chosen.window):
+        raise model.refuse(chosen, what)
+    return Plan(chosen, model.footprint, model.peaks(chosen.window)[0], model.limit)
 
 
-def _largest(tiling: Tiling, fits: Callable[[tuple[int, int]], bool]) -> Tiling | None:
-    """The tiles that fit and with which the model sees the fewest pixels in all."""
+def _largest(tiling: Tiling, fits: Callable[[Size], bool]) -> Tiling | None:
+    """Return the tiles that fit and with which the model sees the fewest pixels in all."""
     best: tuple[int, int, Tiling] | None = None
     down = range(tiling.block[0], tiling.canvas[0] + tiling.block[0], tiling.block[0])
     for inside in down:

@@ -1,6 +1,6 @@
-"""A model run over a picture in tiles, each with a halo of what its inside depends on.
+"""A model run over an image in tiles, each with a halo of what its inside depends on.
 
-The picture is padded as a whole image is. A tile is cut from this canvas with a halo around it, at multiples of the
+The image is padded as a whole image is. A tile is cut from this canvas with a halo around it, at multiples of the
 model's strides, so that each convolution meets the same pixels in the same places, and what comes back is cut to the
 inside. That is what the whole image gives, to the rounding of floating point: kernels choose their order of additions
 by the size of what they are given. Where rounding moves a value across the middle between two symbols, the cell has
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..io.windowed import Picture
+from ..io.windowed import ImageSource
 from ..models.adapter import Crop, ModelAdapter, check_range
 
 PROBE_BLOCKS = (9, 17, 33, 65)  # lengths of the canvas on which a halo is measured, in multiples of the strides
@@ -38,12 +38,12 @@ class Tiling:
 
     @property
     def inside(self) -> Size:
-        """What is kept of a tile that lies away from the canvas's border; all of an axis that is not cut."""
+        """Return what is kept of a tile that lies away from the canvas's border; all of an axis that is not cut."""
         down, across = (w if w >= c else w - 2 * h for c, w, h in zip(self.canvas, self.window, self.halo, strict=True))
         return down, across
 
     def cut(self, inside: Size) -> Tiling:
-        """The same canvas in tiles of at least that inside."""
+        """Return the same canvas in tiles of at least that inside."""
         down, across = (
             min(c, -(-max(1, i) // b) * b + 2 * h)
             for c, i, b, h in zip(self.canvas, inside, self.block, self.halo, strict=True)
@@ -51,25 +51,25 @@ class Tiling:
         return replace(self, window=(down, across))
 
     def halved(self) -> Tiling | None:
-        """With half the inside each way; None where that is no less."""
+        """Return tiles with half the inside each way; None where that is no less."""
         half = self.cut((self.inside[0] // 2, self.inside[1] // 2))
         return half if half.window != self.window else None
 
     def span(self, axis: int, done: int) -> Span:
-        """Of the tile whose inside begins at ``done``."""
+        """Return the span of the tile whose inside begins at ``done``."""
         length, window, halo = self.canvas[axis], self.window[axis], self.halo[axis]
         begin = max(0, min(done - halo, length - window))
         return begin, done, length if begin + window >= length else begin + window - halo
 
     def spans(self, axis: int, done: int = 0) -> Iterator[Span]:
-        """Of all tiles along an axis, from ``done`` on."""
+        """Yield the spans of all tiles along an axis, from ``done`` on."""
         while done < self.canvas[axis]:
             span = self.span(axis, done)
             yield span
             done = span[2]
 
     def along(self, axis: int, done: int = 0) -> int:
-        """How many tiles that is."""
+        """Return how many tiles that is."""
         return sum(1 for _ in self.spans(axis, done))
 
 
@@ -83,7 +83,7 @@ class Tile:
 
 
 def measure_halo(adapter: ModelAdapter, like: Tensor, forward_kwargs: dict[str, Any], *, x_hat: bool = False) -> Size:
-    """How many pixels around a tile its likelihoods can depend on, and its reconstruction on request.
+    """Measure how many pixels around a tile its likelihoods can depend on, and its reconstruction on request.
 
     A pixel that is not a number makes everything that is computed from it not a number, whatever the weights are. A
     row of blocks, each as long as the least common multiple of the strides, is made so, then a column of them: the
@@ -92,7 +92,7 @@ def measure_halo(adapter: ModelAdapter, like: Tensor, forward_kwargs: dict[str, 
 
     Args:
         adapter: prepared.
-        like: ``[N, C, H, W]``, whose channels, dtype and device the pictures have.
+        like: ``[N, C, H, W]``, whose channels, dtype and device the images have.
         forward_kwargs: for the model's ``forward``.
         x_hat: measure the reconstruction as well.
 
@@ -124,9 +124,9 @@ def _reach(adapter: ModelAdapter, like: Tensor, forward_kwargs: dict[str, Any], 
 
 
 def _touched(adapter: ModelAdapter, x: Tensor, forward_kwargs: dict[str, Any], axis: int, x_hat: bool) -> Tensor:
-    """First pixels along an axis of the cells that are not a number."""
+    """Return the first pixels along an axis of the cells that are not a number."""
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             output, likelihoods = adapter.run(x, forward_kwargs)
     except torch.OutOfMemoryError:
         raise
@@ -145,13 +145,13 @@ def _touched(adapter: ModelAdapter, x: Tensor, forward_kwargs: dict[str, Any], a
 
 
 def is_image(x_hat: Any, x: Tensor) -> bool:
-    """Whether that is a picture of the size of ``x``."""
+    """Tell whether that is an image of the size of ``x``."""
     return isinstance(x_hat, Tensor) and x_hat.dim() == 4 and x_hat.shape[-2:] == x.shape[-2:]
 
 
 def run_tile(
     adapter: ModelAdapter,
-    picture: Picture,
+    image: ImageSource,
     tiling: Tiling,
     rows: Span,
     columns: Span,
@@ -160,19 +160,19 @@ def run_tile(
     *,
     x_hat: bool = False,
 ) -> Tile:
-    """One tile, from the span of its rows and that of its columns."""
-    x = read_window(adapter, picture, tiling, (rows[0], columns[0])).to(device)
-    with torch.inference_mode():
+    """Run one tile, given the span of its rows and that of its columns."""
+    x = read_window(adapter, image, tiling, (rows[0], columns[0])).to(device)
+    with torch.no_grad():
         check_range(x)
         output, likelihoods = adapter.run(x, forward_kwargs)
         kept = {name: _inside(p, rows, columns, adapter.strides[name]) for name, p in likelihoods.items()}
-        image = output.get("x_hat") if x_hat else None
-        image = _inside(image, rows, columns, (1, 1)) if is_image(image, x) else None
-    return Tile((rows[1], columns[1], rows[2] - rows[1], columns[2] - columns[1]), kept, image)
+        whole = output.get("x_hat") if x_hat else None
+        part = _inside(whole, rows, columns, (1, 1)) if is_image(whole, x) else None
+    return Tile((rows[1], columns[1], rows[2] - rows[1], columns[2] - columns[1]), kept, part)
 
 
 def _inside(values: Any, rows: Span, columns: Span, stride: Size) -> Any:
-    """What belongs to a tile's inside of ``[N, C, h, w]`` of its window."""
+    """Return what belongs to a tile's inside of ``[N, C, h, w]`` of its window."""
     (top, bottom), (left, right) = (
         ((first - begin) // step, (last - begin) // step)
         for (begin, first, last), step in zip((rows, columns), stride, strict=True)
@@ -180,12 +180,12 @@ def _inside(values: Any, rows: Span, columns: Span, stride: Size) -> Any:
     return values[:, :, top:bottom, left:right]
 
 
-def read_window(adapter: ModelAdapter, picture: Picture, tiling: Tiling, begin: Size) -> Tensor:
-    """``[1, C, *tiling.window]``, a part of the padded canvas, as ``ModelAdapter.pad`` has it."""
-    _, (top, left, height, width) = adapter.canvas(picture.height, picture.width)
-    spans = []  # on each axis: the picture's pixels in the window, first and end, and the zeros before and after them
+def read_window(adapter: ModelAdapter, image: ImageSource, tiling: Tiling, begin: Size) -> Tensor:
+    """Read ``[1, C, *tiling.window]``, a part of the padded canvas, as ``ModelAdapter.pad`` has it."""
+    _, (top, left, height, width) = adapter.canvas(image.height, image.width)
+    spans = []  # on each axis: the image's pixels in the window, first and end, and the zeros before and after them
     for at, length, offset, extent in zip(begin, tiling.window, (top, left), (height, width), strict=True):
         first, last = max(0, at - offset), min(extent, at + length - offset)
         spans.append((first, last, first + offset - at, at + length - offset - last))
     (y, y_end, above, below), (x, x_end, before, after) = spans
-    return F.pad(picture.window(y, x, y_end - y, x_end - x), (before, after, above, below))
+    return F.pad(image.crop(y, x, y_end - y, x_end - x), (before, after, above, below))

@@ -10,85 +10,31 @@ from __future__ import annotations
 import contextlib
 import math
 import tempfile
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from os import PathLike
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from ..choices import SCALES, VIEWS, check_choice
 from ..mapping.frames import FrameMapper, FrameResult
 from ..ops.functional import bitrate_map
-from ..threads import Background, Stopwatch, prefetch
-from ..viz.colormap import ClipLimit, apply_colormap, overlay_bits
-from ..viz.frame_chart import GROUND, FrameChart
+from ..threads import Stopwatch, prefetch
+from ..viz.colormap import ClipLimit
+from .panels import PanelPainter
 from .reader import VideoError, VideoReader
+from .record import FrameRow, VideoRecord
 from .writer import VideoWriter
 
-VIEWS = ("side", "overlay", "map")
-SCALES = ("clip", "frame")
 USUAL_RATE = Fraction(25)  # where a video does not state its own
-LEAST_WIDTH = 360  # of a result, pixels: small pictures are enlarged
-MOST_ZOOM = 6
 AHEAD = 2  # items that wait between two stages
-Progress = Callable[
-    [str, int | None], Callable[[], None]
-]  # (what is done, of how many) to a call for each that is done
-
-
-@dataclass(frozen=True)
-class FrameRow:
-    """What one frame costs."""
-
-    index: int
-    time: float  # seconds from the first frame
-    kind: str  # "image"; of a video codec "keyframe" or "inter"
-    total_bits: float
-    padding_bits: float  # the part of total_bits that falls outside the picture
-    bpp: float
-    latent_bits: dict[str, float]
-    psnr_db: float | None = None  # where a reconstruction was asked for and is not exact
-
-
-@dataclass
-class VideoRecord:
-    """What a video costs."""
-
-    width: int  # pixels
-    height: int
-    rate: float  # frames a second, on average
-    scale: str  # "clip", "frame" or "value"
-    limit: float | None  # upper end of the colours, bits per pixel; None where each frame has its own
-    partial: str | None  # why the video ended before its end
-    frames: list[FrameRow] = field(default_factory=list)
-    warnings: tuple[str, ...] = ()  # of the first frame; see ``BitrateResult``
-    file: str = ""
-
-    def add(self, result: FrameResult, time: Fraction) -> FrameRow:
-        """The next frame."""
-        row = _row(result, time)
-        if not self.frames:
-            self.warnings = result.warnings
-        self.frames.append(row)
-        return row
-
-    @property
-    def total_bits(self) -> float:
-        return math.fsum(row.total_bits for row in self.frames)
-
-    @property
-    def seconds(self) -> float:
-        """From the first frame to the end of the last."""
-        return self.frames[-1].time + 1 / self.rate if self.frames else 0.0
-
-    @property
-    def latent_bits(self) -> dict[str, float]:
-        names = dict.fromkeys(name for row in self.frames for name in row.latent_bits)
-        return {name: math.fsum(row.latent_bits.get(name, 0.0) for row in self.frames) for name in names}
+Progress = Callable[[str, int | None], Callable[[], None]]  # (what is done, of how many) to a call for each
 
 
 def map_video(
@@ -104,7 +50,7 @@ def map_video(
     progress: Progress | None = None,
     watch: Stopwatch | None = None,
 ) -> VideoRecord:
-    """Write the video with its bitrate map, and say what each frame costs.
+    """Write a video with its bitrate map, and say what each frame costs.
 
     A video that is damaged or cut short is mapped as far as it goes: then the file is called ``NAME.partial.mp4`` and
     the record says why.
@@ -113,7 +59,7 @@ def map_video(
         source: the video file.
         target: the file to write, as ``VideoWriter`` takes it. It has its name once it is whole.
         mapper: has the model.
-        view: ``"side"`` (picture and map beside each other), ``"overlay"`` or ``"map"``. Below are the bits of each
+        view: ``"side"`` (frame and map beside each other), ``"overlay"`` or ``"map"``. Below are the bits of each
             frame by latent.
         scale: of the colours: ``"clip"`` (one for all frames; the video is read twice), ``"frame"``, or its upper end
             in bits per pixel.
@@ -127,14 +73,25 @@ def map_video(
         ValueError, TypeError: as ``FrameMapper`` and ``VideoWriter``; unknown view or scale.
         OSError: the result cannot be written.
     """
-    if view not in VIEWS:
-        raise ValueError(f"view must be one of {', '.join(map(repr, VIEWS))}, got {view!r}")
+    check_choice("view", view, VIEWS)
     if isinstance(scale, str) and scale not in SCALES:
         raise ValueError(f"scale must be one of {', '.join(map(repr, SCALES))} or a number, got {scale!r}")
     if not isinstance(scale, str) and not (math.isfinite(scale) and scale > 0):
         raise ValueError(f"scale must be positive and finite, got {scale!r}")
-    job = _Job(Path(source), Path(target), mapper, view, scale, frames, crf, preset, progress, watch or Stopwatch())
-    return job.two_passes() if scale == "clip" else job.one_pass()
+    encoder = {"crf": crf, "preset": preset}
+    job = _Job(Path(source), Path(target), mapper, view, scale, frames, encoder, progress, watch or Stopwatch())
+    return job.run()
+
+
+@dataclass
+class _Scene:
+    """A frame that is to be drawn."""
+
+    frame: Tensor  # uint8 [H, W, 3], on the mapper's device
+    bits: Tensor  # [H, W], bits per pixel
+    limit: float  # upper end of the colours, bits per pixel
+    row: FrameRow
+    time: Fraction
 
 
 @dataclass
@@ -145,106 +102,132 @@ class _Job:
     view: str
     scale: str | float
     frames: int | None
-    crf: int
-    preset: str
+    encoder: dict[str, Any]
     progress: Progress | None
     watch: Stopwatch
+    rows: list[FrameRow] = field(default_factory=list)  # of the frames that are mapped
+    warnings: tuple[str, ...] = ()
 
-    def one_pass(self) -> VideoRecord:
-        with self._reader(self.frames) as reader:
-            record = self._record(reader)
-            canvas = _Canvas(reader, self.view, self.mapper.device)
-            limit = self.scale if isinstance(self.scale, float | int) else None
-            with self._writer(reader, canvas) as writer:
-                done = self._told("mapping", _count(reader, self.frames))
-                with Background(self._written(writer), AHEAD) as encoder:
-
-                    def draw(item: tuple[FrameResult, Fraction]) -> None:
-                        result, time = item
-                        row = record.add(result, time)
-                        with self.watch("colour"):
-                            bits = result.map[0, 0]
-                            canvas.strip.add(row.latent_bits)
-                            picture = canvas.drawn(result.frame, bits, limit or _limit_of(bits), row, None)
-                        encoder.put((picture, time))
-                        done()
-
-                    with contextlib.closing(self._mapped(reader)) as mapped, Background(draw, 1) as artist:
-                        for item in mapped:
-                            artist.put(item)
-                record.limit, record.partial = limit, reader.partial
-                self._name(writer, record)
-        return record
-
-    def two_passes(self) -> VideoRecord:
+    def run(self) -> VideoRecord:
+        if self.scale != "clip":
+            limit = None if isinstance(self.scale, str) else float(self.scale)
+            with self._open(self.frames) as reader:
+                scenes = prefetch(self._map_scenes(reader, limit), 1)
+                return self._draw("mapping", reader, scenes, limit, self._known_count(reader))
         with tempfile.TemporaryFile(prefix="bitrate-ext-") as spool:
-            clip = ClipLimit()
-            with self._reader(self.frames) as reader:
-                record = self._record(reader)
-                done = self._told("measuring", _count(reader, self.frames))
+            limit, partial = self._measure(spool)
+            spool.seek(0)
+            with self._open(len(self.rows)) as reader:
+                scenes = prefetch(self._map_spooled(reader, spool, limit), AHEAD)
+                return self._draw("drawing", reader, scenes, limit, len(self.rows), partial)
 
-                def keep(item: tuple[FrameResult, Fraction]) -> None:
-                    result, time = item
-                    record.add(result, time)
+    def _measure(self, spool: IO[bytes]) -> tuple[float, str | None]:
+        """Run the first pass; return the upper end of the clip's colours, and why it ended before its end."""
+        clip = ClipLimit()
+        with self._open(self.frames) as reader:
+            done = self._begin("measuring", self._known_count(reader))
+            with contextlib.closing(prefetch(self._map(reader), 1)) as results:
+                for result, time in results:
+                    self._add(result, time)
                     clip.add(result.map[0, 0])
                     _put_cells(spool, result.latent_bits)
                     done()
+            return clip.limit(), reader.partial
 
-                with contextlib.closing(self._mapped(reader)) as mapped, Background(keep, 1) as keeper:
-                    for item in mapped:
-                        keeper.put(item)
-                record.limit, record.partial = clip.limit(), reader.partial
-            spool.seek(0)
-            self._draw_all(record, spool)
-        return record
+    def _draw(
+        self,
+        what: str,
+        reader: VideoReader,
+        scenes: Generator[_Scene, None, None],
+        limit: float | None,
+        count: int | None,
+        partial: str | None = None,
+    ) -> VideoRecord:
+        """Draw and write all scenes."""
+        known = len(self.rows) or None  # after a first pass
+        painter = PanelPainter(
+            (reader.height, reader.width),
+            self.view,
+            self.mapper.device,
+            buffers=AHEAD + 2,  # those that wait for the encoder, the one in its hands, and the one that is drawn
+            count=known or reader.count,
+            rows=tuple(self.rows),
+        )
+        rate = reader.rate or USUAL_RATE
 
-    def _draw_all(self, record: VideoRecord, spool: IO[bytes]) -> None:
-        """The second pass."""
-        assert record.limit is not None
-        with self._reader(len(record.frames)) as reader:
-            canvas = _Canvas(reader, self.view, self.mapper.device, len(record.frames))
-            for row in record.frames:
-                canvas.strip.add(row.latent_bits)
-            done = self._told("drawing", len(record.frames))
-            decoded = prefetch(self._decoded(reader), AHEAD)
-            with self._writer(reader, canvas) as writer:
-                with Background(self._written(writer), AHEAD) as encoder, contextlib.closing(decoded):
-                    for row in record.frames:
-                        pixels, time = next(decoded, (None, None))
-                        if pixels is None or time is None:
-                            raise VideoError(
-                                f"{self.source}: read a second time, it ends after {row.index} of {len(record.frames)} "
-                                f"frames ({reader.partial or 'it has changed'})"
-                            )
-                        with self.watch("map"):
-                            bits = self._map_of_cells(row, spool, pixels.shape[0], pixels.shape[1])
-                        with self.watch("colour"):
-                            frame = torch.from_numpy(pixels).to(self.mapper.device)
-                            picture = canvas.drawn(frame, bits, record.limit, row, len(record.frames))
-                        encoder.put((picture, time))
-                        done()
-                self._name(writer, record)
+        def draw() -> Iterator[tuple[NDArray[np.uint8], Fraction]]:
+            for scene in scenes:
+                with self.watch("colour"):
+                    pixels = painter.draw(scene.frame, scene.bits, scene.limit, scene.row, known)
+                yield pixels, scene.time
 
-    def _map_of_cells(self, row: FrameRow, spool: IO[bytes], height: int, width: int) -> Tensor:
-        placed = self.mapper.placed(row.kind)
+        drawn = prefetch(draw(), AHEAD)
+        with (
+            VideoWriter(self.target, painter.width, painter.height, rate, **self.encoder) as writer,
+            contextlib.closing(scenes),
+            contextlib.closing(drawn),
+        ):
+            done = self._begin(what, count)
+            for pixels, time in drawn:
+                with self.watch("encode"):
+                    writer.write(pixels, time)
+                done()
+            partial = partial or reader.partial
+            path = self.target if partial is None else partial_name(self.target)
+            writer.rename(path)
+        return VideoRecord(
+            width=reader.width,
+            height=reader.height,
+            rate=float(rate),
+            scale=self.scale if isinstance(self.scale, str) else "value",
+            limit=limit,
+            partial=partial,
+            frames=self.rows,
+            warnings=self.warnings,
+            file=str(path),
+        )
+
+    def _map_scenes(self, reader: VideoReader, limit: float | None) -> Iterator[_Scene]:
+        for result, time in self._map(reader):
+            bits = result.map[0, 0]
+            yield _Scene(result.frame, bits, limit or _frame_limit(bits), self._add(result, time), time)
+
+    def _map_spooled(self, reader: VideoReader, spool: IO[bytes], limit: float) -> Iterator[_Scene]:
+        """Read the video a second time; maps are those of the cells that were kept."""
+        decoded = self._decode(reader)
+        for row in self.rows:
+            pixels, time = next(decoded, (None, None))
+            if pixels is None or time is None:
+                raise VideoError(
+                    f"{self.source}: read a second time, it ends after {row.index} of {len(self.rows)} frames "
+                    f"({reader.partial or 'it has changed'})"
+                )
+            with self.watch("map"):
+                bits = self._map_cells(row.kind, spool, pixels.shape[0], pixels.shape[1])
+            yield _Scene(torch.from_numpy(pixels).to(self.mapper.device), bits, limit, row, time)
+
+    def _map_cells(self, kind: str, spool: IO[bytes], height: int, width: int) -> Tensor:
+        placed = self.mapper.placed(kind)
         size, crop = placed.adapter.canvas(height, width)
-        grids = placed.adapter.grids(size)
-        cells = {name: one.to(self.mapper.device) for name, one in _take_cells(spool, grids).items()}
-        whole = bitrate_map(cells, size, crop=crop, projection=placed.projections, dtype=torch.float32, unit="bits")
+        cells = {name: one.to(self.mapper.device) for name, one in _take_cells(spool, placed.adapter.grids(size))}
+        whole: Tensor = bitrate_map(
+            cells, size, crop=crop, projection=placed.projections, dtype=torch.float32, unit="bits"
+        )
         return whole[0, 0]
 
-    def _reader(self, frames: int | None) -> VideoReader:
-        return VideoReader(self.source, frames=frames)
+    def _map(self, reader: VideoReader) -> Iterator[tuple[FrameResult, Fraction]]:
+        times: list[Fraction] = []
 
-    def _record(self, reader: VideoReader) -> VideoRecord:
-        scale = self.scale if isinstance(self.scale, str) else "value"
-        return VideoRecord(reader.width, reader.height, float(reader.rate or USUAL_RATE), scale, None, None)
+        def pixels() -> Iterator[NDArray[np.uint8]]:
+            for one, time in self._decode(reader):
+                times.append(time)
+                yield one
 
-    def _writer(self, reader: VideoReader, canvas: _Canvas) -> VideoWriter:
-        rate = reader.rate or USUAL_RATE
-        return VideoWriter(self.target, canvas.width, canvas.height, rate, crf=self.crf, preset=self.preset)
+        with contextlib.closing(self.mapper(pixels())) as results:
+            for result in results:
+                yield result, times[result.index]
 
-    def _decoded(self, reader: VideoReader) -> Iterator[tuple[np.ndarray, Fraction]]:
+    def _decode(self, reader: VideoReader) -> Iterator[tuple[NDArray[np.uint8], Fraction]]:
         frames = iter(reader)
         while True:
             with self.watch("decode"):
@@ -253,116 +236,31 @@ class _Job:
                 return
             yield frame.pixels, frame.time
 
-    def _mapped(self, reader: VideoReader) -> Generator[tuple[FrameResult, Fraction], None, None]:
-        times: list[Fraction] = []
+    def _add(self, result: FrameResult, time: Fraction) -> FrameRow:
+        if not self.rows:
+            self.warnings = result.warnings
+        self.rows.append(FrameRow.of(result, time))
+        return self.rows[-1]
 
-        def pixels() -> Iterator[np.ndarray]:
-            for one, time in self._decoded(reader):
-                times.append(time)
-                yield one
+    def _open(self, frames: int | None) -> VideoReader:
+        return VideoReader(self.source, frames=frames)
 
-        with contextlib.closing(self.mapper(pixels())) as results:
-            for result in results:
-                yield result, times[result.index]
+    def _known_count(self, reader: VideoReader) -> int | None:
+        return min((count for count in (reader.count, self.frames) if count is not None), default=None)
 
-    def _written(self, writer: VideoWriter) -> Callable[[tuple[np.ndarray, Fraction]], None]:
-        def write(item: tuple[np.ndarray, Fraction]) -> None:
-            with self.watch("encode"):
-                writer.write(*item)
-
-        return write
-
-    def _name(self, writer: VideoWriter, record: VideoRecord) -> None:
-        path = self.target if record.partial is None else partial_name(self.target)
-        writer.rename(path)
-        record.file = str(path)
-
-    def _told(self, what: str, count: int | None) -> Callable[[], None]:
+    def _begin(self, what: str, count: int | None) -> Callable[[], None]:
         return self.progress(what, count) if self.progress is not None else lambda: None
 
 
 def partial_name(path: Path) -> Path:
-    """What the map of a video that ended before its end is called."""
+    """Return what the map of a video that ended before its end is called."""
     return path.with_name(f"{path.stem}.partial{path.suffix}")
 
 
-class _Canvas:
-    """One picture of the result: panels above, the strip below."""
-
-    def __init__(self, reader: VideoReader, view: str, device: torch.device, count: int | None = None) -> None:
-        self._view = view
-        panels = 2 if view == "side" else 1
-        self._size = (reader.height, panels * reader.width)
-        self._zoom = min(MOST_ZOOM, -(-LEAST_WIDTH // self._size[1]))
-        self.width = max(LEAST_WIDTH, self._zoom * self._size[1])
-        self.strip = FrameChart(self.width, count or reader.count)
-        self.height = self._zoom * self._size[0] + self.strip.height
-        # Those that wait for the encoder, the one in its hands, and the one that is drawn.
-        self._pictures = np.zeros((AHEAD + 2, self.height, self.width, 3), dtype=np.uint8)
-        self._panels = torch.empty((*self._size, 3), dtype=torch.uint8, device=device)
-        self._turn = 0
-
-    def drawn(self, frame: Tensor, bits: Tensor, limit: float, row: FrameRow, count: int | None) -> np.ndarray:
-        """uint8 ``[height, width, 3]``, in one of the buffers that take turns.
-
-        Args:
-            frame: uint8 ``[H, W, 3]``.
-            bits: ``[H, W]``, bits per pixel, on the same device.
-            limit: upper end of the colours.
-        """
-        width = frame.shape[1]
-        panels = self._panels
-        if self._view == "side":
-            panels[:, :width] = frame
-            apply_colormap(bits, limit, out=panels[:, width:])
-        elif self._view == "overlay":
-            overlay_bits(frame, bits, limit, out=panels)
-        else:
-            apply_colormap(bits, limit, out=panels)
-        if self._zoom > 1:
-            panels = panels.repeat_interleave(self._zoom, 0).repeat_interleave(self._zoom, 1)
-        self._turn = (self._turn + 1) % len(self._pictures)
-        picture = self._pictures[self._turn]
-        picture[: panels.shape[0], panels.shape[1] :] = GROUND
-        torch.from_numpy(picture)[: panels.shape[0], : panels.shape[1]] = panels
-        picture[panels.shape[0] :] = self.strip.at(row.index, _words(row, count), limit)
-        return picture
-
-
-def _words(row: FrameRow, count: int | None) -> str:
-    of = f" of {count}" if count else ""
-    kind = "" if row.kind == "image" else f"    {row.kind}"
-    bits = f"{row.total_bits:,.0f} bits    {row.bpp:.3f} bits per pixel" if math.isfinite(row.bpp) else "infinite bits"
-    return f"frame {row.index + 1}{of}    {row.time:.3f} s{kind}    {bits}"
-
-
-def _row(result: FrameResult, time: Fraction) -> FrameRow:
-    psnr = None
-    if result.x_hat is not None:
-        pixels = result.frame.permute(2, 0, 1)[None] / 255
-        error = (result.x_hat.clamp(0, 1) - pixels).double().square().mean().item()
-        psnr = -10 * math.log10(error) if error > 0 else None
-    return FrameRow(
-        index=result.index,
-        time=float(time),
-        kind=result.kind,
-        total_bits=result.total_bits.item(),
-        padding_bits=result.padding_bits.item(),
-        bpp=result.bpp.item(),
-        latent_bits={name: bits.double().sum().item() for name, bits in result.latent_bits.items()},
-        psnr_db=psnr,
-    )
-
-
-def _limit_of(bits: Tensor) -> float:
+def _frame_limit(bits: Tensor) -> float:
     clip = ClipLimit()
     clip.add(bits)
     return clip.limit()
-
-
-def _count(reader: VideoReader, frames: int | None) -> int | None:
-    known = [count for count in (reader.count, frames) if count is not None]
-    return min(known, default=None)
 
 
 def _put_cells(spool: IO[bytes], cells: Mapping[str, Tensor]) -> None:
@@ -370,10 +268,7 @@ def _put_cells(spool: IO[bytes], cells: Mapping[str, Tensor]) -> None:
         spool.write(one.float().cpu().numpy().tobytes())
 
 
-def _take_cells(spool: IO[bytes], grids: Mapping[str, tuple[int, int]]) -> dict[str, Tensor]:
-    """What ``_put_cells`` wrote next, float32 ``[1, h, w]`` of each latent."""
-    taken = {}
+def _take_cells(spool: IO[bytes], grids: Mapping[str, tuple[int, int]]) -> Iterable[tuple[str, Tensor]]:
+    """Yield what ``_put_cells`` wrote next, float32 ``[1, h, w]`` of each latent."""
     for name, (h, w) in grids.items():
-        buffer = bytearray(spool.read(4 * h * w))
-        taken[name] = torch.frombuffer(buffer, dtype=torch.float32).reshape(1, h, w)
-    return taken
+        yield name, torch.frombuffer(bytearray(spool.read(4 * h * w)), dtype=torch.float32).reshape(1, h, w)

@@ -1,7 +1,7 @@
 """Reading videos: a file in, RGB frames with their times out. The decoder runs in a child process that is locked in.
 
 Whatever a file does to the decoder, the caller gets the frames that came before, and ``partial`` says why there are no
-more; a video that gives no frame at all raises ``VideoError``. See ``video_decoder`` for the child.
+more; a video that gives no frame at all raises ``VideoError``. See ``decoder`` for the child.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import json
 import os
 import select
 import signal
-import stat
 import subprocess
 import sys
 import time
@@ -26,9 +25,10 @@ from types import TracebackType
 from typing import IO, Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from . import decoder
-from .decoder import DONE, FAIL, FLIPPED, FRAM, FRAME, INFO, MIRRORED, NO_PTS, PREFIX, TRANSPOSED
+from ..io.files import open_regular, shown
+from .decoder.protocol import DONE, FAIL, FLIPPED, FRAM, FRAME, INFO, MIRRORED, NO_PTS, PREFIX, TRANSPOSED
 
 TIMEOUT = 60.0  # seconds without a frame
 MAX_MEMORY = 4 << 30  # bytes of the decoder's address space; 8K needs about half of it
@@ -37,6 +37,8 @@ _TEXT_BYTES = 1 << 16  # of a message that is no frame
 _GRACE = 5.0  # seconds that a child may take to end once its pipe has
 _PADDING = 4096  # bytes at the end of a row, at most
 _F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", None)
+_PIPE_BYTES = 1 << 20  # what an ordinary user may ask for
+_DECODER = Path(__file__).with_name("decoder")
 
 
 class VideoError(ValueError):
@@ -56,7 +58,7 @@ class VideoFrame:
 
     index: int
     time: Fraction
-    pixels: np.ndarray
+    pixels: NDArray[np.uint8]
     damaged: bool = False
 
 
@@ -97,7 +99,7 @@ class Process(Protocol):
 
 
 class VideoReader:
-    """The frames of a video, one after the other::
+    """The frames of a video, one after the other.
 
         with VideoReader("in.mp4") as video:
             for frame in video:
@@ -155,12 +157,11 @@ class VideoReader:
         }.items():
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be greater than 0, got {value!r}")
-        text = str(Path(path))
-        self._name = text if text.isprintable() else repr(text)
+        self._name = shown(Path(path))
         self._frames, self._timeout, self._max_pixels = frames, timeout, max_pixels
         self.partial: str | None = None
         self._taken = False
-        video = _opened(path, self._name)
+        video = open_regular(path, "a video", VideoError)
         try:
             self._process = _start(video, max_memory, max_pixels)
         finally:
@@ -169,7 +170,7 @@ class VideoReader:
         self._pipe = self._process.stdout.fileno()
         if _F_SETPIPE_SZ is not None:
             with contextlib.suppress(OSError):
-                fcntl.fcntl(self._pipe, _F_SETPIPE_SZ, decoder.PIPE_BYTES)
+                fcntl.fcntl(self._pipe, _F_SETPIPE_SZ, _PIPE_BYTES)
         self._poll = select.poll()
         self._poll.register(self._pipe, select.POLLIN)
         self._damaged = 0
@@ -187,7 +188,7 @@ class VideoReader:
         self.height, self.width = self._first.pixels.shape[:2]
 
     def __iter__(self) -> Iterator[VideoFrame]:
-        """The frames, once; open the file again to read it again."""
+        """Yield the frames, once; open the file again to read it again."""
         if self._taken:
             raise ValueError(f"{self._name}: the frames have been read; open the video again")
         self._taken = True
@@ -252,7 +253,7 @@ class VideoReader:
             raise VideoError(f"{self._name}: the decoder's words make no sense") from None
 
     def _next(self, index: int) -> VideoFrame | None:
-        """The next frame; None at the end, with the reason in ``partial`` where that is not the video's own end."""
+        """Return the next frame; None at the end, with the reason in ``partial`` unless it is the video's own."""
         try:
             kind, length = self._prefix()
             if kind == FRAM:
@@ -287,13 +288,13 @@ class VideoReader:
     def _text(self, kind: bytes, length: int) -> str:
         if kind not in (INFO, FAIL, DONE) or length > _TEXT_BYTES:
             raise _Silence("the decoder's words make no sense")
-        return self._read(bytearray(length)).decode(errors="replace")
+        return str(self._read(bytearray(length)), errors="replace")
 
     def _frame(self, index: int, length: int) -> VideoFrame:
         if length < FRAME.size:
             raise _Silence("the decoder's words make no sense")
         facts = FRAME.unpack(self._read(bytearray(FRAME.size)))
-        width, height, stride, turn, damaged, lost, pts, duration = facts
+        width, height, stride, rotation, damaged, lost, pts, duration = facts
         sound = 0 < width * height <= self._max_pixels and 3 * width <= stride <= 3 * width + _PADDING
         if not sound or length != FRAME.size + height * stride:
             raise _Silence("the decoder's words make no sense")
@@ -303,7 +304,7 @@ class VideoReader:
         self._lost = lost
         seconds = self._clock.time(None if pts == NO_PTS else pts, duration)
         pixels = rows[:, : 3 * width].reshape(height, width, 3)
-        return VideoFrame(index, seconds, apply_rotation(pixels, turn), damaged != 0)
+        return VideoFrame(index, seconds, apply_rotation(pixels, rotation), damaged != 0)
 
     def _read(self, buffer: Any) -> Any:
         """Fill the buffer from the pipe; returns it."""
@@ -339,45 +340,19 @@ class _Silence(Exception):
         self.reason = reason
 
 
-def apply_rotation(pixels: np.ndarray, turn: int) -> np.ndarray:
-    """The picture as shown, contiguous; ``turn`` as in ``video_decoder``."""
-    if turn & TRANSPOSED:
+def apply_rotation(pixels: NDArray[np.uint8], rotation: int) -> NDArray[np.uint8]:
+    """Return the pixels as shown, contiguous; flags of ``decoder.protocol``."""
+    if rotation & TRANSPOSED:
         pixels = pixels.transpose(1, 0, 2)
-    if turn & MIRRORED:
+    if rotation & MIRRORED:
         pixels = pixels[:, ::-1]
-    if turn & FLIPPED:
+    if rotation & FLIPPED:
         pixels = pixels[::-1]
     return np.ascontiguousarray(pixels)
 
 
-def _opened(path: str | PathLike[str], name: str) -> int:
-    """A descriptor of the regular file; opening does not wait for the other end of a pipe."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise VideoError(f"{name}: no such file") from None
-    except PermissionError:
-        raise VideoError(f"{name}: no permission to read the file") from None
-    except OSError as error:
-        raise VideoError(f"{name}: cannot be read ({error.strerror})") from None
-    except ValueError:
-        raise VideoError(f"{name}: a file name cannot hold a null character") from None
-    status = os.fstat(descriptor)
-    reason = None
-    if stat.S_ISDIR(status.st_mode):
-        reason = "is a folder, not a video file"
-    elif not stat.S_ISREG(status.st_mode):
-        reason = "is not a regular file"
-    elif status.st_size == 0:
-        reason = "the file is empty"
-    if reason:
-        os.close(descriptor)
-        raise VideoError(f"{name}: {reason}")
-    return descriptor
-
-
 def _start(video: int, max_memory: int, max_pixels: int) -> Process:
-    """The child. It finds the standard library and PyAV, and inherits the video and two pipes, nothing else."""
+    """Start the child, which finds the standard library and PyAV, and inherits the video and two pipes alone."""
     spec = importlib.util.find_spec("av")
     if spec is None or spec.origin is None:
         raise ImportError("av cannot be imported (not installed); install it with pip install 'bitrate-ext[video]'")
@@ -385,7 +360,7 @@ def _start(video: int, max_memory: int, max_pixels: int) -> Process:
     arguments = [folder, str(video), str(max_memory), str(max_pixels)]
     kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "LD_PRELOAD") if name in os.environ}
     return subprocess.Popen(
-        [sys.executable, "-I", "-S", decoder.__file__, *arguments],
+        [sys.executable, "-I", "-S", str(_DECODER), *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -9,23 +9,22 @@ from fractions import Fraction
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
+from ..atomic import PartialFile
+from ..choices import CONTAINERS, LARGEST_CRF, PRESETS
+from ..optional import require
+
 TICK = Fraction(1, 90_000)  # seconds; holds the frames of all usual rates exactly
 MATROSKA_TICK = Fraction(1, 1000)  # what its muxer keeps
 MOST_PIXELS = 16_384  # of a side: what x264 takes
-PRESETS = (
-    *("ultrafast", "superfast", "veryfast", "faster", "fast"),
-    *("medium", "slow", "slower", "veryslow", "placebo"),
-)
 _BT709, _TV_RANGE = 1, 1  # FFmpeg's AVColorSpace and kin, AVColorRange
 
 
 class VideoWriter:
-    """A video file, written frame by frame::
+    """A video file, written frame by frame.
 
         with VideoWriter("out.mp4", 640, 480, Fraction(25)) as video:
             video.write(pixels, Fraction(0))
@@ -57,43 +56,41 @@ class VideoWriter:
         crf: int = 18,
         preset: str = "veryfast",
     ) -> None:
-        from ..optional import require
-
-        self._file: Any = None
-        self._target = Path(path)
-        if self._target.suffix.lower() not in CONTAINERS:
+        self._partial: PartialFile | None = None
+        self._path = target = Path(path)
+        container = CONTAINERS.get(target.suffix.lower())
+        if container is None:
             raise ValueError(f"path must end in one of {', '.join(CONTAINERS)}, got {str(path)!r}")
         for name, value in {"width": width, "height": height}.items():
             if not 1 <= value <= MOST_PIXELS:
                 raise ValueError(f"{name} must be 1 to {MOST_PIXELS:,} pixels, got {value!r}")
         if not Fraction(1, 1000) <= rate <= 1000:
             raise ValueError(f"rate must be 0.001 to 1000 frames a second, got {rate!r}")
-        if not 0 <= crf <= 51:
-            raise ValueError(f"crf must be 0 to 51, got {crf!r}")
+        if not 0 <= crf <= LARGEST_CRF:
+            raise ValueError(f"crf must be 0 to {LARGEST_CRF}, got {crf!r}")
         if preset not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
-        if self._target.is_dir():
-            raise IsADirectoryError(f"{self._target} is a folder")
+        if target.is_dir():
+            raise IsADirectoryError(f"{target} is a folder")
         self.width, self.height, self.rate = width, height, Fraction(rate)
         self._av = require("av")
-        self._tick = MATROSKA_TICK if self._target.suffix.lower() == ".mkv" else TICK
+        self._tick = MATROSKA_TICK if container == "matroska" else TICK
         self._last: int | None = None  # ticks
-        self._partial = self._target.with_name(f".{self._target.name}.{os.getpid()}.partial")
-        self._file = self._partial.open("wb", buffering=0)
+        self._partial = PartialFile(target, buffering=0)
         try:
-            self._open(CONTAINERS[self._target.suffix.lower()], crf, preset)
+            self._open(self._partial, container, crf, preset)
         except BaseException:
             self._discard()
             raise
 
-    def _open(self, container: str, crf: int, preset: str) -> None:
-        """FFmpeg is given the file, not its name; it reads back what it wrote to put an MP4 file's index first."""
+    def _open(self, partial: PartialFile, container: str, crf: int, preset: str) -> None:
+        """Begin; FFmpeg is given no name, and reads back what it wrote to put an MP4 file's index first."""
         self._container = self._av.open(
-            self._file,
+            partial.file,
             "w",
             format=container,
             container_options={"movflags": "+faststart"} if container != "matroska" else {},
-            io_open=lambda *_: self._partial.open("rb"),
+            io_open=lambda *_: partial.path.open("rb"),
         )
         stream = self._container.add_stream("libx264", self.rate, options={"crf": str(crf), "preset": preset})
         stream.width, stream.height = self.width + self.width % 2, self.height + self.height % 2
@@ -108,15 +105,15 @@ class VideoWriter:
         plane = self._picture.planes[0]
         self._rows = np.frombuffer(plane, np.uint8).reshape(stream.height, plane.line_size)
 
-    def write(self, pixels: np.ndarray, time: Fraction) -> None:
+    def write(self, pixels: NDArray[np.uint8], time: Fraction) -> None:
         """Add a frame.
 
         Args:
             pixels: uint8 ``[H, W, 3]``, red, green, blue.
             time: seconds; later than the frame's before, or else it is shown right after that.
         """
-        if self._file is None:
-            raise ValueError(f"{self._target}: the video has been closed")
+        if self._partial is None:
+            raise ValueError(f"{self._path}: the video has been closed")
         expected = (self.height, self.width, 3)
         if pixels.dtype != np.uint8 or pixels.shape != expected:
             raise ValueError(f"pixels must be uint8 {list(expected)}, got {pixels.dtype} {list(pixels.shape)}")
@@ -132,7 +129,7 @@ class VideoWriter:
         frame.duration = max(1, round(1 / (self.rate * self._tick)))
         self._container.mux(self._stream.encode(frame))
 
-    def _fill(self, pixels: np.ndarray) -> None:
+    def _fill(self, pixels: NDArray[np.uint8]) -> None:
         """Copy a frame; where a side is odd, its last row or column stands twice."""
         row = 3 * self.width
         self._rows[: self.height, :row] = pixels.reshape(self.height, row)
@@ -143,22 +140,21 @@ class VideoWriter:
 
     def rename(self, path: str | PathLike[str]) -> None:
         """Give the file another name, in the same folder, than it was opened with."""
-        self._target = self._target.with_name(Path(path).name)
+        if self._partial is not None:
+            self._partial.target = self._partial.target.with_name(Path(path).name)
 
     def close(self) -> None:
         """Write what is left and give the file its name; or leave nothing, where there was no frame or that fails."""
-        if self._file is None:
+        if self._partial is None:
             return
         try:
             if self._last is None:
-                raise ValueError(f"{self._target}: no frame was written")
+                raise ValueError(f"{self._partial.target}: no frame was written")
             self._container.mux(self._stream.encode(None))
             self._container.close()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            if self._target.is_dir():
-                raise IsADirectoryError(f"{self._target} is a folder")
-            self._partial.replace(self._target)
+            os.fsync(self._partial.file.fileno())
+            self._partial.finish()
+            self._partial.publish()
         finally:
             self._discard()
 
@@ -175,10 +171,8 @@ class VideoWriter:
 
     def _discard(self) -> None:
         """Close all and remove the temporary file. What goes wrong here is not said: something else did before."""
-        file, self._file = self._file, None
-        if file is None:
-            return
-        with contextlib.suppress(Exception):
-            self._container.close()
-        file.close()
-        self._partial.unlink(missing_ok=True)
+        partial, self._partial = self._partial, None
+        if partial is not None:
+            with contextlib.suppress(Exception):
+                self._container.close()
+            partial.discard()

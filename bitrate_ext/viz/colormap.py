@@ -1,7 +1,7 @@
-"""Colours of bitrate maps, on the tensor's own device: the map as a picture, and laid over the photograph.
+"""Colours of bitrate maps, on the tensor's own device: the map alone, and laid over its image.
 
 Both are look-ups in a table of ``[LEVELS + 1, 256, 3]`` bytes: the level of a pixel's bits (the last one stands for
-what is not a number) and the lightness of the photograph there. Levels and lightness are whole numbers, so the same map
+what is not a number) and the lightness of the image there. Levels and lightness are whole numbers, so the same map
 gives the same bytes on every device. The table is the only copy of the formula:
 
     opacity = STRENGTH * share of the limit, tint = colour * (0.45 + 0.55 * light)
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 COLOURS = "inferno"  # perceptually even, black where nothing is spent
@@ -30,14 +31,14 @@ LUMA = (13933, 46871, 4732)  # of red, green and blue in 65536ths (ITU-R BT.709)
 
 
 def colour_map(name: str = COLOURS) -> Any:
-    """Matplotlib's colours of that name, with one for what is not a number."""
+    """Return matplotlib's colours of that name, with one for what is not a number."""
     import matplotlib
 
     return matplotlib.colormaps[name].with_extremes(bad=BROKEN)
 
 
-def colour_limit(bits: np.ndarray) -> float:
-    """Upper end of the colour scale, bits per pixel: a robust maximum of the finite values, above zero."""
+def colour_limit(bits: NDArray[Any]) -> float:
+    """Return the upper end of the colour scale, bits per pixel: a robust maximum of the finite values, above zero."""
     finite = bits[np.isfinite(bits)]
     limit = float(np.percentile(finite, PERCENTILE)) if finite.size else 0.0
     if limit <= 0.0:  # next to everything costs nothing
@@ -59,7 +60,7 @@ class ClipLimit:
     def add(self, bits: Tensor) -> None:
         """Take a map ``[H, W]``, bits per pixel, into account."""
         step = max(1, math.isqrt(bits.numel() // SAMPLE))
-        first = self._maps % step  # another one each time, so that no part of the picture is left out
+        first = self._maps % step  # another one each time, so that no part of the image is left out
         sample = bits[first % bits.shape[0] :: step, first % bits.shape[1] :: step].cpu().numpy().ravel()
         finite = sample[np.isfinite(sample)]
         self._counts += np.bincount(np.digitize(finite, BINS), minlength=len(self._counts))
@@ -67,7 +68,7 @@ class ClipLimit:
         self._maps += 1
 
     def limit(self) -> float:
-        """Upper end of the colour scale, bits per pixel, above zero."""
+        """Return the upper end of the colour scale, bits per pixel, above zero."""
         below = self._counts.cumsum()
         index = int(np.searchsorted(below, below[-1] * PERCENTILE / 100))
         limit = min(float(BINS[min(index, len(BINS) - 1)]), self._largest) if index else self._largest
@@ -75,48 +76,48 @@ class ClipLimit:
 
 
 def apply_colormap(bits: Tensor, limit: float, out: Tensor | None = None) -> Tensor:
-    """The map in colours: uint8 ``[H, W, 3]``.
+    """Return the map in colours, uint8 ``[H, W, 3]``.
 
     Args:
         bits: ``[H, W]``, bits per pixel. Values above ``limit`` get the last colour, NaN is grey.
         limit: upper end of the colour scale, bits per pixel.
         out: uint8 ``[H, W, 3]``, any strides, for the result.
     """
-    return _looked_up(_table(bits.device)[0], _levels(bits, limit), out)
+    return _look_up(_table(bits.device)[0], _levels(bits, limit), out)
 
 
-def overlay_bits(photograph: Tensor, bits: Tensor, limit: float, out: Tensor | None = None) -> Tensor:
-    """The map laid over the photograph: uint8 ``[H, W, 3]``.
+def overlay_bits(image: Tensor, bits: Tensor, limit: float, out: Tensor | None = None) -> Tensor:
+    """Lay the map over its image; returns uint8 ``[H, W, 3]``.
 
-    The photograph in grey, tinted with the map's colours: the more bits a pixel costs, the more colour it gets. The
-    colour is shaded by the photograph, so that it stays readable where the most bits are.
+    The image in grey, tinted with the map's colours: the more bits a pixel costs, the more colour it gets. The colour
+    is shaded by the image, so that it stays readable where the most bits are.
 
     Args:
-        photograph: uint8 ``[H, W, 3]``, red, green and blue.
+        image: uint8 ``[H, W, 3]``, red, green and blue.
         bits: ``[H, W]``, bits per pixel. Pixels that are not a number get no colour.
         limit: upper end of the colour scale, bits per pixel.
         out: uint8 ``[H, W, 3]``, any strides, for the result.
     """
-    red, green, blue = photograph.unbind(-1)
+    red, green, blue = image.unbind(-1)
     light = red.int().mul_(LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
     light.add_(1 << 15).bitwise_right_shift_(16)
-    return _looked_up(_table(bits.device)[1], light.add_(_levels(bits, limit), alpha=256), out)
+    return _look_up(_table(bits.device)[1], light.add_(_levels(bits, limit), alpha=256), out)
 
 
 def _levels(bits: Tensor, limit: float) -> Tensor:
-    """int32 ``[H, W]``, ``LEVELS`` for what is not a number."""
+    """Return the level of each pixel, int32 ``[H, W]``; ``LEVELS`` for what is not a number."""
     level = torch.mul(bits, LEVELS / limit).clamp_(0, LEVELS - 1)
     return level.nan_to_num_(nan=LEVELS).int()
 
 
-def _looked_up(table: Tensor, index: Tensor, out: Tensor | None) -> Tensor:
-    found = table.index_select(0, index.flatten()).unflatten(0, index.shape)
+def _look_up(table: Tensor, index: Tensor, out: Tensor | None) -> Tensor:
+    found = table.index_select(0, index.flatten()).view(*index.shape, 3)
     return found if out is None else out.copy_(found)
 
 
 @lru_cache(maxsize=8)
 def _table(device: torch.device) -> tuple[Tensor, Tensor]:
-    """uint8 ``[LEVELS + 1, 3]`` of the map alone; and ``[(LEVELS + 1) * 256, 3]`` of an overlay, by level and light."""
+    """Return uint8 colours of the map alone, ``[LEVELS + 1, 3]``, and of overlays, ``[(LEVELS + 1) * 256, 3]``."""
     share = (np.arange(LEVELS) / (LEVELS - 1))[:, None, None]
     colour = colour_map()(np.arange(LEVELS))[:, None, :3]
     light = (np.arange(256) / 255)[None, :, None]

@@ -1,7 +1,6 @@
-"""The strip below a video: bits of each frame by latent, with a cursor, what the frame costs, and the scale of its map.
+"""The chart below a video: bits of each frame by latent, with a cursor, what the frame costs, and the scale of its map.
 
-Drawn with Pillow, in pixels, because it is drawn anew for every frame. Bars are kept and only added to; where the
-tallest one outgrows the axis, all are drawn again.
+Drawn in pixels, with NumPy and Pillow, because it is drawn anew for every frame; bars are kept while none is added.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .colormap import colour_map
 
@@ -23,14 +23,14 @@ LATENT_COLOURS = (
     *((78, 121, 167), (242, 142, 43), (89, 161, 79), (225, 87, 89)),
     *((118, 183, 178), (237, 201, 72), (176, 122, 161), (156, 117, 95)),
 )
-LINES = 9.0  # height of the strip, in em
+LINES = 9.0  # height of the chart, in em
 FIRST_COUNT = 64  # bars that there is room for where the number of frames is not known
 HEADROOM = 1.25  # of the axis, where a bar has outgrown it
 SCALE_WIDTH = 11.0  # of the map's scale, em
 
 
 class FrameChart:
-    """Pictures of ``width`` x ``height`` pixels; the height follows from the width.
+    """A chart of ``width`` x ``height`` pixels; the height follows from the width.
 
     Args:
         width: pixels, at least 200.
@@ -48,29 +48,27 @@ class FrameChart:
         em = self.em
         self._bars = _Box(em, round(2.4 * em), round(width - (SCALE_WIDTH + 3) * em), round(LINES * em - 1.8 * em))
         self._scale = _Box(round(width - (SCALE_WIDTH + 1) * em), round(3.6 * em), width - em, round(4.8 * em))
-        self._picture = np.full((self.height, width, 3), GROUND, dtype=np.uint8)
+        self._ground: NDArray[np.uint8] | None = None  # the chart with its bars alone, while none is added
 
     @property
     def latents(self) -> list[str]:
-        """In the order in which they came, which is that of the bars from the bottom up."""
+        """Names in the order in which they came, which is that of the bars from the bottom up."""
         return self._names
 
     def add(self, bits: Mapping[str, float]) -> None:
-        """The next frame's bits by latent; what is not finite counts as nothing."""
+        """Add the next frame's bits by latent; what is not finite counts as nothing."""
         finite = {name: value if np.isfinite(value) and value > 0 else 0.0 for name, value in bits.items()}
-        new = [name for name in finite if name not in self._names]
         total = sum(finite.values())
-        self._bits.append(finite)
-        self._names += new
-        again = bool(new)
         if total > self._top:
-            self._top, again = total * (HEADROOM if self._top else 1.0), True
+            self._top = total * (HEADROOM if self._top else 1.0)
+        self._names += [name for name in finite if name not in self._names]
+        self._bits.append(finite)
         while len(self._bits) > self._count:
-            self._count, again = 2 * self._count, True
-        self._draw_bars(0 if again else len(self._bits) - 1)
+            self._count *= 2
+        self._ground = None
 
-    def at(self, index: int, words: str, limit: float) -> np.ndarray:
-        """The strip with its cursor at frame ``index``.
+    def draw(self, index: int, words: str, limit: float) -> NDArray[np.uint8]:
+        """Draw the chart with its cursor at frame ``index``.
 
         Args:
             index: of a frame that has been added.
@@ -82,12 +80,14 @@ class FrameChart:
         """
         from PIL import Image, ImageDraw
 
-        picture = self._picture.copy()
+        if self._ground is None:
+            self._ground = self._draw_bars()
+        ground = self._ground.copy()
         box = self._bars
         left, right = self._column(index), max(self._column(index) + 1, self._column(index + 1))
-        cursor = picture[box.top : box.bottom, left:right]
+        cursor = ground[box.top : box.bottom, left:right]
         cursor[:] = cursor // 2 + np.array(CURSOR, dtype=np.uint8) // 2
-        image = Image.fromarray(picture)
+        image = Image.fromarray(ground)
         draw = ImageDraw.Draw(image)
         em = self.em
         self._write(draw, (em, 0.5 * em), words, 1.1, INK)
@@ -113,44 +113,41 @@ class FrameChart:
             x = box.left + share * (box.right - box.left - self._length(text, 0.9))
             self._write(draw, (x, below), text, 0.9, INK)
 
-    def _column(self, index: int) -> int:
+    def _column(self, index: Any) -> Any:
         box = self._bars
         return box.left + index * (box.right - box.left) // self._count
 
-    def _draw_bars(self, first: int) -> None:
-        """Those from frame ``first`` on. Where there are more frames than pixels, a pixel shows its costliest frame."""
-        box = self._bars
+    def _draw_bars(self) -> NDArray[np.uint8]:
+        """Return the chart with its bars. Of more frames than pixels, each pixel shows its costliest."""
+        box, frames = self._bars, len(self._bits)
+        ground = np.full((self.height, self.width, 3), GROUND, dtype=np.uint8)
+        ground[box.top : box.bottom, box.left : box.right] = [c + 14 for c in GROUND]
+        bits = np.array([[one.get(name, 0.0) for one in self._bits] for name in self._names])  # [latents, frames]
+        starts = self._column(np.arange(frames))
+        end = min(box.right, max(self._column(frames - 1) + 1, self._column(frames)))
+        order = np.argsort(bits.sum(axis=0), kind="stable")
+        costliest = np.zeros(self.width, dtype=int)
+        costliest[starts[order]] = order  # where several begin at one pixel, the last that is assigned stays
+        columns = np.arange(box.left, end)
+        shown = costliest[starts[np.searchsorted(starts, columns, side="right") - 1]]
         room = box.bottom - box.top
-        start, end = self._column(first), min(box.right, max(self._column(first) + 1, self._column(len(self._bits))))
-        if first == 0:
-            self._picture[box.top : box.bottom, box.left : box.right] = [c + 14 for c in GROUND]
-        while first > 0 and self._column(first - 1) >= start:
-            first -= 1
-        heights = np.zeros((len(self._names), end - start))
-        tallest = np.zeros(end - start)
-        for index in range(first, len(self._bits)):
-            total = sum(self._bits[index].values())
-            at = slice(self._column(index) - start, max(self._column(index) + 1, self._column(index + 1)) - start)
-            if total >= tallest[at].max(initial=0.0):
-                tallest[at] = total
-                heights[:, at] = [[self._bits[index].get(name, 0.0)] for name in self._names]
-        upto = np.rint(np.cumsum(heights, axis=0) / max(self._top, 1e-300) * room).astype(int)
-        row = np.arange(room)[::-1, None]  # pixels above the axis
-        target = self._picture[box.top : box.bottom, start:end]
-        below = np.zeros(end - start, dtype=int)
-        for level, colour in zip(upto, _colours(len(self._names)), strict=True):
-            target[(row >= below) & (row < level)] = colour
-            below = level
+        tops = np.rint(np.cumsum(bits, axis=0) / max(self._top, 1e-300) * room).astype(int)[:, shown]
+        area, row = ground[box.top : box.bottom, box.left : end], np.arange(room)[::-1, None]  # pixels above the axis
+        below = np.zeros(len(columns), dtype=int)
+        for top, colour in zip(tops, _colours(len(self._names)), strict=True):
+            area[(row >= below) & (row < top)] = colour
+            below = top
+        return ground
 
     def _write(self, draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, size: float, colour: Any) -> None:
         draw.text(at, text, font=_font(round(size * self.em)), fill=colour)
 
     def _length(self, text: str, size: float) -> float:
-        return _font(round(size * self.em)).getlength(text)
+        return float(_font(round(size * self.em)).getlength(text))
 
 
 class _Box:
-    """In pixels, the last row and column not included."""
+    """A rectangle in pixels, the last row and column not included."""
 
     def __init__(self, left: int, top: int, right: int, bottom: int) -> None:
         self.left, self.top, self.right, self.bottom = left, top, max(right, left + 1), bottom
@@ -168,8 +165,8 @@ def _bits(value: float) -> str:
 
 
 @lru_cache(maxsize=16)
-def _gradient(width: int) -> np.ndarray:
-    return np.rint(255 * colour_map()(np.linspace(0, 1, width))[:, :3]).astype(np.uint8)
+def _gradient(width: int) -> NDArray[np.uint8]:
+    return np.asarray(np.rint(255 * colour_map()(np.linspace(0, 1, width))[:, :3]), np.uint8)
 
 
 @lru_cache(maxsize=16)

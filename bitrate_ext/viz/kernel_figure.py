@@ -1,28 +1,28 @@
-"""Picture of a receptive field: where the bits of one latent cell go, beside what bilinear interpolation would do.
+"""Figure of a receptive field: where the bits of one latent cell go, beside what bilinear interpolation would do.
 
-Drawn as the pictures in ``render.py``: matplotlib's objects, no global state, every length in pixels. Positions in the
-panels are edges: pixel ``p`` of the kernel covers ``p`` to ``p + 1``, so that the lines between cells fall on ticks.
+Positions in the panels are edges: pixel ``p`` of the kernel covers ``p`` to ``p + 1``, so that the lines between cells
+fall on ticks.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..receptive_field.field import ReceptiveField
 from .colormap import COLOURS
-from .map_figure import _placed, _write
+from .figure import PixelFigure
 
 if TYPE_CHECKING:
     from PIL import Image
 
 DECADES = 4  # of the colour scale: it ends at 1e-4 of the kernel's maximum
 LONG_SIDE = (640, 1600)  # least and most that the panel's long side gets, pixels
-NARROW = 6  # cells of fewer pixels in the picture get no borders, which would hide the kernel
+NARROW = 6  # cells of fewer pixels in the figure get no borders, which would hide the kernel
 SLENDER = 2.0  # a panel longer than this is widened, so that its labels have room
 TIMES = "\N{MULTIPLICATION SIGN}"
 TICKS = 9  # at most, along the panel's long side
@@ -43,7 +43,7 @@ class _View:
 
 
 def kernel_figure(field: ReceptiveField, *, model: str = "") -> Image.Image:
-    """The kernel in colours over four decades, its marginals beside it, and bilinear interpolation's for comparison.
+    """Draw the kernel in colours over four decades, its marginals beside it, and bilinear interpolation's.
 
     The panel shows the share of a cell's bits that each pixel gets, in pixels relative to ``stride * i``; below 1e-4 of
     the largest everything has the darkest colour. The curves are its sums over columns and over rows. The dashed ones
@@ -56,34 +56,25 @@ def kernel_figure(field: ReceptiveField, *, model: str = "") -> Image.Image:
     Returns:
         An RGB image.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from PIL import Image
-
     view = _view(field)
     em, width, height = view.em, view.width, view.height
     margin, gap, side = 1.2 * em, 1.1 * em, 9.5 * em  # `side`: what a marginal rises to
     head = (6.3 if model else 4.9) * em
     left, bottom = margin + 4.8 * em, margin + 3.4 * em
     beside, over = left + width + gap, bottom + height + gap
-    full_width = math.ceil(beside + side + 8.5 * em + margin)
-    full_height = math.ceil(over + side + head)
 
-    figure = Figure(figsize=(full_width / 72, full_height / 72), dpi=72, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
-
-    def placed(*box: float) -> Any:
-        return figure.add_axes(_placed((box[0], box[1], box[2], box[3]), full_width, full_height))
-
-    picture = _draw_kernel(placed(left, bottom, width, height), field, view)
-    _draw_marginals(placed(left, over, width, side), placed(beside, bottom, side, height), field, view)
-    _draw_bar(figure, placed(beside + side + 1.4 * em, bottom, 1.1 * em, height), picture, em)
+    figure = PixelFigure(beside + side + 8.5 * em + margin, over + side + head, em)
+    panel = figure.add_axes(left, bottom, width, height)
+    drawn = _draw_kernel(figure, panel, field, view)
+    above, right = figure.add_axes(left, over, width, side), figure.add_axes(beside, bottom, side, height)
+    _draw_marginals(figure, above, right, field, view)
+    _draw_bar(figure, figure.add_axes(beside + side + 1.4 * em, bottom, 1.1 * em, height), drawn)
     handles, words = _legend(em)
-    figure.legend(
+    figure.figure.legend(
         handles,
         words,
         loc="upper left",
-        bbox_to_anchor=((beside + 0.3 * em) / full_width, (over + side) / full_height),
+        bbox_to_anchor=((beside + 0.3 * em) / figure.width, (over + side) / figure.height),
         fontsize=0.92 * em,
         labelcolor="0.15",
         frameon=False,
@@ -92,22 +83,18 @@ def kernel_figure(field: ReceptiveField, *, model: str = "") -> Image.Image:
         labelspacing=0.45,
         handlelength=2.2,
     )
-    lines = [(f"Receptive field of latent {field.latent!r}", 1.3, "bold", "0.1")]
-    lines += [(text, 1.0, "normal", "0.3") for text in (model, _numbers(field)) if text]
-    for (text, size, weight, colour), line in zip(lines, (2.25, 3.8, 5.2), strict=False):
-        place = margin / full_width, 1 - line * em / full_height
-        _write(
-            figure.text(*place, "", size=size * em, weight=weight, color=colour), text, full_width - 2 * margin, canvas
-        )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # letters that the font lacks are drawn as boxes
-        canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())[:, :, :3])
+    texts = (f"Receptive field of latent {field.latent!r}", model, _numbers(field))
+    figure.write_head([text for text in texts if text], margin, (2.25, 3.8, 5.2))
+    return figure.to_image()
 
 
-def bilinear_marginal(stride: int, pixels: np.ndarray) -> np.ndarray:
-    """Share of a cell's bits that bilinear interpolation gives the rows, or columns, ``pixels`` from ``stride * i``."""
-    return np.maximum(0.0, 1 - np.abs(pixels - (stride - 1) / 2) / stride) / stride
+def bilinear_marginal(stride: int, pixels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the shares of a cell's bits that bilinear interpolation gives rows, or columns, ``pixels``.
+
+    They are counted from ``stride * i``.
+    """
+    shares: NDArray[np.float64] = np.maximum(0.0, 1 - np.abs(pixels - (stride - 1) / 2) / stride) / stride
+    return shares
 
 
 def _numbers(field: ReceptiveField) -> str:
@@ -120,7 +107,7 @@ def _numbers(field: ReceptiveField) -> str:
 
 
 def _view(field: ReceptiveField) -> _View:
-    """The reach and the bilinear hat with a little room, enlarged by a whole number where that is possible."""
+    """View the reach and the bilinear hat with a little room, enlarged by a whole number where that is possible."""
     spans = []
     for (first, last), stride in zip(field.reach, field.stride, strict=True):
         low, high = min(first, -stride / 2), max(last + 1, 1.5 * stride)
@@ -140,7 +127,7 @@ def _view(field: ReceptiveField) -> _View:
     return _View((spans[0], spans[1]), (ticks[0], ticks[1]), height, width, max(15.0, max(height, width) / 60))
 
 
-def _draw_kernel(panel: Any, field: ReceptiveField, view: _View) -> Any:
+def _draw_kernel(figure: PixelFigure, panel: Any, field: ReceptiveField, view: _View) -> Any:
     import matplotlib
     from matplotlib.colors import LogNorm
     from matplotlib.patches import Rectangle
@@ -150,7 +137,7 @@ def _draw_kernel(panel: Any, field: ReceptiveField, view: _View) -> Any:
     percent = 100 * field.dense()
     least, most = percent.max() * 10.0**-DECADES, percent.max()
     panel.set_facecolor(colours(0.0))
-    picture = panel.imshow(
+    drawn = panel.imshow(
         np.maximum(percent, least),
         norm=LogNorm(least, most),
         cmap=colours,
@@ -177,12 +164,12 @@ def _draw_kernel(panel: Any, field: ReceptiveField, view: _View) -> Any:
     panel.set_ylabel(f"rows relative to {field.stride[0]} {TIMES} row of the cell", size=em, color="0.15")
     panel.set_xticks(view.ticks[1])
     panel.set_yticks(view.ticks[0])
-    _dress(panel, em)
-    return picture
+    _style(figure, panel)
+    return drawn
 
 
-def _draw_marginals(above: Any, right: Any, field: ReceptiveField, view: _View) -> None:
-    """Percentages of each column, above, and of each row, at the right; both on the same scale."""
+def _draw_marginals(figure: PixelFigure, above: Any, right: Any, field: ReceptiveField, view: _View) -> None:
+    """Draw the percentages of each column, above, and of each row, at the right; both on the same scale."""
     kernel, em, (rows, columns) = field.dense(), view.em, view.spans
     most = 0.0
     for axes, axis, orientation in ((right, 0, "horizontal"), (above, 1, "vertical")):
@@ -199,7 +186,7 @@ def _draw_marginals(above: Any, right: Any, field: ReceptiveField, view: _View) 
         axes.grid(color="0.9", linewidth=0.05 * em)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-        _dress(axes, em)
+        _style(figure, axes)
     above.set(xlim=columns, ylim=(0, 108 * most))
     right.set(xlim=(0, 108 * most), ylim=(rows[1], rows[0]))
     above.set_xticks(view.ticks[1], labels=[])
@@ -210,26 +197,27 @@ def _draw_marginals(above: Any, right: Any, field: ReceptiveField, view: _View) 
     right.set_xlabel("% of its bits, each row", size=em, color="0.15")
 
 
-def _draw_bar(figure: Any, axes: Any, picture: Any, em: float) -> None:
+def _draw_bar(figure: PixelFigure, axes: Any, drawn: Any) -> None:
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
-    scale = figure.colorbar(picture, cax=axes, format=FuncFormatter(lambda value, _: _plain(value)))
+    em = figure.em
+    scale = figure.figure.colorbar(drawn, cax=axes, format=FuncFormatter(lambda value, _: _plain(value)))
     scale.ax.yaxis.set_minor_formatter(NullFormatter())
     scale.set_label("% of its bits, each pixel", size=em, color="0.15", labelpad=0.4 * em)
-    scale.ax.tick_params(labelsize=0.9 * em, colors="0.15", length=0.3 * em)
+    figure.style_ticks(scale.ax)
     scale.ax.tick_params(which="minor", length=0.15 * em, colors="0.15")
     scale.outline.set_linewidth(0.0)
 
 
 def _plain(value: float) -> str:
-    """A power of ten without an exponent."""
+    """Write a power of ten without an exponent."""
     return f"{value:.{max(0, -math.floor(math.log10(value) + 0.5))}f}"
 
 
-def _dress(axes: Any, em: float) -> None:
-    axes.tick_params(labelsize=0.9 * em, colors="0.15", length=0.3 * em, width=0.05 * em)
+def _style(figure: PixelFigure, axes: Any) -> None:
+    figure.style_ticks(axes, width=0.05 * figure.em)
     for spine in axes.spines.values():
-        spine.set(color="0.6", linewidth=0.05 * em)
+        spine.set(color="0.6", linewidth=0.05 * figure.em)
 
 
 def _cross(em: float) -> dict[str, Any]:
@@ -244,7 +232,7 @@ def _dot(em: float) -> dict[str, Any]:
 
 
 def _legend(em: float) -> tuple[list[Any], list[str]]:
-    """Handles and words; lines of the panel are shown on a bar of its darkest colour."""
+    """Return handles and words; lines of the panel are shown on a bar of its darkest colour."""
     from matplotlib.lines import Line2D
 
     def over_dark(**line: Any) -> tuple[Any, Any]:

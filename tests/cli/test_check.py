@@ -124,20 +124,20 @@ def test_channels_of_the_estimate() -> None:
         torch.testing.assert_close(result.channel_bits[name], -p.double().log2().sum(dim=(2, 3)), rtol=1e-6, atol=1e-9)
 
 
-def test_books_that_do_not_close() -> None:
-    books = LedgerBuilder(2)
+def test_ledgers_that_do_not_close() -> None:
+    builder = LedgerBuilder(2)
     for image in (0, 1):
-        books.enter(image, 100, 750.0, 0, 90)
-    account = books.account(torch.tensor([700.0, 700.0]).double(), torch.tensor([50.0, 50.0]).double())
+        builder.enter(image, 100, 750.0, 0, 90)
+    account = builder.account(torch.tensor([700.0, 700.0]).double(), torch.tensor([50.0, 50.0]).double())
     assert account.overhead.tolist() == [50.0, 50.0]
     assert Ledger({"y": account}).closes.tolist() == [True, True]
     assert Ledger({"y": account}).container_bytes.tolist() == [27, 27]
     lost = replace(account, located=torch.tensor([700.0, 700.0 - 1e-5], dtype=torch.float64))
     assert Ledger({"y": account, "z": lost}).closes.tolist() == [True, False]
     for bits in (800 - 31.0, 800 - 65.0):  # overheads that the coder cannot have
-        books = LedgerBuilder(1)
-        books.enter(0, 100, bits, 0, 90)
-        assert not Ledger({"y": books.account(torch.tensor([bits]).double(), torch.zeros(1).double())}).closes
+        builder = LedgerBuilder(1)
+        builder.enter(0, 100, bits, 0, 90)
+        assert not Ledger({"y": builder.account(torch.tensor([bits]).double(), torch.zeros(1).double())}).closes
 
 
 # The command line.
@@ -168,7 +168,7 @@ def test_check_says_how_the_file_adds_up(photo: str, capsys: pytest.CaptureFixtu
         total += float(strings)
     assert f"{round(total / 8):,} bytes in" in lines[0]
     assert f"{(total + 8 * 31) / 7070:.3f} bits per pixel" in lines[0]
-    assert lines[4].startswith("  The books close: ")
+    assert lines[4].startswith("  The ledger closes: ")
     assert all(line.startswith("  warning: ") for line in lines[5:])
 
 
@@ -192,17 +192,17 @@ def test_check_as_json(photo: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert latent["estimated"] > 0
 
 
-def test_books_that_do_not_close_are_exit_code_1(
+def test_ledgers_that_do_not_close_are_exit_code_1(
     photo: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     account = LedgerBuilder.account
     monkeypatch.setattr(LedgerBuilder, "account", lambda self, located, padding: account(self, located - 0.5, padding))
     assert cli.main(["check", photo]) == 1
-    assert "  The books DO NOT CLOSE: 5.0e-01 bits are left over." in capsys.readouterr().out
+    assert "  The ledger DOES NOT CLOSE: 5.0e-01 bits are left over." in capsys.readouterr().out
     assert cli.main(["check", photo, "absent.png"]) == 2
 
 
-def test_a_model_that_cannot_be_listened_to_is_one_line(
+def test_a_model_without_tables_is_one_line(
     photo: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(demo_codec, "load_demo_codec", lambda: zoo.small_model("mbt2018-mean"))

@@ -42,7 +42,7 @@ class BlockCodec(nn.Module):
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     """Makes photographs in the current folder, which is empty before; the demo codec is a small stand-in."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo_codec, "load_demo_codec", lambda: BlockCodec().eval())
+    monkeypatch.setattr(demo_codec, "load_demo_forward", lambda: BlockCodec().eval())
     rng = np.random.default_rng(0)
 
     def make(*names: str) -> list[str]:
@@ -326,7 +326,7 @@ def test_missing_package_says_what_to_install(
         raise ImportError('compressai cannot be imported; install it with pip install "bitrate-ext[compressai]"')
 
     monkeypatch.setattr(demo_codec, "load_demo_codec", absent)
-    assert 'pip install "bitrate-ext[compressai]"' in error_of(capsys, "map", "a.png")
+    assert 'pip install "bitrate-ext[compressai]"' in error_of(capsys, "map", "a.png", "--bits", "coded")
 
 
 def test_models_are_asked_for_as_the_arguments_say(photos: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,11 +339,13 @@ def test_models_are_asked_for_as_the_arguments_say(photos: Callable, monkeypatch
 
     monkeypatch.setattr(zoo, "load_zoo_model", load)
     monkeypatch.setattr(zoo, "load_checkpoint", load)
+    Path("sub").mkdir()
+    Path("sub/c.pth").write_bytes(b"weights")
     named = []
     for options in (
         ["--model", "mbt2018-mean", "--quality", "3", "--metric", "ms-ssim"],
         ["--model", "mbt2018-mean", "--quality", "3"],
-        ["--model", "some-vbr"],
+        ["--model", "mbt2018-vbr"],
         ["--checkpoint", "sub/c.pth"],
         ["--checkpoint", "sub/c.pth", "--model", "mbt2018"],
     ):
@@ -352,14 +354,14 @@ def test_models_are_asked_for_as_the_arguments_say(photos: Callable, monkeypatch
     assert asked == [
         ("mbt2018-mean", 3, "ms-ssim"),
         ("mbt2018-mean", 3, "mse"),
-        ("some-vbr", None, "mse"),
+        ("mbt2018-vbr", None, "mse"),
         ("sub/c.pth", None),
         ("sub/c.pth", "mbt2018"),
     ]
     assert named == [
         "mbt2018-mean, quality 3, ms-ssim",
         "mbt2018-mean, quality 3, mse",
-        "some-vbr, mse",
+        "mbt2018-vbr, mse",
         "c.pth (BlockCodec)",
         "c.pth (mbt2018)",
     ]
@@ -433,6 +435,7 @@ def test_main_leaves_warnings_as_they_were(capsys: pytest.CaptureFixture[str]) -
     assert (warnings.showwarning, list(warnings.filters)) == before
 
 
+@pytest.mark.medium
 def test_the_command_itself(tmp_path: Path) -> None:
     """The demo codec on the bundled photograph, in a process of its own."""
     photograph = str(demo_codec.demo_photograph())
@@ -449,6 +452,7 @@ def test_the_command_itself(tmp_path: Path) -> None:
     assert files(str(tmp_path)) == outputs("chelsea")
 
 
+@pytest.mark.medium
 def test_a_reader_that_leaves_early_gets_no_traceback() -> None:
     program = (
         "import sys\n"

@@ -102,7 +102,8 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
 
 
 def use(monkeypatch: pytest.MonkeyPatch, codec: type[nn.Module]) -> None:
-    monkeypatch.setattr(demo_codec, "load_demo_codec", lambda: codec().eval())
+    for name in ("load_demo_codec", "load_demo_forward"):
+        monkeypatch.setattr(demo_codec, name, lambda: codec().eval())
 
 
 def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
@@ -171,6 +172,7 @@ def test_json_is_one_document_and_nothing_else(capsys: pytest.CaptureFixture[str
     assert field.origin.startswith("g_s, 4 samples")
 
 
+@pytest.mark.medium
 def test_results_are_kept_for_the_next_time(hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["calibrate", "--samples", "4", "--no-cache"]) == 0
     assert not hub.exists()
@@ -210,8 +212,8 @@ def test_arguments_reach_the_measurement(
         (PaintingCodec, ["--latent", "w"], "latent must be one of the model's, 'y', 'z', got 'w'"),
         (PaintingCodec, ["--latent", "z"], "no synthesis transform found for latent 'z'"),
         (PaintingCodec, ["--synthesis", "decoder"], "looked for a module 'decoder'"),
-        (PaintingCodec, ["--samples", "1"], "samples must be a whole number of at least 2, got 1"),
-        (PaintingCodec, ["--samples", "many"], "argument --samples: invalid int value: 'many'"),
+        (PaintingCodec, ["--samples", "1"], "argument --samples: expected a whole number of at least 2, got '1'"),
+        (PaintingCodec, ["--samples", "many"], "argument --samples: expected a whole number of at least 2, got 'many'"),
         (BroadCodec, ["--images", "small.png"], "images must have at least 112 x 112 pixels"),
         (PaintingCodec, ["--images", "small.png", "absent.png"], "--images: absent.png: no such file"),
         (PaintingCodec, ["--images"], "argument --images: expected at least one argument"),
@@ -311,6 +313,7 @@ def test_files_are_named_after_the_model(monkeypatch: pytest.MonkeyPatch) -> Non
     assert files() == [f"{stem}.npz", f"{stem}.png"]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("command", ["calibrate", "map"])
 def test_a_terminal_is_told_what_takes_so_long(
     work: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
@@ -383,6 +386,7 @@ def test_help_explains_what_is_printed(capsys: pytest.CaptureFixture[str]) -> No
         assert any(line.startswith(row[:19]) and len(line) > 30 for line in explained), row
 
 
+@pytest.mark.medium
 def test_the_demo_codec_itself(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(demo_codec, "load_demo_codec", LOAD_DEMO_CODEC)
     assert cli.main(["calibrate", "--samples", "2", "--no-cache", "--json"]) == 0
@@ -409,7 +413,7 @@ def test_map_by_the_jacobian(work: Callable, capsys: pytest.CaptureFixture[str])
     capsys.readouterr()
     assert "--passes 8 goes with --projection jacobian" in error_of(capsys, "map", "a.png", "--passes", "8")
     argv = ["map", "a.png", "--projection", "jacobian", "--passes", "3"]
-    assert "passes must be a whole number of at least 4, got 3" in error_of(capsys, *argv)
+    assert "--passes: expected a whole number of at least 4, got '3'" in error_of(capsys, *argv)
 
 
 def test_the_jacobian_serves_decoders_of_global_reach(

@@ -79,7 +79,7 @@ def test_bench_without_a_compiler(quick_bench: None, capsys: pytest.CaptureFixtu
 def test_bench_times_no_wrong_answer(quick_bench: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "bitrate_map", lambda *_, out, **__: out.zero_())
     with pytest.raises(RuntimeError, match="fused gives a wrong map"):
-        bench.run(torch.device("cpu"), lambda _: None)
+        bench.compare(torch.device("cpu"), lambda _: None)
 
 
 def test_compiled_program_is_cleared_of_an_absent_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

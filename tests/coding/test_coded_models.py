@@ -1,4 +1,4 @@
-"""Coded bits of video, of users' own models, and of models that cannot be listened to."""
+"""Coded bits of video, of users' own models, and of models whose coder cannot be recorded."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ def video() -> Any:
     return zoo.video_model()
 
 
+@pytest.mark.medium
 def test_every_frame_and_branch_of_a_video_adds_up(video: Any) -> None:
     frames = [torch.rand(1, 3, 70, 150) for _ in range(3)]
     results = bitrate_ext.coded_video(video, frames)
@@ -56,6 +57,7 @@ def test_every_frame_and_branch_of_a_video_adds_up(video: Any) -> None:
     assert any(int(one.escapes) for result in results for one in result.ledger.latents.values())
 
 
+@pytest.mark.medium
 def test_a_batch_of_videos(video: Any) -> None:
     frames = [torch.rand(2, 3, 128, 128) for _ in range(2)]
     both = bitrate_ext.coded_video(video, frames, projection="nearest")
@@ -79,7 +81,7 @@ def test_frames_that_are_refused(video: Any) -> None:
     for name in ("mbt2018-mean", "elic2022-official"):
         with pytest.raises(TypeError, match="model must be a video model, which takes a list of frames and returns"):
             bitrate_ext.coded_video(zoo.small_model(name), [frame])
-    with pytest.raises(ValueError, match=r"projection must name each latent of the model, 'keyframe\.z' is missing"):
+    with pytest.raises(ValueError, match=r"'keyframe\.z' is missing, it names 'keyframe\.y'"):
         bitrate_ext.coded_video(video, [frame], projection={"keyframe.y": "area"})
 
 
@@ -221,7 +223,7 @@ class Sliced(nn.Module):
             return {"strings": [*y, z_strings]}
         encoder, symbols, indexes = ans.BufferedRansEncoder(), [], []
         for one, scale, mean in self.parts(x, z_hat):
-            indexes += gaussian.build_indexes(scale).flatten().tolist()
+            indexes += gaussian.build_indexes(scales=scale).flatten().tolist()
             symbols += gaussian.quantize(one, "symbols", mean).flatten().tolist()
         tables = (getattr(gaussian, name).tolist() for name in ("quantized_cdf", "cdf_length", "offset"))
         encoder.encode_with_indexes(symbols, indexes, *tables)
@@ -278,7 +280,7 @@ def test_a_mixture_of_gaussians(size: tuple[int, int]) -> None:
     assert (channels[[0, 1, 3, 4, 5]] > 5).all()
 
 
-# Models that cannot be listened to.
+# Models whose coder cannot be recorded.
 
 
 def test_what_has_no_coder_is_refused() -> None:
@@ -355,7 +357,7 @@ class Changed(Sliced):
         ),
     ],
 )
-def test_models_that_cannot_be_listened_to(what: str, message: str) -> None:
+def test_coders_that_cannot_be_recorded(what: str, message: str) -> None:
     model: Any = Changed(what).eval()
     model.update()
     mapper = BitrateMapper(model, bits="coded")
@@ -392,7 +394,7 @@ def test_nothing_stays_wrapped() -> None:
             assert not {"compress", "build_indexes"} & module.__dict__.keys()
 
 
-def test_other_threads_are_not_heard() -> None:
+def test_other_threads_are_not_recorded() -> None:
     table = ([1, 0, 1], [0, 0, 0], [[0, 9, 65530, 65536]], [4], [0])
     strings: list[bytes] = []
     model: Any = Sliced().eval()

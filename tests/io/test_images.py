@@ -1,20 +1,21 @@
-"""Reading photographs: what is read, how, and what is refused in which words."""
+"""Reading images: what is read, how, and what is refused in which words."""
 
 from __future__ import annotations
 
 import os
 import struct
 import warnings
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from pngs import chunk, png
 
 from bitrate_ext.io.images import ImageError, load_image
 
 Image = pytest.importorskip("PIL.Image")
+tifffile = pytest.importorskip("tifffile")
 
 PNG_CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # of each colour type
 
@@ -29,44 +30,10 @@ def as_tensor(pixels: np.ndarray) -> torch.Tensor:
 
 
 def write_png16(path: Path, values: np.ndarray, colour_type: int, extra: bytes = b"") -> None:
-    """A 16-bit PNG of ``[H, W, C]``, which Pillow itself cannot write in colour."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    height, width = values.shape[:2]
+    """A 16-bit PNG of ``[H, W, C]``."""
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + extra
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
-    )
-
-
-def write_tiff(path: Path, values: np.ndarray, *, photometric: int, sample_format: int = 1) -> None:
-    """An uncompressed little-endian TIFF of ``[H, W, C]``, of any depth."""
-    height, width, channels = values.shape
-    bits = 8 * values.dtype.itemsize
-    tags = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 0, 277: channels, 278: height}
-    tags |= {279: values.nbytes, 339: sample_format}
-    folder = 8
-    lists = folder + 2 + 12 * len(tags) + 4  # where values that do not fit into their entry begin
-    many = {258: lists, 339: lists + 2 * channels} if channels > 2 else {}
-    tags[273] = lists + 4 * channels
-    entries = b""
-    for tag, value in sorted(tags.items()):
-        if tag in many:
-            entries += struct.pack("<HHII", tag, 3, channels, many[tag])
-        else:
-            count = channels if tag in (258, 339) else 1
-            entries += struct.pack("<HHI", tag, 3 if count > 1 else 4, count)
-            entries += struct.pack("<HH", value, value) if count == 2 else struct.pack("<I", value)
-    body = struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0)
-    body += struct.pack(f"<{channels}H", *[bits] * channels) + struct.pack(f"<{channels}H", *[sample_format] * channels)
-    path.write_bytes(b"II*\0" + struct.pack("<I", folder) + body + values.tobytes())
+    height, width = values.shape[:2]
+    path.write_bytes(png(width, height, rows, depth=16, colour_type=colour_type, extra=extra))
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tiff", "a.webp", "A.PNG", "no_ending"])
@@ -133,7 +100,7 @@ def test_exif_rotation_is_applied(tmp_path: Path) -> None:
 def test_sixteen_bit_grey_keeps_its_precision(tmp_path: Path) -> None:
     values = np.array([[0, 1, 255, 256, 40000, 65535]], dtype=np.uint16)
     Image.fromarray(values).save(tmp_path / "a.png")
-    write_tiff(tmp_path / "a.tiff", values[:, :, None], photometric=1)
+    tifffile.imwrite(tmp_path / "a.tiff", values)
     for name in ("a.png", "a.tiff"):
         x = load_image(tmp_path / name)
         assert x.shape == (1, 3, 1, 6)
@@ -142,9 +109,7 @@ def test_sixteen_bit_grey_keeps_its_precision(tmp_path: Path) -> None:
 
 
 def test_sixteen_bit_grey_with_a_transparent_level(tmp_path: Path) -> None:
-    level = struct.pack(">H", 500)
-    chunk = struct.pack(">I", 2) + b"tRNS" + level + struct.pack(">I", zlib.crc32(b"tRNS" + level))
-    write_png16(tmp_path / "a.png", np.array([[[500], [501]]]), 0, chunk)
+    write_png16(tmp_path / "a.png", np.array([[[500], [501]]]), 0, chunk(b"tRNS", struct.pack(">H", 500)))
     assert load_image(tmp_path / "a.png")[0, 0, 0].tolist() == [1.0, np.float32(501) / np.float32(65535)]
 
 
@@ -156,27 +121,21 @@ def test_sixteen_bit_colour_png_is_refused(tmp_path: Path, colour_type: int) -> 
 
 
 TIFFS = {
-    "16-bit rgb": (np.zeros((3, 4, 3), np.uint16), 2, 1, "has 16 bits a channel; convert"),
-    "16-bit grey, white is zero": (np.zeros((3, 4, 1), np.uint16), 0, 1, "has 16 bits a channel; convert"),
-    "32-bit grey": (np.zeros((3, 4, 1), np.uint32), 1, 1, "has 32 bits a channel; convert"),
-    "signed": (np.zeros((3, 4, 1), np.int16), 1, 2, "has floating-point or signed samples; convert"),
-    "floating": (np.zeros((3, 4, 1), np.float32), 1, 3, "has floating-point or signed samples; convert"),
-    "floating rgb": (np.zeros((3, 4, 3), np.float32), 2, 3, "that can be read"),
+    "16-bit rgb": (np.zeros((3, 4, 3), np.uint16), "rgb", "has 16 bits a channel; convert"),
+    "16-bit grey, white is zero": (np.zeros((3, 4), np.uint16), "miniswhite", "has 16 bits a channel; convert"),
+    "32-bit grey": (np.zeros((3, 4), np.uint32), "minisblack", "has 32 bits a channel; convert"),
+    "signed": (np.zeros((3, 4), np.int16), "minisblack", "has floating-point or signed samples; convert"),
+    "floating": (np.zeros((3, 4), np.float32), "minisblack", "has floating-point or signed samples; convert"),
+    "floating rgb": (np.zeros((3, 4, 3), np.float32), "rgb", "that can be read"),
 }
 
 
 @pytest.mark.parametrize("case", TIFFS)
 def test_deep_tiffs_are_refused(tmp_path: Path, case: str) -> None:
-    values, photometric, sample_format, message = TIFFS[case]
-    write_tiff(tmp_path / "a.tif", values, photometric=photometric, sample_format=sample_format)
+    values, photometric, message = TIFFS[case]
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric=photometric, metadata=None)
     with pytest.raises(ImageError, match=message):
         load_image(tmp_path / "a.tif")
-
-
-def test_the_tiffs_of_these_tests_are_well_made(tmp_path: Path) -> None:
-    pixels = colours()
-    write_tiff(tmp_path / "a.tif", pixels, photometric=2)
-    assert torch.equal(load_image(tmp_path / "a.tif"), as_tensor(pixels))
 
 
 @pytest.mark.parametrize("name", ["a.tiff", "a.webp", "a.png"])
@@ -229,13 +188,6 @@ def test_unreadable_file(tmp_path: Path) -> None:
         load_image(tmp_path / "a.png")
 
 
-@pytest.mark.parametrize("form", ["EPS", "PDF", "GIF", "PPM"])
-def test_other_formats_under_an_allowed_name_are_refused(tmp_path: Path, form: str) -> None:
-    Image.fromarray(colours()).save(tmp_path / "a.png", format=form)
-    with pytest.raises(ImageError, match="not a PNG"):
-        load_image(tmp_path / "a.png")
-
-
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "TIFF", "BMP"])
 @pytest.mark.parametrize("kept", [0.97, 0.6, 0.2])
 def test_cut_files_are_refused(tmp_path: Path, form: str, kept: float) -> None:
@@ -244,25 +196,6 @@ def test_cut_files_are_refused(tmp_path: Path, form: str, kept: float) -> None:
     (tmp_path / "a").write_bytes(whole[: int(kept * len(whole))])
     with pytest.raises(ImageError, match=r"damaged or cut short|not a PNG"):
         load_image(tmp_path / "a")
-
-
-def test_damaged_bytes_give_a_picture_or_an_image_error(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    for form in ("PNG", "JPEG", "WEBP", "TIFF", "BMP"):
-        Image.fromarray(colours(16, 16)).save(tmp_path / "a", format=form)
-        whole = np.frombuffer((tmp_path / "a").read_bytes(), np.uint8)
-        for _ in range(40):
-            damaged = whole.copy()
-            damaged[rng.integers(0, min(len(whole), 200), 4)] = rng.integers(0, 256, 4)
-            (tmp_path / "b").write_bytes(damaged.tobytes())
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                try:
-                    x = load_image(tmp_path / "b")
-                except ImageError:
-                    continue
-            assert x.shape[:2] == (1, 3)
-            assert bool(((x >= 0) & (x <= 1)).all())
 
 
 @pytest.mark.parametrize("limit", [30, 60], ids=["error", "warning"])

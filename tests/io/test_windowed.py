@@ -1,20 +1,23 @@
-"""Pictures in windows: what ``load_image`` gives for the whole file, in any format; hostile files end in one line."""
+"""Images in crops: what ``load_image`` gives for the whole file, in any format; hostile files end in one line."""
 
 from __future__ import annotations
 
 import io
+import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from pngs import png
 from torch import Tensor
 
 from bitrate_ext import memory
 from bitrate_ext.io.images import ImageError, load_image
-from bitrate_ext.io.windowed import DecodedPicture, Picture, TensorPicture, TiffPicture, declared_size, open_picture
+from bitrate_ext.io.windowed import DecodedImage, ImageSource, TensorImage, TiffImage, declared_size, open_image
 
 Image = pytest.importorskip("PIL.Image")
 tifffile = pytest.importorskip("tifffile")
@@ -28,28 +31,28 @@ def colours(channels: int = 3, dtype: type = np.uint8) -> np.ndarray:
     return rng.integers(0, np.iinfo(dtype).max + 1, (HEIGHT, WIDTH, channels), dtype=dtype)
 
 
-def windows(picture: Picture) -> Iterator[tuple[tuple[int, int, int, int], Tensor]]:
+def crops(image: ImageSource) -> Iterator[tuple[tuple[int, int, int, int], Tensor]]:
     rng = np.random.default_rng(1)
-    whole = (0, 0, picture.height, picture.width)
-    places = [whole, (picture.height - 1, picture.width - 1, 1, 1)]
+    whole = (0, 0, image.height, image.width)
+    places = [whole, (image.height - 1, image.width - 1, 1, 1)]
     for _ in range(12):
-        top, left = int(rng.integers(0, picture.height)), int(rng.integers(0, picture.width))
+        top, left = int(rng.integers(0, image.height)), int(rng.integers(0, image.width))
         places.append(
-            (top, left, 1 + int(rng.integers(0, picture.height - top)), 1 + int(rng.integers(0, picture.width - left)))
+            (top, left, 1 + int(rng.integers(0, image.height - top)), 1 + int(rng.integers(0, image.width - left)))
         )
     for place in places:
-        yield place, picture.window(*place)
+        yield place, image.crop(*place)
 
 
 def assert_as_loaded(path: Path, kind: type | None = None) -> None:
     expected = load_image(path)
-    with open_picture(path, 64 * MIB) as picture:
-        assert kind is None or isinstance(picture, kind)
-        assert (picture.height, picture.width) == tuple(expected.shape[2:])
-        assert declared_size(path)[:2] in ((picture.height, picture.width), (picture.width, picture.height))
-        for (top, left, height, width), window in windows(picture):
-            assert window.dtype == torch.float32
-            assert torch.equal(window, expected[:, :, top : top + height, left : left + width])
+    with open_image(path, 64 * MIB) as image:
+        assert kind is None or isinstance(image, kind)
+        assert (image.height, image.width) == tuple(expected.shape[2:])
+        assert declared_size(path)[:2] in ((image.height, image.width), (image.width, image.height))
+        for (top, left, height, width), crop in crops(image):
+            assert crop.dtype == torch.float32
+            assert torch.equal(crop, expected[:, :, top : top + height, left : left + width])
 
 
 TIFFS = {
@@ -80,7 +83,7 @@ def test_tiff_files_in_parts(tmp_path: Path, layout: str, kind: str) -> None:
         photometric = "rgb" if pixels.ndim == 3 else "minisblack"
         extra = {"extrasamples": ["unassalpha"]} if kind == "opacity" else {}
         tiff.write(pixels, photometric=photometric, metadata=None, **extra, **options)
-    assert_as_loaded(path, TiffPicture)
+    assert_as_loaded(path, TiffImage)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +103,7 @@ def test_other_files_are_decoded_by_pillow(tmp_path: Path, name: str) -> None:
     elif variant == "16":
         image = Image.fromarray(colours(1, np.uint16)[:, :, 0])
     image.save(tmp_path / "a", format=form.upper(), **options)
-    assert_as_loaded(tmp_path / "a", DecodedPicture)
+    assert_as_loaded(tmp_path / "a", DecodedImage)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -119,55 +122,50 @@ def test_transparent_files(tmp_path: Path) -> None:
     Image.fromarray(colours()).quantize(16).save(tmp_path / "palette.png", transparency=3)
     Image.fromarray(colours(4)).save(tmp_path / "rgba.webp", lossless=True)
     for path in sorted(tmp_path.iterdir()):
-        assert_as_loaded(path, DecodedPicture)
+        assert_as_loaded(path, DecodedImage)
 
 
 def test_tensors() -> None:
     pixels = torch.from_numpy(colours()).permute(2, 0, 1)
-    assert torch.equal(TensorPicture(pixels).window(3, 5, 7, 11)[0], pixels[:, 3:10, 5:16].float() / 255)
+    assert torch.equal(TensorImage(pixels).crop(3, 5, 7, 11)[0], pixels[:, 3:10, 5:16].float() / 255)
     values = torch.rand(1, 1, 4, 5, dtype=torch.float64)
-    assert torch.equal(TensorPicture(values).window(0, 1, 4, 2), values[..., 1:3])
+    assert torch.equal(TensorImage(values).crop(0, 1, 4, 2), values[..., 1:3])
     with pytest.raises(
         ValueError, match=r"picture must be a tensor \[1, C, H, W\] or \[C, H, W\], got shape \[2, 3, 4, 4\]"
     ):
-        TensorPicture(torch.rand(2, 3, 4, 4))
+        TensorImage(torch.rand(2, 3, 4, 4))
     with pytest.raises(TypeError, match=r"picture must be floating point in \[0, 1\] or uint8, got torch.int32"):
-        TensorPicture(torch.ones(3, 4, 4, dtype=torch.int32))
+        TensorImage(torch.ones(3, 4, 4, dtype=torch.int32))
+
+
+def test_a_predictor_is_for_compressed_files(tmp_path: Path) -> None:
+    tag, predictor = (struct.pack("<HHI", number, 3, 1) for number in (65000, 317))
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, colours(), tile=(16, 32), photometric="rgb", extratags=[(65000, "H", 1, 2, True)])
+    path.write_bytes(path.read_bytes().replace(tag, predictor))
+    assert_as_loaded(path, TiffImage)
 
 
 def test_pages_after_the_first_are_told_of(tmp_path: Path) -> None:
     with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
         for _ in range(3):
             tiff.write(colours(), photometric="rgb")
-    with pytest.warns(UserWarning, match="frames or pages; only the first is read"), open_picture(tmp_path / "a.tif"):
+    with pytest.warns(UserWarning, match="frames or pages; only the first is read"), open_image(tmp_path / "a.tif"):
         pass
 
 
 # Bombs: little files that declare a lot.
 
 
-def declared_png(width: int, height: int) -> bytes:
-    """One row of a picture that claims to be larger."""
-    import struct
-    import zlib
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    data = zlib.compress(b"\0" * 100)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
-
-
 @pytest.mark.parametrize("side", [20_000, 46_341, 65_535])
 def test_bombs_are_refused_before_anything_is_decoded(tmp_path: Path, side: int) -> None:
     """Without a limit by Pillow's, with one by what the header declares; the limit that admits them admits them."""
     path = tmp_path / "bomb.png"
-    path.write_bytes(declared_png(side, side))
+    path.write_bytes(png(side, side, b"\0" * 100))
     for most, words in ((None, "is larger than"), (256 * MIB, "the memory limit leaves 256 MiB")):
 
         def refused(most: int | None = most, words: str = words) -> None:
-            with pytest.raises(ImageError, match=words), open_picture(path, most):
+            with pytest.raises(ImageError, match=words), open_image(path, most):
                 pass
 
         assert memory.peak_increase(torch.device("cpu"), refused) < 16 * MIB
@@ -175,6 +173,7 @@ def test_bombs_are_refused_before_anything_is_decoded(tmp_path: Path, side: int)
         load_image(path)
 
 
+@pytest.mark.medium
 def test_a_deflated_tiff_is_a_bomb_without_a_limit(tmp_path: Path) -> None:
     path = tmp_path / "bomb.tif"
     with tifffile.TiffWriter(path) as tiff:
@@ -182,19 +181,17 @@ def test_a_deflated_tiff_is_a_bomb_without_a_limit(tmp_path: Path) -> None:
         tiff.write(
             zeros, shape=(10240, 10240, 3), dtype=np.uint8, tile=(2048, 2048), compression="zlib", photometric="rgb"
         )
-    with pytest.raises(ImageError, match="is larger than"), open_picture(path):
+    with pytest.raises(ImageError, match="is larger than"), open_image(path):
         pass
-    with pytest.raises(ImageError, match="10,240 x 10,240 pixels take 12 MiB to decode"), open_picture(path, MIB):
+    with pytest.raises(ImageError, match="10,240 x 10,240 pixels take 12 MiB to decode"), open_image(path, MIB):
         pass
-    with open_picture(path, 64 * MIB) as picture:
-        assert picture.window(10000, 10000, 240, 240).sum() == 0
-        assert picture.buffered(256) < 200 * MIB
+    with open_image(path, 64 * MIB) as image:
+        assert image.crop(10000, 10000, 240, 240).sum() == 0
+        assert image.buffered(256) < 200 * MIB
 
 
 def test_parts_that_inflate_to_more_than_they_should(tmp_path: Path) -> None:
     """A strip of 64 kB that inflates to 64 MB: its first bytes are taken, and no more are made."""
-    import zlib
-
     path = tmp_path / "a.tif"
     with tifffile.TiffWriter(path) as tiff:
         packer = zlib.compressobj()
@@ -202,41 +199,41 @@ def test_parts_that_inflate_to_more_than_they_should(tmp_path: Path) -> None:
         tiff.write(
             iter([huge]), shape=(64, 64), dtype=np.uint8, compression="zlib", rowsperstrip=64, photometric="minisblack"
         )
-    with open_picture(path, 64 * MIB) as picture:
-        assert isinstance(picture, TiffPicture)
-        assert memory.peak_increase(torch.device("cpu"), lambda: picture.window(0, 0, 64, 64)) < 8 * MIB
+    with open_image(path, 64 * MIB) as image:
+        assert isinstance(image, TiffImage)
+        assert memory.peak_increase(torch.device("cpu"), lambda: image.crop(0, 0, 64, 64)) < 8 * MIB
 
 
 @pytest.mark.parametrize("compression", [None, "zlib"])
 def test_a_tile_that_claims_to_be_huge(tmp_path: Path, compression: str | None) -> None:
-    """A million pixels a side, of a picture of 16: no room is made for it, with a limit or without."""
+    """A million pixels a side, of an image of 16: no room is made for it, with a limit or without."""
     path = tmp_path / "a.tif"
     pixels = colours()[:16, :16]
     tifffile.imwrite(path, pixels, tile=(16, 16), compression=compression, photometric="rgb", metadata=None)
     with tifffile.TiffFile(path, mode="r+b") as tiff:
         for tag in ("TileWidth", "TileLength"):
             tiff.pages[0].tags[tag].overwrite(1 << 20)
-    with pytest.raises(ImageError, match=r"take .* GiB to decode"), open_picture(path, 64 * MIB):
+    with pytest.raises(ImageError, match=r"take .* GiB to decode"), open_image(path, 64 * MIB):
         pass
-    with open_picture(path) as picture, pytest.raises(ImageError, match="damaged or cut short"):
-        picture.window(0, 0, 16, 16)
+    with open_image(path) as image, pytest.raises(ImageError, match="damaged or cut short"):
+        image.crop(0, 0, 16, 16)
 
 
 # Damage.
 
 
 def survives(path: Path) -> bool:
-    """True if the file gives a picture, False if it gives an error that names it; anything else is raised."""
+    """True if the file gives an image, False if it gives an error that names it; anything else is raised."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with open_picture(path, 16 * MIB) as picture:
-                window = picture.window(0, 0, picture.height, picture.width)
+            with open_image(path, 16 * MIB) as image:
+                crop = image.crop(0, 0, image.height, image.width)
     except ImageError as error:
         told = str(error)
     else:
-        assert window.isfinite().all()
-        assert 0 <= window.min() <= window.max() <= 1
+        assert crop.isfinite().all()
+        assert 0 <= crop.min() <= crop.max() <= 1
         return True
     assert told.startswith(str(path))
     assert "\n" not in told
@@ -256,9 +253,10 @@ def saved(form: str) -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "TIFF tiles"])
 def test_truncated_and_damaged_files(tmp_path: Path, form: str, rng: np.random.Generator) -> None:
-    """500 lengths and 150 damaged copies of each: a picture or an error that names the file, in little memory."""
+    """500 lengths and 150 damaged copies of each: an image or an error that names the file, in little memory."""
     whole, path = saved(form), tmp_path / "a"
     path.write_bytes(whole)
     assert survives(path)
@@ -268,7 +266,7 @@ def test_truncated_and_damaged_files(tmp_path: Path, form: str, rng: np.random.G
         for length in np.unique(np.linspace(0, len(whole) - 1, 500).astype(int)):
             path.write_bytes(whole[:length])
             read += survives(path)
-        assert read < 25, f"{read} truncated files gave a picture"
+        assert read < 25, f"{read} truncated files gave an image"
         for _ in range(150):
             damaged = bytearray(whole)
             near = int(rng.integers(0, len(whole) if rng.integers(2) else min(512, len(whole))))
@@ -287,7 +285,8 @@ def test_truncated_and_damaged_files(tmp_path: Path, form: str, rng: np.random.G
         ("c.png", b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9" height="9"/></svg>'),
         ("d.png", b"GIF89a\x01\x00\x01\x00\x00\x00\x00;"),
         ("e.png", b""),
-        ("f.png", declared_png(0, 5)),
+        ("j.png", b"P6 1 1 255\n\0\0\0"),
+        ("f.png", png(0, 5, b"\0" * 100)),
         ("g.tif", b"II*\0\x08\0\0\0\0\0"),
         ("h.tif", b"II*\0\xff\xff\xff\xff"),
         ("i.tif", b"II+\0\x08\0\0\0" + b"\xff" * 64),

@@ -6,7 +6,6 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,12 +68,6 @@ def compile_for(nvcc: Path, architecture: str, source: Path = SOURCE) -> list[Co
         spills = int(frame[2]) + int(frame[3])
         found.append(Compiled(kernel[1], int(registers[1]), int(frame[1]), spills, int(shared[1]) if shared else 0))
     return found
-
-
-def compile_all(nvcc: Path) -> dict[str, list[Compiled]]:
-    known = known_architectures(nvcc)
-    with ThreadPoolExecutor(2) as pool:
-        return dict(zip(known, pool.map(lambda architecture: compile_for(nvcc, architecture), known), strict=True))
 
 
 def misrounded(

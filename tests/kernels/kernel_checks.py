@@ -1,6 +1,6 @@
 """What the GPU kernels' bodies must hold to, as checks of an executor.
 
-Tests call them with the executor of this tree; planted faults (faults/kernels_*.py) with that of a tree with a
+Tests call them with the executor of this tree; planted faults (faults/kernels.txt) with that of a tree with a
 fault, where the check that the fault names has to fail.
 """
 

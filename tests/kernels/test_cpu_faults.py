@@ -7,25 +7,13 @@ in its file fails as well. The summary at the end of the run says how many of ea
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
-from subprocess import CompletedProcess
 
 import pytest
-from faults import ROOT, Fault, listed, native, planted
+from faults import ROOT, Fault, in_tiers, listed, native, planted
 
 FAULTS = listed("cpu")
-WORKERS = 2  # faults at a time
-Runs = dict[Fault, "Future"]
-
-
-def all_started(session: pytest.Session, faults: list[Fault], run: Callable[[Fault], object]) -> Iterator[Runs]:
-    """Start the faults whose tests were chosen; each test finds its own under way."""
-    parameters = [item.callspec.params.get("fault") for item in session.items if hasattr(item, "callspec")]
-    with ThreadPoolExecutor(WORKERS) as pool:
-        yield {fault: pool.submit(run, fault) for fault in faults if fault in parameters}
-        pool.shutdown(cancel_futures=True)
 
 
 # The CPU path: formulas and kernels, by a program without torch.
@@ -36,21 +24,19 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> native.Program:
     return native.Program("sweep", tmp_path_factory.mktemp("cpu"))
 
 
-@pytest.fixture(scope="module")
-def cpu_runs(request: pytest.FixtureRequest, sweep: native.Program) -> Iterator[Runs]:
-    yield from all_started(request.session, FAULTS, lambda fault: native.swept(sweep, fault))
-
-
+@pytest.mark.medium
 def test_the_cpu_path_passes_without_a_fault(sweep: native.Program) -> None:
     done = native.run([sweep.path])
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 wrong" in done.stdout
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=str)
-def test_faults_of_the_cpu_path(fault: Fault, cpu_runs: Runs, record_property: Callable[[str, object], None]) -> None:
+@pytest.mark.parametrize("fault", in_tiers(FAULTS))
+def test_faults_of_the_cpu_path(
+    fault: Fault, sweep: native.Program, record_property: Callable[[str, object], None]
+) -> None:
     record_property("planted fault", "CPU path")
-    done: CompletedProcess[str] = cpu_runs[fault].result()
+    done = native.swept(sweep, fault)
     if done.returncode == native.NO_SUCH_SET:
         pytest.skip(f"no processor for {fault.caught_by!r}: {platform.processor() or platform.machine()}")
     assert native.caught(fault, done), f"{fault.name!r} survived: {done}"

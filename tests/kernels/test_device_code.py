@@ -19,25 +19,26 @@ def nvcc() -> Path:
     return found
 
 
-@pytest.fixture(scope="module")
-def compiled(nvcc: Path) -> dict[str, list[device_code.Compiled]]:
-    return device_code.compile_all(nvcc)
-
-
-@pytest.mark.parametrize("architecture", device_code.architectures())
-def test_kernels_keep_to_registers(architecture: str, nvcc: Path, compiled: dict) -> None:
-    if architecture not in compiled:
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        pytest.param(name, marks=pytest.mark.medium if name == "sm_90" else pytest.mark.slow)
+        for name in device_code.architectures()
+    ],
+)
+def test_kernels_keep_to_registers(architecture: str, nvcc: Path) -> None:
+    if architecture not in device_code.known_architectures(nvcc):
         pytest.skip(f"{nvcc} does not know {architecture}: unchecked for it")
     bounds = re.findall(r"__launch_bounds__\(kThreads, (\d)\) (\w+)\(", device_code.SOURCE.read_text())
     wanted = {kernel: int(blocks) for blocks, kernel in bounds}
-    assert (
-        {one.kernel for one in compiled[architecture]} == set(wanted) == {"project_kernel", "project_backward_kernel"}
-    )
-    for one in compiled[architecture]:
+    compiled = device_code.compile_for(nvcc, architecture)
+    assert {one.kernel for one in compiled} == set(wanted) == {"project_kernel", "project_backward_kernel"}
+    for one in compiled:
         assert (one.stack, one.spills, one.shared) == (0, 0, 0), one
         assert one.blocks >= wanted[one.kernel], one
 
 
+@pytest.mark.medium
 def test_every_sum_and_product_rounds_by_itself(nvcc: Path) -> None:
     known = device_code.known_architectures(nvcc)
     for architecture in (known[0], known[-1]):
@@ -79,6 +80,7 @@ FLAWED = {
 }
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("flaw", FLAWED)
 def test_flaws_are_seen(flaw: str, nvcc: Path, tmp_path: Path) -> None:
     """Without which the checks above would prove nothing."""

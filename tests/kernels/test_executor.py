@@ -19,6 +19,7 @@ COUNTS = {
 CHECKS = executing.checks_of(kernel_checks, kernel_addresses)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", CHECKS)
 def test_kernel_bodies(name: str) -> None:
     check = CHECKS[name]
@@ -28,12 +29,14 @@ def test_kernel_bodies(name: str) -> None:
         check(executing.executor())
 
 
+@pytest.mark.medium
 def test_long_addresses() -> None:
     """Axes of up to 2^20 cells and pixels."""
     kernel_addresses.check_addresses(executing.executor(), count=scaled(40), seed=77, longest=2**20)
     kernel_addresses.check_gradient_addresses(executing.executor(), count=scaled(40), seed=78, longest=2**20)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("shape", "size"), [((1, 192, 32, 48), (512, 768)), ((1, 320, 17, 30), (1088 // 4, 1920 // 4))]
 )

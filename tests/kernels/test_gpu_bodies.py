@@ -36,6 +36,7 @@ def run(command: list[str | Path], **environment: str) -> str:
     return done.stdout
 
 
+@pytest.mark.medium
 def test_gpu_tests_on_the_cpu():
     out = run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/gpu"],
@@ -48,6 +49,7 @@ def test_gpu_tests_on_the_cpu():
     assert int(passed[1]) >= 60
 
 
+@pytest.mark.medium
 def test_a_required_gpu_that_is_absent_fails_these_tests():
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
@@ -68,11 +70,13 @@ def test_a_required_gpu_that_is_absent_fails_these_tests():
     assert "this job must have a GPU" in done.stdout
 
 
+@pytest.mark.medium
 def test_what_the_sanitizers_watch():
     out = run([sys.executable, "tests/gpu/sanitize.py", "cpu"])
     assert re.fullmatch(r"sanitize: \d+ shapes, 0 wrong \n", out)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("architecture", ["sm_75", "sm_90"])
 def test_planted_faults_compile(architecture: str, tmp_path: Path):
     nvcc = shutil.which("nvcc")
@@ -82,6 +86,7 @@ def test_planted_faults_compile(architecture: str, tmp_path: Path):
     run([nvcc, "-std=c++17", f"-arch={architecture}", "-Werror", "all-warnings", "-o", tmp_path / "planted", source])
 
 
+@pytest.mark.medium
 def test_benchmarks_on_the_cpu(tmp_path: Path):
     """Every part, with a record that report.py reads; then a wrong answer."""
     code = f"""
@@ -119,6 +124,7 @@ def test_benchmarks_on_the_cpu(tmp_path: Path):
     assert {row["opponent"] for row in wrong["rows"]} == {"copy", "recipe", "empty call"}
 
 
+@pytest.mark.medium
 def test_triton_kernels_in_its_interpreter():
     if importlib.util.find_spec("triton") is None:
         pytest.skip("no Triton: its kernels are not tried")

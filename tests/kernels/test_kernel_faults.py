@@ -6,8 +6,7 @@ test_executor.py runs the same checks without a fault, where they pass.
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
@@ -17,11 +16,10 @@ import executing
 import kernel_addresses
 import kernel_checks
 import pytest
-from faults import Fault, listed, planted
+from faults import Fault, in_tiers, listed, planted
 
 FAULTS = listed("kernels")
 CHECKS = executing.checks_of(kernel_checks, kernel_addresses)
-WORKERS = 2  # compilers at a time
 SECONDS = 300  # that a check may take
 SURVIVED = "survived"
 
@@ -29,23 +27,6 @@ SURVIVED = "survived"
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return executing.build(executing.ROOT, tmp_path_factory.mktemp("plain"))
-
-
-@pytest.fixture(scope="module")
-def executors(
-    request: pytest.FixtureRequest, plain: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[Fault, Future]]:
-    """Build an executor for each fault whose test was chosen; each test finds its own under way."""
-    folder = tmp_path_factory.mktemp("kernels")
-
-    def build(index: int) -> Path:
-        tree = planted(FAULTS[index], folder / str(index))
-        return executing.build(tree, tree)
-
-    chosen = [item.callspec.params.get("fault") for item in request.session.items if hasattr(item, "callspec")]
-    with ThreadPoolExecutor(WORKERS) as pool:
-        yield {f: pool.submit(build, index) for index, f in enumerate(FAULTS) if f in chosen}
-        pool.shutdown(cancel_futures=True)
 
 
 def _report(library: Path, name: str, to: Connection) -> None:
@@ -85,17 +66,19 @@ def outcome(server: BaseContext, library: Path, name: str) -> str:
         child.join()
 
 
+@pytest.mark.medium
 def test_the_way_of_asking_passes_without_a_fault(server: BaseContext, plain: Path) -> None:
     for name in ("maps", "gradients", "refusals"):
         assert outcome(server, plain, name) == SURVIVED
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=str)
+@pytest.mark.parametrize("fault", in_tiers(FAULTS))
 def test_faults_of_the_kernels(
-    fault: Fault, server: BaseContext, executors: dict[Fault, Future], record_property: Callable[[str, object], None]
+    fault: Fault, server: BaseContext, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     record_property("planted fault", "GPU kernels")
-    assert outcome(server, executors[fault].result(), fault.caught_by) != SURVIVED, (
+    tree = planted(fault, tmp_path)
+    assert outcome(server, executing.build(tree, tree), fault.caught_by) != SURVIVED, (
         f"{fault.name!r} survived {fault.caught_by!r}"
     )
 
@@ -105,6 +88,7 @@ def test_every_check_catches_a_fault() -> None:
     assert {fault.caught_by for fault in FAULTS} == set(CHECKS) - {"grid_limits"}
 
 
+@pytest.mark.medium
 def test_executors_share_no_code(plain: Path, tmp_path: Path) -> None:
     """Two in one process."""
     tree = planted(next(f for f in FAULTS if f.name == "multiplied where it should be divided"), tmp_path)

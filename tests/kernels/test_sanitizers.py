@@ -7,7 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from faults import listed, native
+from faults import in_tiers, listed, native
+
+pytestmark = pytest.mark.medium
 
 ADDRESSES = ("-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 THREADS = ("-g1", "-pthread", "-fsanitize=thread")
@@ -53,9 +55,8 @@ def test_no_race_and_the_bytes_of_one_thread(threads: native.Program) -> None:
 def kernel_threads(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the GPU kernels' bodies on real threads; they need nothing of the CPU path."""
     program = tmp_path_factory.mktemp("kernel_threads") / "kernel_threads"
-    source = native.ROOT / "tests/kernels/native/kernel_threads.cpp"
-    command = [native.compiler(), *native.FLAGS, *THREADS, f"-I{native.ROOT}/csrc", source, "-o", program]
-    done = native.run(command)
+    kept = native.kept_object(native.ROOT / "tests/kernels/native/kernel_threads.cpp", *THREADS)
+    done = native.run([native.compiler(), *THREADS, kept, "-o", program])
     assert done.returncode == 0, done.stderr
     return program
 
@@ -79,7 +80,7 @@ def test_tasks_that_overlap_are_reported(threads: native.Program) -> None:
     assert "ThreadSanitizer: data race" in done.stderr
 
 
-@pytest.mark.parametrize("fault", listed("races"), ids=str)
+@pytest.mark.parametrize("fault", in_tiers(listed("races")))
 def test_planted_races_are_reported(fault: native.Fault, threads: native.Program, record_property) -> None:
     record_property("planted fault", "CPU path")
     done = run_threads(threads.with_fault(fault))

@@ -254,6 +254,21 @@ def test_buffers_take_turns(clip: list[np.ndarray]) -> None:
     assert places[3:] == places[:-3]
 
 
+def test_a_reconstruction_that_is_the_padded_image_is_kept(clip: list[np.ndarray]) -> None:
+    class Lossless(nn.Module):
+        def forward(self, x: Tensor) -> dict[str, Any]:
+            return {"likelihoods": F.avg_pool2d(x, 16).sigmoid(), "x_hat": x}
+
+    results = list(FrameMapper(Lossless().eval(), reconstruction=True)(clip[:2]))
+    assert all(torch.equal(one.x_hat, as_image(frame)) for one, frame in zip(results, clip, strict=False))
+
+
+def test_a_float64_model_gives_float64_maps(clip: list[np.ndarray]) -> None:
+    for result in FrameMapper(SmallVideo().double().eval(), buffers=1)(clip[:2]):
+        assert result.map.dtype == torch.float64
+        assert float(result.map.sum() + result.padding_bits) == pytest.approx(float(result.total_bits), rel=1e-12)
+
+
 def test_frames_are_read_ahead_and_no_further(clip: list[np.ndarray]) -> None:
     given, threads = [], set()
 
@@ -319,12 +334,14 @@ def test_video_is_coded_in_a_closed_loop(clip: list[np.ndarray]) -> None:
 
 def test_without_groups_only_the_first_frame_is_a_keyframe(clip: list[np.ndarray]) -> None:
     mapper = FrameMapper(SmallVideo().eval())
+    clip = [np.tile(frame, (1, 2, 1)) for frame in clip]  # wider than what the model is probed with
     for _ in range(2):  # again from the start, with nothing left of the first time
         totals = [(r.kind, r.total_bits.item()) for r in mapper(clip)]
         assert [kind for kind, _ in totals] == ["keyframe", *["inter"] * 6]
     assert totals == [(r.kind, r.total_bits.item()) for r in FrameMapper(SmallVideo().eval())(clip)]
 
 
+@pytest.mark.medium
 def test_scale_space_flow_adds_up_to_its_own_bits() -> None:
     video = pytest.importorskip("compressai.models.video")
     torch.manual_seed(0)

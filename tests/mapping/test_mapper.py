@@ -69,7 +69,7 @@ def test_every_registered_image_model(name: str) -> None:
     strides = {"y": (16, 16), "z": (64, 64)} if "factorized" not in name else {"y": (16, 16)}
     assert bitrate_mapper.strides == strides
     image, top, left = padded(x, *(max(strides.values())))
-    with torch.inference_mode(), apply_workarounds(model):
+    with torch.no_grad(), apply_workarounds(model):
         output = model(image)
     total = torch.zeros(1, dtype=torch.float64)
     whole = torch.zeros(1, 1, 70, 101, dtype=torch.float64)
@@ -90,7 +90,7 @@ def test_every_registered_image_model(name: str) -> None:
     assert_nothing_lost(result)
     assert result.x_hat is not None
     assert torch.equal(result.x_hat, output["x_hat"][..., top : top + 70, left : left + 101])
-    assert result.map.is_inference()
+    assert not result.map.requires_grad
 
 
 def test_every_registered_image_model_is_in_the_list() -> None:
@@ -184,6 +184,14 @@ def test_forward_arguments_reach_the_model() -> None:
     bitrate_mapper = BitrateMapper(Toy().eval())
     x = torch.rand(1, 3, 40, 70)
     assert bitrate_mapper(x, brightness=3.0).total_bits < bitrate_mapper(x).total_bits
+    sizes: list[int] = []  # of the probe, too, to which two cells each way are enough
+
+    def needing(x: Tensor, *, level: float) -> dict[str, Any]:
+        sizes.append(x.shape[2])
+        return {"likelihoods": F.avg_pool2d(x, 64) / 2 + level}
+
+    BitrateMapper(needing)(x, level=0.25)
+    assert sizes == [128, 64]
     with pytest.raises(TypeError, match="unexpected keyword argument 'level'"):
         BitrateMapper(Toy().eval())(x, level=3)
     variable = BitrateMapper(small_model("mbt2018-mean-vbr"))
@@ -269,12 +277,10 @@ def test_gradients_are_recorded_when_asked_for_and_only_then() -> None:
     assert bitrate_mapper(x).map.requires_grad
     assert bitrate_mapper(x.detach(), gradients=True).total_bits.requires_grad
     with torch.no_grad():
-        assert bitrate_mapper(x).map.is_inference()
+        assert not bitrate_mapper(x).map.requires_grad
         assert bitrate_mapper(x, gradients=True).map.requires_grad
-    assert bitrate_mapper(x, gradients=False).map.is_inference()
-    assert bitrate_mapper(x.detach()).map.is_inference()
-    assert torch.is_grad_enabled()
-    assert not torch.is_inference_mode_enabled()
+    assert not bitrate_mapper(x, gradients=False).map.requires_grad
+    assert not bitrate_mapper(x.detach()).map.requires_grad
 
 
 @pytest.mark.parametrize("part", ["", "g_s.1"])
@@ -300,6 +306,7 @@ def test_train_mode_is_refused(part: str) -> None:
         (torch.zeros(1, 0, 8, 8), ValueError, r"at least one channel and pixel, got shape \[1, 0, 8, 8\]"),
         (torch.full((1, 3, 8, 8), 200.0), ValueError, r"in \[0, 1\], got values from 200 to 200"),
         (torch.full((1, 3, 8, 8), -1e-5), ValueError, r"got values from -1e-05 to -1e-05"),
+        (torch.full((1, 3, 8, 8), 1.00001), ValueError, r"got values from 1\.00001 to 1\.00001"),
         (torch.full((1, 3, 8, 8), torch.nan), ValueError, r"got values from nan to nan"),
         (torch.zeros(1, 3, 8, 8, device="meta"), ValueError, r"x must be on the model's device cpu, got meta"),
     ],
@@ -334,11 +341,9 @@ def test_outputs_that_are_refused(output: Any, error: type[Exception], message: 
         BitrateMapper(returning(output))(torch.rand(1, 3, 8, 8))
 
 
-@pytest.mark.parametrize("model", [None, "mbt2018-mean", Toy])
-def test_models_that_are_refused(model: Any) -> None:
-    with pytest.raises(
-        TypeError, match=r"model must be an nn.Module or another callable object, got (NoneT|str|the cl)"
-    ):
+@pytest.mark.parametrize(("model", "found"), [(None, "NoneType"), ("mbt2018-mean", "str"), (Toy, "the class Toy")])
+def test_models_that_are_refused(model: Any, found: str) -> None:
+    with pytest.raises(TypeError, match=rf"model must be an nn\.Module or another callable object, got {found}"):
         BitrateMapper(model)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
+from commands import in_new_process
 
 import bitrate_ext
 from bitrate_ext.io.images import load_image
-from bitrate_ext.models.demo_codec import DATA, demo_photograph
+from bitrate_ext.models.demo_codec import DATA, demo_photograph, load_demo_forward
 
 pytest.importorskip("compressai")
 
@@ -42,6 +45,29 @@ def test_the_coders_strings_are_as_long_as_the_map_says(codec: torch.nn.Module, 
     coded = 8 * sum(len(string) for latent in strings for string in latent)
     estimated = float(bitrate_ext.BitrateMapper(codec)(x).total_bits)
     assert estimated < coded < 1.02 * estimated + 2 * 64  # rounded scales and tables, and the end of two strings
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 320, 448), (2, 3, 64, 192)])
+def test_the_forward_pass_alone_is_the_same_to_the_last_bit(
+    codec: torch.nn.Module, photograph: torch.Tensor, shape: tuple[int, ...]
+) -> None:
+    x = torch.rand(shape) if shape[0] > 1 else F.pad(photograph, (0, -3, 0, 20))
+    with torch.no_grad():
+        theirs, ours = codec(x), load_demo_forward()(x)
+    assert torch.equal(ours["x_hat"], theirs["x_hat"])
+    assert list(ours["likelihoods"]) == list(theirs["likelihoods"])
+    for name, p in theirs["likelihoods"].items():
+        assert torch.equal(ours["likelihoods"][name], p)
+
+
+def test_the_command_maps_with_it_without_compressai(tmp_path: Path) -> None:
+    printed = in_new_process(f"""
+        import sys
+        from bitrate_ext.cli.main import main
+        assert main(["map", {str(demo_photograph())!r}, "-o", {str(tmp_path)!r}]) == 0
+        print([name for name in ("compressai", "torchvision", "torch_geometric", "scipy") if name in sys.modules])
+    """)
+    assert printed.splitlines()[-1] == "[]"
 
 
 def test_what_ships_is_small_and_described() -> None:

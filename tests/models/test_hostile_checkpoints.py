@@ -30,6 +30,7 @@ safetensors_torch = pytest.importorskip("safetensors.torch")
 NAME = "mbt2018-mean"
 MOST_MEMORY = 2**30  # bytes that all of this may add to the process
 pytestmark = [
+    pytest.mark.medium,
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore:.*(Sparse|TypedStorage|zero-element).*:UserWarning"),
 ]

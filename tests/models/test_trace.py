@@ -65,6 +65,7 @@ def test_every_image_model_is_in_the_table() -> None:
     assert REACHES.keys() == SMALL.keys()
 
 
+@pytest.mark.medium
 def test_reach_of_the_video_model() -> None:
     adapter = _image_adapter(video.ScaleSpaceFlow().eval(), torch.rand(1, 3, 32, 32), {})
     run = ModelTrace(adapter, torch.rand(1, 3, 256, 256), {})
@@ -167,6 +168,7 @@ def test_energy_is_the_squared_response() -> None:
     torch.testing.assert_close(synthesis.energy(tangent), response.square().sum(1))
 
 
+@pytest.mark.medium
 def test_symbol_energy_is_that_of_impulse_responses() -> None:
     codec = Codec()
     synthesis = run_of(codec, 12).synthesis("y")

@@ -66,6 +66,7 @@ def test_a_missing_dependency_says_what_to_install(module: str, monkeypatch: pyt
         bitrate_ext.load_demo_codec()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", SMALL)
 def test_training_checkpoints(name: str, tmp_path: Path) -> None:
     model, path = small_model(name), tmp_path / "checkpoint.pth.tar"
@@ -75,6 +76,7 @@ def test_training_checkpoints(name: str, tmp_path: Path) -> None:
         assert_same_ready_model(load_checkpoint(path), model)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", ["mbt2018-mean", "mbt2018-mean-vbr", "cheng2020-anchor-checkerboard"])
 def test_weights_of_every_packing(name: str, tmp_path: Path) -> None:
     model, path = small_model(name), tmp_path / "weights.pt"
@@ -111,6 +113,7 @@ def test_stale_tables_are_rebuilt(tmp_path: Path) -> None:
     assert loaded.entropy_bottleneck._quantized_cdf.shape[1] > stale.shape[1]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", [None, "mbt2018-mean"])
 def test_parameters_alone_need_the_sizes(name: str | None, tmp_path: Path) -> None:
     model, path = small_model("mbt2018-mean"), tmp_path / "weights.safetensors"
@@ -191,6 +194,7 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
             load_checkpoint(path, name)
 
 
+@pytest.mark.medium
 def test_weights_that_fit_two_architectures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(MODELS, "my-codec", MODELS["bmshj2018-factorized"])
     torch.save(small_model("bmshj2018-factorized").state_dict(), tmp_path / "weights.pt")
@@ -277,6 +281,7 @@ def test_a_failed_download_is_one_clear_line(failure: Exception, downloads: dict
     assert "\n" not in str(e.value)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", ELIC)
 def test_full_size_elic_is_told_from_the_other(name: str, tmp_path: Path) -> None:
     model = MODELS[name]()
@@ -286,6 +291,7 @@ def test_full_size_elic_is_told_from_the_other(name: str, tmp_path: Path) -> Non
     assert_same_ready_model(load_checkpoint(tmp_path / "weights.pt", name), model)
 
 
+@pytest.mark.medium
 def test_the_video_model_loads(tmp_path: Path, downloads: dict[str, Any]) -> None:
     torch.manual_seed(1)
     model = MODELS["ssf2020"]().eval()

@@ -104,6 +104,7 @@ def test_the_gradient_is_the_transposed_projection(device, rng):
             assert (error <= bar * exact + (2.0**-25 if leaf.dtype == torch.float16 else 1e-15)).all(), case
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("impl", ["auto", "reference"])
 def test_derivatives_of_any_order_and_mode(device, impl):
     torch.manual_seed(3)

@@ -37,6 +37,7 @@ def assert_compiled_is_eager(compiled, eager, p):
         assert_same_bytes(compiled(p)[0], eager(p)[0])
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("conserve", [True, False])
 def test_static_shapes_in_one_graph(device, rng, mode, conserve):
@@ -49,6 +50,7 @@ def test_static_shapes_in_one_graph(device, rng, mode, conserve):
     assert_compiled_is_eager(compiled, run, p)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("by_scale", [False, True])
 def test_dynamic_shapes_compile_once(device, rng, by_scale):
     """Many shapes, sizes among them: one compilation, and at most one more."""
@@ -68,6 +70,7 @@ def test_dynamic_shapes_compile_once(device, rng, by_scale):
     assert counter.frame_count <= 2
 
 
+@pytest.mark.medium
 def test_automatic_dynamic_shapes(device, rng):
     """Without dynamic=True: static first, then dynamic: one recompilation in all; with gradients."""
     counter = CompileCounterWithBackend("aot_eager")
@@ -105,6 +108,7 @@ def test_latent_bits_compiles(device, rng):
     assert_same_bytes(compiled(p), bitrate_ext.latent_bits(p))
 
 
+@pytest.mark.medium
 def test_inductor(device, rng):
     p = likelihoods(rng, (2, 3, 4, 5), kind="uniform").to(device)
 
@@ -183,6 +187,7 @@ def test_functional_gradients(device, rng):
     torch.testing.assert_close(hessian.reshape(12, 12), diagonal, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.medium
 def test_functional_transforms_compile(device, rng):
     p = likelihoods(rng, (1, 2, 2, 3), kind="uniform").to(device)
 
@@ -203,6 +208,7 @@ def test_fake_tensors_have_the_real_shapes(rng):
         assert (fake.shape, fake.dtype, fake.stride()) == (real.shape, real.dtype, real.stride())
 
 
+@pytest.mark.medium
 def test_opcheck(device, rng):
     """Schema, fake tensors, autograd registration and AOT dispatch, static and dynamic."""
     need_native(device)

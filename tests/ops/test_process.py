@@ -3,7 +3,6 @@
 import concurrent.futures
 import functools
 import gc
-import itertools
 import multiprocessing
 import os
 import pathlib
@@ -17,7 +16,6 @@ from commands import in_new_process
 
 import bitrate_ext
 
-LEAK_CALLS = scaled(10_000)
 THREADS, CALLS = 16, scaled(1_000)
 FORK_ROUNDS, CHILDREN, CHILD_CALLS = scaled(10), 8, 50
 PACKAGE = pathlib.Path(bitrate_ext.__file__).parent
@@ -28,22 +26,37 @@ def resident_bytes() -> int:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_no_leak_in_forward_and_backward(rng):
-    """10,000 calls over more shapes than the caches of bands hold; less than 100 bytes a call stay."""
-    shapes = itertools.cycle([(1, 3, h, 5) for h in range(1, 20)])
-    sizes = itertools.cycle([(h, 11) for h in range(3, 40)])
+@pytest.mark.medium
+def test_no_leak_in_forward_and_backward():
+    """Calls over more shapes than the caches of bands hold; less than 100 bytes a call stay.
 
-    def call(count: int) -> None:
-        for shape, size in itertools.islice(zip(shapes, sizes, strict=False), count):
-            leaf = torch.full(shape, 0.3, requires_grad=True)
-            bitrate_ext.bitrate_map({"y": leaf}, size).sum().backward()
+    In a process of its own: memory that other tests let go, or have let go, is not what these calls keep.
+    """
+    calls = max(2_000, scaled(10_000))
+    code = f"""
+        import gc, itertools, os, torch, bitrate_ext
 
-    call(LEAK_CALLS // 2)
-    gc.collect()
-    before = resident_bytes()
-    call(LEAK_CALLS)
-    gc.collect()
-    assert resident_bytes() - before < 100 * LEAK_CALLS
+        def resident():
+            with open("/proc/self/statm") as statm:
+                return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+        shapes = itertools.cycle([(1, 3, h, 5) for h in range(1, 20)])
+        sizes = itertools.cycle([(h, 11) for h in range(3, 40)])
+
+        def call(count):
+            for shape, size in itertools.islice(zip(shapes, sizes), count):
+                leaf = torch.full(shape, 0.3, requires_grad=True)
+                bitrate_ext.bitrate_map({{"y": leaf}}, size).sum().backward()
+
+        torch.set_num_threads(1)
+        call(3_000)
+        gc.collect()
+        before = resident()
+        call({calls})
+        gc.collect()
+        print(resident() - before)
+    """
+    assert int(in_new_process(code)) < 100 * calls
 
 
 def test_projections_of_ones_own_are_let_go():
@@ -63,7 +76,7 @@ def test_projections_of_ones_own_are_let_go():
     assert alive <= 2 * 256 + 2
 
 
-def test_many_threads_at_once(rng):
+def test_many_threads_at_once(rng, two_threads):
     """16 threads x 1,000 calls of mixed shapes: the bytes of a single thread."""
     work = []
     for _ in range(40):
@@ -97,6 +110,15 @@ def large_and_small():
     return [(p, (p.shape[2] * 3, p.shape[3] * 2 + 1)) for p in tensors]
 
 
+@pytest.fixture
+def two_threads():
+    """The pool of threads is in use, whatever a worker of the tests is given."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
 def use(count: int) -> bytes:
     """Return the bytes of several calls, with work for several threads."""
     parts = []
@@ -112,7 +134,8 @@ def in_forked_child(expected: bytes) -> None:
     os._exit(0 if use(CHILD_CALLS) == expected else 3)
 
 
-def test_fork_after_use():
+@pytest.mark.medium
+def test_fork_after_use(two_threads):
     """Children of a process that has used its thread pool: no hang, same bytes."""
     expected = use(CHILD_CALLS)
     context = multiprocessing.get_context("fork")
@@ -134,7 +157,8 @@ def used_in_spawned_process(count: int) -> bytes:
     return use(count)
 
 
-def test_spawn():
+@pytest.mark.medium
+def test_spawn(two_threads):
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         results = pool.map_async(used_in_spawned_process, [CHILD_CALLS] * 2).get(timeout=300)
     assert results == [use(CHILD_CALLS)] * 2
@@ -149,8 +173,9 @@ class Maps(torch.utils.data.Dataset):
         return bitrate_ext.bitrate_map(p, (20, 28))[0]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("context", ["fork", "spawn"])
-def test_in_workers_of_a_data_loader(context):
+def test_in_workers_of_a_data_loader(context, two_threads):
     loader = torch.utils.data.DataLoader(
         Maps(), batch_size=4, num_workers=2, multiprocessing_context=context, timeout=300
     )
@@ -159,6 +184,7 @@ def test_in_workers_of_a_data_loader(context):
         assert bytes_of(batch) == bytes_of(expected)
 
 
+@pytest.mark.medium
 def test_state_of_the_process_is_left_alone():
     """Subnormals, rounding, locale, threads, signal handlers, printing and seeds: as before import and use."""
     in_new_process("""
@@ -204,6 +230,7 @@ def test_state_of_the_process_is_left_alone():
     """)
 
 
+@pytest.mark.medium
 def test_flushed_subnormals_of_the_caller_are_survived():
     """A caller in flush-to-zero mode gets finite maps of ordinary likelihoods, and keeps the mode."""
     in_new_process("""
@@ -216,6 +243,7 @@ def test_flushed_subnormals_of_the_caller_are_survived():
     """)
 
 
+@pytest.mark.medium
 def test_import_is_quiet_and_does_no_work():
     out = in_new_process("""
         import sys, threading, torch
@@ -237,6 +265,7 @@ def without_library(tmp_path_factory):
     return str(folder)
 
 
+@pytest.mark.medium
 def test_without_the_library_the_reference_serves(without_library):
     out = in_new_process(
         """
@@ -275,6 +304,7 @@ def test_without_the_library_the_reference_serves(without_library):
     assert out.startswith(without_library)
 
 
+@pytest.mark.medium
 def test_a_library_that_does_not_load(without_library, tmp_path):
     shutil.copytree(pathlib.Path(without_library), tmp_path / "broken")
     (tmp_path / "broken" / "bitrate_ext" / "_ops_cpu.abi3.so").write_bytes(b"not a library")
@@ -290,6 +320,7 @@ def test_a_library_that_does_not_load(without_library, tmp_path):
     )
 
 
+@pytest.mark.medium
 def test_warnings_point_at_the_caller(without_library):
     out = in_new_process(
         """
@@ -309,6 +340,7 @@ def test_large_maps_are_not_kept(rng):
     p = likelihoods(rng, (1, 2, 100, 150), kind="uniform")
     out = torch.empty(1, 1, 1600, 2400)
     bitrate_ext.bitrate_map(p, (1600, 2400), out=out)
+    gc.collect()
     before = resident_bytes()
     for _ in range(50):
         bitrate_ext.bitrate_map(p, (1600, 2400), out=out)

@@ -139,6 +139,7 @@ def test_a_projection_of_ones_own(device, impl):
     torch.testing.assert_close(grad, -1 / (p.detach() * np.log(2)))
 
 
+@pytest.mark.medium
 def test_two_of_the_same_name_do_not_mix(device):
     """Keys belong to objects, not to names; and a dead object's bands are not found by the next."""
     p = torch.rand(1, 2, 3, 3, device=device)

@@ -13,6 +13,8 @@ from torch import Tensor
 
 import bitrate_ext
 from bitrate_ext.ops.mapped_memory import give_back, shared_mapping
+from bitrate_ext.ops.projection import get_projection
+from bitrate_ext.ops.strips import RowProjector
 
 
 def latents(rng: np.random.Generator) -> dict[str, Tensor]:
@@ -30,6 +32,7 @@ def joined(strips: object) -> Tensor:
     return torch.cat([strip for _, strip in found], dim=2)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("projection", [*MODES, "field"])
 @pytest.mark.parametrize("crop", [None, (0, 0, 128, 192), (13, 7, 101, 155), (127, 191, 1, 1)])
 @pytest.mark.parametrize("impl", ["native", "reference"])
@@ -76,6 +79,33 @@ def test_strips_in_any_order_and_not_a_number(rng: np.random.Generator) -> None:
         assert bytes_of(strips[top]) == bytes_of(whole[:, :, top : top + 20])
 
 
+def test_which_cells_rows_need() -> None:
+    grids, whole = {"y": (4, 2), "z": (2, 2)}, torch.rand(1, 3, 4, 2)
+    layout = RowProjector(grids, (8, 4), (1, 0, 7, 4), dict.fromkeys(grids, get_projection("nearest")))
+    # Rows 1 to 7 of the canvas read the rows 0 1 1 2 2 3 3 of y and 0 0 0 1 1 1 1 of z.
+    assert [layout.ready({"y": count, "z": 2}) for count in range(5)] == [0, 1, 3, 5, 7]
+    assert layout.ready({"y": 4, "z": 1}) == 3
+    assert layout.cells("y", 1, 4) == (1, 3)
+    smooth = RowProjector({"y": (4, 2)}, (8, 4), (0, 0, 8, 4), {"y": get_projection("bilinear")})
+    assert [smooth.ready({"y": count}) for count in range(5)] == [0, 0, 3, 5, 8]
+    expected = bitrate_ext.bitrate_map(whole, (8, 4))
+    for native, first in ((None, 3), (False, 5)):
+        out = torch.empty(1, 1, 2, 4)
+        assert smooth.map({"y": (1, whole[:, :, 1:])}, first, out, native=native) is out
+        torch.testing.assert_close(out, expected[:, :, first : first + 2], rtol=0 if native is None else 1e-6, atol=0)
+
+
+@pytest.mark.parametrize("unit", ["likelihood", "bits"])
+def test_mapped_latents_give_the_same_strips(rng: np.random.Generator, tmp_path: Path, unit: str) -> None:
+    shape = (1, 150, 8, 12) if unit == "likelihood" else (2, 8, 12)
+    values = rng.uniform(0.01, 1, shape)
+    values.tofile(tmp_path / "latents")
+    mapped = torch.from_numpy(np.memmap(tmp_path / "latents", np.float64, "r+", shape=shape))
+    assert shared_mapping(mapped)
+    strips = bitrate_ext.map_strips(mapped, (128, 192), rows=50, unit=unit)
+    assert_same_bytes(joined(strips), bitrate_ext.bitrate_map(torch.from_numpy(values), (128, 192), unit=unit))
+
+
 def test_a_given_buffer_is_used_again(rng: np.random.Generator) -> None:
     p, out = latents(rng), torch.empty(2, 1, 50, 192)
     whole, done = bitrate_ext.bitrate_map(p, (128, 192)), 0
@@ -120,6 +150,7 @@ def test_pages_are_given_back_of_shared_mappings_alone(tmp_path: Path) -> None:
     assert shared[6:9].tolist() == [6.0, -1.0, 8.0]  # what was written is the file's
 
 
+@pytest.mark.medium
 def test_mapped_latents_larger_than_the_memory_in_use(tmp_path: Path) -> None:
     """A latent of 256 MiB in a file: no more than 48 MiB come in at a time, and the map adds up to all bits."""
     code = f"""
@@ -144,6 +175,7 @@ def test_mapped_latents_larger_than_the_memory_in_use(tmp_path: Path) -> None:
     assert rise < 48, rise
 
 
+@pytest.mark.medium
 def test_a_frame_of_8k_takes_inputs_outputs_and_little_more() -> None:
     """Forward and backward of 320 channels: no more than 64 MiB beside the tensors themselves."""
     code = """

@@ -46,6 +46,7 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "record.json"
 
 
+@pytest.mark.medium
 def test_a_row_says_what_it_is(small_run: Path) -> None:
     content = record.load(small_run)
     assert content["complete"]
@@ -65,6 +66,7 @@ def test_a_row_says_what_it_is(small_run: Path) -> None:
     assert content["growth"][1]["extra_memory"] >= 0
 
 
+@pytest.mark.medium
 def test_tables_and_plots(small_run: Path, tmp_path: Path) -> None:
     command = [sys.executable, "benchmarks/report.py", small_run, "--plots", tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
@@ -77,6 +79,7 @@ def test_tables_and_plots(small_run: Path, tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.medium
 def test_a_wrong_answer_is_not_timed(tmp_path: Path) -> None:
     patch = "import bitrate_ext; right = bitrate_ext.bitrate_map\n"
     patch += "bitrate_ext.bitrate_map = lambda *a, **k: right(*a, **k).mul_(1 if k.get('impl') else 0.999)"
@@ -89,6 +92,7 @@ def test_a_wrong_answer_is_not_timed(tmp_path: Path) -> None:
     assert {row["opponent"] for row in content["rows"]} == {"copy", "recipe", "empty call"}
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path) -> None:
     patch = "import opponents\ndef stop(*_):\n    raise KeyboardInterrupt\n"
     patch += "opponents.OPPONENTS['recipe'] = stop"
@@ -100,6 +104,7 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path) -> None:
     assert "The run was interrupted, or a check failed: rows are missing." in report.table(content)
 
 
+@pytest.mark.slow
 def test_too_little_memory_is_told(tmp_path: Path) -> None:
     done = run(tmp_path, *QUICK, "--memory", "0.00001")
     assert done.returncode == 0
@@ -110,6 +115,7 @@ def test_too_little_memory_is_told(tmp_path: Path) -> None:
     assert f"left out: forward 64 x 64, C=8, fused, cpu: {why}" in report.table(content)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:
     done = run(tmp_path, "--device", "cuda")
@@ -173,6 +179,7 @@ def test_rows_of_one_run_only() -> None:
     assert "forward 4k, fused, cpu: not in the new run" in lines
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("content", ["", "[]", json.dumps({"rows": []})])
 def test_a_file_that_is_no_record(content: str, tmp_path: Path) -> None:
     path = tmp_path / "other.json"
@@ -186,6 +193,7 @@ def test_a_file_that_is_no_record(content: str, tmp_path: Path) -> None:
     assert "is no record of benchmarks" in done.stderr
 
 
+@pytest.mark.medium
 def test_whole_videos_are_timed_beside_the_naive_loop(tmp_path: Path) -> None:
     code = f"""
 import sys

@@ -47,11 +47,11 @@ def copied(names: tuple[str, ...], target: Path) -> Path:
     return target
 
 
-def run(*command: str | Path, folder: Path, limit: float = 600) -> str:
+def run(*command: str | Path, folder: Path) -> str:
     """Run a program outside the clone, as a shell without settings of this package would; returns what it prints."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("BITRATE_EXT_", "PYTHON"))}
     kept |= {"BITRATE_EXT_NO_CUDA": "1", "BITRATE_EXT_TEST_SCALE": "0.02", "TORCH_HOME": str(folder / "torch")}
-    done = subprocess.run(list(map(str, command)), cwd=folder, env=kept, capture_output=True, text=True, timeout=limit)
+    done = subprocess.run(list(map(str, command)), cwd=folder, env=kept, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-8000:]
     return done.stdout
 
@@ -89,7 +89,7 @@ def test_the_operator_with_the_oldest_and_the_newest(folder: Path, pair: str) ->
     python = folder / "env/bin/python"
     install = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
     needed = ("setuptools>=77", "wheel", "ninja", "pytest", "hypothesis", "scipy")
-    run(*install, "--only-binary", ":all:", torch, numpy, *needed, folder=folder, limit=1800)
+    run(*install, "--only-binary", ":all:", torch, numpy, *needed, folder=folder)
     run(*install, "--no-build-isolation", copied(SOURCES, folder / "tree"), folder=folder)
     shutil.rmtree(folder / "tree")
 
@@ -102,7 +102,7 @@ def test_the_operator_with_the_oldest_and_the_newest(folder: Path, pair: str) ->
 
     copied(("tests", "tools", "csrc", "pyproject.toml"), folder / "run")
     tests = [folder / "run/tests" / name for name in TESTS]
-    said = run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, folder=folder, limit=900)
+    said = run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, folder=folder)
     passed = re.search(r"(\d+) passed", said)
     assert passed
     print(said.splitlines()[-1])

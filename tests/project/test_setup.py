@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -324,6 +325,12 @@ def test_a_source_archive_holds_every_source(tmp_path: Path) -> None:
     assert sources | {"tools/cuda_toolkit.py", "bitrate_ext/inner/innermost/__init__.py"} <= packed
 
 
+def test_the_command_leads_to_a_function() -> None:
+    scripts = re.findall(r'^bitrate-ext = "([\w.]+):(\w+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    ((module, function),) = scripts
+    assert callable(getattr(importlib.import_module(module), function))
+
+
 def test_packages_inside_the_package_are_installed(tmp_path: Path) -> None:
     built = tmp_path / "built"
     run_in_a_copy(tmp_path, "build_py", "--build-lib", built, BITRATE_EXT_REFERENCE_ONLY="1")
@@ -333,6 +340,7 @@ def test_packages_inside_the_package_are_installed(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.medium
 @pytest.mark.skipif(torch.version.cuda is None, reason="this torch is built without CUDA")
 @pytest.mark.parametrize("works", [True, False], ids=["a compiler that torch holds too new", "nvcc that does not work"])
 def test_the_build_goes_on(tmp_path: Path, works: bool) -> None:

@@ -124,6 +124,7 @@ def test_a_latent_behind_another_is_followed_to_the_pixels() -> None:
     np.testing.assert_allclose(field.kernel[0].horizontal, [0.25, 0, 0, 0.75])
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("name", "z"),
     [("bmshj2018-factorized", None), ("bmshj2018-hyperprior", "nearest"), ("mbt2018-mean", "receptive-field")],
@@ -148,6 +149,7 @@ def test_policies_of_the_mapper(name: str, z: str | None, tmp_path: Path, monkey
     assert torch.equal(again.map, result.map)
 
 
+@pytest.mark.medium
 def test_the_callers_mode_does_not_matter() -> None:
     model, x = small_model("bmshj2018-factorized"), torch.rand(1, 3, 64, 64)
     expected = BitrateMapper(model, projection={"y": calibrate(model, cache=False)})(x).map
@@ -170,13 +172,17 @@ def test_a_projection_for_each_latent() -> None:
         BitrateMapper(model, projection={"y": y, "z": "cubic"})
 
 
-def test_the_demo_codec_as_documented() -> None:
-    field = calibrate(bitrate_ext.load_demo_codec())
+@pytest.mark.parametrize(
+    ("samples", "noise"),
+    [pytest.param(8, 0.09, marks=pytest.mark.medium), pytest.param(64, 0.03, marks=pytest.mark.slow)],
+)
+def test_the_demo_codec_as_documented(samples: int, noise: float) -> None:
+    field = calibrate(bitrate_ext.load_demo_codec(), samples=samples)
     assert (field.stride, field.reach, field.center) == ((16, 16), ((-30, 30), (-30, 30)), (0.0, 0.0))
     assert field.centroid == pytest.approx((6.05, 6.05), abs=0.3)  # trained away from the middle of its reach
     assert field.spread == pytest.approx((6.1, 6.2), abs=0.4)
     assert field.fit["separable_error"] < 0.06
-    assert field.fit["sampling_error"] < 0.03
+    assert field.fit["sampling_error"] < noise
 
 
 def test_the_same_every_time_and_untouched_by_other_random_numbers() -> None:
@@ -189,9 +195,10 @@ def test_the_same_every_time_and_untouched_by_other_random_numbers() -> None:
     np.testing.assert_array_equal(one.dense(), two.dense())
 
 
+@pytest.mark.medium
 def test_a_video_model() -> None:
     model = pytest.importorskip("compressai.models.video").ScaleSpaceFlow().eval()
-    field = calibrate(model, "residual.y", samples=2, cache=False)
+    field = calibrate(model, "residual.y", torch.rand(1, 3, 128, 128), samples=2, cache=False)
     assert field.reach == ((-30, 30), (-30, 30))
     assert field.origin.startswith("model.res_decoder")
     with pytest.raises(ValueError, match=r"latent must be one of the model's, 'keyframe\.y', .*, got 'y'"):
@@ -260,7 +267,7 @@ class TestBadInput:
 
     @pytest.mark.parametrize("samples", [1, 0, 2.0, True, "2"])
     def test_samples(self, samples: Any) -> None:
-        with pytest.raises(ValueError, match="samples must be a whole number of at least 2"):
+        with pytest.raises((TypeError, ValueError), match="samples must be a whole number of at least 2"):
             calibrate(small_model("bmshj2018-factorized"), samples=samples)
 
     @pytest.mark.parametrize(

@@ -133,6 +133,7 @@ def test_gradients(rng: np.random.Generator) -> None:
     torch.testing.assert_close((image * y).sum(), (-p.log2() * pulled).sum())
 
 
+@pytest.mark.medium
 def test_compiled(rng: np.random.Generator) -> None:
     one, p = field(rng), likelihoods(1, 3, 5, 5)
 

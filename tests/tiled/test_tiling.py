@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from block_codecs import GlobalCodec
 from torch import Tensor, nn
 from zoo import small_model
 
 import bitrate_ext
-from bitrate_ext.io.windowed import TensorPicture
+from bitrate_ext.io.windowed import TensorImage
 from bitrate_ext.models.adapter import ModelAdapter
 from bitrate_ext.tiled import tiling
 from bitrate_ext.tiled.tiling import Tiling, measure_halo, run_tile
@@ -43,12 +44,6 @@ class Blur(nn.Module):
         return {"likelihoods": mean * 0.9 + 0.05, "x_hat": x * 0.5}
 
 
-class Everywhere(nn.Module):
-    def forward(self, x: Tensor) -> dict[str, Any]:
-        y = F.avg_pool2d(x, 16)
-        return {"likelihoods": (y + y.mean(dim=(2, 3), keepdim=True)) * 0.4 + 0.1}
-
-
 def prepared(model: nn.Module, like: Tensor) -> ModelAdapter:
     adapter = ModelAdapter(model.eval())
     adapter.prepare(like[:, :, :64, :64], {})
@@ -59,7 +54,7 @@ def in_tiles(adapter: ModelAdapter, x: Tensor, tiling: Tiling) -> tuple[dict[str
     """Likelihoods and reconstruction of the padded canvas, put together."""
     found: dict[str, Tensor] = {}
     image = None
-    picture = TensorPicture(x)
+    picture = TensorImage(x)
     for rows in tiling.spans(0):
         for columns in tiling.spans(1):
             tile = run_tile(adapter, picture, tiling, rows, columns, {}, x.device, x_hat=True)
@@ -84,6 +79,7 @@ def photograph(height: int, width: int, dtype: torch.dtype) -> Tensor:
     return (F.interpolate(coarse, size=(height, width), mode="bicubic") + fine).clamp(0, 1).to(dtype)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", HALOS)
 def test_the_inside_of_tiles_is_that_of_the_whole(name: str) -> None:
     """In float64, where no value comes so near to the middle between two symbols that its rounding could decide.
@@ -108,6 +104,7 @@ def test_the_inside_of_tiles_is_that_of_the_whole(name: str) -> None:
     assert max((found[latent] - p).abs().max().item() for latent, p in whole.items()) > 1e-3
 
 
+@pytest.mark.medium
 def test_of_the_demo_codec_in_float32() -> None:
     """Likelihoods and reconstruction; a cell may differ where a value is next to the middle between two symbols.
 
@@ -154,7 +151,7 @@ def test_models_without_a_finite_reach_are_refused(monkeypatch: pytest.MonkeyPat
     with pytest.raises(
         ValueError, match=r"cannot be run in tiles: 16 rows of pixels change its likelihoods over all of"
     ):
-        measure_halo(prepared(Everywhere(), like), like, {})
+        measure_halo(prepared(GlobalCodec(), like), like, {})
     sequential = prepared(small_model("mbt2018-vbr"), like)
     with pytest.raises(
         ValueError, match="its reach is global, as with attention over the whole picture or coding in seq"

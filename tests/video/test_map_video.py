@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import errno
 import math
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from fractions import Fraction
@@ -23,12 +20,13 @@ pytest.importorskip("av")
 pytest.importorskip("matplotlib")
 pytest.importorskip("compressai")
 
+from commands import in_new_process
 from video_clips import clip, picture
 
 from bitrate_ext import BitrateMapper, FrameMapper
 from bitrate_ext.ops.functional import bitrate_map, latent_bits
 from bitrate_ext.threads import Stopwatch
-from bitrate_ext.video import map_video as map_video_module
+from bitrate_ext.video import panels
 from bitrate_ext.video.map_video import map_video
 from bitrate_ext.video.reader import VideoError, VideoReader
 from bitrate_ext.video.writer import VideoWriter
@@ -86,6 +84,7 @@ def test_what_is_told_is_what_each_frame_costs(source: Path, tmp_path: Path, sca
     assert names(tmp_path) == ["clip.mp4", "out.mp4"]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("view", ["side", "overlay", "map"])
 @pytest.mark.parametrize("scale", ["clip", 0.5])
 def test_panels_show_picture_and_map(source: Path, drawn: Drawn, tmp_path: Path, view: str, scale: str | float) -> None:
@@ -123,9 +122,9 @@ def test_one_scale_serves_the_whole_clip(source: Path, tmp_path: Path) -> None:
 
 def test_frames_have_their_own_scales(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limits = []
-    coloured = map_video_module.apply_colormap
+    apply = colormap.apply_colormap
     monkeypatch.setattr(
-        map_video_module, "apply_colormap", lambda bits, limit, out: limits.append(limit) or coloured(bits, limit, out)
+        panels, "apply_colormap", lambda bits, limit, out: limits.append(limit) or apply(bits, limit, out)
     )
     map_video(source, tmp_path / "out.mp4", FrameMapper(BlockCodec().eval()), scale="frame")
     maps = [r.map[0, 0].numpy().copy() for r in FrameMapper(BlockCodec().eval())(read(source))]
@@ -141,6 +140,7 @@ def test_times_are_kept_at_a_variable_rate(tmp_path: Path) -> None:
         assert [float(frame.time) for frame in reader] == pytest.approx([p / 25 for p in pts], abs=1e-3)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("size", [(63, 47), (2, 2), (400, 2), (2, 400), (800, 500)])
 def test_odd_and_small_sizes(tmp_path: Path, size: tuple[int, int]) -> None:
     (tmp_path / "clip.y4m").write_bytes(clip("y4m", size=size, frames=2))
@@ -232,7 +232,7 @@ def test_a_full_disk_leaves_nothing(
     with pytest.raises(OSError, match="No space left"):
         map_video(source, tmp_path / "out.mp4", FrameMapper(BlockCodec().eval()), scale=scale)
     assert names(tmp_path) == ["clip.mp4"]
-    assert not [thread for thread in threading.enumerate() if thread.name in ("prefetched", "background")]
+    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
 
 
 @pytest.mark.parametrize("scale", ["clip", 0.5])
@@ -260,7 +260,7 @@ def test_a_video_that_changes_between_the_passes_is_told(source: Path, tmp_path:
     with pytest.raises(VideoError, match=r"clip\.mp4: read a second time, it ends after 5 of 12 frames"):
         map_video(source, tmp_path / "out.mp4", FrameMapper(BlockCodec().eval()), progress=progress)
     assert names(tmp_path) == ["clip.mp4"]
-    assert not [thread for thread in threading.enumerate() if thread.name in ("prefetched", "background")]
+    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
 
 
 @pytest.mark.parametrize(
@@ -322,43 +322,23 @@ def test_pictures_of_the_tests_are_as_they_say(source: Path) -> None:
     assert np.abs(found[3].astype(int) - picture(3)).mean() < 20
 
 
-LONG = """
-import sys
-from pathlib import Path
-
-from bitrate_ext import FrameMapper
-from bitrate_ext.video.map_video import map_video
-from block_codecs import BlockCodec
-
-status, seen = Path("/proc/self/status"), []
-
-
-def progress(what, count):
-    def done():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmRSS"))
-        seen.append(int(line.split()[1]))
-
-    return done
-
-
-record = map_video(sys.argv[1], sys.argv[2], FrameMapper(BlockCodec().eval()), scale=0.5, progress=progress)
-assert len(record.frames) == len(seen) == 150
-print(seen[20], max(seen[20:]))
-"""
-
-
+@pytest.mark.medium
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell a process's memory")
 def test_memory_is_flat_over_many_frames(tmp_path: Path) -> None:
     """In a process of its own: what the first frames take is all that it takes."""
     (tmp_path / "long.mp4").write_bytes(clip("mp4", size=(320, 180), frames=150))
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", LONG, tmp_path / "long.mp4", tmp_path / "out.mp4"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parents[1],
-        env={**os.environ, "PYTHONPATH": f"{Path(__file__).parents[1]}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
-    )
-    assert done.returncode == 0, done.stderr
-    steady, largest = map(int, done.stdout.split())
+    code = f"""
+        from bitrate_ext import FrameMapper, memory
+        from bitrate_ext.video.map_video import map_video
+        from block_codecs import BlockCodec
+
+        seen = []
+        record = map_video(
+            {str(tmp_path / "long.mp4")!r}, {str(tmp_path / "out.mp4")!r}, FrameMapper(BlockCodec().eval()),
+            scale=0.5, progress=lambda what, count: lambda: seen.append(memory.resident()),
+        )
+        assert len(record.frames) == len(seen) == 150
+        print(seen[20], max(seen[20:]))
+    """
+    steady, largest = map(int, in_new_process(code, folder=str(Path(__file__).parents[1])).split())
     assert largest <= 1.02 * steady

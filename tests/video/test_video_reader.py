@@ -22,9 +22,9 @@ import pytest
 import video_clips
 from video_clips import FORMATS, FRAMES, SIZE, clip, written
 
-from bitrate_ext.video import decoder
 from bitrate_ext.video import reader as video_reader
-from bitrate_ext.video.decoder import DONE, FAIL, FRAM, FRAME, INFO, NO_PTS, PREFIX
+from bitrate_ext.video.decoder.protocol import DONE, FAIL, FRAM, FRAME, INFO, NO_PTS, PREFIX
+from bitrate_ext.video.decoder.sandbox import ARCHITECTURES
 from bitrate_ext.video.reader import Clock, VideoError, VideoReader
 
 LINUX = sys.platform == "linux"
@@ -49,7 +49,7 @@ def test_frames_are_those_of_the_file(suffix: str, tmp_path: Path) -> None:
 def test_what_the_container_states(tmp_path: Path) -> None:
     with VideoReader(written(tmp_path, "a.mp4", clip("mp4"))) as video:
         assert (video.container, video.codec, video.count) == ("mov", "h264", FRAMES)
-        assert video.sandboxed is (LINUX and os.uname().machine in decoder.ARCHITECTURES)
+        assert video.sandboxed is (LINUX and os.uname().machine in ARCHITECTURES)
 
 
 @pytest.mark.parametrize("size", [(65, 47), (2, 2), (200, 30)])
@@ -314,7 +314,7 @@ def test_a_child_that_drips(speak: Speak) -> None:
 
         def drip() -> None:
             with contextlib.suppress(BrokenPipeError):
-                while not done.wait(0.01):
+                while not done.wait(0.05):
                     os.write(pipe, bytes([next(words, 0)]))
 
         thread = threading.Thread(target=drip)
@@ -419,6 +419,7 @@ def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
     assert gone(pid)
 
 
+@pytest.mark.medium
 def test_memory_is_limited(tmp_path: Path) -> None:
     path = tmp_path / "a.y4m"
     header = b"YUV4MPEG2 W8000 H8000 F25:1 C420jpeg\nFRAME\n"

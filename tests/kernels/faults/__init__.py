@@ -14,8 +14,12 @@ a file; each is a line ``NAME: CHECK``, lines ``- `` that occur once in the file
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
+from _pytest.mark import ParameterSet
 
 ROOT = Path(__file__).parents[3]
 LISTS = Path(__file__).parent
@@ -60,17 +64,30 @@ def listed(name: str) -> list[Fault]:
     ]
 
 
-def planted(fault: Fault, folder: Path) -> Path:
-    """Copy what the fault is in into the folder, with the fault; returns the folder."""
-    part = Path(fault.file).parts[0]
-    shutil.copytree(ROOT / part, folder / part)
-    path = folder / fault.file
-    text = path.read_text()
+def changed(fault: Fault) -> str:
+    """Return the text of the fault's file with the fault in it."""
+    text = (ROOT / fault.file).read_text()
     found = text.count(fault.old)
     assert found == 1, (
         f"the fault {fault.name!r} no longer applies: its text occurs {found} times in {fault.file}, not once; "
         f"plant it anew: {fault.old!r}"
     )
     assert fault.new != fault.old, f"the fault {fault.name!r} changes nothing"
-    path.write_text(text.replace(fault.old, fault.new))
+    return text.replace(fault.old, fault.new)
+
+
+def planted(fault: Fault, folder: Path) -> Path:
+    """Copy what the fault is in into the folder, with the fault; returns the folder."""
+    part = Path(fault.file).parts[0]
+    shutil.copytree(ROOT / part, folder / part)
+    (folder / fault.file).write_text(changed(fault))
     return folder
+
+
+def in_tiers(faults: Sequence[Fault]) -> list[ParameterSet]:
+    """Parameters of a test: `make test` has the first fault of each check, `make test-all` has them all."""
+    first = {fault.caught_by: fault for fault in reversed(faults)}
+    return [
+        pytest.param(fault, id=fault.name, marks=pytest.mark.medium if fault in first.values() else pytest.mark.slow)
+        for fault in faults
+    ]

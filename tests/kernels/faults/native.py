@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +20,7 @@ CPU_PATH = (
     "csrc/cpu/kernels_avx2.cpp",
     "csrc/cpu/kernels_avx512.cpp",
 )
+CACHE = ROOT / "build/native"
 FLAGS = ("-std=c++17", "-O1", "-ffp-contract=off", "-w")
 NO_SUCH_SET = 77  # the sweep's exit code for an instruction set that this processor lacks
 
@@ -39,6 +43,28 @@ def _compiled(*arguments: str | Path) -> str:
     return done.stdout
 
 
+@functools.cache
+def _files_read(source: Path) -> list[Path]:
+    """The project's files that a source includes, itself among them."""
+    listed = _compiled(f"-I{ROOT / 'csrc'}", "-MM", source).replace("\\\n", " ").split()[1:]
+    return [Path(name).resolve() for name in listed]
+
+
+def kept_object(source: Path, *flags: str) -> Path:
+    """Compile a source of this tree, or find it compiled: it is kept under the hash of what goes into it."""
+    digest = hashlib.sha256(" ".join([run([compiler(), "--version"]).stdout, *FLAGS, *flags]).encode())
+    for file in _files_read(source):
+        digest.update(file.read_bytes())
+    target = CACHE / f"{source.stem}-{digest.hexdigest()[:16]}.o"
+    if not target.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+            made = Path(folder) / "made.o"
+            _compiled(*flags, f"-I{ROOT / 'csrc'}", "-c", source, "-o", made)
+            made.replace(target)
+    return target
+
+
 class Program:
     """``tests/kernels/native/NAME.cpp`` and the CPU path, built once; a fault has only what it reaches built again."""
 
@@ -46,14 +72,14 @@ class Program:
         self.name, self.folder, self.flags = name, folder, flags
         self.sources = (f"tests/kernels/native/{name}.cpp", *CPU_PATH)
         with ThreadPoolExecutor(2) as pool:
-            objects = pool.map(lambda source: self._object(source, ROOT, folder), self.sources)
+            objects = pool.map(lambda source: kept_object(ROOT / source, *flags), self.sources)
             self.objects = dict(zip(self.sources, objects, strict=True))
-            self.reads = dict(zip(self.sources, pool.map(self._files_read, self.sources), strict=True))
         self.path = self._linked(folder, self.objects)
 
     def with_fault(self, fault: Fault, parts: Sequence[str] | None = None) -> Path:
-        """Build the program with the fault; with ``parts``, only in those of its sources."""
-        reached = [s for s in (self.sources if parts is None else parts) if fault.file in self.reads[s]]
+        """The program with the fault; with ``parts``, only in those of its sources."""
+        file = (ROOT / fault.file).resolve()
+        reached = [s for s in (self.sources if parts is None else parts) if file in _files_read(ROOT / s)]
         assert reached, f"{fault.file} is no part of {self.name}"
         folder = self.folder / fault.name.replace(" ", "_")
         tree = planted(fault, folder)
@@ -68,11 +94,6 @@ class Program:
     def _linked(self, folder: Path, objects: dict[str, Path]) -> Path:
         _compiled(*self.flags, *objects.values(), "-o", folder / self.name)
         return folder / self.name
-
-    def _files_read(self, source: str) -> set[str]:
-        """Return the project's files that a source includes, itself among them."""
-        listed = _compiled(f"-I{ROOT / 'csrc'}", "-MM", ROOT / source).replace("\\\n", " ").split()[1:]
-        return {str(Path(name).resolve().relative_to(ROOT.resolve())) for name in listed}
 
 
 def swept(sweep: Program, fault: Fault) -> subprocess.CompletedProcess[str]:

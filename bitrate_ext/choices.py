@@ -1,0 +1,74 @@
+"""What users may choose from, by name. The command line reads it before PyTorch is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+PROJECTIONS = ("nearest", "bilinear", "area")
+RECEPTIVE_FIELD = "receptive-field"  # a projection measured on the model's own decoder
+ESTIMATED, CODED = "estimated", "coded"  # sources of bits: likelihoods, or the range coder
+METHODS = JACOBIAN, INTEGRATED_GRADIENTS, GRAD_CAM = "jacobian", "integrated-gradients", "grad-cam"  # of attribution
+PASSES, FEWEST_PASSES = 16, 4  # of attribution
+SAMPLES, FEWEST_SAMPLES = 64, 2  # of measuring a receptive field: passes in forward mode
+ARRAYS = ("npz", "tiff")  # formats of maps as numbers
+
+CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}  # of videos, by the file's ending
+VIEWS = ("side", "overlay", "map")
+SCALES = ("clip", "frame")  # of a video's colours, besides a number
+PRECISIONS = ("float32", "bfloat16", "float16")  # of a network
+LARGEST_CRF = 51  # of H.264
+PRESETS = (
+    *("ultrafast", "superfast", "veryfast", "faster", "fast"),
+    *("medium", "slow", "slower", "veryslow", "placebo"),
+)
+
+DEVICES = (  # types that PyTorch knows without an extension of it
+    *("cpu", "cuda", "ipu", "xpu", "mkldnn", "opengl", "opencl", "ideep", "hip", "ve", "fpga", "maia", "xla", "lazy"),
+    *("vulkan", "mps", "meta", "hpu", "mtia", "privateuseone"),
+)
+METRICS = ("mse", "ms-ssim")
+_EIGHT, _SIX = (dict.fromkeys(METRICS, tuple(range(1, last + 1))) for last in (8, 6))
+PUBLISHED: dict[str, dict[str, tuple[int, ...]]] = {  # CompressAI's weights: qualities by metric; none of variable rate
+    "bmshj2018-factorized": _EIGHT,
+    "bmshj2018-hyperprior": _EIGHT,
+    "mbt2018-mean": _EIGHT,
+    "mbt2018": _EIGHT,
+    "cheng2020-anchor": _SIX,
+    "cheng2020-attn": _SIX,
+    "bmshj2018-hyperprior-vbr": {"mse": ()},
+    "mbt2018-mean-vbr": {"mse": ()},
+    "mbt2018-vbr": {"mse": ()},
+    "ssf2020": {"mse": tuple(range(1, 10))},
+}
+
+
+def check_choice(what: str, choice: object, choices: Iterable[Any]) -> None:
+    """Check that a choice is one of those that there are.
+
+    Raises:
+        ValueError: it is not; names the choices.
+    """
+    known = list(choices)
+    if choice not in known:
+        raise ValueError(f"{what} must be one of {', '.join(map(repr, known))}, got {choice!r}")
+
+
+def check_published(name: str, quality: int | None, metric: str) -> None:
+    """Check that there are published weights.
+
+    Raises:
+        ValueError: there are none; says which there are.
+    """
+    if name == "bmshj2018-factorized-relu":
+        raise ValueError(
+            f"there are no weights for {name!r}: CompressAI publishes none, and its zoo function of that name returns "
+            "'bmshj2018-factorized', with GDN; ask for that"
+        )
+    check_choice("name", name, sorted(PUBLISHED))
+    check_choice(f"metric of {name!r}", metric, sorted(PUBLISHED[name]))
+    qualities = PUBLISHED[name][metric]
+    if qualities:
+        check_choice(f"quality of {name!r}", quality, qualities)
+    elif quality not in (None, 0):  # 0 is the placeholder in CompressAI's own signature
+        raise ValueError(f"quality of {name!r} must be None, got {quality!r}: one checkpoint serves all rates")

@@ -1,0 +1,381 @@
+"""The arguments of every command, and what can be said of them before PyTorch is imported.
+
+A command's arguments carry ``check(arguments)``, which raises ``UsageError`` for what does not go together; ``inputs``,
+what its input files are, and the argument that has them; and ``prepare(arguments)``, which makes folders for results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+import re
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import Any, NoReturn
+
+from .. import choices
+from .._version import __version__
+from ..io.files import shown, unusable
+from ..units import parse_bytes
+from .console import UsageError
+from .outputs import prepare_folder, prepare_videos
+
+GROUP = 32  # frames from one keyframe of a video codec to the next
+MAP_NOTES = """\
+For each IMAGE (PNG, JPEG, WebP, TIFF or BMP) DIR gets
+  STEM.bitrate.png   the map with a colour bar in bits per pixel
+  STEM.overlay.png   the map laid over the photograph
+  STEM.bitrate.npz   float32 arrays [H, W], bits per pixel: "map", and "maps/y", "maps/z" ... for each latent;
+                     "metadata" holds the JSON record as text
+  STEM.json          sizes, bits, bits per pixel, bits of each latent, PSNR
+and on request STEM.gap.png, STEM.entropy.png and STEM.channels.png; the gap and the entropy are in the arrays, too.
+Files of these names are replaced once all are written. Of images with equal stems only the first is done.
+Transparent parts of an image are laid on white. PSNR is that of the unrounded reconstruction, cut to [0, 1].
+A picture that does not fit into memory goes through the model in tiles, and its maps are written strip by strip.
+--max-memory, --tile and --format ask for that way; its pictures are reduced to 4096 pixels a side, its arrays are not.
+With --max-memory, files with more pixels than Pillow's limit are read, too. TIFF files, uncompressed or deflated, come
+in parts; others are decoded as a whole, with 1 to 4 bytes a pixel.
+"""
+CHECK_NOTES = """\
+Each IMAGE is coded with the model's own compress(), and the bits of every symbol are counted as the range coder spends
+them. For each latent the table has, in bits,
+  image      what the map shows
+  padding    what belongs to the padding that the model needs
+  overhead   final states of the coder, 32 to 64 bits a string
+  strings    8 times the bytes of the strings: image + padding + overhead, where the ledger closes
+  estimated  what the likelihoods of forward() come to
+  gap        image + padding over estimated, less one
+Exit code 1 where the ledger of an image does not close to 1e-6 bit, 2 where an image or the model cannot be read.
+"""
+CALIBRATE_NOTES = """\
+DIR gets MODEL.LATENT.receptive-field.npz, which bitrate_ext.ReceptiveField.load reads, and a picture of the kernel,
+MODEL.LATENT.receptive-field.png. Without --no-cache the result is also kept for the next time, in PyTorch's folder for
+downloads.
+
+Positions are in pixels, (vertical, horizontal), from the first pixel of the cell's own square, STRIDE x STRIDE large:
+  stride           pixels a cell
+  reach            first and last pixel that the decoder can touch with one cell, whatever its weights are
+  center           middle of the reach
+  centroid         mean position of the cell's bits; training may move it off the center
+  spread           standard deviation of the position of the cell's bits
+  terms            how many products of a vertical and a horizontal kernel are added up
+  separable error  share of the bits that their sum puts elsewhere than the kernel as measured
+  sampling error   share of the bits that the kernel puts elsewhere than one of endlessly many samples; an estimate
+  cells probed     cells that were measured, each counted in every pass
+  seconds          what it took; next to nothing where the result was kept from an earlier time
+Of a latent that a hyper-synthesis transform reads, as z, the errors and the cells are those of this transform.
+"""
+VIDEO_NOTES = """\
+For each VIDEO there are
+  OUT.mp4   picture and map, or one laid over the other; below, the bits of each frame by latent, with a cursor
+  OUT.csv   a line for each frame: time, kind, bits, bits in the padding, bits per pixel, bits of each latent
+  OUT.json  the same, with sums over the video
+OUT is STEM.bitrate in this folder, or what -o names: a file that ends in .mp4, .mov or .mkv, or a folder. A video that
+is damaged or cut short is mapped as far as it goes: its files are called OUT.partial.mp4 and so on, and the exit code
+is 1. Videos are decoded in a process of their own. Sound is left out.
+
+With --animate, VIDEO is a photograph: OUT.png is an animation of its maps over all qualities of --model, or over the
+checkpoints that are named, in one scale of colours.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of all commands; it raises ``UsageError``."""
+    parser = _Parser("bitrate-ext", description="Where a learned image codec spends its bits.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"bitrate-ext {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="command")
+
+    def command(name: str, about: str, check: Callable[[Any], None], **more: Any) -> argparse.ArgumentParser:
+        raw = argparse.RawDescriptionHelpFormatter
+        added = commands.add_parser(name, help=about, formatter_class=raw, allow_abbrev=False, **more)
+        added.set_defaults(check=check, inputs=None, json=False, prepare=lambda _: None)
+        return added
+
+    description = "Bitrate maps of photographs, as pictures and as numbers."
+    _add_map(command("map", "maps of photographs", _check_map, description=description, epilog=MAP_NOTES))
+
+    about = "code photographs, and see that map, padding and overhead add up to the file"
+    description = "Compares the bits of the map with the strings that the model's own compress() writes."
+    _add_check(command("check", about, _check_model, description=description, epilog=CHECK_NOTES))
+
+    about = "where a decoder paints with the bits of one latent cell"
+    description = "Measures the receptive field of a latent: how a decoder spreads the bits of one cell over pixels."
+    _add_calibrate(command("calibrate", about, _check_calibrate, description=description, epilog=CALIBRATE_NOTES))
+
+    description = "Bitrate maps of videos, as videos and as numbers; or of a photograph over a codec's qualities."
+    _add_video(command("video", "maps of videos", _check_video, description=description, epilog=VIDEO_NOTES))
+
+    _add_device(command("bench", "a short comparison on this machine", _check_device))
+    command("doctor", "what is installed, and how to mend what is not", lambda _: None)
+    return parser
+
+
+def _add_map(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(inputs=("image", "images"), prepare=prepare_folder)
+    command.add_argument("images", nargs="+", metavar="IMAGE", help="photographs")
+    command.add_argument("-o", "--output", default=".", metavar="DIR", help="folder for the results; made if absent")
+    _add_model(command)
+    command.add_argument(
+        "--projection",
+        choices=(*choices.PROJECTIONS, choices.RECEPTIVE_FIELD, choices.JACOBIAN),
+        default="bilinear",
+        help="default bilinear; receptive-field is measured on the model's own decoder, see bitrate-ext calibrate; "
+        "jacobian follows the bits of each image through the decoder, pixel by pixel",
+    )
+    command.add_argument(
+        "--passes",
+        type=_at_least(choices.FEWEST_PASSES),
+        metavar="N",
+        help=f"of jacobian: more take longer and err less (default {choices.PASSES})",
+    )
+    command.add_argument(
+        "--max-memory", type=_bytes, metavar="SIZE", help="that the process may take, such as 4GiB; cuts into tiles"
+    )
+    command.add_argument(
+        "--tile", type=_at_least(1), metavar="N", help="side of the tiles, pixels; default: as large as fits"
+    )
+    command.add_argument(
+        "--format",
+        choices=choices.ARRAYS,
+        help="of the numbers: npz, or a tiled BigTIFF of the map alone (default npz)",
+    )
+    command.add_argument(
+        "--bits",
+        choices=(choices.ESTIMATED, choices.CODED),
+        default=choices.ESTIMATED,
+        help="by the model's likelihoods, or as its range coder spends them (default estimated)",
+    )
+    command.add_argument("--gap", action="store_true", help="of coded bits: also where they differ from the estimate")
+    command.add_argument("--channels", action="store_true", help="also the bits of each channel of each latent")
+
+
+def _check_map(arguments: argparse.Namespace) -> None:
+    _check_model(arguments)
+    if arguments.gap and arguments.bits != choices.CODED:
+        raise UsageError(f"--gap needs --bits {choices.CODED}")
+    if arguments.bits == choices.CODED and arguments.projection == choices.JACOBIAN:
+        raise UsageError(
+            f"--projection {choices.JACOBIAN} follows estimated bits and cannot go with --bits {choices.CODED}"
+        )
+    if arguments.passes is not None and arguments.projection != choices.JACOBIAN:
+        raise UsageError(f"--passes {arguments.passes} goes with --projection {choices.JACOBIAN}")
+    whole = whole_only(arguments)
+    if whole and tiles_asked_for(arguments):
+        raise UsageError(f"{whole} is for whole pictures; it has no --max-memory, --tile, --format")
+
+
+def tiles_asked_for(arguments: argparse.Namespace) -> bool:
+    """Return whether the arguments of ``map`` ask for tiles."""
+    return any(getattr(arguments, option) is not None for option in ("max_memory", "tile", "format"))
+
+
+def whole_only(arguments: argparse.Namespace) -> str | None:
+    """Return the option of ``map``, if any, that tiles cannot serve."""
+    if arguments.projection == choices.JACOBIAN:
+        return f"--projection {choices.JACOBIAN}"
+    if arguments.bits == choices.CODED:
+        return f"--bits {choices.CODED}"
+    return "--channels" if arguments.channels else None
+
+
+def _add_check(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(inputs=("image", "images"))
+    command.add_argument("images", nargs="+", metavar="IMAGE", help="photographs")
+    _add_model(command)
+    command.add_argument(
+        "--container", action="store_true", help="count the container of CompressAI's examples/codec.py, too"
+    )
+
+
+def _add_calibrate(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(prepare=prepare_folder)
+    command.add_argument("-o", "--output", default=".", metavar="DIR", help="folder for the results; made if absent")
+    _add_model(command)
+    command.add_argument("--latent", default="y", metavar="NAME", help="such as y or z (default y)")
+    command.add_argument(
+        "--images", nargs="+", default=[], metavar="IMAGE", help="to measure on; default: the bundled photograph"
+    )
+    command.add_argument(
+        "--samples",
+        type=_at_least(choices.FEWEST_SAMPLES),
+        default=choices.SAMPLES,
+        metavar="N",
+        help=f"passes (default {choices.SAMPLES})",
+    )
+    command.add_argument("--synthesis", metavar="MODULE", help="the decoder's name in the model; default: found")
+    command.add_argument("--no-cache", action="store_true", help="measure in any case, and keep nothing")
+
+
+def _check_calibrate(arguments: argparse.Namespace) -> None:
+    _check_model(arguments)
+    for image in arguments.images:
+        reason = unusable(image, "an image")
+        if reason is not None:
+            raise UsageError(f"--images: {shown(image)}: {reason}")
+
+
+def _add_video(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(inputs=("video", "videos"), prepare=prepare_videos)
+    command.add_argument("videos", nargs="+", metavar="VIDEO", help="videos; with --animate a photograph")
+    command.add_argument("-o", "--output", default=".", metavar="OUT", help="a file, or a folder; made if absent")
+    _add_model(command)
+    command.add_argument("--projection", choices=(*choices.PROJECTIONS, choices.RECEPTIVE_FIELD), default="bilinear")
+    command.add_argument(
+        "--view", choices=choices.VIEWS, default="side", help="picture and map beside each other (default) ..."
+    )
+    command.add_argument(
+        "--scale",
+        type=_scale,
+        default="clip",
+        metavar="clip|frame|VALUE",
+        help="of the colours: one for the video, which is then read twice (default), one for each frame, or its upper "
+        "end in bits per pixel",
+    )
+    command.add_argument("--frames", type=_at_least(1), metavar="N", help="only the first N")
+    command.add_argument(
+        "--batch", type=_at_least(1), default=1, metavar="N", help="frames that an image codec sees at once"
+    )
+    command.add_argument(
+        "--group",
+        type=_at_least(1),
+        metavar="N",
+        help=f"of a video codec: frames from a keyframe to the next ({GROUP})",
+    )
+    command.add_argument(
+        "--precision",
+        choices=choices.PRECISIONS,
+        default="float32",
+        help="of the network; likelihoods are float32 in any case, but of coarser latents (default float32)",
+    )
+    command.add_argument(
+        "--compile", action="store_true", help="the network by torch.compile: minutes before, less for each frame"
+    )
+    command.add_argument(
+        "--psnr", action="store_true", help="of each frame; an image codec's decoder has to be run for it"
+    )
+    command.add_argument(
+        "--crf",
+        type=_at_least(0, choices.LARGEST_CRF),
+        default=18,
+        metavar="N",
+        help=f"of H.264: 0 (large) to {choices.LARGEST_CRF} (default 18)",
+    )
+    command.add_argument("--preset", choices=choices.PRESETS, default="veryfast", help="of H.264 (default veryfast)")
+    command.add_argument(
+        "--animate",
+        nargs="*",
+        metavar="CHECKPOINT",
+        help="an animation of one photograph's maps over the qualities of --model, or over these checkpoints",
+    )
+
+
+def _check_video(arguments: argparse.Namespace) -> None:
+    if arguments.animate is None:
+        _check_model(arguments)
+        return
+    arguments.inputs = ("image", "videos")
+    _check_device(arguments)
+    if len(arguments.videos) != 1:
+        raise UsageError(f"--animate takes one photograph, got {len(arguments.videos)} files")
+    if arguments.quality is not None or arguments.checkpoint is not None:
+        raise UsageError("--animate goes over all qualities of --model, or over the checkpoints named after it")
+    if not arguments.animate and arguments.model is None:
+        raise UsageError("--animate needs --model NAME, or checkpoints: --animate LOW.pth HIGH.pth")
+    if arguments.animate and arguments.metric is not None:
+        raise UsageError("--metric is for published weights and cannot go with checkpoints")
+    for checkpoint in arguments.animate:
+        _check_checkpoint(checkpoint)
+    if not arguments.animate and not qualities(arguments):
+        raise UsageError(
+            f"--animate: there are no published qualities of {arguments.model!r} for {arguments.metric or 'mse'}"
+        )
+
+
+def qualities(arguments: argparse.Namespace) -> tuple[int, ...]:
+    """Return the published qualities of the model that the arguments name; none of a model of variable rate."""
+    return choices.PUBLISHED.get(arguments.model, {}).get(arguments.metric or "mse", ())
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    """Add which model, on which device, and ``--json``."""
+    command.add_argument(
+        "--model", metavar="NAME", help="CompressAI model, such as mbt2018-mean; default: the demo codec"
+    )
+    command.add_argument("--quality", type=int, metavar="Q", help="quality of the published weights, from 1 on")
+    command.add_argument("--metric", choices=choices.METRICS, help="what they were trained for (default mse)")
+    command.add_argument("--checkpoint", metavar="FILE", help="your own weights; --model then names the architecture")
+    _add_device(command)
+    command.add_argument("--json", action="store_true", help="print one JSON document instead of the summary")
+
+
+def _check_model(arguments: argparse.Namespace) -> None:
+    _check_device(arguments)
+    for option in ("quality", "metric"):
+        if getattr(arguments, option) is None:
+            continue
+        if arguments.checkpoint is not None:
+            raise UsageError(f"--{option} is for published weights and cannot go with --checkpoint")
+        if arguments.model is None:
+            raise UsageError(f"--{option} {getattr(arguments, option)} needs --model NAME")
+    if arguments.checkpoint is not None:
+        _check_checkpoint(arguments.checkpoint)
+    elif arguments.model is not None:
+        try:
+            choices.check_published(arguments.model, arguments.quality, arguments.metric or "mse")
+        except ValueError as error:
+            raise UsageError(f"--model: {error}") from None
+
+
+def _check_checkpoint(path: str) -> None:
+    reason = unusable(path, "a checkpoint")
+    if reason == "no such file":
+        raise UsageError(f"--checkpoint: there is no checkpoint file {shown(path)}")
+    if reason is not None:
+        raise UsageError(f"--checkpoint: {shown(path)}: {reason}")
+
+
+def _add_device(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--device", default="cpu", metavar="D", help="such as cpu or cuda:0 (default cpu)")
+
+
+def _check_device(arguments: argparse.Namespace) -> None:
+    """Check that there is a device of that name; whether PyTorch can compute there, only PyTorch can say."""
+    found = re.fullmatch(r"([a-z_]+)(:\d+)?", arguments.device)
+    known = found is not None and (found[1] in choices.DEVICES or entry_points(group="torch.backends"))
+    if not known:
+        raise UsageError(f"--device: unknown device {arguments.device!r}; use cpu, cuda or cuda:N")
+
+
+def _at_least(least: int, most: int | None = None) -> Callable[[str], int]:
+    expected = f"a whole number of at least {least}" if most is None else f"a whole number from {least} to {most}"
+
+    def parse(text: str) -> int:
+        value = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else least - 1
+        if value < least or (most is not None and value > most):
+            raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
+        return value
+
+    return parse
+
+
+def _bytes(text: str) -> int:
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _scale(text: str) -> str | float:
+    if text in choices.SCALES:
+        return text
+    with contextlib.suppress(ValueError):
+        value = float(text)
+        if math.isfinite(value) and value > 0:
+            return value
+    raise argparse.ArgumentTypeError(f"expected clip, frame or a positive number of bits per pixel, got {text!r}")

@@ -1,0 +1,109 @@
+"""The demo codec's forward pass without CompressAI, whose import takes longer than everything else that a map needs.
+
+It has CompressAI's ``MeanScaleHyperprior`` in eval mode, operation by operation, so that maps are the same to the last
+bit; the tests compare them. Only the command line runs it: ``load_demo_codec`` returns CompressAI's own class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LEAST_LIKELIHOOD, LEAST_SCALE = 1e-9, 0.11
+PEDESTAL, LEAST_BETA = 2.0**-36, 1e-6  # of the parameters of divisive normalisation
+
+
+class DemoForward(nn.Module):
+    """Map images ``[N, 3, H, W]``, sides multiples of 64, to likelihoods and a reconstruction.
+
+    Args:
+        weights: of a ``MeanScaleHyperprior``, by its names of them.
+    """
+
+    entropy_bottleneck_quantiles: Tensor
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        for name, weight in weights.items():
+            self.register_buffer(name.replace(".", "_"), weight.float())
+        self.eval()
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        y = self._layers("g_a", x, (_down, _normalise) * 3 + (_down,))
+        z = self._layers("h_a", y, (_same, _leak, _down, _leak, _down))
+        z_hat, z_likelihoods = self._factorised(z)
+        scales, means = self._layers("h_s", z_hat, (_up, _leak, _up, _leak, _same)).chunk(2, 1)
+        y_hat = (y - means).round() + means
+        distance = (y_hat - means).abs()
+        upper, lower = (_normal((half - distance) / scales.clamp_min(LEAST_SCALE)) for half in (0.5, -0.5))
+        x_hat = self._layers("g_s", y_hat, (_up, _denormalise) * 3 + (_up,))
+        y_likelihoods = (upper - lower).clamp_min(LEAST_LIKELIHOOD)
+        return {"x_hat": x_hat, "likelihoods": {"y": y_likelihoods, "z": z_likelihoods}}
+
+    def _layers(self, name: str, x: Tensor, layers: tuple[Any, ...]) -> Tensor:
+        for number, layer in enumerate(layers):
+            weights = [getattr(self, f"{name}_{number}_{kind}", None) for kind in ("weight", "bias", "gamma", "beta")]
+            x = layer(x, *(weight for weight in weights if weight is not None))
+        return x
+
+    def _factorised(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Round about the medians, and return likelihoods by the learnt distribution of each channel."""
+        turned = z.permute(1, 0, 2, 3).contiguous()
+        medians = self.entropy_bottleneck_quantiles[:, :, 1:2]
+        values = (turned.reshape(len(turned), 1, -1) - medians).round() + medians
+        upper, lower = (torch.sigmoid(self._cumulative(values + half)) for half in (0.5, -0.5))
+        likelihoods = (upper - lower).clamp_min(LEAST_LIKELIHOOD)
+        z_hat, likelihoods = (
+            one.reshape(turned.shape).permute(1, 0, 2, 3).contiguous() for one in (values, likelihoods)
+        )
+        return z_hat, likelihoods
+
+    def _cumulative(self, logits: Tensor) -> Tensor:
+        """Return logits of each channel's cumulative distribution, ``[C, 1, values]``."""
+        for number in range(5):
+            matrix, bias = (getattr(self, f"entropy_bottleneck_{kind}_{number}") for kind in ("matrices", "biases"))
+            logits = F.softplus(matrix) @ logits + bias
+            factor = getattr(self, f"entropy_bottleneck_factors_{number}", None)
+            if factor is not None:
+                logits = logits + factor.tanh() * logits.tanh()
+        return logits
+
+
+def _same(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return F.conv2d(x, weight, bias, padding=weight.shape[2] // 2)
+
+
+def _down(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return F.conv2d(x, weight, bias, stride=2, padding=weight.shape[2] // 2)
+
+
+def _up(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return F.conv_transpose2d(x, weight, bias, stride=2, padding=weight.shape[2] // 2, output_padding=1)
+
+
+def _leak(x: Tensor) -> Tensor:
+    return F.leaky_relu(x)
+
+
+def _norm(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+    gamma, beta = (
+        p.clamp_min((least + PEDESTAL) ** 0.5) ** 2 - PEDESTAL for p, least in ((gamma, 0.0), (beta, LEAST_BETA))
+    )
+    return F.conv2d(x**2, gamma[:, :, None, None], beta)
+
+
+def _normalise(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+    return x * _norm(x, gamma, beta).rsqrt()
+
+
+def _denormalise(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+    return x * _norm(x, gamma, beta).sqrt()
+
+
+def _normal(x: Tensor) -> Tensor:
+    """Return the standard normal distribution's cumulative function."""
+    return 0.5 * torch.erfc(-(2**-0.5) * x)

@@ -1,0 +1,92 @@
+"""Watch a model run and leave it as it was found: hooks always go, and tensors are what and where they were."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Before = Callable[[nn.Module, tuple[Any, ...]], None]
+After = Callable[[str, nn.Module, tuple[Any, ...], dict[str, Any], Any], Any]
+
+
+@contextlib.contextmanager
+def watch_calls(modules: Iterable[tuple[str, nn.Module]], after: After, before: Before | None = None) -> Iterator[None]:
+    """Watch the calls of modules while the block runs.
+
+    Args:
+        modules: and their names, as ``named_modules`` gives them.
+        after: called as ``after(name, module, args, kwargs, output)``; what it returns replaces the output, unless it
+            is None.
+        before: called as ``before(module, args)``.
+    """
+    with contextlib.ExitStack() as stack:
+        for name, module in modules:
+            if before is not None:
+                stack.callback(module.register_forward_pre_hook(before).remove)
+            stack.callback(module.register_forward_hook(partial(after, name), with_kwargs=True).remove)
+        yield
+
+
+@contextlib.contextmanager
+def leave_as_found(model: object) -> Iterator[None]:
+    """Run a model in the block, and put back what its own code has done to its parameters and buffers.
+
+    A forward pass may set weights anew, as CompressAI's masked convolutions do (``weight.data = weight.data * mask``).
+    In inference mode the weight would be an inference tensor from then on, which no later call with gradients could
+    use: the block is outside of that mode, gradients are recorded or not as before it. At its end every tensor has the
+    memory that it had, and wants gradients or not as it did. Values that are written in place stay: they could only be
+    put back from a copy of the whole model.
+
+    Blocks may be nested, and several threads may run one model: the last to leave puts back what the first has found.
+
+    Args:
+        model: others than modules are only kept out of inference mode.
+    """
+    recorded = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.set_grad_enabled(recorded):
+        if not isinstance(model, nn.Module):
+            yield
+            return
+        with _lock:
+            found = _found.get(model) or _found.setdefault(model, _Found.of(model))
+            found.blocks += 1
+        try:
+            yield
+        finally:
+            with _lock:
+                found.blocks -= 1
+                if not found.blocks:
+                    del _found[model]
+                    found.put_back()
+
+
+@dataclass(eq=False)
+class _Found:
+    """The tensors of a model, with an alias of the memory of each and whether it wants gradients."""
+
+    tensors: list[tuple[Tensor, Tensor, bool]]
+    blocks: int = 0  # that have not ended
+
+    @classmethod
+    def of(cls, model: nn.Module) -> _Found:
+        tensors = (*model.parameters(), *model.buffers())
+        own = [one for one in tensors if one.layout == torch.strided and not nn.parameter.is_lazy(one)]
+        return cls([(one, one.detach(), one.requires_grad) for one in own])
+
+    def put_back(self) -> None:
+        for tensor, alias, wants_gradients in self.tensors:
+            if not tensor.is_set_to(alias):
+                tensor.data = alias
+            if tensor.requires_grad != wants_gradients:
+                tensor.requires_grad_(wants_gradients)
+
+
+_lock = threading.Lock()
+_found: dict[nn.Module, _Found] = {}

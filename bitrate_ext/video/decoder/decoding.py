@@ -1,0 +1,181 @@
+"""The video, as messages: what the container states, frames as RGB, and what was found amiss."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import json
+import os
+import struct
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from .protocol import DONE, FLIPPED, FRAM, FRAME, INFO, MIRRORED, NO_PTS, TRANSPOSED, message
+from .truncation import Input, is_cut_short, time_missing
+
+READ_BYTES = 1 << 18  # of the video at a time
+
+# FFmpeg's names of the containers that are read. None of these opens another file; playlists and image sequences do.
+CONTAINERS = {
+    "mov": "MP4", "matroska": "Matroska", "webm": "WebM", "avi": "AVI", "mpegts": "MPEG-TS", "mpeg": "MPEG-PS",
+    "mpegvideo": "MPEG video", "ogg": "Ogg", "flv": "FLV", "asf": "ASF", "ivf": "IVF", "obu": "AV1", "h264": "H.264",
+    "hevc": "HEVC", "yuv4mpegpipe": "Y4M", "gif": "GIF"
+}  # fmt: skip
+PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"v=0", b"[playlist]")  # how they begin
+UNSPECIFIED, BT709, BT601 = 2, 1, 5  # matrix coefficients: FFmpeg's AVColorSpace, then PyAV's Colorspace
+FULL_RANGE = 2
+HIGH_DEFINITION = 720  # rows from which an unlabelled video is BT.709, as players take it
+MOST_THREADS = 8
+CUT = "the file is cut short"
+
+
+class Unreadable(Exception):
+    """Why the video cannot be read, in words for the user."""
+
+
+def refuse_to_open(url: str, flags: int, options: dict[str, str]) -> Any:
+    """Refuse what FFmpeg asks to open besides the video."""
+    raise Unreadable("the video refers to another file, which is not opened")
+
+
+def open_container(video: Input) -> Any:
+    """Open the video as PyAV's container; raises Unreadable."""
+    import av
+
+    try:
+        return av.open(
+            video,
+            "r",
+            container_options={"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "none"},
+            metadata_errors="replace",
+            buffer_size=READ_BYTES,
+            io_open=refuse_to_open,
+        )
+    except av.error.FFmpegError as error:
+        if error.errno == errno.EINVAL:  # what FFmpeg says of a container that is not on the list
+            names = ", ".join(dict.fromkeys(CONTAINERS.values()))
+            raise Unreadable(f"is not in a container that is read ({names})") from None
+        raise Unreadable(f"is damaged, or no video ({_reason(error)})") from None
+
+
+def video_stream(container: Any, max_pixels: int) -> Any:
+    """Return the container's video stream, ready to decode; raises Unreadable."""
+    streams = [stream for stream in container.streams.video if "attached_pic" not in str(stream.disposition)]
+    if not streams:
+        holds = sorted({stream.type for stream in container.streams} - {"video"})
+        raise Unreadable("holds no video stream" + (f", only {' and '.join(holds)}" if holds else ""))
+    stream = max(streams, key=lambda stream: stream.width * stream.height if stream.codec_context else -1)
+    context = stream.codec_context
+    if context is None:
+        raise Unreadable("there is no decoder for its video stream")
+    if context.width * context.height > max_pixels:
+        raise Unreadable(f"its frames are {context.width} x {context.height}, more than {max_pixels:,} pixels")
+    context.options = {"max_pixels": str(max_pixels)}
+    context.thread_count = min(len(os.sched_getaffinity(0)) if sys.platform == "linux" else 0, MOST_THREADS)
+    context.thread_type = "AUTO"
+    return stream
+
+
+def decode(video: Input, size: int, max_pixels: int, sandboxed: bool) -> Iterator[list[Any]]:
+    """Yield messages, each a list of buffers to write one after the other. ``size``: of the video, bytes."""
+    import av
+    from av.video.reformatter import VideoReformatter
+
+    if video.at(0, 16).lstrip(b"\xef\xbb\xbf \r\n").startswith(PLAYLISTS):
+        raise Unreadable("is a playlist: it names other files, which are not opened")
+    amiss = [CUT] if is_cut_short(video, size) else []
+    video.seek(0)
+    container = open_container(video)
+    stream = video_stream(container, max_pixels)
+    yield message(INFO, json.dumps({**describe(container, stream), "sandboxed": sandboxed}).encode())
+    reformatter = VideoReformatter()  # keeps its tables from frame to frame
+    frames = lost = cut = 0
+    first = end = None
+    read_to = size  # where the last packet ends in the file
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except av.error.FFmpegError as error:
+            amiss.append(f"the container is damaged after {frames} frames ({_reason(error)})")
+            break
+        if packet is None:
+            break
+        cut += bool(packet.is_corrupt)
+        if packet.pos is not None:
+            read_to = packet.pos + packet.size
+        try:
+            decoded = packet.decode()
+        except MemoryError:
+            raise
+        except av.error.FFmpegError:
+            lost += 1
+            continue
+        for frame in decoded:
+            pts = NO_PTS if frame.pts is None or abs(frame.pts) >= 2**62 else frame.pts
+            duration = min(max(frame.duration or 0, 0), 2**31)
+            if pts != NO_PTS:
+                first = pts if first is None else first
+                end = max(end or pts, pts + duration)
+            yield frame_message(to_rgb(frame, reformatter), frame, pts, duration, lost)
+            frames += 1
+            gc.collect()  # a frame and its side data hold each other; of 8K, forty would fill the memory
+    if container.format.name == "yuv4mpegpipe" and read_to < size:  # FFmpeg leaves part of a frame out without a word
+        amiss.append(CUT)
+    if lost:
+        hint = "" if frames else f" (frames of more than {max_pixels:,} pixels are refused)"
+        amiss.append(f"packets that could not be decoded: {lost}{hint}")
+    if cut:
+        amiss.append(f"packets cut or marked as damaged: {cut}")
+    missing = first is not None and end is not None and time_missing(container, stream, end - first)
+    if missing and not amiss:
+        amiss.append(missing)
+    yield message(DONE, json.dumps(amiss).encode())
+
+
+def describe(container: Any, stream: Any) -> dict[str, Any]:
+    """Return what INFO says of the container and its stream, before anything is decoded."""
+    rate = stream.average_rate or stream.guessed_rate or 0
+    return {
+        "container": container.format.name.split(",")[0],
+        "codec": stream.codec_context.name,
+        "time_base": [stream.time_base.numerator, stream.time_base.denominator],  # of pts and durations, seconds
+        "rate": [rate.numerator, rate.denominator] if rate > 0 else None,  # frames a second
+        "count": stream.frames or None,
+    }
+
+
+def to_rgb(frame: Any, reformatter: Any) -> Any:
+    """Return the frame as 8-bit RGB, by its own matrix and range; alpha is dropped, HDR is not tone-mapped."""
+    matrix = None
+    if frame.colorspace == UNSPECIFIED:
+        matrix = BT709 if min(frame.width, frame.height) >= HIGH_DEFINITION else BT601
+    return reformatter.reformat(
+        frame, format="rgb24", src_colorspace=matrix, src_color_range=frame.color_range, dst_color_range=FULL_RANGE
+    )
+
+
+def frame_message(pixels: Any, frame: Any, pts: int, duration: int, lost: int) -> list[Any]:
+    """Return the parts of the message of a frame: its facts, then its rows."""
+    plane = pixels.planes[0]
+    facts = (pixels.width, pixels.height, plane.line_size, rotation_of(frame), bool(frame.is_corrupt))
+    return message(FRAM, FRAME.pack(*facts, lost, pts, duration), memoryview(plane)[: plane.line_size * pixels.height])
+
+
+def rotation_of(frame: Any) -> int:
+    """Return how a viewer turns the frame, flags of ``protocol``; other than quarter turns are left alone."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None or memoryview(data).nbytes != 36:
+        return 0
+    # x' = a x + c y, y' = b x + d y, in 16.16 fixed point.
+    a, b, c, d = (int(factor) for factor in struct.unpack("=2i4x2i", bytes(data)[:20]))
+    if a and d and not b and not c:
+        return MIRRORED * (a < 0) | FLIPPED * (d < 0)
+    if b and c and not a and not d:
+        return TRANSPOSED | MIRRORED * (c < 0) | FLIPPED * (b < 0)
+    return 0
+
+
+def _reason(error: Any) -> str:
+    return str(getattr(error, "strerror", None) or type(error).__name__)

@@ -1,0 +1,85 @@
+"""A figure whose lengths are pixels, drawn with matplotlib's objects and no global state.
+
+At 72 dots per inch a point is a pixel. Axes are placed by hand, so that an image's pixel can fall on whole pixels of
+the figure. Letters are measured in em, the size of ordinary ones.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+class PixelFigure:
+    """A white figure; lengths are rounded up to whole pixels.
+
+    Args:
+        width, height: pixels.
+        em: size of its letters, pixels.
+    """
+
+    def __init__(self, width: float, height: float, em: float) -> None:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        self.width, self.height, self.em = math.ceil(width), math.ceil(height), em
+        self.figure = Figure(figsize=(self.width / 72, self.height / 72), dpi=72, facecolor="white")
+        self._canvas = FigureCanvasAgg(self.figure)
+
+    def add_axes(self, left: float, bottom: float, width: float, height: float) -> Any:
+        """Add axes at a place in pixels, counted from the left and from below."""
+        return self.figure.add_axes((left / self.width, bottom / self.height, width / self.width, height / self.height))
+
+    def write_head(self, texts: Sequence[str], margin: float, lines: Sequence[float]) -> None:
+        """Write a title and smaller lines below it, each cut in its middle where it is too wide.
+
+        Args:
+            texts: the title first; without control characters and mathematics, as file names may hold anything.
+            margin: at the left and at the right, pixels.
+            lines: how far from the top each stands, em.
+        """
+        for number, (text, line) in enumerate(zip(texts, lines, strict=False)):
+            size, weight, colour = (1.0, "normal", "0.3") if number else (1.3, "bold", "0.1")
+            place = margin / self.width, 1 - line * self.em / self.height
+            written = self.figure.text(*place, "", size=size * self.em, weight=weight, color=colour)
+            written.set_parse_math(False)
+            self._fit(written, text, self.width - 2 * margin)
+
+    def _fit(self, written: Any, text: str, room: float) -> None:
+        """Set a text, its middle left out as far as needed to be ``room`` pixels wide."""
+        text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+        def fits(kept: int) -> bool:
+            cut = text if kept == len(text) else f"{text[: kept - kept // 2]} … {text[len(text) - kept // 2 :]}"
+            written.set_text(cut)
+            return bool(written.get_window_extent(self._canvas.get_renderer()).width <= room)
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # letters that the font lacks
+            if fits(len(text)):
+                return
+            low, high = 0, len(text)  # what is known to fit, or is all there is to do, and what is too wide
+            while high - low > 1:
+                middle = (low + high) // 2
+                low, high = (middle, high) if fits(middle) else (low, middle)
+            fits(low)
+
+    def style_ticks(self, axes: Any, **more: Any) -> None:
+        """Give ticks and their numbers the figure's size and colour."""
+        axes.tick_params(labelsize=0.9 * self.em, colors="0.15", length=0.3 * self.em, **more)
+
+    def to_image(self) -> Image.Image:
+        """Draw everything; return an RGB image."""
+        from PIL import Image
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # letters that the font lacks are drawn as boxes
+            self._canvas.draw()
+        return Image.fromarray(np.asarray(self._canvas.buffer_rgba())[:, :, :3])
