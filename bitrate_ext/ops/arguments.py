@@ -108,10 +108,10 @@ def _pair(name: str, value: Any) -> tuple[Any, Any]:
 
 
 def _checked_size(size: Any) -> tuple[int, int]:
-    if not isinstance(size, Sequence) or isinstance(size, str) or len(size) != 2:
+    if not isinstance(size, (tuple, list, Sequence)) or isinstance(size, str) or len(size) != 2:
         raise TypeError(f"size must be a pair (H, W) of pixels, got {size!r}")
     for length in size:
-        if isinstance(length, bool) or not isinstance(length, (int, torch.SymInt)):
+        if type(length) is not int and (isinstance(length, bool) or not isinstance(length, (int, torch.SymInt))):
             raise TypeError(f"size must be a pair of integers, got {size!r}")
         if length < 1:
             raise ValueError(f"size must be at least 1 pixel each way, got {tuple(size)}")
@@ -172,7 +172,7 @@ def check_out(out: Any, call: Call, height: int, noun: str) -> None:
     device, shape = tensors[0].device, (tensors[0].shape[0], 1, height, call.window[3])
     if not isinstance(out, Tensor):
         raise TypeError(f"out must be a tensor, got {type(out).__name__}")
-    if tuple(out.shape) != shape or out.dtype != call.dtype or out.device != device:
+    if out.shape != shape or out.dtype != call.dtype or out.device != device:
         raise ValueError(
             f"out must be {call.dtype} {list(shape)} on {device}, got {out.dtype} {list(out.shape)} on {out.device}"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,9 +17,6 @@ from .torch_internals import dispatch_modes
 IMPLEMENTATIONS = ("auto", "native", "reference")
 
 Bands = list[tuple[Band, Band]]  # of the rows and of the columns of each latent
-
-# Looked up once: the name costs each call as much as a check of its arguments.
-_kernel: Any = torch.ops.bitrate_ext._project.default if library.absent_because is None else None
 
 
 class MapGeometry(NamedTuple):
@@ -133,7 +130,7 @@ def new_map(tensors: Sequence[Tensor], geometry: MapGeometry, dtype: torch.dtype
 def project_into(tensors: Sequence[Tensor], geometry: MapGeometry, out: Tensor) -> Tensor:
     """Run the native kernel into ``out``, of any strides, and return it."""
     target = out if out.is_contiguous() else torch.empty(out.shape, dtype=out.dtype, device=out.device)
-    _kernel(tensors, cached_bands(tensors, geometry)[1], target)
+    torch.ops.bitrate_ext._project(tensors, cached_bands(tensors, geometry)[1], target)
     return out if target is out else out.copy_(target)
 
 
@@ -153,5 +150,5 @@ def project_bands_into(tensors: Sequence[Tensor], bands: Bands, out: Tensor, nat
     ]  # fmt: skip
     if out.is_cuda:
         _keep_alive(flat, out.device)
-    _kernel(tensors, flat, out)
+    torch.ops.bitrate_ext._project(tensors, flat, out)
     return out

@@ -108,7 +108,7 @@ def test_blocks_by_registers() -> None:
     [
         ("x[0] = x[1] * x[2] + x[3];", [], "fma.rn.f32: x[0] = x[1] * x[2] + x[3];"),
         ("x[0] = x[1] + x[2];", [], "add.f32: x[0] = x[1] + x[2];"),
-        ("x[0] = x[1] + x[2];", ["-ftz" + "=true", "--fmad=false"], "add.rn.ftz.f32: x[0] = "),
+        ("x[0] = x[1] + x[2];", ["--ftz", "true", "--fmad=false"], "add.rn.ftz.f32: x[0] = "),
         ("x[0] = __fdividef(x[1], x[2]);", ["--fmad=false"], "div.approx.f32: x[0] = "),
     ],
 )
