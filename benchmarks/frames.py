@@ -155,7 +155,7 @@ def memory(folder: Path, size: str, frames: int, codec: str) -> dict[str, Any]:
     record = map_video(folder / "long.mp4", folder / "out.mp4", mapper, progress=progress)
     assert len(record.frames) == frames
     grids = [mapper.placed("image").strides[name] for name in record.latent_bits]
-    height, width = mapper.placed("image").canvas(*SIZES[size])[0]
+    height, width = mapper.placed("image").adapter.canvas(*SIZES[size])[0]
     spooled = sum(4 * (height // rows) * (width // columns) for rows, columns in grids) * frames
     passes = [seen[:frames], seen[frames:]]
     return {
