@@ -9,23 +9,24 @@ import importlib
 import multiprocessing
 import os
 import subprocess
-from collections.abc import Callable
-from multiprocessing import forkserver
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import IO
 
-import pytest
+from fork_server import forks_of
 
 CONTEXT = multiprocessing.get_context("forkserver")
-BESIDE = str(Path(__file__).parents[1] / "bitrate_ext/video")  # from there the child's folder is a package by itself
+HERE = Path(__file__).parent
+BESIDE = HERE.parent / "bitrate_ext/video"  # from there the child's folder is a package by itself
 
 
-def begin(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start the small process, unless it runs; descriptors of it are not opened later."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([BESIDE, str(Path(__file__).parent)]))
-    CONTEXT.set_forkserver_preload(["decoder.child", "av.video.reformatter", __name__])
-    forkserver.ensure_running()
+@contextmanager
+def forked() -> Iterator[None]:
+    """Let ``Fork`` start children."""
+    with forks_of(("decoder.child", "av.video.reformatter", __name__), BESIDE, HERE):
+        yield
 
 
 class Descriptor(int):
@@ -45,10 +46,8 @@ def run(video: int, control: int, frames: int, *limits: int) -> None:
     os.dup2(frames, 1)
     os.close(control)
     os.close(frames)
-    try:
-        importlib.import_module("decoder.child").main([str(video), *map(str, limits)])
-    finally:
-        os._exit(0)
+    importlib.import_module("decoder.child").main([str(video), *map(str, limits)])
+    os._exit(0)
 
 
 class Fork:

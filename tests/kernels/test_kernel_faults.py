@@ -6,8 +6,7 @@ test_executor.py runs the same checks without a fault, where they pass.
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable
-from multiprocessing import forkserver
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -17,6 +16,7 @@ import kernel_addresses
 import kernel_checks
 import pytest
 from faults import Fault, in_tiers, listed, planted
+from fork_server import forks_of
 
 FAULTS = listed("kernels")
 CHECKS = executing.checks_of(kernel_checks, kernel_addresses)
@@ -39,15 +39,11 @@ def _report(library: Path, name: str, to: Connection) -> None:
 
 
 @pytest.fixture(scope="module")
-def server() -> BaseContext:
-    """Return what forks processes that have done nothing but import: threads do not live on in a fork, and torch would
+def server() -> Iterator[BaseContext]:
+    """Yield what forks processes that have done nothing but import: threads do not live on in a fork, and torch would
     wait for them."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["kernel_checks", "kernel_addresses"])
-    with pytest.MonkeyPatch.context() as patch:  # the server finds its modules by this alone
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
-        forkserver.ensure_running()
-    return context
+    with forks_of(("kernel_checks", "kernel_addresses"), Path(__file__).parent):
+        yield multiprocessing.get_context("forkserver")
 
 
 def outcome(server: BaseContext, library: Path, name: str) -> str:

@@ -36,9 +36,10 @@ FLIPS = {"mp4": 24, "mkv": 16, "webm": 8, "avi": 12, "flv": 8, "ts": 12}
 
 
 @pytest.fixture
-def forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    video_forks.begin(monkeypatch)
+def forked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(reader, "_start", video_forks.Fork)
+    with video_forks.forked():
+        yield
 
 
 @dataclass
