@@ -31,7 +31,7 @@ def map_coded(
 ) -> BitrateResult:
     """Map what ``compress`` writes of padded images; see ``BitrateMapper``."""
     size = (padded.shape[2], padded.shape[3])
-    if not coder.blocks:
+    if not coder.channels:
         coder.learn(noise((1, padded.shape[1], *adapter.multiple), padded), forward_kwargs)
     (latents,) = coder.code(padded, adapter.grids(size), padded.shape[0], forward_kwargs)
     missing = [name for name in adapter.strides if name not in latents]
