@@ -34,6 +34,10 @@ def four_parts(t: Tensor) -> list[Tensor]:
     return [torch.cat([one[(k + part) % 4] for k, one in enumerate(cells)], dim=1) for part in range(4)]
 
 
+def whole(t: Tensor) -> list[Tensor]:
+    return [t]
+
+
 def slices(t: Tensor) -> list[Tensor]:
     return list(t.chunk(3, dim=1))
 

@@ -42,7 +42,7 @@ class CodedLatent:
     bits: Tensor  # float64 [N, C, h, w], of each symbol
     expected: Tensor  # float64 [N, C, h, w], what its table expects
     ledger: LedgerBuilder
-    positions: bool  # coded one position at a time, from those before it
+    positions: bool  # coded one position at a time, or in another context than forward() has: see LocatedSymbols
 
 
 class Coder:
@@ -134,7 +134,7 @@ class Coder:
             TypeError: ``compress`` wants other arguments.
             ValueError: the model has no tables.
         """
-        self.tables.check(self.modules)
+        self.tables.check(dict.fromkeys([*self.blocks, *self.modules]))
         compress = self.model.compress
         kwargs = {name: one for name, one in forward_kwargs.items() if _takes(compress, name)} | self.compress_kwargs
         try:

@@ -79,6 +79,7 @@ class SymbolRun:
     call: EncodeCall | None
     image: int
     indexed: list[tuple[nn.Module, Shape]]
+    in_order: bool = True  # they are those of the index tensors, one after the other
     tags: NDArray[np.int64] | None = None  # of the elements handed over that the symbols are made of, if tagged
 
 
@@ -131,7 +132,7 @@ class EncodeRecorder:
     strings: list[EncodedString] = field(default_factory=list)
     calls: dict[nn.Module, int] = field(default_factory=dict)
     within: list[EncodeCall] = field(default_factory=list)  # calls of entropy models that have not returned
-    indexed: list[tuple[nn.Module, Shape]] = field(default_factory=list)  # index tensors whose symbols are still due
+    indexed: list[tuple[nn.Module, Tensor]] = field(default_factory=list)  # index tensors whose symbols are still due
     buffers: dict[int, list[SymbolRun]] = field(default_factory=dict)  # of encoders that are not flushed yet
 
     def hand(self, module: nn.Module, output: Tensor, **values: Any) -> Tensor:
@@ -151,7 +152,10 @@ class EncodeRecorder:
             costs = self.entropy_models.tables_of(call.module, tables).costs(symbols, indexes)
             return SymbolRun(costs, call, call.strings - 1, [])
         indexed, self.indexed = self.indexed, []
-        return SymbolRun(CdfTables(*tables).costs(symbols, indexes), None, -1, indexed)
+        costs = CdfTables(*tables).costs(symbols, indexes)
+        made = [one.flatten().cpu().numpy() for _, one in indexed]
+        in_order = np.array_equal(np.concatenate(made), costs.table) if made else False
+        return SymbolRun(costs, None, -1, [(module, tuple(one.shape)) for module, one in indexed], in_order)
 
 
 @contextlib.contextmanager
@@ -235,7 +239,7 @@ def _recorded_compress(module: nn.Module, original: Any) -> Any:
             return original(inputs, *args, **kwargs)
         number = recorder.calls.get(module, 0)
         recorder.calls[module] = number + 1
-        recorder.indexed = [(other, shape) for other, shape in recorder.indexed if other is not module]
+        recorder.indexed = [one for one in recorder.indexed if one[0] is not module]
         call = EncodeCall(module, number, tuple(inputs.shape), kwargs.get("qs"), handed=len(recorder.handed))
         recorder.within.append(call)
         recorder.hand(module, inputs, inputs=inputs, means=kwargs.get("means", args[1] if len(args) > 1 else None))
@@ -275,7 +279,7 @@ def _recorded_indexes(module: nn.Module, original: Any) -> Any:
         indexes = original(*args, **kwargs)
         recorder = _recorder(module)
         if recorder is not None:
-            recorder.indexed.append((module, tuple(indexes.shape)))
+            recorder.indexed.append((module, indexes))
             return recorder.hand(module, indexes, scales=kwargs.get("scales", args[0] if args else None))
         return indexes
 

@@ -231,6 +231,8 @@ class SymbolLocator:
                 f"{len(run.costs.bits)} symbols went to the coder, but the model's entropy models have made indexes "
                 f"for {count}: where the symbols sit cannot be told; {INSTEAD}"
             )
+        if not run.in_order:
+            raise self._unknown(run.indexed[0][0], "made indexes in another order than that of the symbols")
         located: list[LocatedSymbols] = []
         first = 0
         groups = _by_module(run.indexed)

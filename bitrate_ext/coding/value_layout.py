@@ -27,6 +27,7 @@ KINDS = ("inputs", "residuals", "scales")
 # Tags of likelihoods are the float32 numbers from 2^41 on: they survive copies, and masks of ones and zeros; a square,
 # a logarithm or a product of two is none of them.
 FIRST = int(np.float32(2.0**41).view(np.int32))
+ROUNDING = 1e-3  # means that are further apart are others, and not the same computed in another order
 Cells = NDArray[np.int64]
 
 
@@ -39,7 +40,7 @@ class ScatteredSymbols:
     places: NDArray[np.int32]  # of each symbol, in the flat [C, h, w]
     bits: NDArray[np.float64]  # [symbols]
     expected: NDArray[np.float64]
-    positions: bool = False
+    positions: bool  # forward() takes their context from other values
 
     def add(self, values: NDArray[np.float64], target: NDArray[np.float64]) -> None:
         """Add values, as ``bits`` are laid out, to those of an image, ``[C, h, w]``, contiguous."""
@@ -52,6 +53,7 @@ class ValueLayout:
 
     handed: list[tuple[nn.Module, Shape]]  # what compress() hands to entropy models, in order, for one image
     runs: list[list[tuple[str, Cells, NDArray[np.int32]]]]  # of each run of symbols: latent, which of them, places
+    other_context: list[str]  # latents whose means are others in forward() than in compress()
 
     def locator(self, recorder: EncodeRecorder, batch: int) -> ValueLocator:
         """Return who locates what was recorded of one call.
@@ -85,7 +87,14 @@ class ValueLocator:
     def locate(self, coded: EncodedString) -> list[ScatteredSymbols]:
         """Locate the symbols of a string."""
         return [
-            ScatteredSymbols(latent, max(run.image, 0), places, run.costs.bits[which], run.costs.expected[which])
+            ScatteredSymbols(
+                latent,
+                max(run.image, 0),
+                places,
+                run.costs.bits[which],
+                run.costs.expected[which],
+                latent in self.layout.other_context,
+            )
             for run in coded.runs
             for latent, which, places in self.layout.runs[self.numbers[id(run)]]
         ]
@@ -114,6 +123,8 @@ def find_value_layout(
     try:
         coded = [compress(one, values=True) for one in samples]
         tagged = compress(samples[0], tags=True)
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # what a model does not stand is not known beforehand
         what = str(error).partition("\n")[0]
         raise UnknownPlaceError(f"compress() does not run on noise ({type(error).__name__}: {what})") from error
@@ -138,15 +149,20 @@ def find_value_layout(
     seen = [_run_forward(model, names, one, forward_kwargs) for one in samples]
     latents = seen[0][1]
     at = np.concatenate([one.ravel() for one in latents.values()])  # the element that each cell's likelihood is of
-    if len(np.unique(at)) != len(at) or at.min() < 0:
-        raise UnknownPlaceError("forward() computes with the likelihoods of entropy models before it returns them")
+    if (at < 0).any() or len(np.unique(at)) != len(at):
+        raise UnknownPlaceError(
+            f"{(at < 0).sum()} of {len(at)} likelihoods that forward() returns are not as an entropy model made them, "
+            f"and {len(at) - len(np.unique(at))} are there twice"
+        )
     cells = {kind: np.stack([_flat(one, kind)[at] for one, _ in seen]) for kind in KINDS}
     handed = {kind: np.stack([_flat(recorder.handed, kind) for recorder in coded]) for kind in KINDS}
     place = _match(cells, handed)
     _fill(place, [one.shape for one in coded[0].handed], first, list(latents.values()))
     wanted = np.concatenate(elements) if elements else np.empty(0, np.int64)
-    _check(place, wanted, cells, handed, names=list(latents), sizes=[one.size for one in latents.values()])
-    return ValueLayout(structures[0], [_by_latent(place[one], latents) for one in elements])
+    masked = _check(place, wanted, cells, handed, names=list(latents), sizes=[one.size for one in latents.values()])
+    apart = np.abs(handed["residuals"][:, wanted] - cells["residuals"][:, place[wanted]]).max(axis=0) > ROUNDING
+    other = [name for name, _, _ in _by_latent(place[wanted[apart & ~masked]], latents)]
+    return ValueLayout(structures[0], [_by_latent(place[one], latents) for one in elements], other)
 
 
 def _count(shape: Shape) -> int:
@@ -187,11 +203,15 @@ def _run_forward(
 
 def _flat(handed: Sequence[Handed], kind: str) -> NDArray[np.float32]:
     """Return values of one kind, element after element; no numbers where there are none."""
-    nothing = [np.full(_count(one.shape), np.nan, np.float32) for one in handed if kind not in one.values]
-    parts = [
-        one.values[kind].reshape(-1).float().cpu().numpy() if kind in one.values else nothing.pop(0) for one in handed
-    ]
-    return np.concatenate([np.empty(0, np.float32), *parts]) + np.float32(0)  # no zero has a sign
+    flat = np.full(sum(_count(one.shape) for one in handed), np.nan, np.float32)
+    first = 0
+    for one in handed:
+        end = first + _count(one.shape)
+        if kind in one.values:
+            flat[first:end] = one.values[kind].reshape(-1).float().cpu().numpy()
+        first = end
+    flat += 0  # no zero has a sign
+    return flat
 
 
 def _match(cells: Mapping[str, NDArray[np.float32]], handed: Mapping[str, NDArray[np.float32]]) -> Cells:
@@ -252,12 +272,18 @@ def _check(
     handed: Mapping[str, NDArray[np.float32]],
     names: Sequence[str],
     sizes: Sequence[int],
-) -> None:
-    """Check the places of coded elements: all have one, with its value in all images; each cell has one element."""
+) -> NDArray[np.bool_]:
+    """Check the places of coded elements: all have one, with its value in all images; each cell has one element.
+
+    Returns:
+        Which elements are zeros of masks.
+    """
     to = place[wanted]
     if (to < 0).any():
         raise UnknownPlaceError(f"{(to < 0).sum()} of {len(to)} symbols have values that no cell has in forward()")
-    masked = (handed["inputs"][:, wanted] == 0).all(axis=0) & ~(cells["inputs"][:, to] == 0).all(axis=0)
+    masked: NDArray[np.bool_] = (handed["inputs"][:, wanted] == 0).all(axis=0) & ~(cells["inputs"][:, to] == 0).all(
+        axis=0
+    )
     equal = masked.copy()
     for kind in KINDS:
         equal |= (handed[kind][:, wanted] == cells[kind][:, to]).all(axis=0)
@@ -272,6 +298,7 @@ def _check(
                 f"of {len(one)} cells of latent {name!r}, {(one == 0).sum()} are coded nowhere and {(one > 1).sum()} "
                 "more than once"
             )
+    return masked
 
 
 def _by_latent(place: Cells, latents: Mapping[str, Cells]) -> list[tuple[str, Cells, NDArray[np.int32]]]:

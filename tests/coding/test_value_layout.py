@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from coded_models import assert_closes
+import zoo
+from coded_models import assert_closes, model_of
 from torch import Tensor
 
 from bitrate_ext import BitrateMapper, CodingError
 from bitrate_ext.coding.coder import LAYOUTS, Coder
 from bitrate_ext.coding.rans import CdfTables
+from bitrate_ext.coding.symbol_layout import UnknownPlaceError
 
 pytest.importorskip("compressai")
 packed_codecs = pytest.importorskip("packed_codecs")
@@ -35,7 +37,9 @@ WAYS = {
     "four parts": {"parts": packed_codecs.four_parts},
     "four parts, masked": {"parts": packed_codecs.four_parts, "how": "masked"},
     "four parts, turned": {"parts": packed_codecs.four_parts, "how": "turned", "residual": True},
+    "whole, turned": {"parts": packed_codecs.whole, "how": "turned"},
     "slices": {"parts": packed_codecs.slices, "refine": True},
+    "slices, turned": {"parts": packed_codecs.slices, "how": "turned"},
     "slices, calls": {"parts": packed_codecs.slices, "how": "calls", "refine": True},
     "slices, late": {"parts": packed_codecs.slices, "how": "late"},
     "slices of checkerboards": {"parts": packed_codecs.slices_of_checkerboards, "refine": True},
@@ -72,6 +76,27 @@ def test_every_symbol_is_where_it_is(way: str) -> None:
             strings = output["strings"]
             torch.testing.assert_close(model.decompress(strings, output["shape"])["y_hat"], output["y_hat"])
         assert_closes(result, strings, x)
+        told = any("are rounded in different ways" in one for one in result.warnings)
+        assert told == model.other
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("name", zoo.SMALL)
+def test_values_tell_what_is_known_of_compressai(name: str) -> None:
+    """Its own models, as if nothing were known of how they pack symbols."""
+    model = model_of(name)
+    rate, x = zoo.set_rate(model, 5), torch.rand(1, 3, 128, 192)
+    found = []
+    for unknown in (None, UnknownPlaceError("as if")):
+        coder = Coder(model)
+        grids = coder.learn(x, rate)
+        coder.unknown = unknown
+        (latents,) = coder.code(x, grids, 1, rate)
+        found.append(latents)
+    assert coder.layouts
+    for latent in found[0]:
+        for kind in ("bits", "expected"):
+            assert torch.equal(*(getattr(one[latent], kind) for one in found)), (latent, kind)
 
 
 def test_batches_of_what_entropy_models_code_themselves() -> None:
@@ -150,7 +175,7 @@ class Odd(Packed):
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("likelihoods", r"forward\(\) computes with the likelihoods of entropy models before it returns them"),
+        ("likelihoods", r"768 of 832 likelihoods that forward\(\) returns are not as an entropy model made them"),
         ("noise", r"compress\(\) does not run on noise \(AssertionError: "),
         ("image", r"\d+ of 832 symbols have other values than their cells"),
         ("twice", r"of 768 cells of latent 'y', 0 are coded nowhere and 384 more than once"),
