@@ -215,7 +215,9 @@ def assert_twins(name: str, model: Any, twin: Any, kwargs: dict[str, Any]) -> No
 # Every model, every call.
 
 
-@pytest.mark.parametrize("name", LOOKS)
+@pytest.mark.parametrize(
+    "name", [*SOON, *(pytest.param(name, marks=pytest.mark.medium) for name in LOOKS if name not in SOON)]
+)
 def test_a_model_is_left_as_it_was_found(name: str, tmp_path: Path) -> None:
     model, kwargs = make(name)
     twin = copy.deepcopy(model)
