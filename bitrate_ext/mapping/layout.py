@@ -40,6 +40,7 @@ class BitrateResult:
     ledger: Ledger | None = None  # of coded bits: every bit of the strings
     entropy: Tensor | None = None  # of coded bits: [N, 1, H, W], bits per pixel that the coder's tables expect
     gap: Tensor | None = None  # on request: [N, 1, H, W], coded minus estimated, bits per pixel
+    rim: tuple[int, int, int, int] = (0, 0, 0, 0)  # top, bottom, left, right: pixels, one cell wide, beside padding
 
 
 def estimate(
@@ -121,6 +122,20 @@ def lay_out(
         padding_bits=torch.stack(outside).sum(dim=0),
         bpp=total_bits / (crop[2] * crop[3]),
         x_hat=None,
+        rim=_rim(cells.values(), canvas, crop),
+    )
+
+
+def _rim(cells: Iterable[Tensor], canvas: tuple[int, int], crop: Crop) -> tuple[int, int, int, int]:
+    """Return how wide the rim is on each side: one cell of the finest latent, where there is padding."""
+    finest = max(cells, key=lambda bits: bits.shape[-2] * bits.shape[-1])
+    wide = [min(canvas[axis] // finest.shape[axis - 2], crop[2 + axis]) for axis in (0, 1)]
+    after = [canvas[axis] - crop[axis] - crop[2 + axis] for axis in (0, 1)]
+    return (
+        wide[0] if crop[0] else 0,
+        wide[0] if after[0] else 0,
+        wide[1] if crop[1] else 0,
+        wide[1] if after[1] else 0,
     )
 
 
