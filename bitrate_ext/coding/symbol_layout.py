@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..models.observe import watch_calls
+from ..models.output import OutputReader
 from ..ops.functional import named_likelihoods
 from .rans import CodingError
 from .recorder import EncodedString, Shape, SymbolRun
@@ -47,11 +48,11 @@ class ChannelBlock:
 Blocks = dict[nn.Module, list[ChannelBlock]]
 
 
-def likelihoods_of(output: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the likelihoods in a model's output by name, those of a video's frames together."""
-    likelihoods = output["likelihoods"]
-    frames = likelihoods if isinstance(likelihoods, list) else [likelihoods]
-    frames = [{"y": frame} if isinstance(frame, Tensor) else frame for frame in frames]
+def likelihoods_of(output: Any, given: Any) -> dict[str, Tensor]:
+    """Return the likelihoods in a model's output by name; where it was given a list of frames, those of all."""
+    if not isinstance(given, list):
+        return OutputReader(None, "likelihood").read(output, given)[1]
+    frames = [{"y": frame} if isinstance(frame, Tensor) else frame for frame in output["likelihoods"]]
     return {name: p for frame in frames for name, p in named_likelihoods(frame).items()}
 
 

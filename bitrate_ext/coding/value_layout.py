@@ -193,7 +193,7 @@ def _run_forward(
         return output[0], (FIRST + numbers).view(torch.float32).reshape(output[1].shape)
 
     with leave_as_found(model), watch_calls(((name, module) for module, name in names.items()), after):
-        latents = likelihoods_of(model(x, **kwargs))
+        latents = likelihoods_of(model(x, **kwargs), x)
     places = {}
     for name, p in latents.items():
         tags = p[0].float().cpu().contiguous().numpy().view(np.int32).astype(np.int64) - FIRST
@@ -281,9 +281,8 @@ def _check(
     to = place[wanted]
     if (to < 0).any():
         raise UnknownPlaceError(f"{(to < 0).sum()} of {len(to)} symbols have values that no cell has in forward()")
-    masked: NDArray[np.bool_] = (handed["inputs"][:, wanted] == 0).all(axis=0) & ~(cells["inputs"][:, to] == 0).all(
-        axis=0
-    )
+    zero, zero_there = ((one == 0).all(axis=0) for one in (handed["inputs"][:, wanted], cells["inputs"][:, to]))
+    masked: NDArray[np.bool_] = zero & ~zero_there
     equal = masked.copy()
     for kind in KINDS:
         equal |= (handed[kind][:, wanted] == cells[kind][:, to]).all(axis=0)

@@ -58,7 +58,7 @@ def true_bits(model: Any) -> np.ndarray:
 def coded(mapper: BitrateMapper, x: Tensor) -> tuple[Any, np.ndarray]:
     """The result for an image, and the bits of each symbol of the latent."""
     result, coder = mapper(x), mapper._source.args[0]
-    padded, _ = mapper.adapter.pad(x)
+    padded = mapper.adapter.pad(x)[0]
     (latents,) = coder.code(padded, mapper.adapter.grids(padded.shape[2:]), len(x), {})
     return result, latents["y"].bits.numpy()
 
@@ -196,6 +196,21 @@ def test_another_order_on_a_later_image_is_refused() -> None:
     mapper(torch.rand(1, 3, 64, 64))
     with pytest.raises(CodingError, match=r"compress\(\) codes other symbols, or in another order, than on an image"):
         mapper(x)
+
+
+class Pair(Packed):
+    """Returns its likelihoods beside the reconstruction, as much code of others does."""
+
+    def forward(self, x: Tensor) -> Any:
+        output = super().forward(x)
+        return torch.zeros_like(x), output["likelihoods"]
+
+
+def test_likelihoods_in_a_pair() -> None:
+    model = Pair().prepared()
+    result, bits = coded(BitrateMapper(model, bits="coded"), torch.rand(1, 3, 64, 64))
+    np.testing.assert_array_equal(bits, true_bits(model))
+    assert result.ledger.closes.all()
 
 
 class Quality(Packed):
