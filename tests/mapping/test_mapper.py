@@ -333,7 +333,7 @@ def test_images_may_leave_the_range_by_rounding() -> None:
             ValueError,
             r"'y' must be \[N, C, h, w\], got shape \[1, 8, 1\]",
         ),
-        ({"likelihoods": {"y": None}}, TypeError, r"likelihoods\['y'\] must be a tensor or a dict of tensors"),
+        ({"likelihoods": {"y": 3}}, TypeError, r"likelihoods\['y'\] must be a tensor or a dict of tensors"),
     ],
 )
 def test_outputs_that_are_refused(output: Any, error: type[Exception], message: str) -> None:
