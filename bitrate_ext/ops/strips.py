@@ -163,7 +163,7 @@ def _strips(call: Call, projector: RowProjector, rows: int, out: Tensor | None) 
                 if name not in buffers or buffers[name].numel() < part.numel():
                     buffers[name] = tensor.new_empty(part.numel())
                 part = read_rows(tensor, span, low, high, buffers[name])
-            held[name] = low, kernel_input(part.detach(), call.unit)
+            held[name] = low, kernel_input(part, call.unit)
         shape = (first.shape[0], 1, count, projector.width)
         strip = (
             first.new_empty(shape, dtype=call.dtype) if out is None else out.flatten()[: math.prod(shape)].view(shape)

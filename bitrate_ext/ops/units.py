@@ -69,7 +69,7 @@ def range_trouble(what: str, low: float, high: float, dtype: torch.dtype, unit: 
     Args:
         what: names the values.
         low, high: their range, see ``value_range``.
-        dtype: theirs. A likelihood may exceed 1 by four units in the last place, of float32 at most.
+        dtype: theirs. A likelihood may exceed 1 by four of its units in the last place, or of float32's in float64.
         unit: what they were said to be.
     """
     factor = UNITS[unit][1]
@@ -84,8 +84,8 @@ def range_trouble(what: str, low: float, high: float, dtype: torch.dtype, unit: 
     if math.isnan(low):
         return f"{what} must be {expected}, got NaN among them, which makes NaN of the map around it"
     if low < 0 < high - slack:
-        seems = "of both signs, which no unit fits; they may be latents or images"
+        seems = "of both signs, which no unit fits; they may be latents, images, or rounded below 0"
     else:
         fitting = [f"unit={name!r}" for name, (_, other) in UNITS.items() if other and (other < 0) == (low < 0)]
         seems = f"which {' or '.join(fitting)} would fit"
-    return f"{what} must be {expected}, got values from {low:.7g} to {high:.7g}, {seems}"
+    return f"{what} must be {expected}, got values from {low:.8g} to {high:.8g}, {seems}"

@@ -189,6 +189,10 @@ def test_check_lets_pass_what_fits(device, dtype):
     for unit, values in costs(p.clamp_max(1)).items():
         bitrate_map(values, (1, 1), unit=unit, check=True)
         bitrate_map(values.sum(dim=1), (1, 1), unit=unit, check=True)
+        rounded = torch.full_like(p, -5e-4 / BITS_IN[unit])  # what is left of 0 where a cell is summed up
+        bitrate_map(rounded, (1, 1), unit=unit, check=True)
+        with pytest.raises(ValueError, match="which unit="):
+            bitrate_map(rounded * 3, (1, 1), unit=unit, check=True)
     with pytest.raises(ValueError, match="which unit='bits'"):
         bitrate_map(p + 4 * eps, (1, 1), check=True)
     assert bitrate_map(p[..., :0], (1, 1), check=True).item() == 0
