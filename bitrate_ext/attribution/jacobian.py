@@ -27,7 +27,10 @@ def follow_decoder(
     """Attribute bits to the pixels that the decoder paints with them; see ``attribute``."""
     if not len(x):
         raise ValueError(f"x must hold at least one image, got shape {list(x.shape)}")
-    images = [_follow_one(adapter, one, passes, named, seed, forward_kwargs) for one in torch.split(x, 1)]
+    images = [
+        _follow_one(adapter, one, passes, named, seed, adapter.arguments_of(index, forward_kwargs))
+        for index, one in enumerate(torch.split(x, 1))
+    ]
     maps = {name: torch.cat([image.maps[name] for image in images]) for name in images[0].maps}
     return Attribution(
         map=torch.cat([image.map for image in images]),

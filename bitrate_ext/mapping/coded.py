@@ -14,7 +14,8 @@ from ..coding.coder import CodedLatent, Coder, noise
 from ..coding.ledger import Account, Ledger
 from ..coding.rans import CodingError
 from ..coding.symbol_layout import INSTEAD
-from ..models.adapter import Crop, ModelAdapter
+from ..models.adapter import ModelAdapter
+from ..models.padding import Crop
 from ..ops.projection import Projection
 from .layout import BitrateResult, estimate, lay_out, outside_bits
 
@@ -32,7 +33,8 @@ def map_coded(
     """Map what ``compress`` writes of padded images; see ``BitrateMapper``."""
     size = (padded.shape[2], padded.shape[3])
     if not coder.blocks:
-        coder.learn(noise((1, padded.shape[1], *adapter.multiple), padded), forward_kwargs)
+        sample = noise((1, padded.shape[1], *adapter.proven), padded)
+        coder.learn(sample, adapter.fit_arguments(forward_kwargs, sample.shape))
     (latents,) = coder.code(padded, adapter.grids(size), padded.shape[0], forward_kwargs)
     missing = [name for name in adapter.strides if name not in latents]
     if missing:

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..models.accelerate import accelerate, compile_parts, skip_synthesis
-from ..models.adapter import Crop, ModelAdapter, check_eval_mode, crop_canvas, crop_reconstruction, device_of
+from ..models.adapter import ModelAdapter, check_eval_mode, crop_canvas, crop_reconstruction, device_of
+from ..models.padding import Crop
 from ..threads import Stopwatch, prefetch
 from .layout import BitrateResult, lay_out, map_dtype, sum_cells
 from .mapper import AnyProjection, BitrateMapper

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ..choices import ESTIMATED
 from ..coding.ledger import Ledger
-from ..models.adapter import Crop, ModelAdapter, crop_reconstruction
+from ..models.adapter import ModelAdapter, crop_reconstruction
 from ..models.compressai_quirks import likelihood_warnings
+from ..models.padding import Crop
 from ..ops.functional import bitrate_map, latent_bits
 from ..ops.functional import map_dtype as map_dtype
 from ..ops.projection import Axis, Projection, outside_share

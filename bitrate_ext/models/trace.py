@@ -18,6 +18,7 @@ from ..ops.functional import latent_bits
 from ..ops.projection import Reach
 from .adapter import ModelAdapter
 from .observe import watch_calls
+from .padding import Crop
 
 dual: Any = forward_ad  # which PyTorch has left untyped
 SAME, EQUAL, UNLIKE = range(3)  # as what a module was given is to a latent
@@ -161,14 +162,10 @@ class ModelTrace:
 
     def __init__(self, adapter: ModelAdapter, x: Tensor, forward_kwargs: dict[str, Any]) -> None:
         self._model = adapter.module
-        self.adapter, self.forward_kwargs = adapter, forward_kwargs
+        self.adapter = adapter
         with torch.no_grad():  # not inference mode: what it makes cannot be differentiated
             adapter.prepare(x, forward_kwargs)
-            self.padded, self.crop = adapter.pad(x)
-            self._calls: list[_Call] = []
-            self._values: list[tuple[Tensor, Tensor, list[Tensor]]] = []  # see _place
-            self._means = False
-            self.likelihoods = self._watched()
+            adapter.on_canvas(x, forward_kwargs, self._watch)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -179,8 +176,12 @@ class ModelTrace:
         """Return the cells ``(h, w)`` of a latent on the padded images."""
         return self.adapter.grids(self.size)[latent]
 
-    def _watched(self) -> dict[str, Tensor]:
-        """Run the model; returns its likelihoods by name."""
+    def _watch(self, padded: Tensor, crop: Crop, forward_kwargs: dict[str, Any]) -> None:
+        """Run the model on padded images."""
+        self.padded, self.crop, self.forward_kwargs = padded, crop, forward_kwargs
+        self._calls: list[_Call] = []
+        self._values: list[tuple[Tensor, Tensor, list[Tensor]]] = []  # see _place
+        self._means = False
         grids = set(self.adapter.grids(self.size).values())
         entered: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
@@ -200,7 +201,7 @@ class ModelTrace:
 
         parts = [(name, module) for name, module in self._model.named_modules() if name]
         with watch_calls(parts, after, before):
-            return self.adapter.run(self.padded, self.forward_kwargs)[1]
+            self.likelihoods = self.adapter.run(padded, forward_kwargs)[1]
 
     def synthesis(self, latent: str, named: str | None = None) -> SynthesisTransform:
         """Find the transform from a latent to the image.

@@ -63,6 +63,7 @@ def loaded(path: Path) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("projection", "tile"), [("bilinear", 64), ("nearest", 100), ("area", 10_000), ("fields", 64), ("fields", 10_000)]
 )
@@ -119,6 +120,7 @@ def test_models_in_float64_give_maps_in_float64(tmp_path: Path) -> None:
     assert_same_bytes(torch.from_numpy(loaded(tmp_path / "a.npz")["map"])[None, None], expected.map, "float64")
 
 
+@pytest.mark.medium
 def test_equal_pictures_give_equal_files(tmp_path: Path) -> None:
     for name in ("a.npz", "b.npz"):
         bitrate_ext.map_picture(Blocks().eval(), photograph(100, 100), tmp_path / name, tile=64, max_memory=1 << 40)
@@ -224,6 +226,7 @@ class RunsOut(Blocks):
         return super().forward(x)
 
 
+@pytest.mark.medium
 def test_where_memory_runs_out_tiles_are_halved_once(tmp_path: Path) -> None:
     x, error = photograph(700, 800), RuntimeError("DefaultCPUAllocator: can't allocate memory")
     expected = bitrate_ext.BitrateMapper(Blocks().eval())(x[None].float() / 255)
@@ -256,6 +259,7 @@ def test_a_tile_before_memory_ran_out_counts_once(tmp_path: Path, monkeypatch: p
     assert result.psnr_db == pytest.approx(-10 * math.log10(0.01 * (x.double() / 255).square().mean()), abs=1e-5)
 
 
+@pytest.mark.medium
 def test_other_errors_are_not_hidden(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="shapes differ"):
         bitrate_ext.map_picture(
@@ -264,6 +268,7 @@ def test_other_errors_are_not_hidden(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.medium
 def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "a.npz").write_bytes(b"before")
     for ending in ("npz", "tiff"):
@@ -291,6 +296,7 @@ def test_bad_arguments(tmp_path: Path, kwargs: dict[str, Any], error: type[Excep
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.medium
 def test_models_without_a_finite_reach_go_whole_or_not_at_all(tmp_path: Path) -> None:
     model = GlobalCodec().eval()
     result = bitrate_ext.map_picture(model, photograph(100, 100), tmp_path / "a.npz")
@@ -338,6 +344,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.medium
 def test_the_command_in_tiles(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["map", "cat.png", "-o", "whole"]) == 0
     assert cli.main(["map", "cat.png", "-o", "tiles", "--tile", "64"]) == 0
@@ -377,6 +384,7 @@ def test_the_command_writes_tiff(folder: Path, capsys: pytest.CaptureFixture[str
     ]  # fmt: skip
 
 
+@pytest.mark.medium
 def test_pictures_that_do_not_fit_go_in_tiles_by_themselves(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -392,6 +400,7 @@ def test_pictures_that_do_not_fit_go_in_tiles_by_themselves(
     assert "does not fit into memory as a whole" in error_of(capsys, "map", "cat.png", "--projection", "jacobian")
 
 
+@pytest.mark.medium
 def test_beyond_pillow_s_limit(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

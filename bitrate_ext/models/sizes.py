@@ -1,0 +1,144 @@
+"""What sizes a model takes: found by running it, since strides alone do not say it.
+
+Window attention wants multiples of 128 or 256 pixels, padding by reflection more than one cell; neither shows in the
+strides of the latents. Sizes that fail are told from calls that fail at any size.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+import torch
+
+Size = tuple[int, int]  # vertical, horizontal, pixels
+Grids = dict[str, tuple[int, int]]
+Run = Callable[[Size], Grids]  # runs the model on a black image; returns the cells of each latent
+
+# Sides of the square images that strides are looked for with. 448 has the factor 7, 960 has 3 and 5.
+PROBE_SIDES = (128, 256, 512, 448, 960, 1024, 2048)
+# What the strides' least common multiple is multiplied with, until the model takes an image.
+FACTORS = (1, 2, 4, 8, 16, 3, 5, 6, 7, 9, 10, 12, 14, 15)
+ALIKE = 3  # sizes at which a model says the same, before it is not about size
+CALLS = (TypeError, AttributeError, NameError, KeyError, NotImplementedError)  # wrong at any size
+ABOUT_SIZE = re.compile(r"size|shape|divi|multiple|height|width|pad|window|view|patch|grid|pixels|small|large", re.I)
+
+
+class SizeError(ValueError):
+    """No size that was tried suits the model."""
+
+
+class CallError(ValueError):
+    """The model does not run, and its size is not why."""
+
+
+class Attempts:
+    """Sizes that were tried, and what the model said to each."""
+
+    def __init__(self) -> None:
+        self.errors: dict[Size, Exception] = {}
+
+    def suits(self, run: Run, size: Size) -> Grids | None:
+        """Run the model at a size; return its grids, or None where it does not take the size.
+
+        Raises:
+            CallError: it says the same to several sizes, and nothing about size.
+            What the model raises, where that is wrong at any size.
+        """
+        try:
+            return run(size)
+        except (torch.OutOfMemoryError, MemoryError, *CALLS):
+            raise
+        except Exception as error:
+            self.errors[size] = error
+            if self._alike():
+                text = f"model does not run, whatever the size: {self._last()}"
+                raise CallError(text) from error
+            return None
+
+    def _alike(self) -> bool:
+        """Return whether the model has said the same to several sizes, and nothing about size."""
+        said = {(type(error), str(error)) for error in self.errors.values()}
+        kind, text = next(iter(said))
+        other = issubclass(kind, IndexError) or (bool(text) and not ABOUT_SIZE.search(text))
+        return len(self.errors) >= ALIKE and len(said) == 1 and other
+
+    def refuse(self, what: str) -> SizeError:
+        """Return the error that none of the sizes suits."""
+        error = SizeError(f"{what}: {self._last()}; where you know what sizes it takes, give multiple=, in pixels")
+        error.__cause__ = next(reversed(self.errors.values()))
+        return error
+
+    def _last(self) -> str:
+        sizes = ", ".join(f"{rows} x {columns}" for rows, columns in self.errors)
+        error = next(reversed(self.errors.values()))
+        return f"tried {sizes} pixels, and the last trouble was {type(error).__name__}: {error}"
+
+
+def find_strides(run: Run, channels: int, multiple: Size | None) -> tuple[dict[str, Size], Size]:
+    """Find the pixels per cell of each latent from the first black image that suits the model.
+
+    An image of one cell would not tell a stride from rounding up, hence at least two.
+
+    Args:
+        run: the model.
+        channels: of the images, for the message.
+        multiple: of which sizes must be, where that is known.
+
+    Returns:
+        The strides, and the size of that image.
+
+    Raises:
+        SizeError: none suits.
+        CallError, or what the model raises: that is not about size.
+    """
+    attempts = Attempts()
+    for side in PROBE_SIDES:
+        size = (side, side) if multiple is None else (_up(side, multiple[0]), _up(side, multiple[1]))
+        if size in attempts.errors:
+            continue
+        grids = attempts.suits(run, size)
+        if grids is None:
+            continue
+        whole = all(s % c == 0 and c >= 2 for grid in grids.values() for s, c in zip(size, grid, strict=True))
+        if whole:
+            return {name: (size[0] // h, size[1] // w) for name, (h, w) in grids.items()}, size
+        shown = ", ".join(f"{name} {h} x {w}" for name, (h, w) in grids.items())
+        attempts.errors[size] = ValueError(f"latent grids {shown}; whole strides and 2 cells each way are needed")
+    raise attempts.refuse(f"model suits no image of {channels} channels")
+
+
+def find_factor(run: Run, size: Callable[[int], Size], first: int) -> tuple[int, bool]:
+    """Find by what the strides' multiple must be multiplied for the model to take an image.
+
+    Args:
+        run: the model.
+        size: the size of the padded image, given the factor.
+        first: the factor to begin with.
+
+    Returns:
+        The factor; and whether sizes must be multiples, or the image was just too small.
+
+    Raises:
+        SizeError: none will do.
+        CallError, or what the model raises: that is not about size.
+    """
+    attempts = Attempts()
+    for factor in _factors(first):
+        if size(factor) in attempts.errors:
+            continue
+        if attempts.suits(run, size(factor)) is not None:
+            if factor == first:
+                return factor, True
+            (rows, columns), (more_rows, more_columns) = size(factor), size(0)
+            odd = (rows + more_rows, columns + more_columns)  # larger, and no multiple
+            return factor, Attempts().suits(run, odd) is None
+    raise attempts.refuse("model takes no image of this size, however it is padded")
+
+
+def _factors(first: int) -> Iterator[int]:
+    return (first * factor for factor in FACTORS)
+
+
+def _up(length: int, step: int) -> int:
+    return -(-length // step) * step
