@@ -169,7 +169,8 @@ class FrameMapper:
         with self.watch("map"):
             dtype = map_dtype(likelihoods.values())
             whole = self._buffer((len(chunk), 1, height, width), dtype)
-            result = lay_out(sum_cells(likelihoods), projections, size, crop, dtype, out=whole, each=self.each_latent)
+            cells = sum_cells(likelihoods, adapter.unit)
+            result = lay_out(cells, projections, size, crop, dtype, out=whole, each=self.each_latent)
         x_hat = crop_reconstruction(output.get("x_hat"), size, crop) if self.reconstruction else None
         if x_hat is not None and x_hat.untyped_storage().data_ptr() == padded.untyped_storage().data_ptr():
             x_hat = x_hat.clone()  # of a model that gives back what it was given, which the next frame overwrites

@@ -53,14 +53,13 @@ def estimate(
     dtype: torch.dtype | None = None,
     *,
     channels: bool = False,
-    unit: str = LIKELIHOOD,
 ) -> BitrateResult:
     """Map the likelihoods that a model's ``forward`` returns for padded images, in a dtype of one's choice.
 
-    With ``channels`` the result has ``channel_bits``, for which each likelihood is read once more. Sums over cells in
-    some other ``unit`` have no channels, and are left out there.
+    With ``channels`` the result has ``channel_bits``, for which each likelihood is read once more. Costs of cells have
+    no channels, and are left out there.
     """
-    warnings: list[str] = []
+    unit, warnings = adapter.unit, list[str]()
     output, likelihoods = adapter.run(padded, forward_kwargs, warnings)
     size = (padded.shape[2], padded.shape[3])
     result = lay_out(sum_cells(likelihoods, unit), projections, size, crop, dtype or map_dtype(likelihoods.values()))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..checks import check_whole_number
 from ..choices import PADDING_SIDES, PADDINGS
-from ..ops.arguments import noun_of
+from ..ops.units import noun_of
 from .compressai_quirks import apply_workarounds
 from .observe import leave_as_found
 from .output import OutputReader

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..ops.functional import named_likelihoods
+from ..ops.functional import image_latents
 
 LIKELIHOODS, X_HAT = "likelihoods", "x_hat"
 SUFFIX = f"_{LIKELIHOODS}"  # of latents at the top of an output: "y_likelihoods"
@@ -39,18 +39,10 @@ class OutputReader:
         """
         x_hat = _find_reconstruction(output, x)
         values = self.likelihoods(output) if self.likelihoods is not None else _find_values(output, x)
-        if isinstance(values, (list, tuple)) and any(isinstance(one, (Mapping, list, tuple)) for one in values):
-            raise TypeError(
-                f"model returned a {type(values).__name__} of likelihoods, one entry a frame, as video models do; "
-                "BitrateMapper takes image models; bitrate_map takes such lists, and coded_video codes frames"
-            )
-        named = self._named(values)
-        return ({} if x_hat is None else {X_HAT: x_hat}), named
+        return ({} if x_hat is None else {X_HAT: x_hat}), self._named(values)
 
     def _named(self, values: Any) -> dict[str, Tensor]:
-        if isinstance(values, (list, tuple)):
-            values = {str(number): one for number, one in enumerate(values)}
-        named = {"y": values} if isinstance(values, Tensor) else named_likelihoods(values)
+        named = image_latents(values, self.unit)
         if not named:
             raise ValueError("model returned no likelihoods: the mapping under 'likelihoods' is empty")
         ranks = (4,) if self.unit == "likelihood" else (3, 4)

@@ -16,6 +16,7 @@ from torch.autograd import forward_ad
 
 from ..ops.functional import latent_bits
 from ..ops.projection import Reach
+from ..ops.units import LIKELIHOOD
 from .adapter import ModelAdapter
 from .observe import watch_calls
 from .padding import Crop
@@ -118,10 +119,10 @@ def random_signs(like: Tensor, generator: torch.Generator) -> Tensor:
     return (2 * signs - 1).to(like)
 
 
-def symbol_bits(likelihoods: Tensor) -> Tensor:
-    """Return the bits of each symbol, float32 or float64 ``[N, C, h, w]``, of likelihoods of that shape."""
-    n, c, h, w = likelihoods.shape
-    return latent_bits(likelihoods.reshape(n * c, 1, h, w)).reshape(n, c, h, w)
+def symbol_bits(values: Tensor, unit: str = LIKELIHOOD) -> Tensor:
+    """Return the bits of each symbol, float32 or float64 ``[N, C, h, w]``, of likelihoods or costs of that shape."""
+    n, c, h, w = values.shape
+    return latent_bits(values.reshape(n * c, 1, h, w), unit=unit).reshape(n, c, h, w)
 
 
 def _extents(touched: Tensor, cell: tuple[int, int], stride: tuple[int, int]) -> tuple[Reach, bool]:
@@ -202,6 +203,12 @@ class ModelTrace:
         parts = [(name, module) for name, module in self._model.named_modules() if name]
         with watch_calls(parts, after, before):
             self.likelihoods = self.adapter.run(padded, forward_kwargs)[1]
+        for latent, values in self.likelihoods.items():
+            if values.dim() != 4:
+                raise ValueError(
+                    f"latent {latent!r} must have a cost for each symbol, [N, C, h, w], which a decoder is followed "
+                    f"with, got one for each cell, {list(values.shape)}"
+                )
 
     def synthesis(self, latent: str, named: str | None = None) -> SynthesisTransform:
         """Find the transform from a latent to the image.

@@ -125,10 +125,10 @@ def model_of(likelihoods: dict[str, torch.Tensor]) -> Any:
     return model
 
 
-def estimated(likelihoods: dict[str, torch.Tensor], **kwargs: Any) -> BitrateResult:
-    adapter: Any = SimpleNamespace(run=lambda *_: ({}, likelihoods))
-    places = dict.fromkeys(likelihoods, get_projection("bilinear"))
-    return estimate(adapter, places, torch.zeros(2, 3, 128, 128), (2, 4, 100, 90), {}, **kwargs)
+def estimated(values: dict[str, torch.Tensor], unit: str = "likelihood") -> BitrateResult:
+    adapter: Any = SimpleNamespace(run=lambda *_: ({}, values), unit=unit)
+    places = dict.fromkeys(values, get_projection("bilinear"))
+    return estimate(adapter, places, torch.zeros(2, 3, 128, 128), (2, 4, 100, 90), {}, channels=True)
 
 
 @pytest.mark.parametrize("unit", COSTS)
@@ -155,10 +155,10 @@ def test_only_what_is_out_of_range_is_told() -> None:
 
 @pytest.mark.parametrize("unit", COSTS)
 def test_an_estimate_of_costs_is_that_of_their_likelihoods(unit: str) -> None:
-    expected = estimated(P, channels=True)
+    expected = estimated(P)
     costs = {name: COSTS[unit](p) for name, p in P.items()}
     for values in (costs, {name: one.sum(dim=1) for name, one in costs.items()}, {**costs, "y": costs["y"].sum(1)}):
-        found = estimated(values, channels=True, unit=unit)
+        found = estimated(values, unit)
         assert found.warnings == ()
         torch.testing.assert_close(found.map, expected.map, rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(found.total_bits, expected.total_bits, rtol=1e-6, atol=0)
@@ -166,5 +166,23 @@ def test_an_estimate_of_costs_is_that_of_their_likelihoods(unit: str) -> None:
         for name, bits in found.channel_bits.items():
             torch.testing.assert_close(bits, expected.channel_bits[name], rtol=1e-6, atol=0)
         torch.testing.assert_close(sum_cells(values, unit), sum_cells(P), rtol=1e-6, atol=1e-6)
-    wrong = estimated({name: -one for name, one in costs.items()}, unit=unit).warnings
+    wrong = estimated({name: -one for name, one in costs.items()}, unit).warnings
     assert [line.partition(" must be ")[0].rpartition(" of ")[2] for line in wrong] == ["latent 'y'", "latent 'z'"]
+
+
+@pytest.mark.parametrize("unit", COSTS)
+def test_a_mapper_of_costs(unit: str) -> None:
+    """In a list, of symbols and of cells, in and out of range."""
+    x = torch.zeros(2, 3, 120, 100)
+    expected = BitrateMapper(model_of(P), channels=True)(x)
+
+    def model(images: torch.Tensor) -> dict[str, Any]:
+        y, z = (COSTS[unit](p) for p in model_of(P)(images)["likelihoods"].values())
+        return {"likelihoods": [y, None, z.sum(dim=1)]}
+
+    result = BitrateMapper(model, unit=unit, channels=True)(x)
+    assert result.warnings == ()
+    assert list(result.maps) == ["0", "2"]
+    assert list(result.channel_bits) == ["0"]
+    torch.testing.assert_close(result.map, expected.map, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(result.bpp, expected.bpp, rtol=1e-6, atol=0)

@@ -333,7 +333,7 @@ def test_images_may_leave_the_range_by_rounding() -> None:
         ({"x_hat": 0, "loss": 1}, ValueError, r"got the keys 'x_hat', 'loss'"),
         ({}, ValueError, r"got the keys none"),
         ({"likelihoods": {}}, ValueError, r"mapping under 'likelihoods' is empty"),
-        ({"likelihoods": [{}, {}]}, TypeError, r"list of likelihoods.*video models.*bitrate_map takes such lists"),
+        ({"likelihoods": [{}, {}]}, TypeError, r"got a list with dicts.*video models.*bitrate_map takes such lists"),
         (
             {"likelihoods": {"y": torch.zeros(1, 8, 1)}},
             ValueError,
