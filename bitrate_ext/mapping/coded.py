@@ -17,7 +17,8 @@ from ..coding.symbol_layout import INSTEAD
 from ..models.adapter import ModelAdapter
 from ..models.padding import Crop
 from ..ops.projection import Projection
-from .layout import BitrateResult, estimate, lay_out, outside_bits
+from .channels import ChannelMaps
+from .layout import BitrateResult, estimate, lay_out, map_dtype, outside_bits
 
 
 def map_coded(
@@ -29,6 +30,7 @@ def map_coded(
     forward_kwargs: dict[str, Any],
     *,
     gap: bool,
+    channels: bool = False,
 ) -> BitrateResult:
     """Map what ``compress`` writes of padded images; see ``BitrateMapper``."""
     size = (padded.shape[2], padded.shape[3])
@@ -41,6 +43,10 @@ def map_coded(
         raise CodingError(f"nothing that compress() returned belongs to latent {missing[0]!r}; {INSTEAD}")
     latents = {name: latents[name] for name in adapter.strides}
     result = lay_out_coded(latents, projections, size, crop, padded)
+    if channels:
+        values = {name: one.bits.to(padded.device) for name, one in latents.items()}
+        symbols = ChannelMaps(values, "bits", projections, size, crop, map_dtype([padded]))
+        result = replace(result, symbols=symbols)
     warnings = coder.warnings
     if gap:
         estimated = estimate(adapter, projections, padded, crop, forward_kwargs, torch.float64)

@@ -33,8 +33,8 @@ class BitrateMapper:
             coder spends on each symbol while the model's own ``compress`` runs, escapes included. Coded bits come with
             a ``ledger``, which adds up to the strings, and with ``entropy``; without ``x_hat``: nothing is decoded.
         gap: of coded bits: run ``forward`` as well, for ``result.gap``, the estimate in the ledger, and ``x_hat``.
-        channels: of estimated bits: give ``result.channel_bits`` and ``result.channel_map``, too. Coded bits come with
-            them.
+        channels: give ``result.channel_map``, which keeps the value of each symbol; and of estimated bits
+            ``result.channel_bits``, with which coded bits come anyway.
         compress_kwargs: of coded bits: for the model's ``compress``, besides those of ``forward`` that it takes.
         call, likelihoods, unit: how the model is run and read, see ``ModelAdapter``.
         padding, padding_side, multiple: how images are padded, see ``ModelAdapter``.
@@ -85,7 +85,7 @@ class BitrateMapper:
         self._source = (
             partial(estimate, channels=channels)
             if bits == ESTIMATED
-            else partial(map_coded, Coder(self.model), gap=gap)
+            else partial(map_coded, Coder(self.model), gap=gap, channels=channels)
         )
         self._asked = projection
         if isinstance(projection, Mapping):

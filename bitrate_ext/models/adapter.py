@@ -137,7 +137,9 @@ class ModelAdapter:
         check_images(self.model, x)
         self._like_image |= {name for name, value in forward_kwargs.items() if _is_like_image(value, x)}
         if not self.strides:
-            self.strides, self._proven = find_strides(self._black(x, forward_kwargs), x.shape[1], self._multiple)
+            self.strides, self._proven = find_strides(
+                Attempts(self._black(x, forward_kwargs)), x.shape[1], self._multiple
+            )
         if self._multiple is not None and any(m % s for m, s in zip(self._multiple, self._steps(), strict=True)):
             raise ValueError(
                 f"multiple must be one of the strides' least common multiple, {self._steps()} pixels, got "
@@ -156,25 +158,17 @@ class ModelAdapter:
             SizeError: the model takes none that was tried; says which, and what the model said.
             CallError, or what the model raises: that is not about size.
         """
-        height, width = size or (x.shape[2], x.shape[3])
-        steps = self._steps()
-
-        def enlarged(factor: int) -> Size:
-            rows, columns = (factor * step for step in steps)
-            return (-(-height // rows) * rows, -(-width // columns) * columns) if factor else steps
-
-        run = self._black(x, forward_kwargs)
-        if self._multiple is not None:
-            attempts = Attempts()
-            canvas = self.canvas(height, width)[0]
-            if attempts.suits(run, canvas) is None:
-                raise attempts.refuse(f"model takes no image padded to multiples of {self._multiple} pixels")
+        size = size or (x.shape[2], x.shape[3])
+        canvas, attempts = self.canvas(*size)[0], Attempts(self._black(x, forward_kwargs))
+        if attempts.suits(canvas):
             return
-        factor, multiples = find_factor(run, enlarged, self._factor)
-        if multiples:
-            self._factor = factor
+        if self._multiple is not None:
+            raise attempts.refuse(f"model takes no image padded to multiples of {self._multiple} pixels")
+        found, factor = find_factor(attempts, size, self._steps())
+        if factor is None:
+            self._enlarged[canvas] = found
         else:
-            self._enlarged[enlarged(self._factor)] = enlarged(factor)
+            self._factor = factor
 
     def on_canvas(self, x: Tensor, forward_kwargs: dict[str, Any], run: Callable[..., T]) -> T:
         """Return what ``run(padded, crop, forward_kwargs)`` gives of images, padded to a size that the model takes.

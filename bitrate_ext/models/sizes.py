@@ -7,7 +7,7 @@ strides of the latents. Sizes that fail are told from calls that fail at any siz
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 
@@ -18,7 +18,7 @@ Run = Callable[[Size], Grids]  # runs the model on a black image; returns the ce
 # Sides of the square images that strides are looked for with. 448 has the factor 7, 960 has 3 and 5.
 PROBE_SIDES = (128, 256, 512, 448, 960, 1024, 2048)
 # What the strides' least common multiple is multiplied with, until the model takes an image.
-FACTORS = (1, 2, 4, 8, 16, 3, 5, 6, 7, 9, 10, 12, 14, 15)
+FACTORS = (2, 4, 8, 16, 3, 5, 6, 7, 9, 10, 12, 14, 15)
 ALIKE = 3  # sizes at which a model says the same, before it is not about size
 CALLS = (TypeError, AttributeError, NameError, KeyError, NotImplementedError)  # wrong at any size
 ABOUT_SIZE = re.compile(r"size|shape|divi|multiple|height|width|pad|window|view|patch|grid|pixels|small|large", re.I)
@@ -33,20 +33,28 @@ class CallError(ValueError):
 
 
 class Attempts:
-    """Sizes that were tried, and what the model said to each."""
+    """Sizes that were tried, and what the model said to each.
 
-    def __init__(self) -> None:
+    Args:
+        run: runs the model on a black image of a size; returns the cells of each latent.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._grids: dict[Size, Grids] = {}
         self.errors: dict[Size, Exception] = {}
 
-    def suits(self, run: Run, size: Size) -> Grids | None:
-        """Run the model at a size; return its grids, or None where it does not take the size.
+    def suits(self, size: Size) -> Grids:
+        """Run the model at a size, once; return its grids, none where it does not take the size.
 
         Raises:
             CallError: it says the same to several sizes, and nothing about size.
             What the model raises, where that is wrong at any size.
         """
+        if size in self._grids or size in self.errors:
+            return self._grids.get(size, {})
         try:
-            return run(size)
+            self._grids[size] = self._run(size)
         except (torch.OutOfMemoryError, MemoryError, *CALLS):
             raise
         except Exception as error:
@@ -54,7 +62,7 @@ class Attempts:
             if self._alike():
                 text = f"model does not run, whatever the size: {self._last()}"
                 raise CallError(text) from error
-            return None
+        return self._grids.get(size, {})
 
     def _alike(self) -> bool:
         """Return whether the model has said the same to several sizes, and nothing about size."""
@@ -75,13 +83,13 @@ class Attempts:
         return f"tried {sizes} pixels, and the last trouble was {type(error).__name__}: {error}"
 
 
-def find_strides(run: Run, channels: int, multiple: Size | None) -> tuple[dict[str, Size], Size]:
+def find_strides(attempts: Attempts, channels: int, multiple: Size | None) -> tuple[dict[str, Size], Size]:
     """Find the pixels per cell of each latent from the first black image that suits the model.
 
     An image of one cell would not tell a stride from rounding up, hence at least two.
 
     Args:
-        run: the model.
+        attempts: run the model.
         channels: of the images, for the message.
         multiple: of which sizes must be, where that is known.
 
@@ -92,13 +100,10 @@ def find_strides(run: Run, channels: int, multiple: Size | None) -> tuple[dict[s
         SizeError: none suits.
         CallError, or what the model raises: that is not about size.
     """
-    attempts = Attempts()
     for side in PROBE_SIDES:
         size = (side, side) if multiple is None else (_up(side, multiple[0]), _up(side, multiple[1]))
-        if size in attempts.errors:
-            continue
-        grids = attempts.suits(run, size)
-        if grids is None:
+        grids = attempts.suits(size)
+        if not grids:
             continue
         whole = all(s % c == 0 and c >= 2 for grid in grids.values() for s, c in zip(size, grid, strict=True))
         if whole:
@@ -108,36 +113,42 @@ def find_strides(run: Run, channels: int, multiple: Size | None) -> tuple[dict[s
     raise attempts.refuse(f"model suits no image of {channels} channels")
 
 
-def find_factor(run: Run, size: Callable[[int], Size], first: int) -> tuple[int, bool]:
-    """Find by what the strides' multiple must be multiplied for the model to take an image.
+def find_factor(attempts: Attempts, size: Size, step: Size) -> tuple[Size, int | None]:
+    """Find a padded size at which the model takes an image, and whether it wants multiples.
+
+    Each factor in turn multiplies the strides' multiple. One that serves is the model's, whatever the image, where the
+    model also takes one factor more but not one step more. What it says of other images does not count: an image's
+    padding must not depend on those before it.
 
     Args:
-        run: the model.
-        size: the size of the padded image, given the factor.
-        first: the factor to begin with.
+        attempts: run the model.
+        size: of the image, pixels.
+        step: the strides' least common multiples.
 
     Returns:
-        The factor; and whether sizes must be multiples, or the image was just too small.
+        The size; and the factor, or None where no more is known than that this size serves.
 
     Raises:
         SizeError: none will do.
         CallError, or what the model raises: that is not about size.
     """
-    attempts = Attempts()
-    for factor in _factors(first):
-        if size(factor) in attempts.errors:
+
+    def padded(factor: int) -> Size:
+        return _up(size[0], factor * step[0]), _up(size[1], factor * step[1])
+
+    serving = []
+    for factor in FACTORS:
+        rows, columns = padded(factor)
+        if not attempts.suits((rows, columns)):
             continue
-        if attempts.suits(run, size(factor)) is not None:
-            if factor == first:
-                return factor, True
-            (rows, columns), (more_rows, more_columns) = size(factor), size(0)
-            odd = (rows + more_rows, columns + more_columns)  # larger, and no multiple
-            return factor, Attempts().suits(run, odd) is None
-    raise attempts.refuse("model takes no image of this size, however it is padded")
-
-
-def _factors(first: int) -> Iterator[int]:
-    return (first * factor for factor in FACTORS)
+        if attempts.suits((rows + step[0], columns + step[1])):
+            return (rows, columns), None  # it was too small
+        if attempts.suits((rows + factor * step[0], columns + factor * step[1])):
+            return (rows, columns), factor
+        serving.append(factor)
+    if not serving:
+        raise attempts.refuse("model takes no image of this size, however it is padded")
+    return padded(serving[0]), None
 
 
 def _up(length: int, step: int) -> int:
