@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -238,3 +239,29 @@ def test_an_image_model_with_a_memory_is_probed_on_a_copy() -> None:
     with torch.no_grad():
         expected = [float(-model(frame[None])["likelihoods"].double().log2().sum()) for frame in clip]
     assert mapped(FrameMapper(Remembering().eval(), channels_last=False), clip) == pytest.approx(expected, rel=1e-12)
+
+
+def test_receptive_fields_are_measured_on_the_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Painting(Keeping):
+        """Its decoder is a module, which paints what is kept."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.up = nn.ConvTranspose2d(3, 3, 4, stride=2, padding=1)
+
+        def painted(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            y = (8 * F.avg_pool2d(x, 2)).round()
+            return self.keep(self.up(y)), {"y": torch.exp2(-1 - y.abs())}
+
+        def forward_keyframe(self, x: Tensor) -> tuple[Any, ...]:
+            self.before = torch.zeros_like(x)
+            return self.painted(x)
+
+        def forward_inter(self, x: Tensor, reference: Any) -> tuple[Any, ...]:
+            return self.painted(x - self.before)
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    mapper = FrameMapper(Painting().eval(), projection="receptive-field")
+    list(mapper(CLIP[:3]))
+    assert int(mapper._network.calls) == 3
+    assert all(mapper.placed(kind).projections["y"].reach == ((-1, 2), (-1, 2)) for kind in ("keyframe", "inter"))
