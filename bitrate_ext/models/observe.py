@@ -106,8 +106,7 @@ class _Found:
 
     @classmethod
     def of(cls, model: nn.Module) -> _Found:
-        tensors = (*model.parameters(), *model.buffers())
-        own = [one for one in tensors if one.layout == torch.strided and not nn.parameter.is_lazy(one)]
+        own = [one for one in (*model.parameters(), *model.buffers()) if _has_memory(one)]
         return cls([(one, one.detach(), one.requires_grad) for one in own])
 
     def put_back(self) -> None:
@@ -116,6 +115,12 @@ class _Found:
                 tensor.data = alias
             if tensor.requires_grad != wants_gradients:
                 tensor.requires_grad_(wants_gradients)
+
+
+def _has_memory(tensor: Tensor) -> bool:
+    """Return whether a tensor has memory that PyTorch can compare: sparse, quantised, nested and lazy ones have not."""
+    plain = tensor.layout == torch.strided and not (tensor.is_nested or tensor.is_quantized or tensor.is_meta)
+    return plain and not nn.parameter.is_lazy(tensor)
 
 
 _watching = threading.RLock()  # methods that are watched: one thread at a time

@@ -411,14 +411,24 @@ def _key(
     return digest.hexdigest()[:32]
 
 
+def _bytes_of(tensor: Tensor) -> bytes:
+    """Return the bytes of a tensor's values, in order, whatever its layout."""
+    if tensor.is_quantized:
+        tensor = tensor.dequantize()
+    elif tensor.layout != torch.strided:
+        tensor = tensor.to_dense()
+    flat = tensor.resolve_conj().resolve_neg().reshape(-1).clone(memory_format=torch.contiguous_format)
+    return flat.view(torch.uint8).numpy().tobytes()
+
+
 def _enter(digest: hashlib._Hash, value: Any) -> None:
     """Hash a value with all that is in it: tensors of any layout, dtype and shape by their bytes."""
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor) and value.is_nested:
+        _enter(digest, value.unbind())
+    elif isinstance(value, Tensor):
         digest.update(repr((value.dtype, tuple(value.shape))).encode())
-        dense = value.detach().cpu()
-        dense = dense if dense.layout == torch.strided else dense.to_dense()
-        packed = dense.resolve_conj().resolve_neg().reshape(-1).clone(memory_format=torch.contiguous_format)
-        digest.update(packed.view(torch.uint8).numpy().tobytes())
+        if not value.is_meta:  # which has no values
+            digest.update(_bytes_of(value.detach().cpu()))
     elif isinstance(value, (Mapping, list, tuple)):
         digest.update(f"{type(value).__name__} of {len(value)}".encode())
         for part in value.items() if isinstance(value, Mapping) else value:

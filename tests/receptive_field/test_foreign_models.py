@@ -12,7 +12,7 @@ import torch
 from foreign_models import AsMethod, OwnDerivative, Tokens, Whole, alike
 from torch import Tensor, nn
 
-from bitrate_ext import BitrateMapper, calibrate
+from bitrate_ext import BitrateMapper, FrameMapper, attribute, calibrate
 from bitrate_ext.receptive_field.calibration import _key
 
 FLOATS = torch.arange(12.0).reshape(3, 4)
@@ -87,6 +87,33 @@ def test_a_model_with_normalisation_and_single_numbers(tmp_path: Path) -> None:
     seen: list[str] = []
     calibrate(model, samples=2, cache=tmp_path, shift=torch.tensor(2), notice=seen.append)
     assert seen == ["y"]
+
+
+@pytest.mark.filterwarnings("ignore:.*(nested tensors|deprecated|Sparse CSR)")
+@pytest.mark.parametrize("name", ["nested", "jagged", "quantised", "no values", "sparse rows", "float8", "inference"])
+def test_tensors_that_have_no_memory_to_compare(name: str) -> None:
+    """A model may hold what it likes beside its weights: it is hashed, and otherwise left alone."""
+    parts = [torch.ones(2), torch.ones(3)]
+    made = {
+        "nested": lambda: torch.nested.nested_tensor(parts),
+        "jagged": lambda: torch.nested.nested_tensor(parts, layout=torch.jagged),
+        "quantised": lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
+        "no values": lambda: torch.empty(3, device="meta"),
+        "sparse rows": lambda: torch.eye(3).to_sparse_csr(),
+        "float8": lambda: torch.ones(3).to(torch.float8_e4m3fn),
+        "inference": lambda: torch.ones(3),
+    }
+    with torch.inference_mode(name == "inference"):
+        held = made[name]()
+    model = Small(held=held)
+    x = torch.rand(1, 3, 32, 32)
+    expected = BitrateMapper(Small())(x)
+    assert torch.equal(BitrateMapper(model)(x).map, expected.map)
+    (frame,) = FrameMapper(model, channels_last=False)([x[0]])
+    assert torch.equal(frame.map, expected.map)
+    assert calibrate(model, samples=2, cache=False).reach == ((-1, 2), (-1, 2))
+    assert attribute(model, x, passes=4).map.shape == x[:, :1].shape
+    assert model.held is held
 
 
 def test_the_photograph_has_the_dtype_of_the_weights() -> None:
