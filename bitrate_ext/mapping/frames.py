@@ -183,7 +183,8 @@ class FrameMapper:
             result = lay_out(cells, projections, size, crop, dtype, out=whole, each=self.each_latent)
         if self.sequential:
             loop.state = output["state"]
-            self._check_replay(loop, kind, padded, _totals(cells))
+            with self.watch("network"):
+                self._check_replay(loop, kind, padded, _totals(cells))
         x_hat = crop_reconstruction(output.get("x_hat"), size, crop) if self.reconstruction else None
         if x_hat is not None and x_hat.untyped_storage().data_ptr() == padded.untyped_storage().data_ptr():
             x_hat = x_hat.clone()  # of a model that gives back what it was given, which the next frame overwrites
@@ -265,7 +266,7 @@ class FrameMapper:
             try:
                 output, likelihoods = self._run(tried.with_model(tried.module.forward), frame, state, [])
                 again = _totals(sum_cells(likelihoods))
-            except (RuntimeError, TypeError, ValueError) as error:
+            except Exception as error:  # of whatever the model has kept
                 if is_out_of_memory(error):
                     raise
                 raise ValueError(f"{_KEEPS_STATE}frame {index} fails then ({error}); {HANDED_OVER}") from error

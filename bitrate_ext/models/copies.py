@@ -18,6 +18,7 @@ ATOMIC = (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType)
 CONTAINERS = (Mapping, list, tuple, set, frozenset, types.MethodType, nn.Module)  # copied if their parts can be
 
 
+@torch.inference_mode(False)  # or else a copy's buffers could not be written to outside of it
 def copy_model(model: Module, *, parameters: bool = True) -> Module:
     """Copy a model, whose state then is its own.
 

@@ -262,8 +262,8 @@ class ModelTrace:
             raise ValueError(
                 f"no synthesis transform found for latent {latent!r}: looked for {looked} of the model that is given a "
                 f"tensor [N, {self.likelihoods[latent].shape[1]}, {h}, {w}] and returns one [N, C, {rows}, {columns}]; "
-                "give the decoder as `synthesis`: its name where it is a module of the model, or a callable that takes "
-                "such a tensor"
+                "give the decoder as `synthesis` to calibrate or attribute: its name where it is a module of the "
+                "model, or a callable that takes such a tensor"
             )
         return found
 

@@ -118,9 +118,13 @@ def calibrate(
 
 @torch.inference_mode(False)
 def receptive_fields(
-    adapter: ModelAdapter, x: Tensor, forward_kwargs: dict[str, Any], notice: Callable[[str], object] | None = None
+    adapter: ModelAdapter,
+    x: Tensor,
+    forward_kwargs: dict[str, Any],
+    notice: Callable[[str], object] | None = None,
+    synthesis: Synthesis = None,
 ) -> dict[str, Projection]:
-    """Choose a projection for each latent of a model.
+    """Choose a projection for each latent of a model; ``synthesis`` is that of ``calibrate``.
 
     - A latent that a synthesis transform reads: its kernel.
     - One that a hyper-synthesis transform reads: through it onto the latent that it describes, and on with that one's
@@ -134,7 +138,7 @@ def receptive_fields(
     model = adapter.module
     x = x.clone()  # an inference tensor cannot be differentiated
     images = None if x.shape[1] == 3 else x
-    run = ModelTrace(adapter, _fitted(x[:1], adapter.multiple, (1, 1)), forward_kwargs)
+    run = ModelTrace(adapter, _fitted(x[:1], adapter.multiple, (1, 1)), forward_kwargs, synthesis)
     chosen: dict[str, Projection] = {}
     trouble: ValueError | None = None
     for latent in run.likelihoods:
@@ -146,7 +150,7 @@ def receptive_fields(
             except ValueError as error:
                 paints, trouble = False, trouble or error
         if paints:
-            chosen[latent] = calibrate(model, latent, images, notice=notice, **forward_kwargs)
+            chosen[latent] = calibrate(model, latent, images, synthesis=synthesis, notice=notice, **forward_kwargs)
         else:
             chosen[latent] = get_projection("nearest")
     if trouble is not None and not any(isinstance(one, ReceptiveField) for one in chosen.values()):

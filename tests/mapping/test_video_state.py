@@ -178,6 +178,15 @@ def test_random_keyframes_alone_are_refused() -> None:
         list(FrameMapper(RandomKeyframe().eval(), group=1)(CLIP))
 
 
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.enable_grad])
+def test_the_callers_mode_does_not_matter(mode: Any) -> None:
+    expected = by_hand(Handing(), CLIP)
+    for kind in (Keeping, KeepingInPlace, Handing):
+        model = kind().eval()
+        with mode():
+            assert mapped(FrameMapper(model, channels_last=False)) == pytest.approx(expected, rel=1e-5)
+
+
 def test_the_frames_are_coded_again_once() -> None:
     mapper = FrameMapper(Keeping().eval())
     list(mapper(CLIP))
@@ -241,6 +250,7 @@ def test_an_image_model_with_a_memory_is_probed_on_a_copy() -> None:
     assert mapped(FrameMapper(Remembering().eval(), channels_last=False), clip) == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.medium
 def test_receptive_fields_are_measured_on_the_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Painting(Keeping):
         """Its decoder is a module, which paints what is kept."""

@@ -113,7 +113,7 @@ def test_a_decoder_without_derivatives_is_named(whole: Whole, way: str) -> None:
         (lambda y: None, ValueError, r"to a tensor \[N, C, 32, 32\], got NoneType"),
         (lambda y: y @ torch.ones(3, 3), ValueError, "does not take latent 'y': "),
         (lambda y, z: y, ValueError, "does not take latent 'y': .*missing 1 required positional argument"),
-        ("decode", ValueError, "looked for a module 'decode' of the model.*give the decoder as `synthesis`"),
+        ("decode", ValueError, "looked for a module 'decode' of the model.*give the decoder as `synthesis` to"),
     ],
 )
 def test_what_serves_as_no_decoder_is_named(whole: Whole, synthesis: Any, error: type[Exception], words: str) -> None:

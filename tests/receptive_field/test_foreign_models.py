@@ -12,8 +12,9 @@ import torch
 from foreign_models import AsMethod, OwnDerivative, Tokens, Whole, alike
 from torch import Tensor, nn
 
-from bitrate_ext import BitrateMapper, FrameMapper, attribute, calibrate
-from bitrate_ext.receptive_field.calibration import _key
+from bitrate_ext import BitrateMapper, FrameMapper, ReceptiveField, attribute, calibrate
+from bitrate_ext.models.adapter import ModelAdapter
+from bitrate_ext.receptive_field.calibration import _key, receptive_fields
 
 FLOATS = torch.arange(12.0).reshape(3, 4)
 TENSORS = {
@@ -120,6 +121,7 @@ def test_the_photograph_has_the_dtype_of_the_weights() -> None:
     assert calibrate(Small().double(), samples=2, cache=False).reach == ((-1, 2), (-1, 2))
 
 
+@pytest.mark.medium
 def test_the_mapper_with_such_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     result = BitrateMapper(Small(), projection="receptive-field")(torch.rand(1, 3, 32, 32))
@@ -142,6 +144,19 @@ def test_decoders_of_all_kinds_have_the_same_kernel(kind: Any) -> None:
     found = calibrate(model, images=IMAGE, samples=4, cache=False, synthesis=synthesis.get(kind))
     assert found.reach == expected.reach == ((-1, 4), (-1, 4))
     np.testing.assert_allclose(found.dense(), expected.dense(), rtol=1e-3, atol=1e-6)
+
+
+def test_a_projection_for_each_latent_by_a_decoder_that_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    model = AsMethod()
+    adapter = ModelAdapter(model)
+    adapter.prepare(IMAGE, {})
+    chosen = receptive_fields(adapter, IMAGE, {}, synthesis=model.decode)
+    assert isinstance(chosen["y"], ReceptiveField)
+    mapper = BitrateMapper(model, projection=chosen)  # type: ignore[arg-type]
+    assert mapper(IMAGE).map.shape == (1, 1, 64, 64)
 
 
 def test_a_function_is_measured_each_time_and_a_method_once(tmp_path: Path) -> None:
