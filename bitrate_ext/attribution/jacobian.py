@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..mapping.layout import outside_bits
 from ..models.adapter import ModelAdapter, crop_canvas
-from ..models.trace import ModelTrace, SynthesisTransform, random_signs, symbol_bits
+from ..models.trace import ModelTrace, Synthesis, SynthesisTransform, random_signs, symbol_bits
 from ..ops.functional import bitrate_map, latent_bits
 from ..ops.projection import get_projection
 from .result import Attribution
@@ -22,13 +22,13 @@ WINDOW = 9  # of the filter, pixels
 
 
 def follow_decoder(
-    adapter: ModelAdapter, x: Tensor, passes: int, named: str | None, seed: int, forward_kwargs: dict[str, Any]
+    adapter: ModelAdapter, x: Tensor, passes: int, synthesis: Synthesis, seed: int, forward_kwargs: dict[str, Any]
 ) -> Attribution:
     """Attribute bits to the pixels that the decoder paints with them; see ``attribute``."""
     if not len(x):
         raise ValueError(f"x must hold at least one image, got shape {list(x.shape)}")
     images = [
-        _follow_one(adapter, one, passes, named, seed, adapter.arguments_of(index, forward_kwargs))
+        _follow_one(adapter, one, passes, synthesis, seed, adapter.arguments_of(index, forward_kwargs))
         for index, one in enumerate(torch.split(x, 1))
     ]
     maps = {name: torch.cat([image.maps[name] for image in images]) for name in images[0].maps}
@@ -45,10 +45,10 @@ def follow_decoder(
 
 
 def _follow_one(
-    adapter: ModelAdapter, x: Tensor, passes: int, named: str | None, seed: int, forward_kwargs: dict[str, Any]
+    adapter: ModelAdapter, x: Tensor, passes: int, synthesis: Synthesis, seed: int, forward_kwargs: dict[str, Any]
 ) -> Attribution:
-    run = ModelTrace(adapter, x, forward_kwargs)
-    transforms = _transforms(run, named)
+    run = ModelTrace(adapter, x, forward_kwargs, synthesis)
+    transforms = _transforms(run)
     generator = torch.Generator().manual_seed(seed)
     maps: dict[str, Tensor] = {}
     total = padding = wrong = torch.zeros(1, dtype=torch.float64, device=x.device)
@@ -73,7 +73,7 @@ def _follow_one(
     return Attribution(one, "jacobian", "bits per pixel", True, total, padding, error, maps)
 
 
-def _transforms(run: ModelTrace, named: str | None) -> dict[str, SynthesisTransform]:
+def _transforms(run: ModelTrace) -> dict[str, SynthesisTransform]:
     """Find the synthesis transform of each latent that has one.
 
     Raises:
@@ -84,7 +84,7 @@ def _transforms(run: ModelTrace, named: str | None) -> dict[str, SynthesisTransf
     for latent in run.likelihoods:
         if run.hyper_synthesis(latent) is None:
             try:
-                found[latent] = run.synthesis(latent, named)
+                found[latent] = run.synthesis(latent)
             except ValueError as error:
                 trouble = trouble or error
     if trouble is not None and not found:

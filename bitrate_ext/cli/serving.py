@@ -12,9 +12,10 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from ..mapping.frames import is_sequential
+from ..mapping.sequential import is_sequential
 from ..memory import is_out_of_memory
 from ..models import demo_codec, zoo
+from ..optional import folder_of
 from .console import UsageError, echo, one_line, tell_failure
 
 Served = TypeVar("Served")
@@ -64,6 +65,9 @@ def load_model(
     except (ValueError, OSError, RuntimeError) as error:
         option = "--checkpoint" if arguments.checkpoint is not None else "--model"
         raise UsageError(f"{option}: {one_line(error)}") from error
+    except (*zoo.MISFIT, AttributeError) as error:  # another CompressAI
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise UsageError(f"the compressai in {folder_of('compressai')} cannot build the model ({reason})") from error
     if is_sequential(model) and not video:
         raise UsageError(f"{name} is a video codec; bitrate-ext video takes it")
     try:

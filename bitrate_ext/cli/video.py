@@ -17,7 +17,8 @@ from torch import nn
 
 from .._version import __version__
 from ..atomic import open_all_or_none
-from ..mapping.frames import FrameMapper, is_sequential
+from ..mapping.frames import FrameMapper
+from ..mapping.sequential import is_sequential
 from ..video.map_video import map_video, partial_name
 from ..video.record import FrameRow, VideoRecord
 from . import animate

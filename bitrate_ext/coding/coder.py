@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..models.copies import copy_model
 from ..models.observe import leave_as_found
 from ..ops.functional import named_likelihoods
 from . import tables
@@ -58,7 +59,7 @@ class Coder:
 
     @torch.no_grad()
     def learn(self, sample: Any, forward_kwargs: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-        """Learn from one run of ``forward`` which entropy model codes what.
+        """Learn from one run of ``forward``, of a copy of the model, which entropy model codes what.
 
         Args:
             sample: what ``forward`` takes, of noise, so that no two parts of a latent are equal. A list is a video.
@@ -72,8 +73,27 @@ class Coder:
             CodingError: a latent's likelihoods come from no entropy model of CompressAI's.
         """
         try:
-            with leave_as_found(self.model), record_likelihoods(self.entropy_models.names) as calls:
-                likelihoods = self.model(sample, **forward_kwargs)["likelihoods"]
+            tried = copy_model(self.model, parameters=False)
+        except ValueError:  # nothing is known of its having a state to keep
+            tried = self.model
+        names, calls, likelihoods = self._recorded_forward(tried, sample, forward_kwargs)
+        if not calls and tried is not self.model:  # a forward put on the model from outside runs the model's own parts
+            names, calls, likelihoods = self._recorded_forward(self.model, sample, forward_kwargs)
+        frames = likelihoods if isinstance(likelihoods, list) else [likelihoods]
+        frames = [{"y": frame} if isinstance(frame, Tensor) else frame for frame in frames]
+        latents = {name: p for frame in frames for name, p in named_likelihoods(frame).items()}
+        own = {name: part for part, name in self.entropy_models.names.items()}
+        self.blocks = {own[names[part]]: found for part, found in find_blocks(names, calls, latents).items()}
+        return {name: (p.shape[2], p.shape[3]) for name, p in latents.items()}
+
+    def _recorded_forward(
+        self, tried: Any, sample: Any, forward_kwargs: Mapping[str, Any]
+    ) -> tuple[dict[nn.Module, str], list[tuple[nn.Module, Tensor]], Any]:
+        """Return the names of entropy models, what they returned while ``forward`` ran, and its likelihoods."""
+        names = EntropyModels(tried).names
+        try:
+            with leave_as_found(tried), record_likelihoods(names) as calls:
+                return names, calls, tried(sample, **forward_kwargs)["likelihoods"]
         except (TypeError, AttributeError, KeyError, RuntimeError) as error:
             if not isinstance(sample, list):
                 raise
@@ -81,11 +101,6 @@ class Coder:
                 f"model must be a video model, which takes a list of frames and returns their likelihoods, got "
                 f"{type(self.model).__name__} ({error})"
             ) from error
-        frames = likelihoods if isinstance(likelihoods, list) else [likelihoods]
-        frames = [{"y": frame} if isinstance(frame, Tensor) else frame for frame in frames]
-        latents = {name: p for frame in frames for name, p in named_likelihoods(frame).items()}
-        self.blocks = find_blocks(self.entropy_models.names, calls, latents)
-        return {name: (p.shape[2], p.shape[3]) for name, p in latents.items()}
 
     @torch.no_grad()
     def code(

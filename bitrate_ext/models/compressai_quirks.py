@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..memory import is_out_of_memory
 from .observe import watch_calls
 
 FLOOR = 1e-9  # CompressAI's least likelihood: 29.9 bits
@@ -33,7 +34,13 @@ def apply_workarounds(model: Any) -> Iterator[list[str]]:
         values, theirs = output
         channels = values.shape[1]
         turned = values.transpose(0, 1)
-        likelihoods = module._likelihood_variable(turned.reshape(channels, 1, -1), qs=step)[0]
+        try:
+            likelihoods = module._likelihood_variable(turned.reshape(channels, 1, -1), qs=step)[0]
+        except (TypeError, RuntimeError, AttributeError) as error:  # another method of that name
+            if is_out_of_memory(error):
+                raise
+            warnings.append(f"the likelihoods of model.{name} cannot be checked for its quantisation step: {error}")
+            return None
         if module.use_likelihood_bound:
             likelihoods = module.likelihood_lower_bound(likelihoods)
         ours = likelihoods.reshape(turned.shape).transpose(0, 1).contiguous()

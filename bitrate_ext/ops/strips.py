@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import check_whole_number
 from .arguments import Call, Latents, Projections, check_out, resolve, unwrap
 from .band import Band, Integers
 from .dispatch import choose_kernel, project_bands_into
@@ -130,10 +131,7 @@ def map_strips(
     Raises:
         TypeError, ValueError: as ``bitrate_map`` does, when it is called; also where ``rows`` is no positive integer.
     """
-    if isinstance(rows, bool) or not isinstance(rows, int):
-        raise TypeError(f"rows must be an integer, got {rows!r}")
-    if rows < 1:
-        raise ValueError(f"rows must be at least 1, got {rows}")
+    check_whole_number("rows", rows, 1)
     noun = noun_of(unit)
     values = unwrap(values, noun)
     if isinstance(values, Sequence):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from compare_projections import distance, exact
+from foreign_models import AsMethod, OwnDerivative, Tokens, Whole, alike
 from torch import Tensor, nn
 from zoo import small_model
 
@@ -378,3 +379,15 @@ def test_a_decoder_of_global_reach_is_served() -> None:
 
     result = attribute(Codec(Mixed()), torch.rand(1, 3, 16, 16), passes=8)
     torch.testing.assert_close(result.map.double().sum(), result.total[0], rtol=6e-8, atol=0)
+
+
+@pytest.mark.parametrize("kind", [AsMethod, OwnDerivative, Tokens])
+def test_decoders_of_other_kinds_get_the_same_map(kind: Any) -> None:
+    torch.manual_seed(0)
+    whole, x = Whole(), torch.rand(1, 3, 32, 32)
+    model = alike(kind, whole)
+    synthesis: dict[type, Any] = {AsMethod: model.decode, Tokens: lambda y: model.from_tokens(y.flatten(2).mT)}
+    found, expected = attribute(model, x, passes=8, synthesis=synthesis.get(kind)), attribute(whole, x, passes=8)
+    torch.testing.assert_close(found.map, expected.map, rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="synthesis belongs to method 'jacobian'"):
+        attribute(model, x, "grad-cam", synthesis=model.decode)
