@@ -34,7 +34,7 @@ def map_coded(
 ) -> BitrateResult:
     """Map what ``compress`` writes of padded images; see ``BitrateMapper``."""
     size = (padded.shape[2], padded.shape[3])
-    if not coder.blocks:
+    if not coder.channels:
         sample = noise((1, padded.shape[1], *adapter.proven), padded)
         coder.learn(sample, adapter.fit_arguments(forward_kwargs, sample.shape))
     (latents,) = coder.code(padded, adapter.grids(size), padded.shape[0], forward_kwargs)
