@@ -28,7 +28,7 @@ class OutputReader:
         self.likelihoods, self.unit = likelihoods, unit
 
     def read(self, output: Any, x: Tensor) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Return the reconstruction under "x_hat", where there is one, and the latents' values by name.
+        """Return the output as a dict, the reconstruction under "x_hat", and the latents' values by name.
 
         Args:
             output: what the model returned.
@@ -39,7 +39,8 @@ class OutputReader:
         """
         x_hat = _find_reconstruction(output, x)
         values = self.likelihoods(output) if self.likelihoods is not None else _find_values(output, x)
-        return ({} if x_hat is None else {X_HAT: x_hat}), self._named(values)
+        found = dict(output) if isinstance(output, Mapping) else {} if x_hat is None else {X_HAT: x_hat}
+        return found, self._named(values)
 
     def _named(self, values: Any) -> dict[str, Tensor]:
         named = image_latents(values, self.unit)
@@ -115,9 +116,7 @@ def _is_values(part: Any, x: Tensor) -> bool:
 
 
 def _find_reconstruction(output: Any, x: Tensor) -> Any:
-    if isinstance(output, Mapping):
-        return output.get(X_HAT)
-    if not isinstance(output, Tensor) and hasattr(output, X_HAT):
+    if not isinstance(output, (Tensor, Mapping)) and hasattr(output, X_HAT):
         return getattr(output, X_HAT)
     if isinstance(output, (list, tuple)):
         for part in output:
