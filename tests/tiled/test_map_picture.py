@@ -460,4 +460,4 @@ def test_an_estimate_of_the_whole_run_counts_maps_and_pictures(monkeypatch: pyte
     monkeypatch.setattr(memory, "bytes_in_use", lambda _: 7)
     for limit, fit in ((needed + 7, True), (needed + 6, False)):
         monkeypatch.setattr(memory, "limit", lambda *_, limit=limit: limit)
-        assert map_tiled.fits(mapper.adapter, 1024, 1024, CPU) is fit
+        assert map_tiled.fits(mapper.adapter, 1024, 1024, CPU, {}) is fit
