@@ -58,7 +58,7 @@ def true_bits(model: Any) -> np.ndarray:
 def coded(mapper: BitrateMapper, x: Tensor) -> tuple[Any, np.ndarray]:
     """The result for an image, and the bits of each symbol of the latent."""
     result, coder = mapper(x), mapper._source.args[0]
-    padded, _, _ = mapper.adapter.pad(x)
+    padded = mapper.adapter.pad(x)[0]
     (latents,) = coder.code(padded, mapper.adapter.grids(padded.shape[2:]), len(x), {})
     return result, latents["y"].bits.numpy()
 
