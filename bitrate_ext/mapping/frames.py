@@ -240,7 +240,9 @@ class FrameMapper:
     def _run(
         self, adapter: ModelAdapter, padded: Tensor, state: Any, warnings: list[str]
     ) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
-        forward_kwargs = {"state": state} if self.sequential else self._forward_kwargs
+        forward_kwargs = self._forward_kwargs
+        if self.sequential:
+            padded, forward_kwargs = padded.clone(), {"state": state}  # which may have the frame in it
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
             output, likelihoods = adapter.run(padded, forward_kwargs, warnings)
         if self.sequential:
@@ -255,10 +257,9 @@ class FrameMapper:
         """
         if self._replayed:
             return
-        loop.coded.append((kind, padded, bits))
+        loop.coded.append((kind, padded.clone(), bits))
         if len(loop.coded) < 2:
             return
-        self._replayed = True
         tolerance = 0.0 if self.device.type == "cpu" and not self._compile else ROUNDING
         state: Any = None
         for index, (coded_as, frame, found) in enumerate(loop.coded):
@@ -274,13 +275,14 @@ class FrameMapper:
                 costs = f"frame {index} costs {found.sum():,.2f} bits, then {again.sum():,.2f}"
                 raise ValueError(f"{_KEEPS_STATE}{costs}; {HANDED_OVER}")
             state = output["state"]
+        self._replayed = True
         loop.coded.clear()
 
     def _filled(self, chunk: list[Tensor], size: tuple[int, int], crop: Crop) -> Tensor:
-        """Write frames in [0, 1] onto the padded canvas ``[N, C, H, W]``, which image models find used again."""
+        """Write frames in [0, 1] onto the padded canvas ``[N, C, H, W]``, a buffer that is used again."""
         channels = _floating(chunk[0], self._dtype, convert=False).shape[0]
         shape = (len(chunk), channels, *size)
-        if self._padded.shape != shape or self.sequential:  # whose state may have the frame in it
+        if self._padded.shape != shape:
             layout = torch.channels_last if self._channels_last else torch.contiguous_format
             self._padded = torch.zeros(shape, dtype=self._dtype, device=self.device).to(memory_format=layout)
         for target, frame in zip(crop_canvas(self._padded, crop), chunk, strict=True):
