@@ -11,6 +11,8 @@ ESTIMATED, CODED = "estimated", "coded"  # sources of bits: likelihoods, or the 
 METHODS = JACOBIAN, INTEGRATED_GRADIENTS, GRAD_CAM = "jacobian", "integrated-gradients", "grad-cam"  # of attribution
 PASSES, FEWEST_PASSES = 16, 4  # of attribution
 SAMPLES, FEWEST_SAMPLES = 64, 2  # of measuring a receptive field: passes in forward mode
+PADDINGS = ("zeros", "replicate", "reflect")  # what is around an image on the canvas that a model takes
+PADDING_SIDES = ("centre", "end")
 ARRAYS = ("npz", "tiff")  # formats of maps as numbers
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}  # of videos, by the file's ending

@@ -57,6 +57,7 @@ FRAGMENTED = """
 """
 
 
+@pytest.mark.medium
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="about the heap of glibc")
 def test_a_fragmented_heap_does_not_show() -> None:
     """Three blocks, each freed before the next, took three times the memory of one; a model's footprint 1.5 times."""

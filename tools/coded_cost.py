@@ -49,7 +49,7 @@ def main() -> None:
         model.update(force=True)
         mapper = bitrate_ext.BitrateMapper(model, bits="coded")
         mapper(photograph)
-        padded, _ = mapper.adapter.pad(photograph)
+        padded, *_ = mapper.adapter.pad(photograph)
 
         def compress(model: Any = model, padded: torch.Tensor = padded) -> None:
             with torch.inference_mode():

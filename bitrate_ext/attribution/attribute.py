@@ -18,7 +18,7 @@ from .result import Attribution
 
 
 def attribute(
-    model: nn.Module,
+    model: nn.Module | ModelAdapter,
     x: Tensor,
     method: str = "jacobian",
     passes: int = PASSES,
@@ -45,7 +45,7 @@ def attribute(
     default what the analysis transform returns. It does not add up to bits, and has no error.
 
     Args:
-        model: as for ``BitrateMapper``, an ``nn.Module``.
+        model: as for ``BitrateMapper``, an ``nn.Module``, or a ``ModelAdapter`` of one.
         x: ``[N, C, H, W]`` in [0, 1], any H and W.
         method: one of the three.
         passes: at least 4. 16 leave about 15 % of the bits in the wrong place, 64 about 7 %.
@@ -68,8 +68,8 @@ def attribute(
     for name, (value, owner) in options.items():
         if value is not None and method != owner:
             raise ValueError(f"{name} belongs to method {owner!r}, and method is {method!r}")
-    adapter = ModelAdapter(model)
-    with leave_as_found(model), torch.enable_grad():
+    adapter = ModelAdapter.of(model)
+    with leave_as_found(adapter.model), torch.enable_grad():
         adapter.prepare(x, forward_kwargs)
         x = x.detach().clone()  # an inference tensor cannot be differentiated
         if method == "jacobian":

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..models.adapter import ModelAdapter, crop_canvas
 from ..models.observe import watch_calls
+from ..ops.functional import latent_bits
 from .result import Attribution
 
 LARGE_GAP = 0.05  # of completeness, from which on there is a warning
@@ -36,7 +37,7 @@ def rate(adapter: ModelAdapter, padded: Tensor, forward_kwargs: dict[str, Any]) 
     """Return R(x), the bits ``[N]`` of padded images ``[N, C, H, W]`` whose latents are not rounded."""
     with _Unrounded():
         _, likelihoods = adapter.run(padded, forward_kwargs)
-    return torch.stack([-p.log2().sum(dim=(1, 2, 3)) for p in likelihoods.values()]).sum(dim=0)
+    return torch.stack([latent_bits(p, unit=adapter.unit).sum(dim=(1, 2)) for p in likelihoods.values()]).sum(dim=0)
 
 
 def integrated_gradients(
@@ -47,11 +48,11 @@ def integrated_gradients(
     if baseline is None:
         baseline = x.mean(dim=(2, 3), keepdim=True)
     baseline = _checked_baseline(baseline, x)
-    padded, crop = adapter.pad(x)
-    start, _ = adapter.pad(baseline)  # the padding is the same in both, and causes no difference
+    padded, crop, arguments = adapter.pad(x, forward_kwargs)
+    start = adapter.pad(baseline)[0]
 
     def bits(images: Tensor) -> Tensor:
-        return rate(adapter, images, forward_kwargs)
+        return rate(adapter, images, arguments)
 
     gradients = captum.IntegratedGradients(bits, multiply_by_inputs=True)
     spread = gradients.attribute(
@@ -76,9 +77,9 @@ def integrated_gradients(
 def grad_cam(adapter: ModelAdapter, x: Tensor, layer: str | None, forward_kwargs: dict[str, Any]) -> Attribution:
     """Map how sensitive the rate is to the features of a layer; see ``attribute``."""
     captum = _captum()
-    padded, crop = adapter.pad(x)
-    module = _layer(adapter, padded, layer, forward_kwargs)
-    cam = captum.LayerGradCam(lambda images: rate(adapter, images, forward_kwargs), module)
+    padded, crop, arguments = adapter.pad(x, forward_kwargs)
+    module = _layer(adapter, padded, layer, arguments)
+    cam = captum.LayerGradCam(lambda images: rate(adapter, images, arguments), module)
     weights = cam.attribute(padded.clone().requires_grad_(), relu_attributions=True).detach()
     one = F.interpolate(weights, size=padded.shape[2:], mode="bilinear", align_corners=False)
     inside = crop_canvas(one, crop)

@@ -27,7 +27,10 @@ def follow_decoder(
     """Attribute bits to the pixels that the decoder paints with them; see ``attribute``."""
     if not len(x):
         raise ValueError(f"x must hold at least one image, got shape {list(x.shape)}")
-    images = [_follow_one(adapter, one, passes, synthesis, seed, forward_kwargs) for one in torch.split(x, 1)]
+    images = [
+        _follow_one(adapter, one, passes, synthesis, seed, adapter.arguments_of(index, forward_kwargs))
+        for index, one in enumerate(torch.split(x, 1))
+    ]
     maps = {name: torch.cat([image.maps[name] for image in images]) for name in images[0].maps}
     return Attribution(
         map=torch.cat([image.map for image in images]),
@@ -50,12 +53,13 @@ def _follow_one(
     maps: dict[str, Tensor] = {}
     total = padding = wrong = torch.zeros(1, dtype=torch.float64, device=x.device)
     for latent, likelihoods in run.likelihoods.items():
-        cells = latent_bits(likelihoods, dtype=torch.float64)
+        cells = latent_bits(likelihoods, dtype=torch.float64, unit=adapter.unit)
         if not cells.isfinite().all():
             raise ValueError(f"latent {latent!r} has symbols of infinite or undefined bits, which belong nowhere")
         total = total + cells.sum()
         if latent in transforms:
-            spread, error = spread_by_energy(transforms[latent], symbol_bits(likelihoods), passes, generator)
+            bits = symbol_bits(likelihoods, adapter.unit)
+            spread, error = spread_by_energy(transforms[latent], bits, passes, generator)
             inside = crop_canvas(spread, run.crop)
             wrong = wrong + error * cells.sum()
             padding = padding + (spread.sum() - inside.sum())
@@ -63,7 +67,7 @@ def _follow_one(
         else:
             over_cells = get_projection("nearest")
             padding = padding + outside_bits(cells, over_cells, run.size, run.crop).sum()
-            maps[latent] = bitrate_map(likelihoods, run.size, crop=run.crop, projection=over_cells)
+            maps[latent] = bitrate_map(likelihoods, run.size, crop=run.crop, projection=over_cells, unit=adapter.unit)
     one = torch.stack(list(maps.values())).sum(dim=0)
     error = torch.where(total > 0, wrong / total, 0)
     return Attribution(one, "jacobian", "bits per pixel", True, total, padding, error, maps)

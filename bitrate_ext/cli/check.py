@@ -146,9 +146,11 @@ def _picture(name: str, result: BitrateResult, title: str, model: str) -> Image.
         return channel_figure(accounts, title=title, subtitle=model)
     if name == "entropy":
         assert result.entropy is not None
-        return map_figure(result.entropy, title=title, subtitle=f"what the coder's tables expect   {model}")
+        about = f"what the coder's tables expect   {model}"
+        return map_figure(result.entropy, title=title, subtitle=about, rim=result.rim)
     assert result.gap is not None
-    return map_figure(result.gap, title=title, subtitle=f"coded minus estimated   {model}", signed=True)
+    about = f"coded minus estimated   {model}"
+    return map_figure(result.gap, title=title, subtitle=about, signed=True, rim=result.rim)
 
 
 def array_names(result: BitrateResult) -> dict[str, Any]:

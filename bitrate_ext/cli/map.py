@@ -82,8 +82,10 @@ def _map_whole(job: MapJob, image: str, files: dict[str, Path]) -> Record:
     with open_all_or_none(list(files.values())) as opened:
         file = dict(zip(files, opened, strict=True))
         check.write_pictures(file, result, title, job.model)
-        map_figure.map_figure(result.map, title=title, subtitle=record.subtitle).save(file["map"], format="PNG")
-        map_figure.overlay(x, result.map).save(file["overlay"], format="PNG")
+        map_figure.map_figure(result.map, title=title, subtitle=record.subtitle, rim=result.rim).save(
+            file["map"], format="PNG"
+        )
+        map_figure.overlay(x, result.map, rim=result.rim).save(file["overlay"], format="PNG")
         np.savez(file["arrays"], metadata=np.array(text), **numbers)
         file["record"].write(f"{text}\n".encode())
     return record

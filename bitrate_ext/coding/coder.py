@@ -1,11 +1,12 @@
 """Code with a model's own ``compress`` and say what each symbol cost.
 
-``Coder`` records what the model codes (``recorder.py``), locates each symbol (``symbol_layout.py``) and keeps the
-ledger (``ledger.py``).
+``Coder`` records what the model codes (``recorder.py``), locates each symbol (``symbol_layout.py``, or by its value,
+``value_layout.py``) and keeps the ledger (``ledger.py``).
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +17,24 @@ from torch import Tensor, nn
 
 from ..models.copies import copy_model
 from ..models.observe import leave_as_found
-from ..ops.functional import named_likelihoods
 from . import tables
 from .ledger import LedgerBuilder
 from .rans import CodingError
 from .recorder import EncodedString, EncodeRecorder, EntropyModels, record_encoding
-from .symbol_layout import INSTEAD, Blocks, SymbolLocator, find_blocks, find_checkerboards, record_likelihoods
+from .symbol_layout import (
+    INSTEAD,
+    Blocks,
+    Forward,
+    SymbolLocator,
+    UnknownPlaceError,
+    find_blocks,
+    find_checkerboards,
+    record_likelihoods,
+    run_forward,
+)
+from .value_layout import ValueLayout, ValueLocator, find_value_layout
+
+LAYOUTS = 4  # sizes of images whose layouts are kept, where they are found by value
 
 
 @dataclass(eq=False)
@@ -31,7 +44,7 @@ class CodedLatent:
     bits: Tensor  # float64 [N, C, h, w], of each symbol
     expected: Tensor  # float64 [N, C, h, w], what its table expects
     ledger: LedgerBuilder
-    positions: bool  # coded one position at a time, from those before it
+    positions: bool  # coded one position at a time, or in another context than forward() has: see LocatedSymbols
 
 
 class Coder:
@@ -39,18 +52,33 @@ class Coder:
 
     Args:
         model: an image or a video model of CompressAI's, or one built on its entropy models.
+        compress_kwargs: for ``compress``, besides those of ``forward``'s that it takes as well.
+        forward: runs the model, or a copy of it, and returns its likelihoods by name.
 
     Raises:
-        TypeError: it has no ``compress``.
+        TypeError: it has no ``compress``, or one that does not take these.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(
+        self, model: Any, compress_kwargs: Mapping[str, Any] | None = None, *, forward: Forward = run_forward
+    ) -> None:
         if not isinstance(model, nn.Module) or not callable(getattr(model, "compress", None)):
             raise TypeError(
                 f"bits='coded' needs an nn.Module with a method compress(), as CompressAI's models have, got "
                 f"{type(model).__name__}; {INSTEAD}"
             )
         self.model: Any = model
+        self._forward = forward
+        self.compress_kwargs = dict(compress_kwargs or {})
+        for name in self.compress_kwargs:
+            if not _takes(model.compress, name):
+                raise TypeError(
+                    f"compress_kwargs must name arguments that {_shown(model)} takes, got {name!r}; leave it out"
+                )
+        self.channels: dict[str, int] = {}  # of each latent
+        self.modules: list[nn.Module] = []  # entropy models that take part in forward()
+        self.unknown: UnknownPlaceError | None = None  # why the known ways do not tell where symbols sit
+        self.layouts: dict[tuple[tuple[int, int], ...], ValueLayout] = {}  # by the grids of an image
         self.blocks: Blocks = {}
         self.entropy_models = EntropyModels(model)
         self.checkerboards = find_checkerboards(model)
@@ -70,30 +98,34 @@ class Coder:
 
         Raises:
             TypeError: the sample is a list, and the model takes none.
-            CodingError: a latent's likelihoods come from no entropy model of CompressAI's.
+            CodingError: it is one, and likelihoods come from no entropy model of CompressAI's.
         """
         try:
             tried = copy_model(self.model, parameters=False)
         except ValueError:  # nothing is known of its having a state to keep
             tried = self.model
-        names, calls, likelihoods = self._recorded_forward(tried, sample, forward_kwargs)
+        names, calls, latents = self._recorded_forward(tried, sample, forward_kwargs)
         if not calls and tried is not self.model:  # a forward put on the model from outside runs the model's own parts
-            names, calls, likelihoods = self._recorded_forward(self.model, sample, forward_kwargs)
-        frames = likelihoods if isinstance(likelihoods, list) else [likelihoods]
-        frames = [{"y": frame} if isinstance(frame, Tensor) else frame for frame in frames]
-        latents = {name: p for frame in frames for name, p in named_likelihoods(frame).items()}
+            names, calls, latents = self._recorded_forward(self.model, sample, forward_kwargs)
         own = {name: part for part, name in self.entropy_models.names.items()}
-        self.blocks = {own[names[part]]: found for part, found in find_blocks(names, calls, latents).items()}
+        self.modules = list(dict.fromkeys(own[names[part]] for part, _ in calls))
+        try:
+            self.blocks = {own[names[part]]: found for part, found in find_blocks(names, calls, latents).items()}
+        except UnknownPlaceError as error:
+            if isinstance(sample, list):
+                raise
+            self.unknown = error
+        self.channels = {name: p.shape[1] for name, p in latents.items()}
         return {name: (p.shape[2], p.shape[3]) for name, p in latents.items()}
 
     def _recorded_forward(
         self, tried: Any, sample: Any, forward_kwargs: Mapping[str, Any]
-    ) -> tuple[dict[nn.Module, str], list[tuple[nn.Module, Tensor]], Any]:
+    ) -> tuple[dict[nn.Module, str], list[tuple[nn.Module, Tensor]], dict[str, Tensor]]:
         """Return the names of entropy models, what they returned while ``forward`` ran, and its likelihoods."""
         names = EntropyModels(tried).names
         try:
             with leave_as_found(tried), record_likelihoods(names) as calls:
-                return names, calls, tried(sample, **forward_kwargs)["likelihoods"]
+                return names, calls, self._forward(tried, sample, forward_kwargs)
         except (TypeError, AttributeError, KeyError, RuntimeError) as error:
             if not isinstance(sample, list):
                 raise
@@ -104,7 +136,7 @@ class Coder:
 
     @torch.no_grad()
     def code(
-        self, images: Any, grids: Mapping[str, tuple[int, int]], batch: int, kwargs: Mapping[str, Any]
+        self, images: Any, grids: Mapping[str, tuple[int, int]], batch: int, forward_kwargs: Mapping[str, Any]
     ) -> list[dict[str, CodedLatent]]:
         """Code images, or a list of frames.
 
@@ -112,30 +144,83 @@ class Coder:
             images: what ``compress`` takes, padded.
             grids: ``(h, w)`` of each latent.
             batch: number of images, or of videos.
-            kwargs: for ``compress``.
+            forward_kwargs: for ``forward``; ``compress`` gets those that it takes.
 
         Returns:
             The latents by name, of each frame; one entry for images.
 
         Raises:
             CodingError: the coder cannot be recorded, or a symbol's place cannot be told.
+            TypeError: ``compress`` wants other arguments.
             ValueError: the model has no tables.
         """
-        self.tables.check(self.blocks)
-        with leave_as_found(self.model), record_encoding(self.entropy_models) as recorder:
-            output = self.model.compress(images, **kwargs)
+        self.tables.check(dict.fromkeys([*self.blocks, *self.modules]))
+        compress = self.model.compress
+        kwargs = {name: one for name, one in forward_kwargs.items() if _takes(compress, name)} | self.compress_kwargs
+        try:
+            inspect.signature(compress).bind(images, **kwargs)
+        except TypeError as error:
+            raise TypeError(
+                f"{_shown(self.model)} wants other arguments than the images and {kwargs or 'no others'} ({error}); "
+                "give them as compress_kwargs"
+            ) from error
+        recorder, output = self._record(images, kwargs)
         self.warnings = self.tables.warnings(recorder)
-        frames = _frames_of(output, len(images)) if isinstance(images, list) else [_strings_of(output)]
-        return [self._frame(recorder, frame, grids, batch) for frame in frames]
+        if isinstance(images, list):
+            frames = _frames_of(output, len(images))
+            return [self._frame(recorder, frame, self._known(grids), grids, batch) for frame in frames]
+        strings = _strings_of(output)
+        if self.unknown is None:
+            try:
+                return [self._frame(recorder, strings, self._known(grids), grids, batch)]
+            except UnknownPlaceError as error:
+                self.unknown = error
+        _returned(recorder, strings)
+        try:
+            locator = self._layout(images, grids, forward_kwargs, kwargs).locator(recorder, batch)
+        except UnknownPlaceError as error:
+            known = str(self.unknown).removesuffix(f"; {INSTEAD}")
+            raise CodingError(f"{known}; nor do values tell: {error}; {INSTEAD}") from error
+        return [self._frame(recorder, strings, locator, grids, batch)]
+
+    def _record(self, images: Any, kwargs: Mapping[str, Any], **flags: bool) -> tuple[EncodeRecorder, Any]:
+        with leave_as_found(self.model), record_encoding(self.entropy_models, **flags) as recorder:
+            output = self.model.compress(images, **kwargs)
+        return recorder, output
+
+    def _known(self, grids: Mapping[str, tuple[int, int]]) -> SymbolLocator:
+        return SymbolLocator(self.entropy_models.names, self.checkerboards, self.blocks, grids)
+
+    def _layout(
+        self,
+        images: Tensor,
+        grids: Mapping[str, tuple[int, int]],
+        forward_kwargs: Mapping[str, Any],
+        kwargs: Mapping[str, Any],
+    ) -> ValueLayout:
+        """Return the layout for images of a size, found by value when there is none yet."""
+        size = tuple(grids.values())
+        if size not in self.layouts:
+            samples = [*(noise((1, *images.shape[1:]), images, seed) for seed in (0, 1)), images[:1]]
+            self.layouts[size] = find_value_layout(
+                self.model,
+                self.entropy_models.names,
+                samples,
+                lambda x, **flags: self._record(x, kwargs, **flags)[0],
+                lambda x: self._forward(self.model, x, forward_kwargs),
+            )
+            if len(self.layouts) > LAYOUTS:
+                del self.layouts[next(iter(self.layouts))]
+        return self.layouts[size]
 
     def _frame(
-        self, recorder: EncodeRecorder, strings: Any, grids: Mapping[str, tuple[int, int]], batch: int
+        self,
+        recorder: EncodeRecorder,
+        strings: Any,
+        locator: SymbolLocator | ValueLocator,
+        grids: Mapping[str, tuple[int, int]],
+        batch: int,
     ) -> dict[str, CodedLatent]:
-        locator = SymbolLocator(self.entropy_models.names, self.checkerboards, self.blocks, grids)
-        channels: dict[str, int] = {}
-        for blocks in self.blocks.values():
-            for block in blocks:
-                channels[block.latent] = max(channels.get(block.latent, 0), block.first + block.channels)
         latents: dict[str, CodedLatent] = {}
         for coded in _returned(recorder, strings):
             located = locator.locate(coded)
@@ -147,7 +232,7 @@ class Coder:
                 )
             ((name, image),) = owners
             if name not in latents:
-                shape = (batch, channels[name], *grids[name])
+                shape = (batch, self.channels[name], *grids[name])
                 latents[name] = CodedLatent(
                     torch.zeros(shape, dtype=torch.float64),
                     torch.zeros(shape, dtype=torch.float64),
@@ -172,6 +257,17 @@ class Coder:
                 sum(one.steps for one in costs),
             )
         return latents
+
+
+def _takes(function: Any, name: str) -> bool:
+    """Return whether a function takes an argument of that name."""
+    parameters = inspect.signature(function).parameters.values()
+    named = {one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
+    return name in named or any(one.kind is one.VAR_KEYWORD for one in parameters)
+
+
+def _shown(model: Any) -> str:
+    return f"{type(model).__name__}.compress({', '.join(inspect.signature(model.compress).parameters)})"
 
 
 def noise(shape: tuple[int, ...], like: Tensor, seed: int = 0) -> Tensor:

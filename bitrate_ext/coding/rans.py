@@ -42,6 +42,7 @@ class SymbolCosts:
     expected: NDArray[np.float64]  # [symbols]: what the symbol's table expects, the entropy of its frequencies
     escapes: int  # symbols outside of their table
     steps: int  # of the coder: symbols and the nibbles of escapes
+    table: NDArray[np.int64]  # [symbols]: which table each is of
 
 
 class CdfTables:
@@ -95,7 +96,7 @@ class CdfTables:
             nibbles += 1 + nibbles // MOST_STEPS  # their count goes first
             bits[escaped] += NIBBLE * nibbles
             steps += int(nibbles.sum())
-        return SymbolCosts(bits, self.entropy[table], int(escaped.sum()), steps)
+        return SymbolCosts(bits, self.entropy[table], int(escaped.sum()), steps, table)
 
 
 def overhead_is_possible(overhead: float, steps: int) -> bool:

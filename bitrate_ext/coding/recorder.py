@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..optional import require
@@ -22,11 +25,33 @@ from .rans import CdfTables, CodingError, SymbolCosts
 CODER = "ans"  # the one whose costs are known
 TABLES = ("_quantized_cdf", "_cdf_length", "_offset")
 Shape = tuple[int, ...]
+FIRST_TAG = 2**20  # more than a symbol or an index of an image is; up to 2^24 float32 keeps tags, too
 
 
 def has_own_tables(module: Any) -> bool:
     """Return whether a module makes tables for each image, as ``GaussianMixtureConditional`` does, and its own idle."""
     return hasattr(module, "_build_cdf")
+
+
+@dataclass(eq=False)
+class Handed:
+    """A tensor that an entropy model was handed: by its own forward or compress, for quantize, or for build_indexes."""
+
+    module: nn.Module
+    shape: Shape
+    values: dict[str, Tensor]  # "inputs" and "residuals" (less their means), "scales"; none unless they are asked for
+
+    @classmethod
+    def of(cls, module: nn.Module, like: Tensor, inputs: Any = None, means: Any = None, scales: Any = None) -> Handed:
+        """Note values before anything is done to them, as far as they are of the shape of what they are made to."""
+        values = {"inputs": inputs, "residuals": inputs, "scales": scales}
+        if isinstance(inputs, Tensor) and isinstance(means, Tensor):
+            try:
+                values["residuals"] = inputs - means
+            except RuntimeError:  # means of several components
+                del values["residuals"]
+        kept = {k: v.detach().clone() for k, v in values.items() if isinstance(v, Tensor) and v.shape == like.shape}
+        return cls(module, tuple(like.shape), kept)
 
 
 @dataclass(eq=False)
@@ -38,6 +63,7 @@ class EncodeCall:
     shape: Shape  # of what it codes, [N, C, ...]
     step: Any = None  # size of the quantisation step, where the model gives one
     strings: int = 0  # coded so far
+    handed: int = 0  # its place in the recorder's list
     coded_channels: list[int] | None = None  # where the module leaves channels out; known once it has returned
 
 
@@ -53,6 +79,8 @@ class SymbolRun:
     call: EncodeCall | None
     image: int
     indexed: list[tuple[nn.Module, Shape]]
+    in_order: bool = True  # they are those of the index tensors, one after the other
+    tags: NDArray[np.int64] | None = None  # of the elements handed over that the symbols are made of, if tagged
 
 
 @dataclass(eq=False)
@@ -89,14 +117,32 @@ class EntropyModels:
 
 @dataclass(eq=False)
 class EncodeRecorder:
-    """What one call of ``compress`` has handed to the coder."""
+    """What one call of ``compress`` has handed to the coder.
+
+    ``values`` keeps what entropy models were handed. ``tags`` follows symbols to the coder in whatever order a model
+    packs them: what ``quantize`` and ``build_indexes`` return are the numbers of the elements, from ``FIRST_TAG``, and
+    the coder is given zeros instead. Strings and contexts are of no use then.
+    """
 
     entropy_models: EntropyModels
+    values: bool = False
+    tags: bool = False
+    handed: list[Handed] = field(default_factory=list)
+    elements: int = 0  # handed so far
     strings: list[EncodedString] = field(default_factory=list)
     calls: dict[nn.Module, int] = field(default_factory=dict)
     within: list[EncodeCall] = field(default_factory=list)  # calls of entropy models that have not returned
-    indexed: list[tuple[nn.Module, Shape]] = field(default_factory=list)  # index tensors whose symbols are still due
+    indexed: list[tuple[nn.Module, Tensor]] = field(default_factory=list)  # index tensors whose symbols are still due
     buffers: dict[int, list[SymbolRun]] = field(default_factory=dict)  # of encoders that are not flushed yet
+
+    def hand(self, module: nn.Module, output: Tensor, **values: Any) -> Tensor:
+        """Note what a module makes symbols or indexes of, and return these, or tags instead."""
+        self.handed.append(Handed.of(module, output, **values if self.values else {}))
+        first, self.elements = self.elements, self.elements + output.numel()
+        if not self.tags or self.within:
+            return output
+        numbers = torch.arange(first, self.elements, dtype=torch.int32, device=output.device)
+        return (FIRST_TAG + numbers).reshape(output.shape)
 
     def run_of(self, symbols: Sequence[int], indexes: Sequence[int], *tables: Any) -> SymbolRun:
         """Cost symbols before the coder runs, whose arguments may be such that it would never end."""
@@ -106,12 +152,21 @@ class EncodeRecorder:
             costs = self.entropy_models.tables_of(call.module, tables).costs(symbols, indexes)
             return SymbolRun(costs, call, call.strings - 1, [])
         indexed, self.indexed = self.indexed, []
-        return SymbolRun(CdfTables(*tables).costs(symbols, indexes), None, -1, indexed)
+        costs = CdfTables(*tables).costs(symbols, indexes)
+        made = [one.flatten().cpu().numpy() for _, one in indexed]
+        in_order = np.array_equal(np.concatenate(made), costs.table) if made else False
+        return SymbolRun(costs, None, -1, [(module, tuple(one.shape)) for module, one in indexed], in_order)
 
 
 @contextlib.contextmanager
-def record_encoding(entropy_models: EntropyModels) -> Iterator[EncodeRecorder]:
+def record_encoding(
+    entropy_models: EntropyModels, *, values: bool = False, tags: bool = False
+) -> Iterator[EncodeRecorder]:
     """Record what a model codes on this thread in the block.
+
+    Args:
+        entropy_models: of the model.
+        values, tags: see ``EncodeRecorder``.
 
     Raises:
         CodingError: it uses another coder than CompressAI's rANS.
@@ -125,15 +180,18 @@ def record_encoding(entropy_models: EntropyModels) -> Iterator[EncodeRecorder]:
             )
     ans = require("compressai.ans")
     plain, buffered = ans.RansEncoder, ans.BufferedRansEncoder
-    recorder = EncodeRecorder(entropy_models)
+    recorder = EncodeRecorder(entropy_models, values, tags)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_wrapped(plain, "encode_with_indexes", partial(_recorded_encode, False)))
         stack.enter_context(_wrapped(buffered, "encode_with_indexes", partial(_recorded_encode, True)))
         stack.enter_context(_wrapped(buffered, "flush", _recorded_flush))
+        for name in ("decode_with_indexes", "decode_stream"):
+            stack.enter_context(_wrapped(ans.RansDecoder, name, _recorded_decode))
+        wraps = {"compress": _recorded_compress, "quantize": _recorded_quantize, "build_indexes": _recorded_indexes}
         for module in entropy_models.names:
-            stack.enter_context(_wrapped(module, "compress", partial(_recorded_compress, module)))
-            if hasattr(module, "build_indexes"):
-                stack.enter_context(_wrapped(module, "build_indexes", partial(_recorded_indexes, module)))
+            for name, wrap in wraps.items():
+                if hasattr(module, name):
+                    stack.enter_context(_wrapped(module, name, partial(wrap, module)))
         before, _here.recorder = _recorder(), recorder
         try:
             yield recorder
@@ -181,9 +239,10 @@ def _recorded_compress(module: nn.Module, original: Any) -> Any:
             return original(inputs, *args, **kwargs)
         number = recorder.calls.get(module, 0)
         recorder.calls[module] = number + 1
-        recorder.indexed = [(other, shape) for other, shape in recorder.indexed if other is not module]
-        call = EncodeCall(module, number, tuple(inputs.shape), kwargs.get("qs"))
+        recorder.indexed = [one for one in recorder.indexed if one[0] is not module]
+        call = EncodeCall(module, number, tuple(inputs.shape), kwargs.get("qs"), handed=len(recorder.handed))
         recorder.within.append(call)
+        recorder.hand(module, inputs, inputs=inputs, means=kwargs.get("means", args[1] if len(args) > 1 else None))
         try:
             output = original(inputs, *args, **kwargs)
         finally:
@@ -203,12 +262,26 @@ def _coded_channels(output: Any) -> list[int] | None:
     return None
 
 
+def _recorded_quantize(module: nn.Module, original: Any) -> Any:
+    def quantize(inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        symbols = original(inputs, *args, **kwargs)
+        recorder = _recorder(module)
+        if recorder is None or recorder.within or "symbols" not in (*args[:1], kwargs.get("mode")):
+            return symbols
+        return recorder.hand(
+            module, symbols, inputs=inputs, means=kwargs.get("means", args[1] if len(args) > 1 else None)
+        )
+
+    return quantize
+
+
 def _recorded_indexes(module: nn.Module, original: Any) -> Any:
     def build_indexes(*args: Any, **kwargs: Any) -> Any:
         indexes = original(*args, **kwargs)
         recorder = _recorder(module)
         if recorder is not None:
-            recorder.indexed.append((module, tuple(indexes.shape)))
+            recorder.indexed.append((module, indexes))
+            return recorder.hand(module, indexes, scales=kwargs.get("scales", args[0] if args else None))
         return indexes
 
     return build_indexes
@@ -219,8 +292,16 @@ def _recorded_encode(buffered: bool, original: Any) -> Any:
         recorder = _recorder()
         if recorder is None:
             return original(encoder, *arguments, **named)
-        run = recorder.run_of(*arguments, *named.values())
-        coded = original(encoder, *arguments, **named)
+        symbols, indexes, *tables = *arguments, *named.values()
+        tags = None
+        if recorder.tags:
+            tagged = [np.array(one, np.int64) - FIRST_TAG for one in (symbols, indexes)]
+            tags = next((one for one in tagged if (one >= 0).all()), None)
+            if any((one >= 0).any() for one in tagged):
+                symbols = indexes = [0] * len(symbols)
+        run = recorder.run_of(symbols, indexes, *tables)
+        run.tags = tags
+        coded = original(encoder, symbols, indexes, *tables)
         if buffered:
             recorder.buffers.setdefault(id(encoder), []).append(run)
         else:
@@ -239,3 +320,15 @@ def _recorded_flush(original: Any) -> Any:
         return string
 
     return flush
+
+
+def _recorded_decode(original: Any) -> Any:
+    def decode(decoder: Any, *arguments: Any, **named: Any) -> Any:
+        recorder = _recorder()
+        if recorder is not None and recorder.tags:
+            indexes = next(one for one in (*arguments, *named.values()) if not isinstance(one, bytes))
+            if max(indexes, default=0) >= FIRST_TAG:
+                return [0] * len(indexes)
+        return original(decoder, *arguments, **named)
+
+    return decode

@@ -1,16 +1,17 @@
 """Locate each coded symbol: in which latent, image, channel, row and column it sits.
 
-Two sources. ``find_blocks`` sees from one run of ``forward`` which likelihoods of which entropy model make up which
-latent: the whole of it, some of its channels (channel groups), or one position at a time. ``SymbolLocator`` then lays
-what ``compress`` has coded into these blocks. Only one order has a rule of its own here, that of CompressAI's
-``CheckerboardLatentCodec``, which is asked how it packs a grid.
+These are the known ways; ``value_layout.py`` finds others. Two sources. ``find_blocks`` sees from one run of
+``forward`` which likelihoods of which entropy model make up which latent: the whole of it, some of its channels
+(channel groups), or one position at a time. ``SymbolLocator`` then lays what ``compress`` has coded into these blocks.
+Only one order has a rule of its own here, that of CompressAI's ``CheckerboardLatentCodec``, which is asked how it packs
+a grid.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -21,11 +22,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..models.observe import watch_calls
+from ..ops.functional import named_likelihoods
 from .rans import CodingError
 from .recorder import EncodedString, Shape, SymbolRun
 
 INSTEAD = "bits='estimated' maps this model without its coder"
 ALL = slice(None)
+
+
+class UnknownPlaceError(CodingError):
+    """The place of symbols cannot be told by this way of telling it."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,16 @@ class ChannelBlock:
     positions: bool  # forward() gives them one position at a time, as compress() of such a model does
 
 
+Forward = Callable[[Any, Any, Mapping[str, Any]], dict[str, Tensor]]  # of a model, a sample, and arguments
 Blocks = dict[nn.Module, list[ChannelBlock]]
+
+
+def run_forward(model: Any, sample: Any, forward_kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the likelihoods that a model's ``forward`` returns by name, those of a video's frames together."""
+    likelihoods = model(sample, **forward_kwargs)["likelihoods"]
+    frames = likelihoods if isinstance(likelihoods, list) else [likelihoods]
+    frames = [{"y": frame} if isinstance(frame, Tensor) else frame for frame in frames]
+    return {name: p for frame in frames for name, p in named_likelihoods(frame).items()}
 
 
 def find_blocks(
@@ -52,13 +67,13 @@ def find_blocks(
         latents: the likelihoods that ``forward`` returned, by name, ``[N, C, h, w]``.
 
     Raises:
-        CodingError: a latent's likelihoods come from no entropy model of CompressAI's.
+        UnknownPlaceError: a latent's likelihoods are no such block of what an entropy model returned.
     """
     blocks: Blocks = {}
     for name, whole in latents.items():
         found = _blocks_of(name, whole, calls)
         if not found:
-            raise CodingError(
+            raise UnknownPlaceError(
                 f"the likelihoods of latent {name!r} are of none of the model's entropy models, "
                 f"{', '.join(map(repr, names.values())) or 'of which it has none'}: what its coder writes "
                 f"cannot be told from other latents; {INSTEAD}"
@@ -165,7 +180,8 @@ class SymbolLocator:
         """Locate the symbols of a string.
 
         Raises:
-            CodingError: that cannot be told.
+            UnknownPlaceError: that cannot be told.
+            CodingError: a string holds several images.
         """
         return [one for run in coded.runs for one in (self._called(run) if run.call else self._collected(run))]
 
@@ -212,10 +228,12 @@ class SymbolLocator:
         """Locate symbols that a model has collected itself, in the order of the index tensors made for them."""
         count = sum(math.prod(shape) for _, shape in run.indexed)
         if count != len(run.costs.bits) or not count:
-            raise CodingError(
+            raise UnknownPlaceError(
                 f"{len(run.costs.bits)} symbols went to the coder, but the model's entropy models have made indexes "
                 f"for {count}: where the symbols sit cannot be told; {INSTEAD}"
             )
+        if not run.in_order:
+            raise self._unknown(run.indexed[0][0], "made indexes in another order than that of the symbols")
         located: list[LocatedSymbols] = []
         first = 0
         groups = _by_module(run.indexed)
@@ -244,12 +262,9 @@ class SymbolLocator:
             many = len(shapes) == len(wanted) and all(
                 shape[1:] == want[1:] for shape, want in zip(shapes, wanted, strict=True)
             )
-            raise self._unknown(
-                module,
-                f"one string holds {shapes[0][0]} images; code them one at a time"
-                if many
-                else f"made indexes of the shapes {shapes[:3]} ... for blocks {wanted[:3]} ...",
-            )
+            if many and shapes[0][0] > 1:
+                raise several_images(shapes[0][0])
+            raise self._unknown(module, f"made indexes of the shapes {shapes[:3]} ... for blocks {wanted[:3]} ...")
         located, first = [], 0
         for block, shape in zip(blocks, shapes, strict=True):
             count = math.prod(shape)
@@ -264,9 +279,14 @@ class SymbolLocator:
             raise self._unknown(module, "took no part in forward()")
         return self.blocks[module]
 
-    def _unknown(self, module: nn.Module, what: str) -> CodingError:
+    def _unknown(self, module: nn.Module, what: str) -> UnknownPlaceError:
         name = self.names.get(module, type(module).__name__)
-        return CodingError(f"where the symbols of model.{name} sit cannot be told: it {what}; {INSTEAD}")
+        return UnknownPlaceError(f"where the symbols of model.{name} sit cannot be told: it {what}; {INSTEAD}")
+
+
+def several_images(count: int) -> CodingError:
+    """Return the error of strings that several images share."""
+    return CodingError(f"one string holds {count} images; code them one at a time; {INSTEAD}")
 
 
 def _by_module(indexed: Sequence[tuple[nn.Module, Shape]]) -> list[tuple[nn.Module, list[Shape]]]:

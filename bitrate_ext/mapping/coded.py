@@ -14,9 +14,11 @@ from ..coding.coder import CodedLatent, Coder, noise
 from ..coding.ledger import Account, Ledger
 from ..coding.rans import CodingError
 from ..coding.symbol_layout import INSTEAD
-from ..models.adapter import Crop, ModelAdapter
+from ..models.adapter import ModelAdapter
+from ..models.padding import Crop
 from ..ops.projection import Projection
-from .layout import BitrateResult, estimate, lay_out, outside_bits
+from .channels import ChannelMaps
+from .layout import BitrateResult, estimate, lay_out, map_dtype, outside_bits
 
 
 def map_coded(
@@ -28,17 +30,23 @@ def map_coded(
     forward_kwargs: dict[str, Any],
     *,
     gap: bool,
+    channels: bool = False,
 ) -> BitrateResult:
     """Map what ``compress`` writes of padded images; see ``BitrateMapper``."""
     size = (padded.shape[2], padded.shape[3])
-    if not coder.blocks:
-        coder.learn(noise((1, padded.shape[1], *adapter.multiple), padded), forward_kwargs)
+    if not coder.channels:
+        sample = noise((1, padded.shape[1], *adapter.proven), padded)
+        coder.learn(sample, adapter.fit_arguments(forward_kwargs, sample.shape))
     (latents,) = coder.code(padded, adapter.grids(size), padded.shape[0], forward_kwargs)
     missing = [name for name in adapter.strides if name not in latents]
     if missing:
         raise CodingError(f"nothing that compress() returned belongs to latent {missing[0]!r}; {INSTEAD}")
     latents = {name: latents[name] for name in adapter.strides}
     result = lay_out_coded(latents, projections, size, crop, padded)
+    if channels:
+        values = {name: one.bits.to(padded.device) for name, one in latents.items()}
+        symbols = ChannelMaps(values, "bits", projections, size, crop, map_dtype([padded]))
+        result = replace(result, symbols=symbols)
     warnings = coder.warnings
     if gap:
         estimated = estimate(adapter, projections, padded, crop, forward_kwargs, torch.float64)

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from ..checks import check_whole_number
 from ..memory import is_out_of_memory
 from ..models.accelerate import accelerate, compile_parts, skip_synthesis
-from ..models.adapter import Crop, ModelAdapter, check_eval_mode, crop_canvas, crop_reconstruction, device_of
+from ..models.adapter import ModelAdapter, check_eval_mode, crop_canvas, crop_reconstruction, device_of
 from ..models.copies import copy_model
+from ..models.padding import Crop
 from ..threads import Stopwatch, prefetch
 from .layout import BitrateResult, lay_out, map_dtype, sum_cells
 from .mapper import AnyProjection, BitrateMapper
@@ -179,7 +180,7 @@ class FrameMapper:
             output, likelihoods = self._run(adapter, padded, loop.state, warnings)
         with self.watch("map"):
             dtype = map_dtype(likelihoods.values())
-            whole, cells = self._buffer((len(chunk), 1, height, width), dtype), sum_cells(likelihoods)
+            whole, cells = self._buffer((len(chunk), 1, height, width), dtype), sum_cells(likelihoods, adapter.unit)
             result = lay_out(cells, projections, size, crop, dtype, out=whole, each=self.each_latent)
         if self.sequential:
             loop.state = output["state"]

@@ -12,10 +12,14 @@ from torch import Tensor
 
 from ..choices import ESTIMATED
 from ..coding.ledger import Ledger
-from ..models.adapter import Crop, ModelAdapter, crop_reconstruction
+from ..models.adapter import ModelAdapter, crop_reconstruction
 from ..models.compressai_quirks import likelihood_warnings
+from ..models.padding import Crop
 from ..ops.functional import bitrate_map, latent_bits
+from ..ops.functional import map_dtype as map_dtype
 from ..ops.projection import Axis, Projection, outside_share
+from ..ops.units import LIKELIHOOD, noun_of, range_trouble, value_range
+from .channels import ChannelMaps
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +43,42 @@ class BitrateResult:
     ledger: Ledger | None = None  # of coded bits: every bit of the strings
     entropy: Tensor | None = None  # of coded bits: [N, 1, H, W], bits per pixel that the coder's tables expect
     gap: Tensor | None = None  # on request: [N, 1, H, W], coded minus estimated, bits per pixel
+    symbols: ChannelMaps | None = field(default=None, repr=False)  # on request: what channel_map lays out
+    rim: tuple[int, int, int, int] = (0, 0, 0, 0)  # top, bottom, left, right: pixels, one cell wide, beside padding
+
+    def channel_map(self, latent: str | None = None, channel: int | Sequence[int] | slice | None = None) -> Tensor:
+        """Return the map of one channel of a latent, or of several together, ``[N, 1, H, W]``, bits per pixel.
+
+        Args:
+            latent: its name. Default: that of the costliest channel.
+            channel: its number, several numbers, or a slice. Default: the costliest of that latent in these images.
+
+        Raises:
+            ValueError: no such latent or channel; or the mapper was not asked for channels.
+        """
+        if self.symbols is None:
+            raise ValueError("channel_map needs a mapper that keeps channels: BitrateMapper(model, channels=True)")
+        if latent is None or channel is None:
+            latent, costliest = self.costliest_channel(latent)
+            channel = costliest if channel is None else channel
+        return self.symbols.map(latent, channel)
+
+    def costliest_channel(self, latent: str | None = None) -> tuple[str, int]:
+        """Return the latent and the number of the channel with the most bits in these images.
+
+        Args:
+            latent: look in this one alone.
+
+        Raises:
+            ValueError: no such latent, or no channels are known.
+        """
+        known = {name: bits for name, bits in self.channel_bits.items() if latent in (None, name)}
+        if not known:
+            names = ", ".join(map(repr, self.channel_bits)) or "none"
+            raise ValueError(f"latent must be one of those whose channels are known, {names}, got {latent!r}")
+        totals = {name: bits.sum(dim=0).max(dim=0) for name, bits in known.items()}
+        name = max(totals, key=lambda one: float(totals[one].values))
+        return name, int(totals[name].indices)
 
 
 def estimate(
@@ -53,29 +93,44 @@ def estimate(
 ) -> BitrateResult:
     """Map the likelihoods that a model's ``forward`` returns for padded images, in a dtype of one's choice.
 
-    With ``channels`` the result has ``channel_bits``, for which each likelihood is read once more.
+    With ``channels`` the result has ``channel_bits``, for which each likelihood is read once more, and ``channel_map``.
+    Costs of cells have no channels, and are left out there.
     """
-    warnings: list[str] = []
+    unit, warnings = adapter.unit, list[str]()
     output, likelihoods = adapter.run(padded, forward_kwargs, warnings)
     size = (padded.shape[2], padded.shape[3])
-    result = lay_out(sum_cells(likelihoods), projections, size, crop, dtype or map_dtype(likelihoods.values()))
-    warnings += likelihood_warnings(likelihoods)
+    dtype = dtype or map_dtype(likelihoods.values())
+    result = lay_out(sum_cells(likelihoods, unit), projections, size, crop, dtype)
+    warnings += value_warnings(likelihoods, unit)
+    by_channel = {name: p for name, p in likelihoods.items() if channels and p.dim() == 4}
     return replace(
         result,
         x_hat=crop_reconstruction(output.get("x_hat"), size, crop),
-        channel_bits={name: _channel_bits(p.detach()) for name, p in likelihoods.items()} if channels else {},
+        channel_bits={name: _channel_bits(p.detach(), unit) for name, p in by_channel.items()},
+        symbols=ChannelMaps(by_channel, unit, projections, size, crop, dtype) if channels else None,
         warnings=tuple(warnings),
     )
 
 
-def map_dtype(tensors: Iterable[Tensor]) -> torch.dtype:
-    """Return the dtype of maps of such likelihoods: float64 where one of them is, otherwise float32."""
-    return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
+def value_warnings(values: Mapping[str, Tensor], unit: str = LIKELIHOOD) -> list[str]:
+    """Return warnings of latents that are no likelihoods, or not of the unit that was said, and of coarse ones.
+
+    Takes a pass over each at memory's speed, and waits for the device.
+    """
+    warnings = []
+    for name, one in values.items():
+        low, high = value_range(one)
+        trouble = range_trouble(f"{noun_of(unit)} of latent {name!r}", low, high, one.dtype, unit)
+        if trouble:
+            warnings.append(trouble)
+        elif unit == LIKELIHOOD:
+            warnings += likelihood_warnings(name, one, low)
+    return warnings
 
 
-def sum_cells(likelihoods: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def sum_cells(values: Mapping[str, Tensor], unit: str = LIKELIHOOD) -> dict[str, Tensor]:
     """Return the bits of each cell, float64 ``[N, h, w]``, of each latent; the one time that likelihoods are read."""
-    return {name: latent_bits(p, dtype=torch.float64) for name, p in likelihoods.items()}
+    return {name: latent_bits(one, dtype=torch.float64, unit=unit) for name, one in values.items()}
 
 
 def lay_out(
@@ -120,12 +175,27 @@ def lay_out(
         padding_bits=torch.stack(outside).sum(dim=0),
         bpp=total_bits / (crop[2] * crop[3]),
         x_hat=None,
+        rim=_rim(cells.values(), canvas, crop),
     )
 
 
-def _channel_bits(p: Tensor) -> Tensor:
+def _rim(cells: Iterable[Tensor], canvas: tuple[int, int], crop: Crop) -> tuple[int, int, int, int]:
+    """Return how wide the rim is on each side: one cell of the finest latent, where there is padding."""
+    finest = max(cells, key=lambda bits: bits.shape[-2] * bits.shape[-1])
+    wide = [min(canvas[axis] // finest.shape[axis - 2], crop[2 + axis]) for axis in (0, 1)]
+    after = [canvas[axis] - crop[axis] - crop[2 + axis] for axis in (0, 1)]
+    return (
+        wide[0] if crop[0] else 0,
+        wide[0] if after[0] else 0,
+        wide[1] if crop[1] else 0,
+        wide[1] if after[1] else 0,
+    )
+
+
+def _channel_bits(values: Tensor, unit: str) -> Tensor:
     """Return the bits of each channel, float64 ``[N, C]``: for the kernel, cells and channels change places."""
-    return latent_bits(p.flatten(2).transpose(1, 2).unsqueeze(3), dtype=torch.float64).squeeze(2)
+    turned = values.flatten(2).transpose(1, 2).unsqueeze(3)
+    return latent_bits(turned, dtype=torch.float64, unit=unit).squeeze(2)
 
 
 def outside_bits(bits: Tensor, projection: Projection, size: Sequence[int], crop: Crop) -> Tensor:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..choices import CODED, ESTIMATED, RECEPTIVE_FIELD
+from ..choices import CODED, ESTIMATED, PADDING_SIDES, PADDINGS, RECEPTIVE_FIELD
 from ..coding.coder import Coder
 from ..models.adapter import ModelAdapter
 from ..ops.projection import Projection, choose_projections, get_projection
@@ -25,44 +25,67 @@ class BitrateMapper:
 
     Args:
         model: a module in eval mode, or any callable, that takes ``[N, C, H, W]`` in [0, 1] and returns a mapping
-            whose ``"likelihoods"`` is a tensor ``[N, C, h, w]`` (which is called ``"y"``) or nested dicts of them.
+            whose ``"likelihoods"`` is a tensor ``[N, C, h, w]`` (which is called ``"y"``) or nested dicts and lists of
+            them; models of another shape with ``call``, ``likelihoods`` and ``unit``. Or a ``ModelAdapter``.
         projection: as for ``bitrate_map``, or ``"receptive-field"``: kernels measured on the model's own decoder, see
             ``calibrate``. Where they are not in the cache, the first call takes up to a minute longer.
         bits: ``"estimated"``, from the likelihoods that the model's ``forward`` returns; or ``"coded"``, what the range
             coder spends on each symbol while the model's own ``compress`` runs, escapes included. Coded bits come with
             a ``ledger``, which adds up to the strings, and with ``entropy``; without ``x_hat``: nothing is decoded.
         gap: of coded bits: run ``forward`` as well, for ``result.gap``, the estimate in the ledger, and ``x_hat``.
-        channels: of estimated bits: give ``result.channel_bits``, too. Coded bits come with them.
+        channels: give ``result.channel_map``, which keeps the value of each symbol; and of estimated bits
+            ``result.channel_bits``, with which coded bits come anyway.
+        compress_kwargs: of coded bits: for the model's ``compress``, besides those of ``forward`` that it takes.
+        call, likelihoods, unit: how the model is run and read, see ``ModelAdapter``.
+        padding, padding_side, multiple: how images are padded, see ``ModelAdapter``.
 
     The size that the model needs is found by running it once on a black image, at the first call; ``strides`` then
     holds pixels per latent cell, ``{"y": (16, 16), ...}``, and ``projections`` how each latent is laid over the image.
     A model changed after that needs a new mapper.
 
-    Images are padded with zeros, centred, as CompressAI's own evaluation does. Bits spent there are bits of the image,
-    so they are counted in ``total_bits`` and in ``bpp``, and ``padding_bits`` says how many they are.
+    Images are padded with zeros, centred, as CompressAI's own evaluation does, unless ``padding`` says otherwise. Bits
+    spent there are bits of the image, so they are counted in ``total_bits`` and in ``bpp``, and ``padding_bits`` says
+    how many they are.
 
     Raises:
         TypeError: ``model`` is no callable, is a model of point clouds, or has no ``compress`` for coded bits.
-        ValueError, TypeError: unknown ``projection`` or ``bits``, ``gap`` without coded bits.
+        ValueError, TypeError: unknown ``projection`` or ``bits``, ``gap`` without coded bits; as ``ModelAdapter``.
     """
 
     def __init__(
         self,
-        model: Callable[..., Any],
+        model: Callable[..., Any] | ModelAdapter,
         *,
         projection: AnyProjection = "bilinear",
         bits: str = ESTIMATED,
         gap: bool = False,
         channels: bool = False,
+        compress_kwargs: Mapping[str, Any] | None = None,
+        call: Callable[..., Any] | None = None,
+        likelihoods: Callable[[Any], Any] | None = None,
+        unit: str = "likelihood",
+        padding: str = PADDINGS[0],
+        padding_side: str = PADDING_SIDES[0],
+        multiple: int | Sequence[int] | None = None,
     ) -> None:
-        self.adapter = ModelAdapter(model)
+        self.adapter = ModelAdapter.of(
+            model,
+            call=call,
+            likelihoods=likelihoods,
+            unit=unit,
+            padding=padding,
+            padding_side=padding_side,
+            multiple=multiple,
+        )
         if bits not in (ESTIMATED, CODED):
             raise ValueError(f"bits must be {ESTIMATED!r} or {CODED!r}, got {bits!r}")
         if gap and bits != CODED:
             raise ValueError(f"gap is that of coded bits to the estimate; it needs bits={CODED!r}, got {bits!r}")
         self._has_gradients = bits == ESTIMATED
         self._source = (
-            partial(estimate, channels=channels) if bits == ESTIMATED else partial(map_coded, Coder(model), gap=gap)
+            partial(estimate, channels=channels)
+            if bits == ESTIMATED
+            else partial(map_coded, self._coder(compress_kwargs), gap=gap, channels=channels)
         )
         self._asked = projection
         if isinstance(projection, Mapping):
@@ -71,6 +94,12 @@ class BitrateMapper:
         elif projection != RECEPTIVE_FIELD:
             get_projection(projection)
         self.projections: dict[str, Projection] = {}
+
+    def _coder(self, compress_kwargs: Mapping[str, Any] | None) -> Coder:
+        def forward(model: Any, x: Tensor, forward_kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
+            return self.adapter.with_model(model).read(x, forward_kwargs)[1]
+
+        return Coder(self.model, compress_kwargs, forward=forward)
 
     @property
     def model(self) -> Callable[..., Any]:
@@ -109,8 +138,8 @@ class BitrateMapper:
         if gradients is None:
             gradients = x.requires_grad and torch.is_grad_enabled()
         with torch.inference_mode(False), torch.set_grad_enabled(gradients):
-            padded, crop = self.adapter.pad(x)
-            return self._source(self.adapter, self.projections, padded, crop, forward_kwargs)
+            run = partial(self._source, self.adapter, self.projections)
+            return self.adapter.on_canvas(x, forward_kwargs, run)
 
     def resolve(self, x: Tensor, forward_kwargs: dict[str, Any]) -> None:
         """Check the model and the images; at the first call find the strides, and a projection for each latent."""

@@ -1,48 +1,72 @@
-"""Run any CompressAI-style model on any image: what it needs is measured, its images padded, its output checked.
-
-Padding follows CompressAI's ``examples/codec.py`` and ``compressai.utils.eval_model``: zeros, centred, the odd pixel on
-the right and at the bottom.
-"""
+"""Run any image model on any image: what it needs is measured, its images padded, its output read and checked."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops.functional import named_likelihoods
+from ..checks import check_whole_number
+from ..choices import PADDING_SIDES, PADDINGS
+from ..ops.units import noun_of
 from .compressai_quirks import apply_workarounds
 from .observe import leave_as_found
+from .output import OutputReader
+from .padding import Crop, Padding, Size
+from .sizes import CALLS, Attempts, CallError, Grids, find_factor, find_strides
 
-Crop = tuple[int, int, int, int]  # top, left, height, width, pixels
-
-# Sides of the square images that a model is probed with, pixels. 960 is there for strides with factors 3 and 5.
-PROBE_SIZES = (128, 256, 512, 960, 1024, 2048)
 POINT_CLOUDS = "compressai.models.pointcloud"
 TOLERANCE = 1e-6  # by which resampled images may leave [0, 1]
+WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)  # whose ``module`` is the model
+
+T = TypeVar("T")
 
 
 class ModelAdapter:
     """A model, and what it needs: the strides of its latents, images of a size that suits it, output that fits.
 
-    ``strides`` holds pixels per latent cell, ``{"y": (16, 16), ...}``. They are found by running the model once on a
-    black image, when ``prepare`` is first called. A model changed after that needs a new adapter.
+    ``strides`` holds pixels per latent cell, ``{"y": (16, 16), ...}``. They are found by running the model on a black
+    image, when ``prepare`` is first called. Whether padded images must be larger than the strides say is found at the
+    first image that the model does not take. A model changed after that needs a new adapter.
+
+    What takes a model in this package takes an adapter, too: what is said here need not be said again.
 
     Args:
         model: a module in eval mode, or any callable, that takes ``[N, C, H, W]`` in [0, 1] and returns a mapping
-            whose ``"likelihoods"`` is a tensor ``[N, C, h, w]`` (which is called ``"y"``) or nested dicts of them.
+            whose ``"likelihoods"`` is a tensor ``[N, C, h, w]`` (which is called ``"y"``) or nested dicts and lists of
+            them; or something of the kind, see ``call`` and ``likelihoods``.
         strides: where they are known already.
+        call: runs the model another way, ``call(model, x, **forward_kwargs)``.
+        likelihoods: takes the values of the latents out of what the model returns, where they are not under that name.
+        unit: of these values, as for ``bitrate_map``: also bits, nats, or logarithms.
+        padding: ``"zeros"`` as CompressAI pads, ``"replicate"`` or ``"reflect"``.
+        padding_side: ``"centre"``, on all sides, as CompressAI pads; or ``"end"``, on the right and at the bottom.
+        multiple: of which the sides of padded images shall be, pixels: a number or a pair (vertical, horizontal).
+            Default: what the strides say and the model takes.
 
     Raises:
-        TypeError: ``model`` is no callable object, or is a model of point clouds.
+        TypeError: ``model`` is no callable object, or is a model of point clouds; ``multiple`` is no whole number.
+        ValueError: unknown ``unit``, ``padding`` or ``padding_side``; ``multiple`` below 1.
     """
 
-    def __init__(self, model: Callable[..., Any], strides: Mapping[str, tuple[int, int]] | None = None) -> None:
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        strides: Mapping[str, Size] | None = None,
+        *,
+        call: Callable[..., Any] | None = None,
+        likelihoods: Callable[[Any], Any] | None = None,
+        unit: str = "likelihood",
+        padding: str = PADDINGS[0],
+        padding_side: str = PADDING_SIDES[0],
+        multiple: int | Sequence[int] | None = None,
+    ) -> None:
+        model = getattr(model, "module") if isinstance(model, WRAPPERS) else model  # noqa: B009
         if isinstance(model, type) or not callable(model):
             what = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
             raise TypeError(f"model must be an nn.Module or another callable object, got {what}")
@@ -50,8 +74,36 @@ class ModelAdapter:
             raise TypeError(
                 f"model must be an image model, got {type(model).__name__}: point clouds have no image to map onto"
             )
+        for name, function in (("call", call), ("likelihoods", likelihoods)):
+            if function is not None and not callable(function):
+                raise TypeError(f"{name} must be a function, got {type(function).__name__}")
+        noun_of(unit)
         self.model = model
         self.strides = dict(strides or {})
+        self.unit = unit
+        self.padding = Padding(padding, padding_side)
+        self._call_model = call
+        self._reader = OutputReader(likelihoods, unit)
+        self._multiple = _checked_multiple(multiple)
+        self._factor = 1  # of the strides' multiple, which the model wants
+        self._enlarged: dict[Size, Size] = {}  # padded sizes that were too small, and what serves instead
+        self._proven: Size | None = None  # the size of the image that strides were found with
+        self._like_image: set[str] = set()  # forward arguments as large as the image
+
+    @classmethod
+    def of(cls, model: Callable[..., Any] | ModelAdapter, **options: Any) -> ModelAdapter:
+        """Return an adapter of a model; one that is given stays as it is, and goes without options.
+
+        Raises:
+            ValueError: options beside an adapter, which has its own; names one.
+            TypeError, ValueError: as the class.
+        """
+        if not isinstance(model, ModelAdapter):
+            return cls(model, **options)
+        for name, value in options.items():
+            if value is not None and value not in (PADDINGS[0], PADDING_SIDES[0], "likelihood"):
+                raise ValueError(f"{name} is given with the ModelAdapter, and not beside it, got {value!r}")
+        return model
 
     @property
     def module(self) -> nn.Module:
@@ -65,46 +117,120 @@ class ModelAdapter:
         return self.model
 
     def with_model(self, model: Callable[..., Any]) -> ModelAdapter:
-        """Return an adapter of another model with the same latents."""
-        return ModelAdapter(model, self.strides)
+        """Return an adapter of another model with the same latents, run, padded and read alike."""
+        other = copy.copy(self)
+        other.model = model
+        return other
 
     def prepare(self, x: Tensor, forward_kwargs: dict[str, Any]) -> None:
         """Check the model and the images, and find the strides where they are not known yet.
 
         Args:
             x: ``[N, C, H, W]``, floating, in [0, 1], on the model's device.
-            forward_kwargs: for the model's ``forward``.
+            forward_kwargs: for the model's ``forward``. Tensors ``[..., H, W]`` among them are taken for quality maps,
+                masks and the like, and padded and cut as the image is.
 
         Raises:
             TypeError, ValueError: naming what was expected and what came.
         """
         check_eval_mode(self.model)
         check_images(self.model, x)
+        self._like_image |= {name for name, value in forward_kwargs.items() if _is_like_image(value, x)}
         if not self.strides:
-            self.strides = self._find_strides(x, forward_kwargs)
+            self.strides, self._proven = find_strides(
+                Attempts(self._black(x, forward_kwargs)), x.shape[1], self._multiple
+            )
+        if self._multiple is not None and any(m % s for m, s in zip(self._multiple, self._steps(), strict=True)):
+            raise ValueError(
+                f"multiple must be one of the strides' least common multiple, {self._steps()} pixels, got "
+                f"{self._multiple}"
+            )
 
-    def pad(self, x: Tensor) -> tuple[Tensor, Crop]:
-        """Return padded images, and where the image lies on them: ``(top, left, height, width)``."""
+    def fit(self, x: Tensor, forward_kwargs: dict[str, Any], size: Size | None = None) -> None:
+        """Find padding with which the model takes images of a size; ``canvas`` and ``pad`` know it from then on.
+
+        Args:
+            x: ``[N, C, H, W]``, as for ``prepare``, which comes first.
+            forward_kwargs: for the model's ``forward``.
+            size: ``(H, W)``, pixels. Default: that of ``x``.
+
+        Raises:
+            SizeError: the model takes none that was tried; says which, and what the model said.
+            CallError, or what the model raises: that is not about size.
+        """
+        size = size or (x.shape[2], x.shape[3])
+        canvas, attempts = self.canvas(*size)[0], Attempts(self._black(x, forward_kwargs))
+        if attempts.suits(canvas):
+            return
+        if self._multiple is not None:
+            raise attempts.refuse(f"model takes no image padded to multiples of {self._multiple} pixels")
+        found, factor = find_factor(attempts, size, self._steps())
+        if factor is None:
+            self._enlarged[canvas] = found
+        else:
+            self._factor = factor
+
+    def on_canvas(self, x: Tensor, forward_kwargs: dict[str, Any], run: Callable[..., T]) -> T:
+        """Return what ``run(padded, crop, forward_kwargs)`` gives of images, padded to a size that the model takes.
+
+        Args:
+            x: ``[N, C, H, W]``, as for ``prepare``, which comes first.
+            forward_kwargs: for the model's ``forward``; ``run`` gets them as large as the padded images.
+            run: runs the model; once more, where the model does not take the first size.
+
+        Raises:
+            SizeError: the model takes no size that was tried.
+            What ``run`` raises.
+        """
+        padded, crop, arguments = self.pad(x, forward_kwargs)
+        try:
+            return run(padded, crop, arguments)
+        except (torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception:
+            with contextlib.suppress(CallError, *CALLS):
+                self.fit(x, forward_kwargs)
+            if self.canvas(*crop[2:])[0] == tuple(padded.shape[2:]):
+                raise  # the size is not why
+        return run(*self.pad(x, forward_kwargs))
+
+    def pad(self, x: Tensor, forward_kwargs: Mapping[str, Any] | None = None) -> tuple[Tensor, Crop, dict[str, Any]]:
+        """Return padded images, where the image lies on them, and the arguments padded alike."""
         height, width = x.shape[-2:]
         size, crop = self.canvas(height, width)
-        top, left = crop[:2]
-        return F.pad(x, (left, size[1] - width - left, top, size[0] - height - top)), crop
+
+        arguments = dict(forward_kwargs or {})
+        for name in self._like_image & arguments.keys():
+            if _is_like_image(arguments[name], x):
+                arguments[name] = self.padding.pad(arguments[name], size, crop)
+        return self.padding.pad(x, size, crop), crop, arguments
 
     @property
-    def multiple(self) -> tuple[int, int]:
-        """Return what the sides of padded images are multiples of, pixels: the strides' least common multiples."""
+    def multiple(self) -> Size:
+        """Return what the sides of padded images are multiples of, pixels."""
+        rows, columns = self._steps()
+        return self._multiple or (rows * self._factor, columns * self._factor)
+
+    @property
+    def proven(self) -> Size:
+        """Return the size of a small image that the model takes."""
+        return self._proven or self.multiple
+
+    def _steps(self) -> Size:
+        """Return the strides' least common multiples."""
         rows, columns = (math.lcm(*axis) for axis in zip(*self.strides.values(), strict=True))
         return rows, columns
 
-    def canvas(self, height: int, width: int) -> tuple[tuple[int, int], Crop]:
+    def canvas(self, height: int, width: int) -> tuple[Size, Crop]:
         """Return the size of a padded image, and where the image lies on it: ``(top, left, height, width)``."""
         rows, columns = self.multiple
         size = (-(-height // rows) * rows, -(-width // columns) * columns)
-        return size, ((size[0] - height) // 2, (size[1] - width) // 2, height, width)
+        size = self._enlarged.get(size, size)
+        return size, self.padding.crop((height, width), size)
 
     def run(
         self, padded: Tensor, forward_kwargs: dict[str, Any], warnings: list[str] | None = None
-    ) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Run the model on images of a size that suits it, and check what it returns.
 
         Args:
@@ -113,52 +239,74 @@ class ModelAdapter:
             warnings: gets one for each correction of the likelihoods.
 
         Returns:
-            Its output, and the likelihoods in it by name, ``[N, C, h, w]``.
+            Its reconstruction under "x_hat", where there is one; and the values of its latents by name, in ``unit``:
+            likelihoods ``[N, C, h, w]``, of other units also ``[N, h, w]``.
 
         Raises:
-            TypeError, ValueError: the output has no likelihoods of such images.
+            TypeError, ValueError: the output has no such values of such images.
         """
         with apply_workarounds(self.model) as corrections:
-            output = self._call(padded, forward_kwargs)
+            found, values = self.read(padded, forward_kwargs)
         if warnings is not None:
             warnings += corrections
-        likelihoods = _image_likelihoods(output)
-        self._check_grids(likelihoods, padded.shape[0], (padded.shape[2], padded.shape[3]))
-        return output, likelihoods
+        self._check_grids(values, padded.shape[0], (padded.shape[2], padded.shape[3]))
+        return found, values
 
-    def _call(self, x: Tensor, forward_kwargs: dict[str, Any]) -> Any:
+    def read(self, x: Tensor, forward_kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Run the model on images of any size as it is, and return what ``run`` does, unchecked."""
+        return self._reader.read(self._call(x, forward_kwargs), x)
+
+    def _call(self, x: Tensor, forward_kwargs: Mapping[str, Any]) -> Any:
         """Run the model, which is left as it was, unless the graph that it makes holds what it has set."""
+        arguments = self.fit_arguments(forward_kwargs, x.shape)
         with contextlib.nullcontext() if torch.is_grad_enabled() else leave_as_found(self.model):
-            return self.model(x.clone() if x.is_inference() else x, **forward_kwargs)
+            x = x.clone() if x.is_inference() else x
+            if self._call_model is not None:
+                return self._call_model(self.model, x, **arguments)
+            return self.model(x, **arguments)
+
+    def fit_arguments(self, forward_kwargs: Mapping[str, Any], shape: Sequence[int]) -> dict[str, Any]:
+        """Return forward arguments for images ``[N, C, H, W]``: those as large as the image are cut or continued."""
+
+        def fitted(value: Tensor) -> Tensor:
+            for axis in (-2, -1):
+                if value.shape[axis] != shape[axis]:
+                    index = torch.arange(shape[axis], device=value.device).clamp(max=value.shape[axis] - 1)
+                    value = value.index_select(axis, index)
+            if value.dim() == 4 and len(value) != shape[0]:
+                value = value.repeat(-(-shape[0] // len(value)), 1, 1, 1)[: shape[0]]
+            return value
+
+        return {
+            name: fitted(value) if name in self._like_image and isinstance(value, Tensor) and value.dim() > 1 else value
+            for name, value in forward_kwargs.items()
+        }
+
+    def arguments_of(self, index: int, forward_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return forward arguments for one image of the batch: of those as large as the image its own."""
+        arguments = dict(forward_kwargs)
+        for name in self._like_image & arguments.keys():
+            if arguments[name].dim() == 4 and len(arguments[name]) > 1:
+                arguments[name] = arguments[name][index : index + 1]
+        return arguments
 
     def grids(self, size: Sequence[int]) -> dict[str, tuple[int, int]]:
         """Return the cells ``(h, w)`` of each latent on a padded image of that size, pixels."""
         return {name: (size[0] // rows, size[1] // columns) for name, (rows, columns) in self.strides.items()}
 
-    @torch.no_grad()
-    def _find_strides(self, x: Tensor, forward_kwargs: dict[str, Any]) -> dict[str, tuple[int, int]]:
-        """Find the pixels per cell of each latent, from the first black image that suits the model.
+    def _black(self, x: Tensor, forward_kwargs: dict[str, Any]) -> Callable[[Size], Grids]:
+        """Return what runs the model on a black image of a size and returns the grids of the latents."""
 
-        An image of one cell would not tell a stride from rounding up, hence at least two.
-        """
-        trouble, cause = "", None
-        for size in PROBE_SIZES:
-            try:
-                output = self._call(x.new_zeros(1, x.shape[1], size, size), forward_kwargs)
-            except torch.OutOfMemoryError:
-                raise
-            except (RuntimeError, ValueError, AssertionError) as error:
-                trouble, cause = f"{type(error).__name__}: {error}", error
-                continue
-            grids = {name: tuple(p.shape[-2:]) for name, p in _image_likelihoods(output).items()}
-            if all(cells >= 2 and size % cells == 0 for grid in grids.values() for cells in grid):
-                return {name: (size // h, size // w) for name, (h, w) in grids.items()}
-            shown = ", ".join(f"{name} {h} x {w}" for name, (h, w) in grids.items())
-            trouble = f"latent grids {shown} for {size} x {size} pixels; whole strides and 2 cells each way are needed"
-        raise ValueError(
-            f"model suits no square image of {', '.join(map(str, PROBE_SIZES))} pixels with {x.shape[1]} channels; "
-            f"the last trouble was: {trouble}"
-        ) from cause
+        @torch.no_grad()
+        def run(size: Size) -> Grids:
+            black = x.new_zeros(1, x.shape[1], *size)
+            if not self.strides:
+                values = self.read(black, forward_kwargs)[1]
+                return {name: (p.shape[-2], p.shape[-1]) for name, p in values.items()}
+            self.run(black, forward_kwargs)
+            return self.grids(size)
+
+        return run
 
     def _check_grids(self, likelihoods: Mapping[str, Tensor], batch: int, size: Sequence[int]) -> None:
         if likelihoods.keys() != self.strides.keys():
@@ -258,26 +406,17 @@ def check_range(x: Tensor) -> None:
         raise ValueError(f"x must have values in [0, 1], got values from {low:g} to {high:g}")
 
 
-def _image_likelihoods(output: Any) -> dict[str, Tensor]:
-    """Return the named likelihoods ``[N, C, h, w]`` in an image model's output."""
-    if not isinstance(output, Mapping):
-        raise TypeError(f"model must return a mapping with the key 'likelihoods', got {type(output).__name__}")
-    if "likelihoods" not in output:
-        keys = ", ".join(repr(key) for key in output) or "none"
-        raise ValueError(f"model must return a mapping with the key 'likelihoods', got the keys {keys}")
-    likelihoods = output["likelihoods"]
-    if isinstance(likelihoods, (list, tuple)):
-        raise TypeError(
-            f"model returned a {type(likelihoods).__name__} of likelihoods, one entry a frame, as video models do; "
-            "BitrateMapper takes image models; bitrate_map takes such lists, and coded_video codes frames"
-        )
-    named = {"y": likelihoods} if isinstance(likelihoods, Tensor) else named_likelihoods(likelihoods)
-    if not named:
-        raise ValueError("model returned no likelihoods: the mapping under 'likelihoods' is empty")
-    for name, p in named.items():
-        if p.dim() != 4:
-            raise ValueError(
-                f"likelihoods of latent {name!r} must be [N, C, h, w], got shape {list(p.shape)}; models of point "
-                "clouds and of vectors have no image to map onto"
-            )
-    return named
+def _is_like_image(value: Any, x: Tensor) -> bool:
+    """Return whether that is a tensor ``[..., H, W]`` of the size of images ``[N, C, H, W]``."""
+    return isinstance(value, Tensor) and value.dim() > 1 and value.shape[-2:] == x.shape[-2:]
+
+
+def _checked_multiple(multiple: Any) -> Size | None:
+    if multiple is None:
+        return None
+    pair = tuple(multiple) if isinstance(multiple, (list, tuple)) else (multiple, multiple)
+    if len(pair) != 2:
+        raise ValueError(f"multiple must be a whole number or a pair of them, got {multiple!r}")
+    for one in pair:
+        check_whole_number("multiple", one, 1)
+    return pair[0], pair[1]

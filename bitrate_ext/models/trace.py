@@ -20,8 +20,10 @@ from torch.autograd import forward_ad
 from ..memory import is_out_of_memory
 from ..ops.functional import latent_bits
 from ..ops.projection import Reach
+from ..ops.units import LIKELIHOOD
 from .adapter import ModelAdapter
 from .observe import watch_calls, watch_method
+from .padding import Crop
 
 Synthesis = str | Callable[..., Any] | None  # a module's name, a callable that takes the latent, or one to be found
 dual: Any = forward_ad  # which PyTorch has left untyped
@@ -152,10 +154,10 @@ def random_signs(like: Tensor, generator: torch.Generator) -> Tensor:
     return (2 * signs - 1).to(like)
 
 
-def symbol_bits(likelihoods: Tensor) -> Tensor:
-    """Return the bits of each symbol, float32 or float64 ``[N, C, h, w]``, of likelihoods of that shape."""
-    n, c, h, w = likelihoods.shape
-    return latent_bits(likelihoods.reshape(n * c, 1, h, w)).reshape(n, c, h, w)
+def symbol_bits(values: Tensor, unit: str = LIKELIHOOD) -> Tensor:
+    """Return the bits of each symbol, float32 or float64 ``[N, C, h, w]``, of likelihoods or costs of that shape."""
+    n, c, h, w = values.shape
+    return latent_bits(values.reshape(n * c, 1, h, w), unit=unit).reshape(n, c, h, w)
 
 
 def _extents(touched: Tensor, cell: tuple[int, int], stride: tuple[int, int]) -> tuple[Reach, bool]:
@@ -202,15 +204,10 @@ class ModelTrace:
     ) -> None:
         self._model = adapter.module
         self._synthesis = checked_synthesis(self._model, synthesis)
-        self.adapter, self.forward_kwargs = adapter, forward_kwargs
+        self.adapter = adapter
         with torch.no_grad():  # not inference mode: what it makes cannot be differentiated
             adapter.prepare(x, forward_kwargs)
-            self.padded, self.crop = adapter.pad(x)
-            self._calls: list[_Call] = []
-            self._method_calls: list[_Call] = []
-            self._values: list[tuple[Tensor, Tensor, list[Tensor]]] = []  # see _place
-            self._means = False
-            self.likelihoods = self._watched()
+            adapter.on_canvas(x, forward_kwargs, self._watch)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -221,8 +218,13 @@ class ModelTrace:
         """Return the cells ``(h, w)`` of a latent on the padded images."""
         return self.adapter.grids(self.size)[latent]
 
-    def _watched(self) -> dict[str, Tensor]:
-        """Run the model; returns its likelihoods by name."""
+    def _watch(self, padded: Tensor, crop: Crop, forward_kwargs: dict[str, Any]) -> None:
+        """Run the model on padded images."""
+        self.padded, self.crop, self.forward_kwargs = padded, crop, forward_kwargs
+        self._calls: list[_Call] = []
+        self._method_calls: list[_Call] = []
+        self._values: list[tuple[Tensor, Tensor, list[Tensor]]] = []  # see _place
+        self._means = False
         grids = set(self.adapter.grids(self.size).values())
         entered: dict[Any, tuple[Tensor, Tensor]] = {}
 
@@ -244,7 +246,13 @@ class ModelTrace:
         given = self._synthesis
         method = watch_method(given, after, before) if _can_be_watched(given) else contextlib.nullcontext()
         with watch_calls(parts, after, before), method:
-            return self.adapter.run(self.padded, self.forward_kwargs)[1]
+            self.likelihoods = self.adapter.run(padded, forward_kwargs)[1]
+        for latent, values in self.likelihoods.items():
+            if values.dim() != 4:
+                raise ValueError(
+                    f"latent {latent!r} must have a cost for each symbol, [N, C, h, w], which a decoder is followed "
+                    f"with, got one for each cell, {list(values.shape)}"
+                )
 
     def synthesis(self, latent: str, named: str | None = None) -> SynthesisTransform:
         """Find the transform from a latent to the image: the one given, or the module of that name, or any.

@@ -218,7 +218,7 @@ class _Calibration:
                     f"images[{index}] has {height} x {width}, of which the model takes {run.size[0]} x {run.size[1]}"
                 )
             transform = self._transform(run, latent, onto, probe.name)
-            amplitude = _amplitude(transform, symbol_bits(run.likelihoods[latent]), generator)
+            amplitude = _amplitude(transform, symbol_bits(run.likelihoods[latent], run.adapter.unit), generator)
             for _ in range(passes):
                 energy, count = _probed(transform, amplitude, reach, stride, generator)
                 halves[taken % 2] += energy

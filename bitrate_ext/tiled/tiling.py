@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..io.windowed import ImageSource
-from ..models.adapter import Crop, ModelAdapter, check_range
+from ..models.adapter import ModelAdapter, check_range
+from ..models.padding import Crop
 
 PROBE_BLOCKS = (9, 17, 33, 65)  # lengths of the canvas on which a halo is measured, in multiples of the strides
 PROBE_WIDTH = 128  # of that canvas, at least, pixels
@@ -78,7 +78,7 @@ class Tile:
     """The inside of a tile, on the model's device."""
 
     crop: Crop  # on the canvas, pixels
-    likelihoods: dict[str, Tensor]  # [1, C, height / stride, width / stride]
+    likelihoods: dict[str, Tensor]  # [1, C, height / stride, width / stride], or costs of symbols or cells
     x_hat: Tensor | None  # [1, C, height, width]; None where it was not asked for, or the model gives none
 
 
@@ -138,7 +138,8 @@ def _touched(adapter: ModelAdapter, x: Tensor, forward_kwargs: dict[str, Any], a
     found = [(p, adapter.strides[name][axis]) for name, p in likelihoods.items()]
     if x_hat and is_image(output.get("x_hat"), x):
         found.append((output["x_hat"], 1))
-    touched = torch.cat([p.isnan().any(dim=3 - axis).any(dim=1)[0].nonzero()[:, 0] * stride for p, stride in found])
+    unknown = [(p[0].isnan().any(dim=-1 - axis).view(-1, p.shape[axis - 2]).any(dim=0), stride) for p, stride in found]
+    touched = torch.cat([cells.nonzero()[:, 0] * stride for cells, stride in unknown])
     if not len(touched):
         raise ValueError("the model cannot be run in tiles: its likelihoods do not depend on its image")
     return touched
@@ -161,7 +162,8 @@ def run_tile(
     x_hat: bool = False,
 ) -> Tile:
     """Run one tile, given the span of its rows and that of its columns."""
-    x = read_window(adapter, image, tiling, (rows[0], columns[0])).to(device)
+    crop = adapter.canvas(image.height, image.width)[1]
+    x = adapter.padding.read(image.crop, (rows[0], columns[0]), tiling.window, crop).to(device)
     with torch.no_grad():
         check_range(x)
         output, likelihoods = adapter.run(x, forward_kwargs)
@@ -172,20 +174,9 @@ def run_tile(
 
 
 def _inside(values: Any, rows: Span, columns: Span, stride: Size) -> Any:
-    """Return what belongs to a tile's inside of ``[N, C, h, w]`` of its window."""
+    """Return what belongs to a tile's inside of values ``[..., h, w]`` of its window."""
     (top, bottom), (left, right) = (
         ((first - begin) // step, (last - begin) // step)
         for (begin, first, last), step in zip((rows, columns), stride, strict=True)
     )
-    return values[:, :, top:bottom, left:right]
-
-
-def read_window(adapter: ModelAdapter, image: ImageSource, tiling: Tiling, begin: Size) -> Tensor:
-    """Read ``[1, C, *tiling.window]``, a part of the padded canvas, as ``ModelAdapter.pad`` has it."""
-    _, (top, left, height, width) = adapter.canvas(image.height, image.width)
-    spans = []  # on each axis: the image's pixels in the window, first and end, and the zeros before and after them
-    for at, length, offset, extent in zip(begin, tiling.window, (top, left), (height, width), strict=True):
-        first, last = max(0, at - offset), min(extent, at + length - offset)
-        spans.append((first, last, first + offset - at, at + length - offset - last))
-    (y, y_end, above, below), (x, x_end, before, after) = spans
-    return F.pad(image.crop(y, x, y_end - y, x_end - x), (before, after, above, below))
+    return values[..., top:bottom, left:right]

@@ -26,7 +26,7 @@ from ..choices import SCALES, VIEWS, check_choice
 from ..mapping.frames import FrameMapper, FrameResult
 from ..ops.functional import bitrate_map
 from ..threads import Stopwatch, prefetch
-from ..viz.colormap import ClipLimit
+from ..viz.colormap import ClipLimit, inside_rim
 from .panels import PanelPainter
 from .reader import VideoError, VideoReader
 from .record import FrameRow, VideoRecord
@@ -129,7 +129,7 @@ class _Job:
             with contextlib.closing(prefetch(self._map(reader), 1)) as results:
                 for result, time in results:
                     self._add(result, time)
-                    clip.add(result.map[0, 0])
+                    clip.add(inside_rim(result.map[0, 0], result.rim))
                     _put_cells(spool, result.latent_bits)
                     done()
             return clip.limit(), reader.partial
@@ -190,7 +190,9 @@ class _Job:
     def _map_scenes(self, reader: VideoReader, limit: float | None) -> Iterator[_Scene]:
         for result, time in self._map(reader):
             bits = result.map[0, 0]
-            yield _Scene(result.frame, bits, limit or _frame_limit(bits), self._add(result, time), time)
+            yield _Scene(
+                result.frame, bits, limit or _frame_limit(inside_rim(bits, result.rim)), self._add(result, time), time
+            )
 
     def _map_spooled(self, reader: VideoReader, spool: IO[bytes], limit: float) -> Iterator[_Scene]:
         """Read the video a second time; maps are those of the cells that were kept."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,7 +27,11 @@ STRENGTH = 0.8  # of the colour where the most bits are
 PERCENTILE = 99.5  # the colour scale ends there, so that a few extreme pixels do not darken all others
 BINS = 2.0 ** np.arange(-24, 12, 1 / 64)  # bits per pixel; of histograms
 SAMPLE = 20_000  # pixels of a map that are enough to know its scale by
+NO_RIM = (0, 0, 0, 0)
 LUMA = (13933, 46871, 4732)  # of red, green and blue in 65536ths (ITU-R BT.709)
+
+Rim = tuple[int, int, int, int]
+T = TypeVar("T", NDArray[Any], Tensor)
 
 
 def colour_map(name: str = COLOURS) -> Any:
@@ -44,6 +48,24 @@ def colour_limit(bits: NDArray[Any]) -> float:
     if limit <= 0.0:  # next to everything costs nothing
         limit = float(finite.max(initial=0.0))
     return limit if limit > 0.0 else 1.0
+
+
+def inside_rim(bits: T, rim: Rim) -> T:
+    """Return the part of a map ``[..., H, W]`` that is not beside padding; all of it where nothing would be left.
+
+    Beside black padding images have an edge that costs bits, often more than anything in them: it is no measure of the
+    scale.
+
+    Args:
+        bits: bits per pixel.
+        rim: how many pixels at the top, bottom, left and right.
+    """
+    top, bottom, left, right = rim
+    height, width = bits.shape[-2:]
+    if top + bottom >= height or left + right >= width:
+        return bits
+    part: T = bits[..., top : height - bottom, left : width - right]
+    return part
 
 
 class ClipLimit:

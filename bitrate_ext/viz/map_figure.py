@@ -9,12 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .colormap import DIFFERENCES, colour_limit, colour_map, overlay_bits
+from .colormap import DIFFERENCES, NO_RIM, Rim, colour_limit, colour_map, inside_rim, overlay_bits
 from .figure import PixelFigure
 
 if TYPE_CHECKING:
     from PIL import Image
 
+RIM_NOTE = "dotted: beside padding"
 LONG_SIDE = (720, 1600)  # shortest and longest a panel's long side gets, pixels
 
 
@@ -25,6 +26,7 @@ def map_figure(
     subtitle: str = "",
     limit: float | None = None,
     signed: bool = False,
+    rim: Rim = NO_RIM,
 ) -> Image.Image:
     """Draw the map with a colour bar in bits per pixel and a title.
 
@@ -32,8 +34,9 @@ def map_figure(
         bits: ``[H, W]`` or ``[1, 1, H, W]``, bits per pixel. Infinite values get the last colour, NaN is grey.
         title: cut in its middle where it is wider than the figure.
         subtitle: one smaller line below.
-        limit: upper end of the colour scale, bits per pixel. Default: ``colour_limit`` of the map.
+        limit: upper end of the colour scale, bits per pixel. Default: ``colour_limit`` of the map inside the rim.
         signed: a difference: red above zero, blue below, white at zero.
+        rim: pixels at the top, bottom, left and right that are beside padding, ``result.rim``: a dotted line is drawn.
 
     Returns:
         An RGB image. The panel has the map's aspect; small maps are enlarged by whole numbers, large ones reduced.
@@ -59,12 +62,15 @@ def map_figure(
     figure = PixelFigure(full_width, full_height, em)
     panel = figure.add_axes(round(left), round(figure.height - head - height), width, height)
     if limit is None:
-        limit = colour_limit(np.abs(values) if signed else values)
+        measure = inside_rim(values, rim)
+        limit = colour_limit(np.abs(measure) if signed else measure)
     least, largest = (-limit if signed else 0.0), np.finfo(np.float32).max
     shown = np.where(np.isnan(values), np.nan, np.clip(values, -largest if signed else 0.0, largest))
     colours = colour_map(DIFFERENCES) if signed else colour_map()
     drawn = panel.imshow(shown, cmap=colours, vmin=least, vmax=limit, aspect="auto")
     panel.set_axis_off()
+    if any(rim):
+        _mark_rim(panel, values.shape, rim, em)
 
     scale = figure.figure.colorbar(
         drawn,
@@ -73,7 +79,8 @@ def map_figure(
         extend=_extended(shown, least, limit),
         extendfrac=1.1 * em / bar_length,
     )
-    label = "bits per pixel" + (" (grey: not a number)" if np.isnan(values).any() else "")
+    notes = [note for note, told in (("grey: not a number", np.isnan(values).any()), (RIM_NOTE, any(rim))) if told]
+    label = "bits per pixel" + (f" ({'; '.join(notes)})" if notes else "")
     scale.set_label(label, size=em, color="0.15", labelpad=0.5 * em)
     figure.style_ticks(scale.ax)
     scale.outline.set_linewidth(0.0)
@@ -81,13 +88,16 @@ def map_figure(
     return figure.to_image()
 
 
-def overlay(image: NDArray[Any] | Tensor, bits: NDArray[Any] | Tensor, *, limit: float | None = None) -> Image.Image:
+def overlay(
+    image: NDArray[Any] | Tensor, bits: NDArray[Any] | Tensor, *, limit: float | None = None, rim: Rim = NO_RIM
+) -> Image.Image:
     """Lay the map over its image, pixel for pixel, as ``overlay_bits`` does.
 
     Args:
         image: ``[H, W, 3]`` or ``[1, 3, H, W]`` in [0, 1].
         bits: ``[H, W]`` or ``[1, 1, H, W]``, bits per pixel. Pixels that are not a number get no colour.
-        limit: upper end of the colour scale, bits per pixel. Default: ``colour_limit(bits)``.
+        limit: upper end of the colour scale, bits per pixel. Default: ``colour_limit`` of the bits inside the rim.
+        rim: pixels at the top, bottom, left and right that are beside padding, ``result.rim``.
 
     Returns:
         An RGB image of ``W`` x ``H`` pixels.
@@ -101,8 +111,24 @@ def overlay(image: NDArray[Any] | Tensor, bits: NDArray[Any] | Tensor, *, limit:
     if pixels.shape != (*values.shape, 3):
         raise ValueError(f"image must be [H, W, 3] of {list(values.shape)} pixels, got {list(pixels.shape)}")
     levels = torch.from_numpy(np.rint(255 * pixels.clip(0, 1)).astype(np.uint8))
-    limit = colour_limit(values) if limit is None else limit
+    limit = colour_limit(inside_rim(values, rim)) if limit is None else limit
     return Image.fromarray(overlay_bits(levels, torch.from_numpy(values), limit).numpy())
+
+
+def _mark_rim(panel: Any, shape: tuple[int, ...], rim: Rim, em: float) -> None:
+    """Draw a line between the rim and the rest of the map, on the sides that have one."""
+    (height, width), (top, bottom, left, right) = shape[-2:], rim
+    box = (left - 0.5, width - right - 0.5), (top - 0.5, height - bottom - 0.5)
+    sides = [
+        (top, box[0], (box[1][0],) * 2),
+        (bottom, box[0], (box[1][1],) * 2),
+        (left, (box[0][0],) * 2, box[1]),
+        (right, (box[0][1],) * 2, box[1]),
+    ]
+    style = {"color": "white", "linestyle": (0, (1, 3)), "linewidth": 0.08 * em, "alpha": 0.7}
+    for wide, xs, ys in sides:
+        if wide:
+            panel.plot(xs, ys, scalex=False, scaley=False, **style)
 
 
 def _checked_map(bits: NDArray[Any] | Tensor) -> NDArray[np.float32]:

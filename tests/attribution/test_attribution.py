@@ -66,6 +66,30 @@ def cat(height: int, width: int) -> Tensor:
     return load_image(demo_photograph())[..., 60 : 60 + height, 100 : 100 + width]
 
 
+@pytest.mark.parametrize("method", ["jacobian", "integrated-gradients"])
+def test_costs_are_attributed_as_their_likelihoods_are(method: str) -> None:
+    class Costs(Codec):
+        of_cells = False
+
+        def forward(self, x: Tensor, bits: float = 1.0) -> dict[str, Any]:
+            output = super().forward(x, bits)
+            costs = -output["likelihoods"]["y"].log()
+            return {**output, "likelihoods": {"y": costs.sum(dim=1) if self.of_cells else costs}}
+
+    torch.manual_seed(0)
+    likelihoods, x = Codec(Blocks()), torch.rand(1, 3, 16, 24)
+    costs = Costs(Blocks())
+    costs.load_state_dict(likelihoods.state_dict())
+    expected = attribute(likelihoods, x, method, passes=8)
+    found = attribute(ModelAdapter(costs, unit="nats"), x, method, passes=8)
+    torch.testing.assert_close(found.map, expected.map, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.total, expected.total, rtol=1e-5, atol=1e-5)
+    costs.of_cells = True
+    if method == "jacobian":
+        with pytest.raises(ValueError, match=r"latent 'y' must have a cost for each symbol, \[N, C, h, w\], which a"):
+            attribute(ModelAdapter(costs, unit="nats"), x, method, passes=8)
+
+
 @pytest.mark.parametrize(("height", "width"), [(16, 24), (13, 22)])
 def test_decoders_that_paint_blocks_spread_evenly(height: int, width: int) -> None:
     codec, x = Codec(Blocks()), torch.rand(1, 3, height, width)

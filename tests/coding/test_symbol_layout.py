@@ -27,7 +27,7 @@ def locator() -> SymbolLocator:
 
 def run(count: int, call: EncodeCall | None = None, indexed: Any = (), image: int = -1) -> SymbolRun:
     bits = np.arange(count, dtype=np.float64)
-    return SymbolRun(SymbolCosts(bits, bits + 100, 0, count), call, image, list(indexed))
+    return SymbolRun(SymbolCosts(bits, bits + 100, 0, count, np.zeros(count, np.int64)), call, image, list(indexed))
 
 
 def laid(located: list[Any], latent: str, channels: int) -> tuple[list[Any], list[Any]]:

@@ -157,7 +157,7 @@ def test_pages_after_the_first_are_told_of(tmp_path: Path) -> None:
 # Bombs: little files that declare a lot.
 
 
-@pytest.mark.parametrize("side", [20_000, 46_341, 65_535])
+@pytest.mark.parametrize("side", [20_000, *(pytest.param(side, marks=pytest.mark.medium) for side in (46_341, 65_535))])
 def test_bombs_are_refused_before_anything_is_decoded(tmp_path: Path, side: int) -> None:
     """Without a limit by Pillow's, with one by what the header declares; the limit that admits them admits them."""
     path = tmp_path / "bomb.png"
@@ -190,6 +190,7 @@ def test_a_deflated_tiff_is_a_bomb_without_a_limit(tmp_path: Path) -> None:
         assert image.buffered(256) < 200 * MIB
 
 
+@pytest.mark.medium
 def test_parts_that_inflate_to_more_than_they_should(tmp_path: Path) -> None:
     """A strip of 64 kB that inflates to 64 MB: its first bytes are taken, and no more are made."""
     path = tmp_path / "a.tif"

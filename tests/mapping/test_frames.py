@@ -318,7 +318,7 @@ def test_video_is_coded_in_a_closed_loop(clip: list[np.ndarray]) -> None:
     reference = None
     with torch.no_grad():
         for frame, result, kind in zip(clip, results, kinds, strict=True):
-            x, (top, left, *_) = pad.adapter.pad(as_image(frame))
+            x, (top, left, *_), _ = pad.adapter.pad(as_image(frame))
             x_hat, likelihoods = model.forward_keyframe(x) if kind == "keyframe" else model.forward_inter(x, reference)
             named = {f"{b}.{n}": p for b, inner in likelihoods.items() for n, p in inner.items()}
             assert result.latent_bits.keys() == named.keys()

@@ -14,7 +14,7 @@ from zoo import SMALL, small_model
 
 import bitrate_ext
 from bitrate_ext import BitrateMapper
-from bitrate_ext.models import adapter
+from bitrate_ext.models import sizes
 from bitrate_ext.models.compressai_quirks import apply_workarounds
 
 compressai_models = pytest.importorskip("compressai.models")
@@ -174,10 +174,16 @@ def test_probing_records_no_graph() -> None:
 def test_probing_goes_on_to_larger_images() -> None:
     model = Toy(multiple=(256, 512)).eval()
     bitrate_mapper = BitrateMapper(model)
-    with pytest.raises(RuntimeError, match="multiples of"):  # strides of 32 do not tell it: the model's own error
-        bitrate_mapper(torch.rand(1, 3, 40, 70))
-    assert [call[-1] for call in model.calls] == [128, 256, 512, 96]
-    bitrate_mapper(torch.rand(1, 3, 256, 512))
+    x = torch.rand(1, 3, 40, 70)
+    result = bitrate_mapper(x)  # strides of 32 do not tell what it takes
+    tried = [(call[-2], call[-1]) for call in model.calls]
+    assert tried[:4] == [(128, 128), (256, 256), (512, 512), (64, 96)]
+    assert tried[-1] == (512, 512)
+    assert bitrate_mapper.adapter.multiple == (512, 512)
+    assert result.total_bits == BitrateMapper(model, multiple=512)(x).total_bits
+    del model.calls[:]
+    bitrate_mapper(torch.rand(1, 3, 256, 600))
+    assert [(call[-2], call[-1]) for call in model.calls] == [(512, 1024)]  # remembered
 
 
 def test_forward_arguments_reach_the_model() -> None:
@@ -327,13 +333,13 @@ def test_images_may_leave_the_range_by_rounding() -> None:
         ({"x_hat": 0, "loss": 1}, ValueError, r"got the keys 'x_hat', 'loss'"),
         ({}, ValueError, r"got the keys none"),
         ({"likelihoods": {}}, ValueError, r"mapping under 'likelihoods' is empty"),
-        ({"likelihoods": [{}, {}]}, TypeError, r"list of likelihoods.*video models.*bitrate_map takes such lists"),
+        ({"likelihoods": [{}, {}]}, TypeError, r"got a list with dicts.*video models.*bitrate_map takes such lists"),
         (
             {"likelihoods": {"y": torch.zeros(1, 8, 1)}},
             ValueError,
             r"'y' must be \[N, C, h, w\], got shape \[1, 8, 1\]",
         ),
-        ({"likelihoods": {"y": None}}, TypeError, r"likelihoods\['y'\] must be a tensor or a dict of tensors"),
+        ({"likelihoods": {"y": 3}}, TypeError, r"likelihoods\['y'\] must be a tensor or a dict of tensors"),
     ],
 )
 def test_outputs_that_are_refused(output: Any, error: type[Exception], message: str) -> None:
@@ -353,15 +359,15 @@ def test_projections_that_are_refused() -> None:
 
 
 def test_a_model_that_suits_no_size_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adapter, "PROBE_SIZES", (128, 256))
+    monkeypatch.setattr(sizes, "PROBE_SIDES", (128, 256))
     x = torch.rand(1, 3, 8, 8)
     with pytest.raises(
-        ValueError, match=r"no square image of 128, 256 pixels with 3 .*RuntimeError: sizes must be mult"
+        ValueError, match=r"no image of 3 channels: tried 128 x 128, 256 x 256 pixels.*RuntimeError: sizes must be mult"
     ):
         BitrateMapper(Toy(multiple=(1000, 1)).eval())(x)
-    with pytest.raises(ValueError, match=r"last trouble was: latent grids y 1 x 1 for 256 x 256 pixels; whole strides"):
+    with pytest.raises(ValueError, match=r"256 x 256 pixels.* ValueError: latent grids y 1 x 1; whole strides"):
         BitrateMapper(lambda x: {"likelihoods": x.mean((2, 3), keepdim=True)})(x)
-    with pytest.raises(ValueError, match=r"latent grids y 18 x 18 for 256 x 256 pixels"):
+    with pytest.raises(ValueError, match=r"256 x 256 pixels.* latent grids y 18 x 18;"):
         BitrateMapper(lambda x: {"likelihoods": F.avg_pool2d(x, 14)})(x)
 
 
@@ -384,7 +390,9 @@ def test_a_model_that_breaks_the_promise_of_its_probe_is_refused() -> None:
     with pytest.raises(
         ValueError, match=r"grid of \[8, 8\] cells for latent 'y' .* \[32, 32\] pixels.* promised \[2, 2\]"
     ):
-        BitrateMapper(resizing)(torch.rand(1, 3, 20, 20))
+        BitrateMapper(resizing, multiple=32)(torch.rand(1, 3, 20, 20))
+    with pytest.raises(ValueError, match=r"takes no image of this size.* tried 208 x 208, .* promised \["):
+        BitrateMapper(resizing)(torch.rand(1, 3, 200, 200))
 
     def merging(x: Tensor) -> dict[str, Any]:
         return {"likelihoods": F.avg_pool2d(x, 8)[:1]}

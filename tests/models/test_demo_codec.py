@@ -60,6 +60,7 @@ def test_the_forward_pass_alone_is_the_same_to_the_last_bit(
         assert torch.equal(ours["likelihoods"][name], p)
 
 
+@pytest.mark.medium
 def test_the_command_maps_with_it_without_compressai(tmp_path: Path) -> None:
     printed = in_new_process(f"""
         import sys

@@ -215,7 +215,12 @@ def assert_twins(name: str, model: Any, twin: Any, kwargs: dict[str, Any]) -> No
 # Every model, every call.
 
 
-@pytest.mark.parametrize("name", LOOKS)
+SOON = ("mbt2018", "bmshj2018-hyperprior-vbr")
+
+
+@pytest.mark.parametrize(
+    "name", [*SOON, *(pytest.param(name, marks=pytest.mark.medium) for name in LOOKS if name not in SOON)]
+)
 def test_a_model_is_left_as_it_was_found(name: str, tmp_path: Path) -> None:
     model, kwargs = make(name)
     twin = copy.deepcopy(model)
@@ -235,9 +240,6 @@ def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
         return calibrate(model, latent, images, 2, **{**arguments, "cache": False})
 
     monkeypatch.setattr(calibration, "calibrate", quick)
-
-
-SOON = ("mbt2018", "bmshj2018-hyperprior-vbr")
 
 
 @pytest.mark.parametrize(

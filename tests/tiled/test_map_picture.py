@@ -25,6 +25,7 @@ from bitrate_ext.io.map_writers import regroup_rows
 from bitrate_ext.io.windowed import TensorImage
 from bitrate_ext.memory import Footprint, MemoryLimitError
 from bitrate_ext.models import demo_codec
+from bitrate_ext.models.adapter import ModelAdapter
 from bitrate_ext.tiled import map_picture as map_picture_module
 from bitrate_ext.tiled import tiling
 from bitrate_ext.tiled.downsample import Downsampler
@@ -63,6 +64,22 @@ def loaded(path: Path) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
+def test_costs_of_symbols_and_of_cells_go_in_tiles(tmp_path: Path) -> None:
+    class Costs(Blocks):
+        def forward(self, x: Tensor) -> dict[str, Any]:
+            y, z = (-p.log() for p in super().forward(x)["likelihoods"].values())
+            return {"likelihoods": {"y": y, "z": z.sum(dim=1)}}
+
+    adapter, x = ModelAdapter(Costs().eval(), unit="nats"), photograph(200, 330)
+    expected = bitrate_ext.BitrateMapper(adapter)(x[None].float() / 255)
+    result = bitrate_ext.map_picture(adapter, x, tmp_path / "a.npz", tile=64)
+    assert_same_bytes(torch.from_numpy(loaded(tmp_path / "a.npz")["map"])[None, None], expected.map)
+    assert result.total_bits == pytest.approx(expected.total_bits.item(), rel=1e-12)
+    found = bitrate_ext.map_picture(Blocks().eval(), x, tmp_path / "b.npz", tile=64)
+    assert result.total_bits == pytest.approx(found.total_bits, rel=1e-6)
+
+
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("projection", "tile"), [("bilinear", 64), ("nearest", 100), ("area", 10_000), ("fields", 64), ("fields", 10_000)]
 )
@@ -119,6 +136,7 @@ def test_models_in_float64_give_maps_in_float64(tmp_path: Path) -> None:
     assert_same_bytes(torch.from_numpy(loaded(tmp_path / "a.npz")["map"])[None, None], expected.map, "float64")
 
 
+@pytest.mark.medium
 def test_equal_pictures_give_equal_files(tmp_path: Path) -> None:
     for name in ("a.npz", "b.npz"):
         bitrate_ext.map_picture(Blocks().eval(), photograph(100, 100), tmp_path / name, tile=64, max_memory=1 << 40)
@@ -224,6 +242,7 @@ class RunsOut(Blocks):
         return super().forward(x)
 
 
+@pytest.mark.medium
 def test_where_memory_runs_out_tiles_are_halved_once(tmp_path: Path) -> None:
     x, error = photograph(700, 800), RuntimeError("DefaultCPUAllocator: can't allocate memory")
     expected = bitrate_ext.BitrateMapper(Blocks().eval())(x[None].float() / 255)
@@ -256,6 +275,7 @@ def test_a_tile_before_memory_ran_out_counts_once(tmp_path: Path, monkeypatch: p
     assert result.psnr_db == pytest.approx(-10 * math.log10(0.01 * (x.double() / 255).square().mean()), abs=1e-5)
 
 
+@pytest.mark.medium
 def test_other_errors_are_not_hidden(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="shapes differ"):
         bitrate_ext.map_picture(
@@ -264,6 +284,7 @@ def test_other_errors_are_not_hidden(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.medium
 def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "a.npz").write_bytes(b"before")
     for ending in ("npz", "tiff"):
@@ -291,6 +312,7 @@ def test_bad_arguments(tmp_path: Path, kwargs: dict[str, Any], error: type[Excep
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.medium
 def test_models_without_a_finite_reach_go_whole_or_not_at_all(tmp_path: Path) -> None:
     model = GlobalCodec().eval()
     result = bitrate_ext.map_picture(model, photograph(100, 100), tmp_path / "a.npz")
@@ -338,6 +360,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.medium
 def test_the_command_in_tiles(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["map", "cat.png", "-o", "whole"]) == 0
     assert cli.main(["map", "cat.png", "-o", "tiles", "--tile", "64"]) == 0
@@ -377,6 +400,7 @@ def test_the_command_writes_tiff(folder: Path, capsys: pytest.CaptureFixture[str
     ]  # fmt: skip
 
 
+@pytest.mark.medium
 def test_pictures_that_do_not_fit_go_in_tiles_by_themselves(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -392,6 +416,7 @@ def test_pictures_that_do_not_fit_go_in_tiles_by_themselves(
     assert "does not fit into memory as a whole" in error_of(capsys, "map", "cat.png", "--projection", "jacobian")
 
 
+@pytest.mark.medium
 def test_beyond_pillow_s_limit(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -117,3 +117,25 @@ def test_wrong_shapes_are_named() -> None:
         map_figure.map_figure(np.zeros((0, 4)))
     with pytest.raises(ValueError, match=r"image must be \[H, W, 3\] of \[4, 5\] pixels, got \[4, 4, 3\]"):
         map_figure.overlay(np.zeros((4, 4, 3)), np.zeros((4, 5)))
+
+
+def test_the_rim_is_marked_and_sets_no_scale(rng: np.random.Generator) -> None:
+    bits = rng.random((90, 120)).astype(np.float32)
+    bright = bits.copy()
+    bright[:8], bright[:, -16:] = 50, 50
+    rim = (8, 0, 0, 16)
+    inside = colormap.inside_rim(bits, rim)
+    assert np.array_equal(inside, bits[8:, :-16])
+    limit = colormap.colour_limit(inside)
+    assert colormap.colour_limit(colormap.inside_rim(bright, rim)) == limit < colormap.colour_limit(bright)
+    image = rng.random((90, 120, 3)).astype(np.float32)
+    assert (
+        map_figure.overlay(image, bright, rim=rim).tobytes() == map_figure.overlay(image, bright, limit=limit).tobytes()
+    )
+    plain, marked = map_figure.map_figure(bright, limit=limit), map_figure.map_figure(bright, rim=rim)
+    assert plain.size == marked.size
+    different = (np.asarray(plain) != np.asarray(marked)).any(axis=2)
+    panel = different[:, : int(0.8 * different.shape[1])]
+    assert 0 < panel.mean() < 0.01  # a line, and nothing else in the panel
+    assert colormap.inside_rim(bits, (50, 50, 0, 0)) is bits  # nothing would be left
+    assert colormap.inside_rim(torch.from_numpy(bits), rim).shape == (82, 104)
