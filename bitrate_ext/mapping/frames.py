@@ -27,7 +27,7 @@ from ..models.padding import Crop
 from ..threads import Stopwatch, prefetch
 from .layout import BitrateResult, lay_out, map_dtype, sum_cells
 from .mapper import AnyProjection, BitrateMapper
-from .sequential import HANDED_OVER, INTER, KEYFRAME, SequentialPart, is_sequential
+from .sequential import HANDED_OVER, INTER, KEYFRAME, Memory, SequentialPart, is_sequential
 
 Frame = NDArray[Any] | Tensor
 Upload = Callable[[Tensor], Tensor]
@@ -46,10 +46,9 @@ class FrameResult(BitrateResult):
 
 
 @dataclass(eq=False)
-class _Loop:
+class _Loop(Memory):
     """What one run over frames carries from one to the next, of a video model."""
 
-    state: Any = None
     coded: list[tuple[str, Tensor, Tensor]] = field(default_factory=list)  # kind, padded, bits: of the first two
 
 
@@ -177,13 +176,12 @@ class FrameMapper:
         size, crop = adapter.canvas(height, width)
         with self.watch("network"):
             padded, warnings = self._filled(chunk, size, crop), list(self._warnings)
-            output, likelihoods = self._run(adapter, padded, loop.state, warnings)
+            output, likelihoods = self._run(adapter, padded, loop, warnings)
         with self.watch("map"):
             dtype = map_dtype(likelihoods.values())
             whole, cells = self._buffer((len(chunk), 1, height, width), dtype), sum_cells(likelihoods, adapter.unit)
             result = lay_out(cells, projections, size, crop, dtype, out=whole, each=self.each_latent)
-        if self.sequential:
-            loop.state = output["state"]
+        if self.sequential and not self._replayed:
             with self.watch("network"):
                 self._check_replay(loop, kind, padded, _totals(cells))
         x_hat = crop_reconstruction(output.get("x_hat"), size, crop) if self.reconstruction else None
@@ -239,13 +237,14 @@ class FrameMapper:
             return model
 
     def _run(
-        self, adapter: ModelAdapter, padded: Tensor, state: Any, warnings: list[str]
+        self, adapter: ModelAdapter, padded: Tensor, memory: Memory, warnings: list[str]
     ) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
-        forward_kwargs = {"state": state} if self.sequential else self._forward_kwargs
+        forward_kwargs = self._forward_kwargs
+        if self.sequential:
+            padded, forward_kwargs = padded.clone(), {"memory": memory}  # which may have the frame in it
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
             output, likelihoods = adapter.run(padded, forward_kwargs, warnings)
-        if self.sequential:
-            warnings += output["warnings"]
+        warnings += memory.warnings
         return output, likelihoods
 
     def _check_replay(self, loop: _Loop, kind: str, padded: Tensor, bits: Tensor) -> None:
@@ -254,19 +253,16 @@ class FrameMapper:
         Raises:
             ValueError: they do not; what else that copy has seen makes a difference, or chance does.
         """
-        if self._replayed:
-            return
-        loop.coded.append((kind, padded, bits))
+        loop.coded.append((kind, padded.clone(), bits))
         if len(loop.coded) < 2:
             return
-        self._replayed = True
         tolerance = 0.0 if self.device.type == "cpu" and not self._compile else ROUNDING
-        state: Any = None
+        memory = Memory()
         for index, (coded_as, frame, found) in enumerate(loop.coded):
             tried = self._mappers[coded_as].adapter
             try:
-                output, likelihoods = self._run(tried.with_model(tried.module.forward), frame, state, [])
-                again = _totals(sum_cells(likelihoods))
+                _, likelihoods = self._run(tried.with_model(tried.module.forward), frame, memory, [])
+                again = _totals(sum_cells(likelihoods, tried.unit))
             except Exception as error:  # of whatever the model has kept
                 if is_out_of_memory(error):
                     raise
@@ -274,14 +270,14 @@ class FrameMapper:
             if not torch.isclose(found, again, rtol=tolerance, atol=0, equal_nan=True).all():
                 costs = f"frame {index} costs {found.sum():,.2f} bits, then {again.sum():,.2f}"
                 raise ValueError(f"{_KEEPS_STATE}{costs}; {HANDED_OVER}")
-            state = output["state"]
+        self._replayed = True
         loop.coded.clear()
 
     def _filled(self, chunk: list[Tensor], size: tuple[int, int], crop: Crop) -> Tensor:
-        """Write frames in [0, 1] onto the padded canvas ``[N, C, H, W]``, which image models find used again."""
+        """Write frames in [0, 1] onto the padded canvas ``[N, C, H, W]``, a buffer that is used again."""
         channels = _floating(chunk[0], self._dtype, convert=False).shape[0]
         shape = (len(chunk), channels, *size)
-        if self._padded.shape != shape or self.sequential:  # whose state may have the frame in it
+        if self._padded.shape != shape:
             layout = torch.channels_last if self._channels_last else torch.contiguous_format
             self._padded = torch.zeros(shape, dtype=self._dtype, device=self.device).to(memory_format=layout)
         for target, frame in zip(crop_canvas(self._padded, crop), chunk, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,7 +15,6 @@ HANDED_OVER = (
     "return the state, forward_keyframe(x) -> (x_hat, likelihoods, state), and take it, "
     "forward_inter(x, state) -> (x_hat, likelihoods, state); it is handed on as it is"
 )
-_NONE_GIVEN = object()  # None is a state
 
 
 def is_sequential(model: object) -> bool:
@@ -22,12 +22,19 @@ def is_sequential(model: object) -> bool:
     return all(callable(getattr(model, f"forward_{kind}", None)) for kind in (KEYFRAME, INTER))
 
 
+@dataclass(eq=False)
+class Memory:
+    """What goes from one frame of a video to the next."""
+
+    state: Any = None  # as the model returned it, or its reconstruction cut to [0, 1], as a decoder shows it
+    warnings: list[str] = field(default_factory=list)  # of corrections of the last frame's likelihoods
+
+
 class SequentialPart(nn.Module):
     """A video model's way of coding one kind of frame, as a model of images.
 
-    Its output has the ``"state"`` that the next frame is coded from: what the model returns as such, as it is, or else
-    its reconstruction cut to [0, 1], as a decoder shows it. Without a state, as where a model of images is probed, a
-    frame is coded from a keyframe of the same picture, moved by two pixels.
+    It codes a frame from the memory that it is given, and leaves there what the next one is coded from. Without one, as
+    where a model of images is probed, a frame is coded from a keyframe of the same picture, moved by two pixels.
 
     Args:
         model: has ``forward_keyframe(x)`` and ``forward_inter(x, state)``.
@@ -39,18 +46,20 @@ class SequentialPart(nn.Module):
         self.model, self.kind = model, kind
         self.eval()
 
-    def forward(self, x: Tensor, state: Any = _NONE_GIVEN) -> dict[str, Any]:
+    def forward(self, x: Tensor, memory: Memory | None = None) -> dict[str, Any]:
         with apply_workarounds(self.model) as corrections:
             if self.kind == KEYFRAME:
                 output = self._output(KEYFRAME, x)
-            elif state is _NONE_GIVEN:
+            elif memory is None:
                 before = self._output(KEYFRAME, x.roll((2, 2), dims=(2, 3)))
                 output = self._output(INTER, x, before["state"])
                 if before["opaque"] and not output["opaque"]:
                     raise TypeError("forward_inter must return a state, as forward_keyframe does")
             else:
-                output = self._output(INTER, x, state)
-        return {**output, "warnings": corrections}
+                output = self._output(INTER, x, memory.state)
+        if memory is not None:
+            memory.state, memory.warnings = output.pop("state"), corrections
+        return output
 
     def _output(self, kind: str, x: Tensor, *state: Any) -> dict[str, Any]:
         returned = getattr(self.model, f"forward_{kind}")(x, *state)

@@ -173,6 +173,24 @@ def test_bits_that_depend_on_more_than_the_frames_are_refused(kind: type[nn.Modu
     assert "forward_keyframe(x) -> (x_hat, likelihoods, state)" in str(caught.value)
 
 
+def test_a_model_that_was_refused_is_refused_again() -> None:
+    mapper = FrameMapper(RandomKeyframe().eval())
+    for _ in range(2):
+        with pytest.raises(ValueError, match="or computes at random"):
+            list(mapper(CLIP))
+
+
+def test_a_model_that_writes_into_its_input() -> None:
+    class InPlace(Handing):
+        def forward_inter(self, x: Tensor, state: dict[str, Any]) -> tuple[Any, ...]:
+            result = super().forward_inter(x.clone(), state)
+            x.zero_()
+            return result
+
+    expected = mapped(FrameMapper(Handing().eval()))
+    assert mapped(FrameMapper(InPlace().eval())) == expected
+
+
 def test_random_keyframes_alone_are_refused() -> None:
     with pytest.raises(ValueError, match="or computes at random: frame 0"):
         list(FrameMapper(RandomKeyframe().eval(), group=1)(CLIP))
