@@ -306,7 +306,7 @@ def _returned(recorder: EncodeRecorder, strings: Any) -> list[EncodedString]:
     """Return what was recorded of the strings that ``compress`` returned, in the order of coding; no others count."""
     order = {id(coded.string): number for number, coded in enumerate(recorder.strings)}
     found = []
-    for string in _flattened(strings):
+    for string in filter(None, _flattened(strings)):  # an empty one stands for a pass that codes nothing
         if id(string) not in order:
             raise CodingError(
                 f"compress() returned a string of {len(string)} bytes that CompressAI's range coder did not write as "

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..models.observe import watch_calls
+from ..models.output import OutputReader
 from ..ops.functional import named_likelihoods
 from .rans import CodingError
 from .recorder import EncodedString, Shape, SymbolRun
@@ -49,10 +50,11 @@ Blocks = dict[nn.Module, list[ChannelBlock]]
 
 
 def run_forward(model: Any, sample: Any, forward_kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the likelihoods that a model's ``forward`` returns by name, those of a video's frames together."""
-    likelihoods = model(sample, **forward_kwargs)["likelihoods"]
-    frames = likelihoods if isinstance(likelihoods, list) else [likelihoods]
-    frames = [{"y": frame} if isinstance(frame, Tensor) else frame for frame in frames]
+    """Return the likelihoods that a model's ``forward`` returns by name; where it takes a list of frames, of all."""
+    output = model(sample, **forward_kwargs)
+    if not isinstance(sample, list):
+        return OutputReader(None, "likelihood").read(output, sample)[1]
+    frames = [{"y": frame} if isinstance(frame, Tensor) else frame for frame in output["likelihoods"]]
     return {name: p for frame in frames for name, p in named_likelihoods(frame).items()}
 
 

@@ -282,9 +282,8 @@ def _check(
     to = place[wanted]
     if (to < 0).any():
         raise UnknownPlaceError(f"{(to < 0).sum()} of {len(to)} symbols have values that no cell has in forward()")
-    masked: NDArray[np.bool_] = (handed["inputs"][:, wanted] == 0).all(axis=0) & ~(cells["inputs"][:, to] == 0).all(
-        axis=0
-    )
+    zero, zero_there = ((one == 0).all(axis=0) for one in (handed["inputs"][:, wanted], cells["inputs"][:, to]))
+    masked: NDArray[np.bool_] = zero & ~zero_there
     equal = masked.copy()
     for kind in KINDS:
         equal |= (handed[kind][:, wanted] == cells[kind][:, to]).all(axis=0)

@@ -99,9 +99,9 @@ def test_ledgers_of_models_of_the_next_release_close(python: Path, name: str) ->
     print(name, said)
     assert said["version"] == PACKAGES[0].split("==")[1]
     if name in REFUSED:
-        assert "refused" in said
+        assert "to entropy models, from image to image" in said["refused"] or "coded nowhere" in said["refused"]
         return
     assert "refused" not in said, said
     assert said["closes"]
-    assert said["apart"] < 0.25
+    assert said["apart"] < 0.3  # most symbols are escapes, whose estimate stops at 29.9 bits
     assert said["bits"] > 1000

@@ -198,6 +198,21 @@ def test_another_order_on_a_later_image_is_refused() -> None:
         mapper(x)
 
 
+class Pair(Packed):
+    """Returns its likelihoods beside the reconstruction, as much code of others does."""
+
+    def forward(self, x: Tensor) -> Any:
+        output = super().forward(x)
+        return torch.zeros_like(x), output["likelihoods"]
+
+
+def test_likelihoods_in_a_pair() -> None:
+    model = Pair().prepared()
+    result, bits = coded(BitrateMapper(model, bits="coded"), torch.rand(1, 3, 64, 64))
+    np.testing.assert_array_equal(bits, true_bits(model))
+    assert result.ledger.closes.all()
+
+
 class Quality(Packed):
     """Its ``compress`` takes arguments."""
 
