@@ -11,18 +11,19 @@ from ..checks import check_whole_number
 from ..choices import FEWEST_PASSES, METHODS, PASSES, check_choice
 from ..models.adapter import ModelAdapter
 from ..models.observe import leave_as_found
+from ..models.trace import Synthesis
 from . import encoder_side
 from .jacobian import follow_decoder
 from .result import Attribution
 
 
 def attribute(
-    model: nn.Module,
+    model: nn.Module | ModelAdapter,
     x: Tensor,
     method: str = "jacobian",
     passes: int = PASSES,
     *,
-    synthesis: str | None = None,
+    synthesis: Synthesis = None,
     baseline: Tensor | None = None,
     layer: str | None = None,
     seed: int = 0,
@@ -44,11 +45,12 @@ def attribute(
     default what the analysis transform returns. It does not add up to bits, and has no error.
 
     Args:
-        model: as for ``BitrateMapper``, an ``nn.Module``.
+        model: as for ``BitrateMapper``, an ``nn.Module``, or a ``ModelAdapter`` of one.
         x: ``[N, C, H, W]`` in [0, 1], any H and W.
         method: one of the three.
         passes: at least 4. 16 leave about 15 % of the bits in the wrong place, 64 about 7 %.
-        synthesis: name of the synthesis transform, for "jacobian". Default: found by running.
+        synthesis: the synthesis transform, for "jacobian": the name of a module, or a callable that takes a latent
+            ``[N, C, h, w]`` to an image, such as ``model.decode``; see ``calibrate``. Default: found by running.
         baseline: for "integrated-gradients", an image of the shape of ``x``, or one that broadcasts to it. Default:
             the mean colour of each image.
         layer: for "grad-cam", the name of a module whose output has the latent's grid or another.
@@ -66,8 +68,8 @@ def attribute(
     for name, (value, owner) in options.items():
         if value is not None and method != owner:
             raise ValueError(f"{name} belongs to method {owner!r}, and method is {method!r}")
-    adapter = ModelAdapter(model)
-    with leave_as_found(model), torch.enable_grad():
+    adapter = ModelAdapter.of(model)
+    with leave_as_found(adapter.model), torch.enable_grad():
         adapter.prepare(x, forward_kwargs)
         x = x.detach().clone()  # an inference tensor cannot be differentiated
         if method == "jacobian":

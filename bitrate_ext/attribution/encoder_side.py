@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..models.adapter import ModelAdapter, crop_canvas
 from ..models.observe import watch_calls
+from ..ops.functional import latent_bits
 from .result import Attribution
 
 LARGE_GAP = 0.05  # of completeness, from which on there is a warning
@@ -36,7 +37,7 @@ def rate(adapter: ModelAdapter, padded: Tensor, forward_kwargs: dict[str, Any]) 
     """Return R(x), the bits ``[N]`` of padded images ``[N, C, H, W]`` whose latents are not rounded."""
     with _Unrounded():
         _, likelihoods = adapter.run(padded, forward_kwargs)
-    return torch.stack([-p.log2().sum(dim=(1, 2, 3)) for p in likelihoods.values()]).sum(dim=0)
+    return torch.stack([latent_bits(p, unit=adapter.unit).sum(dim=(1, 2)) for p in likelihoods.values()]).sum(dim=0)
 
 
 def integrated_gradients(

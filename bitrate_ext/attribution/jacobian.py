@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..mapping.layout import outside_bits
 from ..models.adapter import ModelAdapter, crop_canvas
-from ..models.trace import ModelTrace, SynthesisTransform, random_signs, symbol_bits
+from ..models.trace import ModelTrace, Synthesis, SynthesisTransform, random_signs, symbol_bits
 from ..ops.functional import bitrate_map, latent_bits
 from ..ops.projection import get_projection
 from .result import Attribution
@@ -22,13 +22,13 @@ WINDOW = 9  # of the filter, pixels
 
 
 def follow_decoder(
-    adapter: ModelAdapter, x: Tensor, passes: int, named: str | None, seed: int, forward_kwargs: dict[str, Any]
+    adapter: ModelAdapter, x: Tensor, passes: int, synthesis: Synthesis, seed: int, forward_kwargs: dict[str, Any]
 ) -> Attribution:
     """Attribute bits to the pixels that the decoder paints with them; see ``attribute``."""
     if not len(x):
         raise ValueError(f"x must hold at least one image, got shape {list(x.shape)}")
     images = [
-        _follow_one(adapter, one, passes, named, seed, adapter.arguments_of(index, forward_kwargs))
+        _follow_one(adapter, one, passes, synthesis, seed, adapter.arguments_of(index, forward_kwargs))
         for index, one in enumerate(torch.split(x, 1))
     ]
     maps = {name: torch.cat([image.maps[name] for image in images]) for name in images[0].maps}
@@ -45,20 +45,21 @@ def follow_decoder(
 
 
 def _follow_one(
-    adapter: ModelAdapter, x: Tensor, passes: int, named: str | None, seed: int, forward_kwargs: dict[str, Any]
+    adapter: ModelAdapter, x: Tensor, passes: int, synthesis: Synthesis, seed: int, forward_kwargs: dict[str, Any]
 ) -> Attribution:
-    run = ModelTrace(adapter, x, forward_kwargs)
-    transforms = _transforms(run, named)
+    run = ModelTrace(adapter, x, forward_kwargs, synthesis)
+    transforms = _transforms(run)
     generator = torch.Generator().manual_seed(seed)
     maps: dict[str, Tensor] = {}
     total = padding = wrong = torch.zeros(1, dtype=torch.float64, device=x.device)
     for latent, likelihoods in run.likelihoods.items():
-        cells = latent_bits(likelihoods, dtype=torch.float64)
+        cells = latent_bits(likelihoods, dtype=torch.float64, unit=adapter.unit)
         if not cells.isfinite().all():
             raise ValueError(f"latent {latent!r} has symbols of infinite or undefined bits, which belong nowhere")
         total = total + cells.sum()
         if latent in transforms:
-            spread, error = spread_by_energy(transforms[latent], symbol_bits(likelihoods), passes, generator)
+            bits = symbol_bits(likelihoods, adapter.unit)
+            spread, error = spread_by_energy(transforms[latent], bits, passes, generator)
             inside = crop_canvas(spread, run.crop)
             wrong = wrong + error * cells.sum()
             padding = padding + (spread.sum() - inside.sum())
@@ -66,13 +67,13 @@ def _follow_one(
         else:
             over_cells = get_projection("nearest")
             padding = padding + outside_bits(cells, over_cells, run.size, run.crop).sum()
-            maps[latent] = bitrate_map(likelihoods, run.size, crop=run.crop, projection=over_cells)
+            maps[latent] = bitrate_map(likelihoods, run.size, crop=run.crop, projection=over_cells, unit=adapter.unit)
     one = torch.stack(list(maps.values())).sum(dim=0)
     error = torch.where(total > 0, wrong / total, 0)
     return Attribution(one, "jacobian", "bits per pixel", True, total, padding, error, maps)
 
 
-def _transforms(run: ModelTrace, named: str | None) -> dict[str, SynthesisTransform]:
+def _transforms(run: ModelTrace) -> dict[str, SynthesisTransform]:
     """Find the synthesis transform of each latent that has one.
 
     Raises:
@@ -83,7 +84,7 @@ def _transforms(run: ModelTrace, named: str | None) -> dict[str, SynthesisTransf
     for latent in run.likelihoods:
         if run.hyper_synthesis(latent) is None:
             try:
-                found[latent] = run.synthesis(latent, named)
+                found[latent] = run.synthesis(latent)
             except ValueError as error:
                 trouble = trouble or error
     if trouble is not None and not found:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
-import re
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from typing import Any, NoReturn
 
 from .. import choices
@@ -19,6 +17,7 @@ from .._version import __version__
 from ..io.files import shown, unusable
 from ..units import parse_bytes
 from .console import UsageError
+from .model_options import add_device, add_model, check_checkpoint, check_device, check_forward, check_model, qualities
 from .outputs import prepare_folder, prepare_videos
 
 GROUP = 32  # frames from one keyframe of a video codec to the next
@@ -102,7 +101,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     about = "code photographs, and see that map, padding and overhead add up to the file"
     description = "Compares the bits of the map with the strings that the model's own compress() writes."
-    _add_check(command("check", about, _check_model, description=description, epilog=CHECK_NOTES))
+    _add_check(command("check", about, check_model, description=description, epilog=CHECK_NOTES))
 
     about = "where a decoder paints with the bits of one latent cell"
     description = "Measures the receptive field of a latent: how a decoder spreads the bits of one cell over pixels."
@@ -111,7 +110,7 @@ def make_parser() -> argparse.ArgumentParser:
     description = "Bitrate maps of videos, as videos and as numbers; or of a photograph over a codec's qualities."
     _add_video(command("video", "maps of videos", _check_video, description=description, epilog=VIDEO_NOTES))
 
-    _add_device(command("bench", "a short comparison on this machine", _check_device))
+    add_device(command("bench", "a short comparison on this machine", check_device))
     command("doctor", "what is installed, and how to mend what is not", lambda _: None)
     return parser
 
@@ -120,7 +119,7 @@ def _add_map(command: argparse.ArgumentParser) -> None:
     command.set_defaults(inputs=("image", "images"), prepare=prepare_folder)
     command.add_argument("images", nargs="+", metavar="IMAGE", help="photographs")
     command.add_argument("-o", "--output", default=".", metavar="DIR", help="folder for the results; made if absent")
-    _add_model(command)
+    add_model(command)
     command.add_argument(
         "--projection",
         choices=(*choices.PROJECTIONS, choices.RECEPTIVE_FIELD, choices.JACOBIAN),
@@ -156,7 +155,7 @@ def _add_map(command: argparse.ArgumentParser) -> None:
 
 
 def _check_map(arguments: argparse.Namespace) -> None:
-    _check_model(arguments)
+    check_model(arguments)
     if arguments.gap and arguments.bits != choices.CODED:
         raise UsageError(f"--gap needs --bits {choices.CODED}")
     if arguments.bits == choices.CODED and arguments.projection == choices.JACOBIAN:
@@ -187,7 +186,7 @@ def whole_only(arguments: argparse.Namespace) -> str | None:
 def _add_check(command: argparse.ArgumentParser) -> None:
     command.set_defaults(inputs=("image", "images"))
     command.add_argument("images", nargs="+", metavar="IMAGE", help="photographs")
-    _add_model(command)
+    add_model(command)
     command.add_argument(
         "--container", action="store_true", help="count the container of CompressAI's examples/codec.py, too"
     )
@@ -196,7 +195,7 @@ def _add_check(command: argparse.ArgumentParser) -> None:
 def _add_calibrate(command: argparse.ArgumentParser) -> None:
     command.set_defaults(prepare=prepare_folder)
     command.add_argument("-o", "--output", default=".", metavar="DIR", help="folder for the results; made if absent")
-    _add_model(command)
+    add_model(command)
     command.add_argument("--latent", default="y", metavar="NAME", help="such as y or z (default y)")
     command.add_argument(
         "--images", nargs="+", default=[], metavar="IMAGE", help="to measure on; default: the bundled photograph"
@@ -213,7 +212,7 @@ def _add_calibrate(command: argparse.ArgumentParser) -> None:
 
 
 def _check_calibrate(arguments: argparse.Namespace) -> None:
-    _check_model(arguments)
+    check_model(arguments)
     for image in arguments.images:
         reason = unusable(image, "an image")
         if reason is not None:
@@ -224,7 +223,7 @@ def _add_video(command: argparse.ArgumentParser) -> None:
     command.set_defaults(inputs=("video", "videos"), prepare=prepare_videos)
     command.add_argument("videos", nargs="+", metavar="VIDEO", help="videos; with --animate a photograph")
     command.add_argument("-o", "--output", default=".", metavar="OUT", help="a file, or a folder; made if absent")
-    _add_model(command)
+    add_model(command)
     command.add_argument("--projection", choices=(*choices.PROJECTIONS, choices.RECEPTIVE_FIELD), default="bilinear")
     command.add_argument(
         "--view", choices=choices.VIEWS, default="side", help="picture and map beside each other (default) ..."
@@ -277,79 +276,27 @@ def _add_video(command: argparse.ArgumentParser) -> None:
 
 def _check_video(arguments: argparse.Namespace) -> None:
     if arguments.animate is None:
-        _check_model(arguments)
+        check_model(arguments)
         return
     arguments.inputs = ("image", "videos")
-    _check_device(arguments)
+    check_device(arguments)
+    check_forward(arguments)
     if len(arguments.videos) != 1:
         raise UsageError(f"--animate takes one photograph, got {len(arguments.videos)} files")
     if arguments.quality is not None or arguments.checkpoint is not None:
         raise UsageError("--animate goes over all qualities of --model, or over the checkpoints named after it")
     if not arguments.animate and arguments.model is None:
         raise UsageError("--animate needs --model NAME, or checkpoints: --animate LOW.pth HIGH.pth")
+    if not arguments.animate and arguments.key is not None:
+        raise UsageError(f"--key {arguments.key} needs checkpoints: --animate LOW.pth HIGH.pth")
     if arguments.animate and arguments.metric is not None:
         raise UsageError("--metric is for published weights and cannot go with checkpoints")
     for checkpoint in arguments.animate:
-        _check_checkpoint(checkpoint)
+        check_checkpoint(checkpoint)
     if not arguments.animate and not qualities(arguments):
         raise UsageError(
             f"--animate: there are no published qualities of {arguments.model!r} for {arguments.metric or 'mse'}"
         )
-
-
-def qualities(arguments: argparse.Namespace) -> tuple[int, ...]:
-    """Return the published qualities of the model that the arguments name; none of a model of variable rate."""
-    return choices.PUBLISHED.get(arguments.model, {}).get(arguments.metric or "mse", ())
-
-
-def _add_model(command: argparse.ArgumentParser) -> None:
-    """Add which model, on which device, and ``--json``."""
-    command.add_argument(
-        "--model", metavar="NAME", help="CompressAI model, such as mbt2018-mean; default: the demo codec"
-    )
-    command.add_argument("--quality", type=int, metavar="Q", help="quality of the published weights, from 1 on")
-    command.add_argument("--metric", choices=choices.METRICS, help="what they were trained for (default mse)")
-    command.add_argument("--checkpoint", metavar="FILE", help="your own weights; --model then names the architecture")
-    _add_device(command)
-    command.add_argument("--json", action="store_true", help="print one JSON document instead of the summary")
-
-
-def _check_model(arguments: argparse.Namespace) -> None:
-    _check_device(arguments)
-    for option in ("quality", "metric"):
-        if getattr(arguments, option) is None:
-            continue
-        if arguments.checkpoint is not None:
-            raise UsageError(f"--{option} is for published weights and cannot go with --checkpoint")
-        if arguments.model is None:
-            raise UsageError(f"--{option} {getattr(arguments, option)} needs --model NAME")
-    if arguments.checkpoint is not None:
-        _check_checkpoint(arguments.checkpoint)
-    elif arguments.model is not None:
-        try:
-            choices.check_published(arguments.model, arguments.quality, arguments.metric or "mse")
-        except ValueError as error:
-            raise UsageError(f"--model: {error}") from None
-
-
-def _check_checkpoint(path: str) -> None:
-    reason = unusable(path, "a checkpoint")
-    if reason == "no such file":
-        raise UsageError(f"--checkpoint: there is no checkpoint file {shown(path)}")
-    if reason is not None:
-        raise UsageError(f"--checkpoint: {shown(path)}: {reason}")
-
-
-def _add_device(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--device", default="cpu", metavar="D", help="such as cpu or cuda:0 (default cpu)")
-
-
-def _check_device(arguments: argparse.Namespace) -> None:
-    """Check that there is a device of that name; whether PyTorch can compute there, only PyTorch can say."""
-    found = re.fullmatch(r"([a-z_]+)(:\d+)?", arguments.device)
-    known = found is not None and (found[1] in choices.DEVICES or entry_points(group="torch.backends"))
-    if not known:
-        raise UsageError(f"--device: unknown device {arguments.device!r}; use cpu, cuda or cuda:N")
 
 
 def _at_least(least: int, most: int | None = None) -> Callable[[str], int]:

@@ -17,13 +17,14 @@ from torch import nn
 from .._version import __version__
 from ..atomic import open_all_or_none
 from ..io.images import load_image
-from ..models.adapter import ModelAdapter
+from ..mapping.mapper import BitrateMapper
 from ..models.demo_codec import demo_photograph
 from ..ops.projection import Projection
 from ..receptive_field import calibration
 from ..receptive_field.field import ReceptiveField
 from ..viz import kernel_figure
 from .console import OK, UsageError, echo, one_line
+from .model_options import forward_options, mapper_options
 from .outputs import replaced
 from .serving import checked_device, load_model, usage_errors
 
@@ -62,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
         images = [load_image(image).to(device) for image in arguments.images]
     except (ValueError, OSError) as error:
         raise UsageError(f"--images: {one_line(error)}") from error
-    model, name = load_model(device, arguments)
+    model, name = load_model(device, arguments, taken=calibration.calibrate)
 
     measured_latents: list[str] = []
 
@@ -71,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
         _say_measuring(latent)
 
     before = time.perf_counter()
-    with usage_errors("", MEASURING):
+    with usage_errors("", MEASURING, model):
         measured = calibration.calibrate(
             model,
             arguments.latent,
@@ -80,6 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
             synthesis=arguments.synthesis,
             cache=not arguments.no_cache,
             notice=notice,
+            **mapper_options(arguments, calibration.calibrate),
+            **forward_options(arguments),
         )
     seconds = time.perf_counter() - before
     measurement = _measurement(measured, name, str(device), seconds, kept=not measured_latents)
@@ -91,16 +94,20 @@ def run(arguments: argparse.Namespace) -> int:
     return OK
 
 
-def measured_projections(model: nn.Module, device: torch.device) -> dict[str, Projection]:
+def measured_projections(
+    model: nn.Module, device: torch.device, arguments: argparse.Namespace
+) -> dict[str, Projection]:
     """Measure the receptive fields of all latents of a model, before it sees any of the user's images.
 
     Raises:
         UsageError: there are none; said once, and not for each image.
     """
-    with usage_errors("--projection receptive-field: ", MEASURING):
-        adapter, photograph = ModelAdapter(model), load_image(demo_photograph()).to(device)
-        adapter.prepare(photograph, {})
-        return calibration.receptive_fields(adapter, photograph, {}, _say_measuring)
+    with usage_errors("--projection receptive-field: ", MEASURING, model):
+        adapter = BitrateMapper(model, **mapper_options(arguments, BitrateMapper)).adapter
+        mapper_options(arguments, calibration.calibrate, ("unit",))  # where a kernel's weights depend on it
+        photograph, forward = load_image(demo_photograph()).to(device), forward_options(arguments)
+        adapter.prepare(photograph, forward)
+        return calibration.receptive_fields(adapter, photograph, forward, _say_measuring)
 
 
 def _say_measuring(latent: str) -> None:

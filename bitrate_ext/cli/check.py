@@ -15,6 +15,7 @@ from ..mapping.mapper import BitrateMapper
 from ..viz.channel_figure import channel_figure
 from ..viz.map_figure import map_figure
 from .console import FAILED, OK, echo, finite, number, print_document
+from .model_options import forward_options, mapper_options
 from .record import Record
 from .serving import checked_device, load_model, run_each, with_progress
 
@@ -28,21 +29,22 @@ PICTURES = ("gap", "entropy", "channels")  # of coded bits, on request
 def run(arguments: argparse.Namespace) -> int:
     """Code, compare, print."""
     device = checked_device(arguments.device)
-    model, name = load_model(device, arguments)
-    mapper = BitrateMapper(model, bits=CODED, gap=True)
+    model, name = load_model(device, arguments, coded=True)
+    mapper = BitrateMapper(model, bits=CODED, gap=True, **mapper_options(arguments, BitrateMapper))
+    forward = forward_options(arguments)
 
     def serve(image: str) -> dict[str, Any]:
         x = load_image(image)
         height, width = x.shape[-2:]
         document = {"image": image, "width": width, "height": height, "model": name, "device": str(device)}
-        document |= ledger_document(mapper(x.to(device)))
+        document |= ledger_document(mapper(x.to(device), **forward))
         if not arguments.container:
             del document["container_bytes"]
         if not arguments.json:
             echo(_table(document), sys.stdout)
         return document
 
-    documents, failures = run_each("image", with_progress(arguments.images), serve)
+    documents, failures = run_each("image", with_progress(arguments.images), serve, model)
     if arguments.json:
         print_document("image", documents, failures)
     if failures:

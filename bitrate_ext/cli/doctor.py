@@ -9,13 +9,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 
 import torch
 
 from .._version import __version__
 from ..ops import library
 from ..ops.functional import bitrate_map
-from .console import FAILED, OK, echo
+from ..optional import folder_of, missing_names, take_off
+from .console import FAILED, OK, echo, one_line
 
 CPU = torch.device("cpu")
 INSTRUCTION_SETS = ("baseline", "AVX2 with FMA", "AVX-512")
@@ -63,7 +65,7 @@ def examine() -> list[Finding]:
     return [
         Finding("bitrate_ext", __version__, core=True),
         Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}", core=True),
-        *(Finding(name, metadata.version(name), core=True) for name in CORE),
+        *(Finding(name, importlib.import_module(name).__version__, core=True) for name in CORE),
         *(_optional(module, *about) for module, about in OPTIONAL.items()),
         _cpu_kernels(),
         _cuda_kernels(),
@@ -92,16 +94,42 @@ def report(findings: Sequence[Finding]) -> str:
 
 
 def _optional(module: str, distribution: str, purpose: str) -> Finding:
-    try:
-        version = metadata.version(distribution)
-    except metadata.PackageNotFoundError:
+    """Look at what Python would import, which may be something else than what is installed under that name."""
+    folder, installed = folder_of(module), _installed(distribution)
+    if folder is None and installed is None:
         return Finding(distribution, f"not installed; needed for {purpose}", well=False, remedy=INSTALL_ALL)
+    foreign = folder is not None and not _belongs(folder, module, distribution)
+    where = f", from {folder}" if folder is not None else ""
+    where += f" and not the installed {installed}" if foreign and installed else ""
+    version, trouble = "of unknown version" if foreign else installed, ""
     try:
-        importlib.import_module(module)
+        found = importlib.import_module(module)
+        version = getattr(found, "__version__", version)
+        missing = missing_names(module)
+        trouble = f", without {', '.join(missing)}" if missing else ""
     except Exception as error:  # a broken package may raise anything while it is imported
-        reason = " ".join(str(error).split()) or type(error).__name__
-        return Finding(distribution, f"{version}, but it does not import: {reason}", well=False, remedy=INSTALL_ALL)
-    return Finding(distribution, version)
+        trouble = f", but it does not import: {one_line(error)}"
+    if trouble:
+        remedy = f"{take_off(folder)}; {INSTALL_ALL}" if folder is not None else INSTALL_ALL
+        return Finding(distribution, f"{version}{where}{trouble}", well=False, remedy=remedy)
+    return Finding(distribution, f"{version}{where if foreign else ''}")
+
+
+def _installed(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _belongs(folder: str, module: str, distribution: str) -> bool:
+    """Return whether a module's folder is where the distribution of that name has installed it."""
+    try:
+        files = metadata.distribution(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    own = Path(str(files.locate_file(module)))
+    return Path(folder).resolve() in (own.resolve(), own.with_suffix(".py").resolve())
 
 
 def _cpu_kernels() -> Finding:

@@ -5,21 +5,24 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..atomic import open_all_or_none
 from ..attribution.attribute import attribute
-from ..choices import ESTIMATED, JACOBIAN, PASSES, PROJECTIONS, RECEPTIVE_FIELD
+from ..choices import CODED, ESTIMATED, JACOBIAN, PASSES, PROJECTIONS, RECEPTIVE_FIELD
 from ..io.images import load_image
 from ..mapping.mapper import AnyProjection, BitrateMapper
 from ..mapping.psnr import measure_psnr
+from ..receptive_field import calibration
 from ..viz import map_figure
 from . import calibrate, check, map_tiled
 from .console import FAILED, OK, echo, finite, number, print_document, tell_failures
+from .model_options import mapper_options
 from .outputs import Names
 from .record import MapJob, Record
 from .serving import checked_device, load_model, run_each, with_progress
@@ -29,13 +32,22 @@ def run(arguments: argparse.Namespace) -> int:
     """Map, write the files, print."""
     device = checked_device(arguments.device)
     forward_only = arguments.bits == ESTIMATED and arguments.projection in PROJECTIONS
-    model, name = load_model(device, arguments, forward_only=forward_only)
+    taken: Callable[..., Any] = BitrateMapper.__call__
+    if arguments.projection in (JACOBIAN, RECEPTIVE_FIELD):
+        taken = attribute if arguments.projection == JACOBIAN else calibration.calibrate
+    coded = arguments.bits == CODED
+    model, name = load_model(device, arguments, forward_only=forward_only, coded=coded, taken=taken)
     projection: AnyProjection = arguments.projection
     if projection == RECEPTIVE_FIELD:
-        projection = calibrate.measured_projections(model, device)
+        projection = calibrate.measured_projections(model, device, arguments)
     projection = "nearest" if projection == JACOBIAN else projection
     mapper = BitrateMapper(
-        model, projection=projection, bits=arguments.bits, gap=arguments.gap, channels=arguments.channels
+        model,
+        projection=projection,
+        bits=arguments.bits,
+        gap=arguments.gap,
+        channels=arguments.channels,
+        **mapper_options(arguments, BitrateMapper),
     )
     job = MapJob(mapper, name, device, arguments)
     endings = {**check.map_outputs(arguments), **map_tiled.endings(arguments)}
@@ -48,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
             echo(_summary(record), sys.stdout)
         return record
 
-    records, failures = run_each("image", with_progress(arguments.images), serve)
+    records, failures = run_each("image", with_progress(arguments.images), serve, model)
     if arguments.json:
         print_document("image", [asdict(record) for record in records], failures)
     else:
@@ -61,12 +73,12 @@ def _map_whole(job: MapJob, image: str, files: dict[str, Path]) -> Record:
     """Map one image and write its files, all or none."""
     arguments = job.arguments
     x = load_image(image)
-    result = job.mapper(x.to(job.device))
+    result = job.mapper(x.to(job.device), **job.forward)
     psnr = None if result.x_hat is None else measure_psnr(result.x_hat, x)
     jacobian = None
     if arguments.projection == JACOBIAN:
         passes = PASSES if arguments.passes is None else arguments.passes
-        followed = attribute(job.mapper.adapter.module, x.to(job.device), passes=passes)
+        followed = attribute(job.mapper.adapter, x.to(job.device), passes=passes, **job.forward)
         result = replace(result, map=followed.map, maps=followed.maps, padding_bits=followed.padding)
         jacobian = {"passes": passes, "error": None if followed.error is None else finite(followed.error.item())}
     record = job.record(image, (x.shape[2], x.shape[3]), result, psnr, files)

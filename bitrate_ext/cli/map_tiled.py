@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import torch
 
@@ -53,7 +53,7 @@ def needed(job: MapJob, image: str) -> bool:
         return False  # there is nothing to map, and the ordinary way says why
     if height * width <= MODEST:
         return False
-    if not beyond_pillow and fits(job.mapper.adapter, height, width, job.device):
+    if not beyond_pillow and fits(job.mapper.adapter, height, width, job.device, job.forward):
         return False
     whole = whole_only(job.arguments)
     if whole:
@@ -61,16 +61,16 @@ def needed(job: MapJob, image: str) -> bool:
     return True
 
 
-def fits(adapter: ModelAdapter, height: int, width: int, device: torch.device) -> bool:
+def fits(adapter: ModelAdapter, height: int, width: int, device: torch.device, forward: dict[str, Any]) -> bool:
     """Return whether a picture fits through the model whole, its maps and pictures with it."""
     like = torch.zeros(1, 3, 1, 1, device=device)
 
     def run(side: int) -> None:
         with torch.no_grad():
-            adapter.run(noise((1, like.shape[1], side, side), like), {})
+            adapter.run(noise((1, like.shape[1], side, side), like), forward)
 
     try:
-        adapter.prepare(like, {})
+        adapter.prepare(like, forward)
         canvas = adapter.canvas(height, width)[0]
         footprint = memory.measure_footprint(device, max(adapter.multiple), run)
         # Three floating-point pictures, and the maps of all latents, once to compute and once to write.
@@ -93,6 +93,7 @@ def map_in_tiles(job: MapJob, image: str, files: dict[str, Path]) -> Record:
             tile=arguments.tile,
             latents=form == "npz",
             psnr=True,
+            forward_kwargs=job.forward,
         )
         _say_plan(image, run)
         with (

@@ -16,6 +16,7 @@ from ..mapping.mapper import BitrateMapper
 from ..receptive_field.field import ReceptiveField
 from ..tiled.map_picture import PictureResult
 from .console import finite, number
+from .model_options import forward_options
 
 
 @dataclass
@@ -58,6 +59,11 @@ class MapJob:
     model: str  # what to call it
     device: torch.device
     arguments: argparse.Namespace
+
+    @property
+    def forward(self) -> dict[str, Any]:
+        """Return the arguments for the model's ``forward``."""
+        return forward_options(self.arguments)
 
     def record(
         self,

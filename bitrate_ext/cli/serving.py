@@ -5,18 +5,24 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from inspect import Parameter, signature
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from ..mapping.frames import is_sequential
+from ..mapping.mapper import BitrateMapper
+from ..mapping.sequential import is_sequential
 from ..memory import is_out_of_memory
-from ..models import demo_codec, zoo
+from ..models import demo_codec, own, zoo
+from ..optional import folder_of
 from .console import UsageError, echo, one_line, tell_failure
+from .model_options import forward_options, is_own
 
+FIRST_LEVEL = 1  # of CompressAI's variable-rate models, where none is asked for
 Served = TypeVar("Served")
 
 
@@ -44,7 +50,13 @@ def checked_device(text: str) -> torch.device:
 
 
 def load_model(
-    device: torch.device, arguments: argparse.Namespace, *, video: bool = False, forward_only: bool = False
+    device: torch.device,
+    arguments: argparse.Namespace,
+    *,
+    video: bool = False,
+    forward_only: bool = False,
+    coded: bool = False,
+    taken: Callable[..., Any] = BitrateMapper.__call__,
 ) -> tuple[nn.Module, str]:
     """Load the model that the arguments ask for onto its device, and say what to call it.
 
@@ -53,19 +65,28 @@ def load_model(
         arguments: of the command.
         video: it may be one of video.
         forward_only: of the demo codec the forward pass is enough, without parts that can be watched.
+        coded: its ``compress`` gets what ``forward`` gets.
+        taken: the call that hands on arguments for ``forward``, and that has arguments of its own.
 
     Raises:
-        UsageError: it cannot be loaded, or is one of video where it may not be.
+        UsageError: it cannot be loaded, is one of video where it may not be, or has no such arguments.
     """
     if sys.stderr.isatty():  # importing CompressAI takes seconds
         echo("Loading the model ...", sys.stderr)
     try:
         model, name = _loaded_model(arguments, forward_only)
     except (ValueError, OSError, RuntimeError) as error:
-        option = "--checkpoint" if arguments.checkpoint is not None else "--model"
+        option = "--checkpoint" if arguments.checkpoint is not None and not is_own(arguments.model) else "--model"
         raise UsageError(f"{option}: {one_line(error)}") from error
+    except (*zoo.MISFIT, AttributeError) as error:  # another CompressAI
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise UsageError(f"the compressai in {folder_of('compressai')} cannot build the model ({reason})") from error
     if is_sequential(model) and not video:
         raise UsageError(f"{name} is a video codec; bitrate-ext video takes it")
+    forward = forward_options(arguments)
+    _check_forward(model, forward, name, coded, taken)
+    if coded:
+        zoo.set_level(model, forward.get("s", FIRST_LEVEL))
     try:
         return model.to(device), name
     except RuntimeError as error:
@@ -73,8 +94,12 @@ def load_model(
 
 
 def _loaded_model(arguments: argparse.Namespace, forward_only: bool) -> tuple[nn.Module, str]:
+    if is_own(arguments.model):
+        model = own.load_own_model(arguments.model, arguments.model_args, arguments.checkpoint, arguments.key)
+        file = "" if arguments.checkpoint is None else f", {Path(arguments.checkpoint).name}"
+        return model, f"{arguments.model.partition(':')[2]}{file}"
     if arguments.checkpoint is not None:
-        model = zoo.load_checkpoint(arguments.checkpoint, arguments.model)
+        model = zoo.load_checkpoint(arguments.checkpoint, arguments.model, arguments.key)
         return model, f"{Path(arguments.checkpoint).name} ({arguments.model or type(model).__name__})"
     if arguments.model is not None:
         metric = arguments.metric or "mse"
@@ -84,8 +109,29 @@ def _loaded_model(arguments: argparse.Namespace, forward_only: bool) -> tuple[nn
     return load(), "demo codec"
 
 
+def _check_forward(model: nn.Module, given: dict[str, Any], name: str, coded: bool, taken: Callable[..., Any]) -> None:
+    """Check that the model has the arguments that are given for its ``forward``."""
+    if not given:
+        return
+    if is_sequential(model):
+        raise UsageError(f"--forward: {name} is a video codec, which is not run by its forward")
+    handed = {one.name for one in signature(taken).parameters.values() if one.kind != Parameter.VAR_KEYWORD}
+    for method in ("forward", "compress") if coded else ("forward",):
+        known = list(signature(getattr(model, method)).parameters.values()) if hasattr(model, method) else []
+        names = [one.name for one in known[1:] if one.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)]
+        free = any(one.kind == Parameter.VAR_KEYWORD for one in known)
+        for argument in given:
+            if argument in handed or (known and argument == known[0].name):
+                raise UsageError(f"--forward {argument}=...: this command sets {argument} itself")
+            if argument not in names and not free:
+                has = f"it has {', '.join(names)}" if names else "it has none but the images"
+                raise UsageError(
+                    f"--forward {argument}=...: {method} of {type(model).__name__} has no such argument; {has}"
+                )
+
+
 def run_each(
-    what: str, names: Iterable[str], serve: Callable[[str], Served]
+    what: str, names: Iterable[str], serve: Callable[[str], Served], model: nn.Module
 ) -> tuple[list[Served], list[dict[str, str]]]:
     """Serve one file after the other. One that cannot be is told in a line on stderr, and the others are done.
 
@@ -93,6 +139,7 @@ def run_each(
         what: the files are, ``"image"`` or ``"video"``.
         names: of the files.
         serve: does one, and gives what is to be said of it.
+        model: that does it; what goes wrong in its own code is told like what is wrong with a file.
 
     Returns:
         What was given, and for each failure the file's name and the reason.
@@ -101,21 +148,43 @@ def run_each(
     for name in names:
         try:
             served.append(serve(name))
-        except (ValueError, OSError, MemoryError, RuntimeError) as error:
-            reason = _reason(error, name)
+        except Exception as error:
+            reason = _reason(error, name, model)
             if reason is None:
                 raise
             failures.append(tell_failure(what, name, reason))
     return served, failures
 
 
-def _reason(error: Exception, name: str) -> str | None:
-    """Say in one line that names the file what is wrong; None of trouble of neither the file nor the machine."""
+def _reason(error: Exception, name: str, model: nn.Module) -> str | None:
+    """Say in one line that names the file what is wrong; None of trouble of neither file, machine nor model."""
     if is_out_of_memory(error):
         return f"{name}: not enough memory to map it on this device"
+    trouble = _trouble_of(model, error)
+    if trouble is not None:
+        return f"{name}: {trouble}"
     if isinstance(error, OSError):
         return f"{name}: its results cannot be written ({error.strerror or one_line(error)})"
-    return one_line(error) if isinstance(error, ValueError) else None
+    return one_line(error) if _is_told(error) else None
+
+
+def _is_told(error: Exception) -> bool:
+    """Return whether an error is for the user: of types that an operator mistakes, only those raised on purpose."""
+    if isinstance(error, TypeError):
+        places = traceback.extract_tb(error.__traceback__)
+        return bool(places) and (places[-1].line or "").startswith("raise ")
+    return isinstance(error, ValueError)
+
+
+def _trouble_of(model: nn.Module, error: Exception) -> str | None:
+    """Say what was raised in a model's own code, and where; None of what was raised elsewhere."""
+    methods = [getattr(getattr(type(model), name, None), "__code__", None) for name in ("forward", "compress")]
+    frames = list(traceback.walk_tb(error.__traceback__))
+    if not any(frame.f_code in methods for frame, _ in frames):
+        return None
+    places = [place for place in traceback.extract_tb(error.__traceback__) if "torch" not in Path(place.filename).parts]
+    where = f"{Path(places[-1].filename).name}, line {places[-1].lineno}"
+    return f"the model raised {type(error).__name__}: {one_line(error)} ({where})"
 
 
 def with_progress(images: Sequence[str]) -> Iterator[str]:
@@ -130,13 +199,14 @@ def with_progress(images: Sequence[str]) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def usage_errors(option: str, purpose: str) -> Iterator[None]:
+def usage_errors(option: str, purpose: str, model: nn.Module) -> Iterator[None]:
     """Raise trouble with the model or the arguments, or too little memory for them, as an error for the user."""
     try:
         yield
-    except (ValueError, MemoryError, RuntimeError) as error:
+    except Exception as error:
         if is_out_of_memory(error):
             raise UsageError(f"{option}not enough memory {purpose} on this device") from error
-        if not isinstance(error, ValueError):
+        trouble = _trouble_of(model, error) or (one_line(error) if _is_told(error) else None)
+        if trouble is None:
             raise
-        raise UsageError(f"{option}{one_line(error)}") from error
+        raise UsageError(f"{option}{trouble}") from error

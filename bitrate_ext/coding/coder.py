@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..models.copies import copy_model
 from ..models.observe import leave_as_found
 from . import tables
 from .ledger import LedgerBuilder
@@ -23,12 +24,13 @@ from .recorder import EncodedString, EncodeRecorder, EntropyModels, record_encod
 from .symbol_layout import (
     INSTEAD,
     Blocks,
+    Forward,
     SymbolLocator,
     UnknownPlaceError,
     find_blocks,
     find_checkerboards,
-    likelihoods_of,
     record_likelihoods,
+    run_forward,
 )
 from .value_layout import ValueLayout, ValueLocator, find_value_layout
 
@@ -51,18 +53,22 @@ class Coder:
     Args:
         model: an image or a video model of CompressAI's, or one built on its entropy models.
         compress_kwargs: for ``compress``, besides those of ``forward``'s that it takes as well.
+        forward: runs the model, or a copy of it, and returns its likelihoods by name.
 
     Raises:
         TypeError: it has no ``compress``, or one that does not take these.
     """
 
-    def __init__(self, model: Any, compress_kwargs: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, model: Any, compress_kwargs: Mapping[str, Any] | None = None, *, forward: Forward = run_forward
+    ) -> None:
         if not isinstance(model, nn.Module) or not callable(getattr(model, "compress", None)):
             raise TypeError(
                 f"bits='coded' needs an nn.Module with a method compress(), as CompressAI's models have, got "
                 f"{type(model).__name__}; {INSTEAD}"
             )
         self.model: Any = model
+        self._forward = forward
         self.compress_kwargs = dict(compress_kwargs or {})
         for name in self.compress_kwargs:
             if not _takes(model.compress, name):
@@ -81,7 +87,7 @@ class Coder:
 
     @torch.no_grad()
     def learn(self, sample: Any, forward_kwargs: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-        """Learn from one run of ``forward`` which entropy model codes what.
+        """Learn from one run of ``forward``, of a copy of the model, which entropy model codes what.
 
         Args:
             sample: what ``forward`` takes, of noise, so that no two parts of a latent are equal. A list is a video.
@@ -95,8 +101,31 @@ class Coder:
             CodingError: it is one, and likelihoods come from no entropy model of CompressAI's.
         """
         try:
-            with leave_as_found(self.model), record_likelihoods(self.entropy_models.names) as calls:
-                latents = likelihoods_of(self.model(sample, **forward_kwargs), sample)
+            tried = copy_model(self.model, parameters=False)
+        except ValueError:  # nothing is known of its having a state to keep
+            tried = self.model
+        names, calls, latents = self._recorded_forward(tried, sample, forward_kwargs)
+        if not calls and tried is not self.model:  # a forward put on the model from outside runs the model's own parts
+            names, calls, latents = self._recorded_forward(self.model, sample, forward_kwargs)
+        own = {name: part for part, name in self.entropy_models.names.items()}
+        self.modules = list(dict.fromkeys(own[names[part]] for part, _ in calls))
+        try:
+            self.blocks = {own[names[part]]: found for part, found in find_blocks(names, calls, latents).items()}
+        except UnknownPlaceError as error:
+            if isinstance(sample, list):
+                raise
+            self.unknown = error
+        self.channels = {name: p.shape[1] for name, p in latents.items()}
+        return {name: (p.shape[2], p.shape[3]) for name, p in latents.items()}
+
+    def _recorded_forward(
+        self, tried: Any, sample: Any, forward_kwargs: Mapping[str, Any]
+    ) -> tuple[dict[nn.Module, str], list[tuple[nn.Module, Tensor]], dict[str, Tensor]]:
+        """Return the names of entropy models, what they returned while ``forward`` ran, and its likelihoods."""
+        names = EntropyModels(tried).names
+        try:
+            with leave_as_found(tried), record_likelihoods(names) as calls:
+                return names, calls, self._forward(tried, sample, forward_kwargs)
         except (TypeError, AttributeError, KeyError, RuntimeError) as error:
             if not isinstance(sample, list):
                 raise
@@ -104,15 +133,6 @@ class Coder:
                 f"model must be a video model, which takes a list of frames and returns their likelihoods, got "
                 f"{type(self.model).__name__} ({error})"
             ) from error
-        self.modules = list(dict.fromkeys(module for module, _ in calls))
-        try:
-            self.blocks = find_blocks(self.entropy_models.names, calls, latents)
-        except UnknownPlaceError as error:
-            if isinstance(sample, list):
-                raise
-            self.unknown = error
-        self.channels = {name: p.shape[1] for name, p in latents.items()}
-        return {name: (p.shape[2], p.shape[3]) for name, p in latents.items()}
 
     @torch.no_grad()
     def code(
@@ -187,7 +207,7 @@ class Coder:
                 self.entropy_models.names,
                 samples,
                 lambda x, **flags: self._record(x, kwargs, **flags)[0],
-                forward_kwargs,
+                lambda x: self._forward(self.model, x, forward_kwargs),
             )
             if len(self.layouts) > LAYOUTS:
                 del self.layouts[next(iter(self.layouts))]

@@ -255,8 +255,9 @@ def _recorded_compress(module: nn.Module, original: Any) -> Any:
 
 def _coded_channels(output: Any) -> list[int] | None:
     """Return the channels that ``GaussianMixtureConditional`` has coded, by its bitmap beside the string; else None."""
-    if isinstance(output, tuple) and isinstance(output[0], tuple) and len(output[0]) == 3:
-        channels: list[int] = output[0][2].nonzero().flatten().tolist()
+    beside = output[0] if isinstance(output, tuple) and output else None
+    if isinstance(beside, tuple) and len(beside) == 3 and isinstance(beside[2], Tensor):
+        channels: list[int] = beside[2].nonzero().flatten().tolist()
         return channels
     return None
 

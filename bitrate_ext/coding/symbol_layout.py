@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -45,13 +45,15 @@ class ChannelBlock:
     positions: bool  # forward() gives them one position at a time, as compress() of such a model does
 
 
+Forward = Callable[[Any, Any, Mapping[str, Any]], dict[str, Tensor]]  # of a model, a sample, and arguments
 Blocks = dict[nn.Module, list[ChannelBlock]]
 
 
-def likelihoods_of(output: Any, given: Any) -> dict[str, Tensor]:
-    """Return the likelihoods in a model's output by name; where it was given a list of frames, those of all."""
-    if not isinstance(given, list):
-        return OutputReader(None, "likelihood").read(output, given)[1]
+def run_forward(model: Any, sample: Any, forward_kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the likelihoods that a model's ``forward`` returns by name; where it takes a list of frames, of all."""
+    output = model(sample, **forward_kwargs)
+    if not isinstance(sample, list):
+        return OutputReader(None, "likelihood").read(output, sample)[1]
     frames = [{"y": frame} if isinstance(frame, Tensor) else frame for frame in output["likelihoods"]]
     return {name: p for frame in frames for name, p in named_likelihoods(frame).items()}
 

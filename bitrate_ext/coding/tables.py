@@ -5,13 +5,14 @@ CompressAI trusts them, and its ``update`` leaves old ones in place. The tests s
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..memory import is_out_of_memory
+from ..models.copies import copy_model
 from .rans import PRECISION, CodingError
 from .recorder import EncodeRecorder, EntropyModels, has_own_tables
 
@@ -23,7 +24,7 @@ class TableChecks:
 
     def __init__(self, entropy_models: EntropyModels) -> None:
         self.entropy_models = entropy_models
-        self._verdicts: dict[tuple[nn.Module, float | None], tuple[Tensor, bool]] = {}
+        self._verdicts: dict[tuple[nn.Module, float | None], tuple[Tensor, bool | str]] = {}
 
     def check(self, modules: Iterable[nn.Module]) -> None:
         """Check tables before the coder runs, which trusts them: damaged ones would crash the process.
@@ -59,7 +60,7 @@ class TableChecks:
             for run in coded.runs:
                 step = run.call.step if run.call else None
                 for module in [run.call.module] if run.call else dict.fromkeys(one for one, _ in run.indexed):
-                    used[module, None if step is None else float(step.detach())] = step
+                    used[module, None if step is None else float(torch.as_tensor(step).detach())] = step
         return [warning for (module, key), step in used.items() for warning in self._warnings(module, key, step)]
 
     def _warnings(self, module: Any, key: float | None, step: Any) -> Iterator[str]:
@@ -72,8 +73,10 @@ class TableChecks:
             return
         known = self._verdicts.get((module, key))
         if known is None or known[0] is not module._quantized_cdf:
-            known = self._verdicts[module, key] = module._quantized_cdf, _match(module, _rebuilt(module, step))
-        if not known[1]:
+            known = self._verdicts[module, key] = module._quantized_cdf, _verdict(module, step)
+        if isinstance(known[1], str):
+            yield f"the coder's tables in model.{name} cannot be compared with its parameters: {known[1]}"
+        elif not known[1]:
             rate = "" if key is None else f" at its quantisation step of {key:.3g}"
             call = "update(force=True)" if key is None else "update(force=True, scale=...) for each rate"
             yield (
@@ -94,9 +97,19 @@ def _sound(cdf: Tensor, length: Tensor, offset: Tensor) -> bool:
     return bool(rises.all() & ends.all() & (cdf[:, 0] == 0).all())
 
 
+def _verdict(module: nn.Module, step: Any) -> bool | str:
+    """Return whether a module's tables are those of its parameters, or why that cannot be told."""
+    try:
+        return _match(module, _rebuilt(module, step))
+    except Exception as error:  # of a model's own code; its bits do not depend on it
+        if is_out_of_memory(error):
+            raise
+        return str(error) or type(error).__name__
+
+
 def _rebuilt(module: nn.Module, step: Any) -> Any:
     """Return a copy of an entropy model with tables of its parameters."""
-    fresh: Any = copy.deepcopy(module)
+    fresh: Any = copy_model(module)
     if step is not None:
         fresh.update_variable(force=True, qs=step)
     elif hasattr(fresh, "scale_table"):

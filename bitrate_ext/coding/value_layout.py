@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from ..models.observe import leave_as_found, watch_calls
 from .recorder import EncodedString, EncodeRecorder, Handed, Shape
-from .symbol_layout import UnknownPlaceError, likelihoods_of, several_images
+from .symbol_layout import UnknownPlaceError, several_images
 
 KINDS = ("inputs", "residuals", "scales")
 # Tags of likelihoods are the float32 numbers from 2^41 on: they survive copies, and masks of ones and zeros; a square,
@@ -106,7 +107,7 @@ def find_value_layout(
     names: Mapping[nn.Module, str],
     samples: Sequence[Tensor],
     compress: Callable[..., EncodeRecorder],
-    forward_kwargs: Mapping[str, Any],
+    forward: Callable[[Tensor], dict[str, Tensor]],
 ) -> ValueLayout:
     """Find where the symbols of an image of one size sit.
 
@@ -115,7 +116,7 @@ def find_value_layout(
         names: of its entropy models.
         samples: two images of noise and one to be coded, ``[1, C, H, W]``.
         compress: records a call of the model's with an image; takes the flags of ``record_encoding``.
-        forward_kwargs: for ``forward``.
+        forward: runs the model and returns its likelihoods by name.
 
     Raises:
         UnknownPlaceError: a symbol has no place, or a cell not exactly one symbol.
@@ -146,7 +147,7 @@ def find_value_layout(
                 "models have made"
             )
         elements.append(tags)
-    seen = [_run_forward(model, names, one, forward_kwargs) for one in samples]
+    seen = [_watch_forward(model, names, partial(forward, one)) for one in samples]
     latents = seen[0][1]
     at = np.concatenate([one.ravel() for one in latents.values()])  # the element that each cell's likelihood is of
     if (at < 0).any() or len(np.unique(at)) != len(at):
@@ -169,8 +170,8 @@ def _count(shape: Shape) -> int:
     return int(np.prod(shape, dtype=np.int64))
 
 
-def _run_forward(
-    model: nn.Module, names: Mapping[nn.Module, str], x: Tensor, kwargs: Mapping[str, Any]
+def _watch_forward(
+    model: nn.Module, names: Mapping[nn.Module, str], forward: Callable[[], dict[str, Tensor]]
 ) -> tuple[list[Handed], dict[str, Cells]]:
     """Return what entropy models were handed, and for each cell of each latent, ``[C, h, w]``, which element it is of.
 
@@ -193,7 +194,7 @@ def _run_forward(
         return output[0], (FIRST + numbers).view(torch.float32).reshape(output[1].shape)
 
     with leave_as_found(model), watch_calls(((name, module) for module, name in names.items()), after):
-        latents = likelihoods_of(model(x, **kwargs), x)
+        latents = forward()
     places = {}
     for name, p in latents.items():
         tags = p[0].float().cpu().contiguous().numpy().view(np.int32).astype(np.int64) - FIRST

@@ -1,14 +1,15 @@
 """Maps of many frames: buffers that are used again, a source that runs ahead, state from frame to frame.
 
 Image codecs see each frame by itself, some at a time if asked. Video codecs that code a frame from the one before, as
-CompressAI's ``ScaleSpaceFlow`` (ssf2020; Agustsson et al. 2020), are run in a closed loop as a decoder runs: the
-reference is the reconstruction cut to [0, 1], which ``ScaleSpaceFlow.forward`` leaves out.
+CompressAI's ``ScaleSpaceFlow`` (ssf2020; Agustsson et al. 2020), are run in a closed loop as a decoder runs: on the
+state that they hand on, or on the reconstruction cut to [0, 1], which ``ScaleSpaceFlow.forward`` leaves out. What runs
+is a copy of the model, and what is tried, before and after, is tried on another.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -17,17 +18,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..checks import check_whole_number
+from ..memory import is_out_of_memory
 from ..models.accelerate import accelerate, compile_parts, skip_synthesis
 from ..models.adapter import ModelAdapter, check_eval_mode, crop_canvas, crop_reconstruction, device_of
+from ..models.copies import copy_model
 from ..models.padding import Crop
 from ..threads import Stopwatch, prefetch
 from .layout import BitrateResult, lay_out, map_dtype, sum_cells
 from .mapper import AnyProjection, BitrateMapper
+from .sequential import HANDED_OVER, INTER, KEYFRAME, Memory, SequentialPart, is_sequential
 
 Frame = NDArray[Any] | Tensor
 Upload = Callable[[Tensor], Tensor]
 PROBE = 256  # side of the part of the first frame that the model is tried on, pixels
-IMAGE, KEYFRAME, INTER = "image", "keyframe", "inter"
+IMAGE = "image"  # kind of a frame that an image codec sees
+ROUNDING = 1e-3  # by which bits of the same frame may differ where convolutions need not round alike, relative
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -39,6 +45,13 @@ class FrameResult(BitrateResult):
     frame: Tensor  # uint8 [H, W, C] or floating [C, H, W] as it was given, on the model's device
 
 
+@dataclass(eq=False)
+class _Loop(Memory):
+    """What one run over frames carries from one to the next, of a video model."""
+
+    coded: list[tuple[str, Tensor, Tensor]] = field(default_factory=list)  # kind, padded, bits: of the first two
+
+
 class FrameMapper:
     """Maps the bits of frame after frame, in flat memory.
 
@@ -48,8 +61,10 @@ class FrameMapper:
 
     Args:
         model: an image model as for ``BitrateMapper``; or a video model with ``forward_keyframe(x)`` and
-            ``forward_inter(x, reference)``, each returning a reconstruction and likelihoods. An ``nn.Module`` in eval
-            mode; it is copied, not changed.
+            ``forward_inter(x, state)``, each returning a reconstruction, likelihoods, and the state that the next frame
+            is coded from: any nest of tensors, handed on as it is. One that returns no state is given the
+            reconstruction cut to [0, 1]. One that keeps state in itself is served as long as ``forward_keyframe`` sets
+            it anew. An ``nn.Module`` in eval mode; it is copied, not changed.
         projection: as for ``BitrateMapper``; of video models a name or ``"receptive-field"``.
         batch: frames that an image model sees at once. 1 for video models.
         group: frames from one keyframe of a video model to the next; None: only the first frame is one.
@@ -89,9 +104,9 @@ class FrameMapper:
             raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
         check_eval_mode(model)
         for name, value, least in (("batch", batch, 1), ("buffers", buffers, 1), ("prefetch", prefetch, 0)):
-            _check_whole(name, value, least)
+            check_whole_number(name, value, least)
         if group is not None:
-            _check_whole("group", group, 1)
+            check_whole_number("group", group, 1)
         self.sequential = is_sequential(model)
         if self.sequential and batch != 1:
             raise ValueError(f"batch must be 1 for a video model, whose frames depend on one another, got {batch}")
@@ -109,15 +124,13 @@ class FrameMapper:
         self._dtype = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
         self._channels_last = channels_last
         self._compile = compile
-        self._network = accelerate(model, channels_last=channels_last, dtype=dtype)
-        self._mappers: dict[str, BitrateMapper] = {}
+        self._warnings: tuple[str, ...] = ()
+        self._network = self._accelerated(model)
+        tried = self._network if self._network is model else copy_model(self._network, parameters=False)
+        kinds = (KEYFRAME, INTER) if self.sequential else (IMAGE,)
+        self._mappers = {kind: BitrateMapper(_part(tried, kind), projection=projection) for kind in kinds}
         self._adapters: dict[str, ModelAdapter] = {}  # of what runs: maybe without what bits do not depend on
-        self._inter = _Inter(self._network).eval()
-        if self.sequential:
-            self._mappers[KEYFRAME] = BitrateMapper(_Keyframe(self._network).eval(), projection=projection)
-            self._mappers[INTER] = BitrateMapper(self._inter, projection=projection)
-        else:
-            self._mappers[IMAGE] = BitrateMapper(self._network, projection=projection)
+        self._replayed = False
         # A tensor: by a number, CUDA multiplies with its inverse, which rounds otherwise.
         self._white = torch.tensor(255, dtype=self._dtype, device=self.device)
         self._ring: list[Tensor] = [torch.empty(0)] * buffers
@@ -134,11 +147,12 @@ class FrameMapper:
         Raises:
             TypeError, ValueError: a frame is of another kind or size than expected; named by its index. Results of the
                 frames before it have been given.
+            ValueError: a video model gives other bits when a copy of it codes the first two frames again.
         """
         upload = _uploader(self.device) if self.device.type == "cuda" else None
         source = prefetch(_on_device(frames, self.device, upload), self.prefetch)
         try:
-            index, first = 0, None
+            index, first, loop = 0, None, _Loop()
             while True:
                 with self.watch("source"):
                     chunk = list(islice(source, self.batch))
@@ -147,13 +161,13 @@ class FrameMapper:
                 first = chunk[0] if first is None else first
                 for offset, frame in enumerate(chunk):
                     _check_like(frame, first, index + offset)
-                yield from self._mapped(chunk, index)
+                yield from self._mapped(chunk, index, loop)
                 index += len(chunk)
         finally:
             source.close()
 
     @torch.no_grad()
-    def _mapped(self, chunk: list[Tensor], index: int) -> list[FrameResult]:
+    def _mapped(self, chunk: list[Tensor], index: int, loop: _Loop) -> list[FrameResult]:
         kind = IMAGE
         if self.sequential:
             kind = KEYFRAME if index == 0 or (self.group is not None and index % self.group == 0) else INTER
@@ -161,15 +175,15 @@ class FrameMapper:
         height, width = _picture_size(chunk[0])
         size, crop = adapter.canvas(height, width)
         with self.watch("network"):
-            padded, notes = self._filled(chunk, size, crop), list[str]()
-            with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-                output, likelihoods = adapter.run(padded, self._forward_kwargs, notes)
-            if self.sequential:
-                self._inter.reference = output["x_hat"].to(self._dtype).clamp(0, 1)
+            padded, warnings = self._filled(chunk, size, crop), list(self._warnings)
+            output, likelihoods = self._run(adapter, padded, loop, warnings)
         with self.watch("map"):
             dtype = map_dtype(likelihoods.values())
-            whole = self._buffer((len(chunk), 1, height, width), dtype)
-            result = lay_out(sum_cells(likelihoods), projections, size, crop, dtype, out=whole, each=self.each_latent)
+            whole, cells = self._buffer((len(chunk), 1, height, width), dtype), sum_cells(likelihoods, adapter.unit)
+            result = lay_out(cells, projections, size, crop, dtype, out=whole, each=self.each_latent)
+        if self.sequential and not self._replayed:
+            with self.watch("network"):
+                self._check_replay(loop, kind, padded, _totals(cells))
         x_hat = crop_reconstruction(output.get("x_hat"), size, crop) if self.reconstruction else None
         if x_hat is not None and x_hat.untyped_storage().data_ptr() == padded.untyped_storage().data_ptr():
             x_hat = x_hat.clone()  # of a model that gives back what it was given, which the next frame overwrites
@@ -182,7 +196,7 @@ class FrameMapper:
                 padding_bits=result.padding_bits[k : k + 1],
                 bpp=result.bpp[k : k + 1],
                 x_hat=None if x_hat is None else x_hat[k : k + 1],
-                warnings=tuple(notes),
+                warnings=tuple(warnings),
                 index=index + k,
                 kind=kind,
                 frame=frame,
@@ -202,7 +216,9 @@ class FrameMapper:
         with torch.inference_mode(False):
             part = _floating(frame, self._dtype)[None, :, :PROBE, :PROBE].clone()
             mapper.resolve(part, self._forward_kwargs)
-            adapter = mapper.adapter
+            running = _part(self._network, kind)
+            # Of video its bare method: an adapter would put back memory that a module has given its buffers.
+            adapter = mapper.adapter.with_model(running.forward if self.sequential else running)
             if kind == IMAGE and not self.reconstruction:
                 adapter = skip_synthesis(adapter, part, self._forward_kwargs)
             if self._compile and kind != INTER:  # which has the keyframes' network
@@ -210,8 +226,55 @@ class FrameMapper:
         self._adapters[kind] = adapter
         return adapter
 
+    def _accelerated(self, model: nn.Module) -> nn.Module:
+        """Return a copy that runs faster; the model itself where it cannot be copied and nothing else depends on it."""
+        try:
+            return accelerate(model, channels_last=self._channels_last, dtype=self.dtype)
+        except ValueError as error:
+            if self.sequential or self.dtype is not None or self._compile:
+                raise
+            self._warnings = (f"the network runs as it is, slower than it could: {error}",)
+            return model
+
+    def _run(
+        self, adapter: ModelAdapter, padded: Tensor, memory: Memory, warnings: list[str]
+    ) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
+        forward_kwargs = self._forward_kwargs
+        if self.sequential:
+            padded, forward_kwargs = padded.clone(), {"memory": memory}  # which may have the frame in it
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
+            output, likelihoods = adapter.run(padded, forward_kwargs, warnings)
+        warnings += memory.warnings
+        return output, likelihoods
+
+    def _check_replay(self, loop: _Loop, kind: str, padded: Tensor, bits: Tensor) -> None:
+        """Check once that the first two frames cost the same when the copy that was tried, too, codes them.
+
+        Raises:
+            ValueError: they do not; what else that copy has seen makes a difference, or chance does.
+        """
+        loop.coded.append((kind, padded.clone(), bits))
+        if len(loop.coded) < 2:
+            return
+        tolerance = 0.0 if self.device.type == "cpu" and not self._compile else ROUNDING
+        memory = Memory()
+        for index, (coded_as, frame, found) in enumerate(loop.coded):
+            tried = self._mappers[coded_as].adapter
+            try:
+                _, likelihoods = self._run(tried.with_model(tried.module.forward), frame, memory, [])
+                again = _totals(sum_cells(likelihoods, tried.unit))
+            except Exception as error:  # of whatever the model has kept
+                if is_out_of_memory(error):
+                    raise
+                raise ValueError(f"{_KEEPS_STATE}frame {index} fails then ({error}); {HANDED_OVER}") from error
+            if not torch.isclose(found, again, rtol=tolerance, atol=0, equal_nan=True).all():
+                costs = f"frame {index} costs {found.sum():,.2f} bits, then {again.sum():,.2f}"
+                raise ValueError(f"{_KEEPS_STATE}{costs}; {HANDED_OVER}")
+        self._replayed = True
+        loop.coded.clear()
+
     def _filled(self, chunk: list[Tensor], size: tuple[int, int], crop: Crop) -> Tensor:
-        """Write frames in [0, 1] onto the padded canvas, ``[N, C, H, W]``, a buffer that is used again."""
+        """Write frames in [0, 1] onto the padded canvas ``[N, C, H, W]``, a buffer that is used again."""
         channels = _floating(chunk[0], self._dtype, convert=False).shape[0]
         shape = (len(chunk), channels, *size)
         if self._padded.shape != shape:
@@ -234,36 +297,19 @@ class FrameMapper:
         return held[: shape[0]]
 
 
-def is_sequential(model: object) -> bool:
-    """Return whether a model is one of videos, which codes a frame from the one before."""
-    return all(callable(getattr(model, name, None)) for name in ("forward_keyframe", "forward_inter"))
+_KEEPS_STATE = (
+    "model must give the same bits when its first two frames are coded again, and keeps state that forward_keyframe "
+    "does not set anew, or computes at random: "
+)
 
 
-class _Keyframe(nn.Module):
-    """The part of a video model that codes a frame by itself."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> dict[str, Any]:
-        x_hat, likelihoods = self.model.forward_keyframe(x)  # type: ignore[operator]
-        return {"x_hat": x_hat, "likelihoods": likelihoods}
+def _part(network: nn.Module, kind: str) -> nn.Module:
+    return network if kind == IMAGE else SequentialPart(network, kind)
 
 
-class _Inter(nn.Module):
-    """The part that codes a frame from the one before; from a black one where that is of another size."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self.reference: Tensor | None = None
-
-    def forward(self, x: Tensor) -> dict[str, Any]:
-        known = self.reference is not None and self.reference.shape == x.shape
-        reference = self.reference if known else torch.zeros_like(x)
-        x_hat, likelihoods = self.model.forward_inter(x, reference)  # type: ignore[operator]
-        return {"x_hat": x_hat, "likelihoods": likelihoods}
+def _totals(cells: Mapping[str, Tensor]) -> Tensor:
+    """Return the bits of each latent, float64 ``[latents]``."""
+    return torch.stack([one.double().sum() for one in cells.values()])
 
 
 def _on_device(frames: Iterable[Frame], device: torch.device, upload: Upload | None) -> Iterator[Tensor]:
@@ -326,10 +372,3 @@ def _floating(frame: Tensor, dtype: torch.dtype, convert: bool = True) -> Tensor
 def _picture_size(frame: Tensor) -> tuple[int, int]:
     shape = frame.shape
     return (shape[0], shape[1]) if frame.dtype == torch.uint8 else (shape[1], shape[2])
-
-
-def _check_whole(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a whole number, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")

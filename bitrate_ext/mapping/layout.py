@@ -16,7 +16,9 @@ from ..models.adapter import ModelAdapter, crop_reconstruction
 from ..models.compressai_quirks import likelihood_warnings
 from ..models.padding import Crop
 from ..ops.functional import bitrate_map, latent_bits
+from ..ops.functional import map_dtype as map_dtype
 from ..ops.projection import Axis, Projection, outside_share
+from ..ops.units import LIKELIHOOD, noun_of, range_trouble, value_range
 from .channels import ChannelMaps
 
 
@@ -92,31 +94,43 @@ def estimate(
     """Map the likelihoods that a model's ``forward`` returns for padded images, in a dtype of one's choice.
 
     With ``channels`` the result has ``channel_bits``, for which each likelihood is read once more, and ``channel_map``.
+    Costs of cells have no channels, and are left out there.
     """
-    warnings: list[str] = []
+    unit, warnings = adapter.unit, list[str]()
     output, likelihoods = adapter.run(padded, forward_kwargs, warnings)
     size = (padded.shape[2], padded.shape[3])
     dtype = dtype or map_dtype(likelihoods.values())
-    result = lay_out(sum_cells(likelihoods), projections, size, crop, dtype)
+    result = lay_out(sum_cells(likelihoods, unit), projections, size, crop, dtype)
+    warnings += value_warnings(likelihoods, unit)
     by_channel = {name: p for name, p in likelihoods.items() if channels and p.dim() == 4}
-    warnings += likelihood_warnings(likelihoods)
     return replace(
         result,
         x_hat=crop_reconstruction(output.get("x_hat"), size, crop),
-        channel_bits={name: _channel_bits(p.detach()) for name, p in by_channel.items()},
-        symbols=ChannelMaps(by_channel, adapter.unit, projections, size, crop, dtype) if channels else None,
+        channel_bits={name: _channel_bits(p.detach(), unit) for name, p in by_channel.items()},
+        symbols=ChannelMaps(by_channel, unit, projections, size, crop, dtype) if channels else None,
         warnings=tuple(warnings),
     )
 
 
-def map_dtype(tensors: Iterable[Tensor]) -> torch.dtype:
-    """Return the dtype of maps of such likelihoods: float64 where one of them is, otherwise float32."""
-    return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
+def value_warnings(values: Mapping[str, Tensor], unit: str = LIKELIHOOD) -> list[str]:
+    """Return warnings of latents that are no likelihoods, or not of the unit that was said, and of coarse ones.
+
+    Takes a pass over each at memory's speed, and waits for the device.
+    """
+    warnings = []
+    for name, one in values.items():
+        low, high = value_range(one)
+        trouble = range_trouble(f"{noun_of(unit)} of latent {name!r}", low, high, one.dtype, unit)
+        if trouble:
+            warnings.append(trouble)
+        elif unit == LIKELIHOOD:
+            warnings += likelihood_warnings(name, one, low)
+    return warnings
 
 
-def sum_cells(likelihoods: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def sum_cells(values: Mapping[str, Tensor], unit: str = LIKELIHOOD) -> dict[str, Tensor]:
     """Return the bits of each cell, float64 ``[N, h, w]``, of each latent; the one time that likelihoods are read."""
-    return {name: latent_bits(p, dtype=torch.float64) for name, p in likelihoods.items()}
+    return {name: latent_bits(one, dtype=torch.float64, unit=unit) for name, one in values.items()}
 
 
 def lay_out(
@@ -178,9 +192,10 @@ def _rim(cells: Iterable[Tensor], canvas: tuple[int, int], crop: Crop) -> tuple[
     )
 
 
-def _channel_bits(p: Tensor) -> Tensor:
+def _channel_bits(values: Tensor, unit: str) -> Tensor:
     """Return the bits of each channel, float64 ``[N, C]``: for the kernel, cells and channels change places."""
-    return latent_bits(p.flatten(2).transpose(1, 2).unsqueeze(3), dtype=torch.float64).squeeze(2)
+    turned = values.flatten(2).transpose(1, 2).unsqueeze(3)
+    return latent_bits(turned, dtype=torch.float64, unit=unit).squeeze(2)
 
 
 def outside_bits(bits: Tensor, projection: Projection, size: Sequence[int], crop: Crop) -> Tensor:

@@ -85,7 +85,7 @@ class BitrateMapper:
         self._source = (
             partial(estimate, channels=channels)
             if bits == ESTIMATED
-            else partial(map_coded, Coder(self.model), gap=gap, channels=channels)
+            else partial(map_coded, self._coder(compress_kwargs), gap=gap, channels=channels)
         )
         self._asked = projection
         if isinstance(projection, Mapping):
@@ -94,6 +94,12 @@ class BitrateMapper:
         elif projection != RECEPTIVE_FIELD:
             get_projection(projection)
         self.projections: dict[str, Projection] = {}
+
+    def _coder(self, compress_kwargs: Mapping[str, Any] | None) -> Coder:
+        def forward(model: Any, x: Tensor, forward_kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
+            return self.adapter.with_model(model).read(x, forward_kwargs)[1]
+
+        return Coder(self.model, compress_kwargs, forward=forward)
 
     @property
     def model(self) -> Callable[..., Any]:

@@ -6,14 +6,16 @@ A model's entropy models keep float32 whatever the rest computes in: float16 tur
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..memory import is_out_of_memory
 from .adapter import ModelAdapter
+from .copies import copy_model
 from .trace import ModelTrace
 
 REDUCED = (torch.bfloat16, torch.float16)
@@ -36,11 +38,11 @@ def accelerate(
     Raises:
         TypeError: ``dtype`` is another one.
         ValueError: ``dtype`` is given for a model without one of CompressAI's entropy models, whose likelihoods
-            would be computed in it.
+            would be computed in it; or the model cannot be copied.
     """
     if dtype is not None and dtype not in REDUCED:
         raise TypeError(f"dtype must be None, torch.bfloat16 or torch.float16, got {dtype!r}")
-    network = copy.deepcopy(model)
+    network = copy_model(model)
     if channels_last:
         network.to(memory_format=torch.channels_last)
     if dtype is not None:
@@ -51,7 +53,7 @@ def accelerate(
                 f"{type(model).__name__} has none"
             )
         for module in found:
-            module.forward = _in_float32(module.forward)
+            module.forward = partial(_in_float32, module.forward)  # which a copy binds to its own module
     return network
 
 
@@ -70,16 +72,30 @@ def compile_parts(network: nn.Module) -> None:
 def skip_synthesis(adapter: ModelAdapter, x: Tensor, forward_kwargs: dict[str, Any]) -> ModelAdapter:
     """Copy a model into one whose synthesis transforms return black images: no symbol's cost depends on them.
 
-    That none does is seen by trying: where the likelihoods of ``x`` change, or no synthesis transform is found, the
-    model itself is returned, in its adapter.
+    That none does is seen by trying, on copies: where the likelihoods of ``x`` change, no synthesis transform is found,
+    or the model cannot be copied or run so, it is returned itself, in its adapter.
 
     Args:
         adapter: of an image model, in eval mode.
         x: ``[1, C, H, W]`` in [0, 1], of any size; small ones will do.
         forward_kwargs: for the model's ``forward``.
     """
-    run = ModelTrace(adapter, x, forward_kwargs)
-    blacks = {}
+    try:
+        run = ModelTrace(adapter.with_model(copy_model(adapter.module, parameters=False)), x, forward_kwargs)
+        blacks, prepared = _blacks(run), run.adapter.with_model(adapter.module)
+        with torch.no_grad():
+            likelihoods = _without(prepared, blacks).run(run.padded, forward_kwargs)[1]
+        same = blacks and all(torch.equal(likelihoods[name], p) for name, p in run.likelihoods.items())
+        return _without(prepared, blacks) if same else adapter
+    except Exception as error:  # of whatever other parts of the model do without the real one; it saves time alone
+        if is_out_of_memory(error):
+            raise
+        return adapter
+
+
+def _blacks(run: ModelTrace) -> dict[str, nn.Module]:
+    """Return a stand-in for each synthesis transform that a run has shown, by its name."""
+    blacks: dict[str, nn.Module] = {}
     for latent in run.likelihoods:
         try:
             found = run.synthesis(latent)
@@ -87,18 +103,17 @@ def skip_synthesis(adapter: ModelAdapter, x: Tensor, forward_kwargs: dict[str, A
             continue
         with torch.no_grad():
             channels = found.transform(found.inputs.clone()).shape[1]
-        blacks[found.name] = _Black(adapter.strides[latent], channels)
-    shorn = copy.deepcopy(adapter.module)
+        blacks[found.name] = _Black(run.adapter.strides[latent], channels)
+    return blacks
+
+
+def _without(adapter: ModelAdapter, blacks: dict[str, nn.Module]) -> ModelAdapter:
+    """Copy a model into one with stand-ins in the place of modules."""
+    copied = copy_model(adapter.module, parameters=False)
     for name, black in blacks.items():
         parent, _, child = name.rpartition(".")
-        setattr(shorn.get_submodule(parent), child, black)
-    without = adapter.with_model(shorn)
-    try:
-        with torch.no_grad():
-            likelihoods = without.run(run.padded, forward_kwargs)[1]
-    except (RuntimeError, ValueError, TypeError, AttributeError):  # other parts of the model want the real one
-        return adapter
-    return without if all(torch.equal(likelihoods[name], p) for name, p in run.likelihoods.items()) else adapter
+        setattr(copied.get_submodule(parent), child, black)
+    return adapter.with_model(copied)
 
 
 class _Black(nn.Module):
@@ -116,13 +131,11 @@ def _is_entropy_model(module: nn.Module) -> bool:
     return any(kind.__name__ == "EntropyModel" for kind in type(module).__mro__)
 
 
-def _in_float32(forward: Callable[..., Any]) -> Callable[..., Any]:
-    def run(*args: Any, **kwargs: Any) -> Any:
-        device = next((value.device.type for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), "cpu")
-        with torch.autocast(device, enabled=False):
-            return forward(*map(_widened, args), **{name: _widened(value) for name, value in kwargs.items()})
-
-    return run
+def _in_float32(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Run an entropy model's ``forward`` outside of autocast, on float32."""
+    device = next((value.device.type for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), "cpu")
+    with torch.autocast(device, enabled=False):
+        return forward(*map(_widened, args), **{name: _widened(value) for name, value in kwargs.items()})
 
 
 def _widened(value: Any) -> Any:

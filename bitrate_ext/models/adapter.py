@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..checks import check_whole_number
 from ..choices import PADDING_SIDES, PADDINGS
-from ..ops.arguments import noun_of
+from ..ops.units import noun_of
 from .compressai_quirks import apply_workarounds
 from .observe import leave_as_found
 from .output import OutputReader
@@ -246,14 +246,17 @@ class ModelAdapter:
             TypeError, ValueError: the output has no such values of such images.
         """
         with apply_workarounds(self.model) as corrections:
-            output = self._call(padded, forward_kwargs)
+            found, values = self.read(padded, forward_kwargs)
         if warnings is not None:
             warnings += corrections
-        found, values = self._reader.read(output, padded)
         self._check_grids(values, padded.shape[0], (padded.shape[2], padded.shape[3]))
         return found, values
 
-    def _call(self, x: Tensor, forward_kwargs: dict[str, Any]) -> Any:
+    def read(self, x: Tensor, forward_kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Run the model on images of any size as it is, and return what ``run`` does, unchecked."""
+        return self._reader.read(self._call(x, forward_kwargs), x)
+
+    def _call(self, x: Tensor, forward_kwargs: Mapping[str, Any]) -> Any:
         """Run the model, which is left as it was, unless the graph that it makes holds what it has set."""
         arguments = self.fit_arguments(forward_kwargs, x.shape)
         with contextlib.nullcontext() if torch.is_grad_enabled() else leave_as_found(self.model):
@@ -298,7 +301,7 @@ class ModelAdapter:
         def run(size: Size) -> Grids:
             black = x.new_zeros(1, x.shape[1], *size)
             if not self.strides:
-                values = self._reader.read(self._call(black, forward_kwargs), black)[1]
+                values = self.read(black, forward_kwargs)[1]
                 return {name: (p.shape[-2], p.shape[-1]) for name, p in values.items()}
             self.run(black, forward_kwargs)
             return self.grids(size)

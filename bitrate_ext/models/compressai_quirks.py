@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..memory import is_out_of_memory
 from .observe import watch_calls
 
 FLOOR = 1e-9  # CompressAI's least likelihood: 29.9 bits
@@ -33,7 +34,13 @@ def apply_workarounds(model: Any) -> Iterator[list[str]]:
         values, theirs = output
         channels = values.shape[1]
         turned = values.transpose(0, 1)
-        likelihoods = module._likelihood_variable(turned.reshape(channels, 1, -1), qs=step)[0]
+        try:
+            likelihoods = module._likelihood_variable(turned.reshape(channels, 1, -1), qs=step)[0]
+        except (TypeError, RuntimeError, AttributeError) as error:  # another method of that name
+            if is_out_of_memory(error):
+                raise
+            warnings.append(f"the likelihoods of model.{name} cannot be checked for its quantisation step: {error}")
+            return None
         if module.use_likelihood_bound:
             likelihoods = module.likelihood_lower_bound(likelihoods)
         ours = likelihoods.reshape(turned.shape).transpose(0, 1).contiguous()
@@ -51,24 +58,20 @@ def apply_workarounds(model: Any) -> Iterator[list[str]]:
         yield warnings
 
 
-def likelihood_warnings(likelihoods: Mapping[str, Tensor]) -> list[str]:
-    """Return warnings of likelihoods ``[N, C, h, w]`` in half precision or at CompressAI's floor."""
-    warnings = []
-    for name, p in likelihoods.items():
-        if p.dtype in HALF:
-            zeros = p.numel() - int(torch.count_nonzero(p))
-            warnings.append(
-                f"the likelihoods of latent {name!r} are {str(p.dtype).removeprefix('torch.')}, too coarse next to 1 "
-                f"and for CompressAI's floor of 1e-9: {zeros:,} of {p.numel():,} are 0; run them in float32"
-            )
-            continue
-        bound = FLOOR * (1 + 1e-6)
-        if not p.numel() or p.detach().amin() > bound:  # a pass at memory's speed, which most often says it all
-            continue
-        floored = int(torch.count_nonzero(p.detach() <= bound))
-        if floored:
-            warnings.append(
-                f"{floored:,} of {p.numel():,} likelihoods of latent {name!r} are at CompressAI's floor of 1e-9: the "
-                "estimate stops at 29.9 bits there, whatever the coder spends"
-            )
-    return warnings
+def likelihood_warnings(name: str, likelihoods: Tensor, least: float) -> list[str]:
+    """Return warnings of a latent's likelihoods in half precision or at CompressAI's floor, given their least."""
+    p = likelihoods.detach()
+    if p.dtype in HALF:
+        zeros = p.numel() - int(torch.count_nonzero(p))
+        return [
+            f"the likelihoods of latent {name!r} are {str(p.dtype).removeprefix('torch.')}, too coarse next to 1 "
+            f"and for CompressAI's floor of 1e-9: {zeros:,} of {p.numel():,} are 0; run them in float32"
+        ]
+    bound = FLOOR * (1 + 1e-6)
+    floored = int(torch.count_nonzero(p <= bound)) if least <= bound else 0
+    if not floored:
+        return []
+    return [
+        f"{floored:,} of {p.numel():,} likelihoods of latent {name!r} are at CompressAI's floor of 1e-9: the "
+        "estimate stops at 29.9 bits there, whatever the coder spends"
+    ]

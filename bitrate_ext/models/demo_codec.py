@@ -6,9 +6,10 @@ from pathlib import Path
 
 from torch import nn
 
-from ..optional import require
+from ..memory import is_out_of_memory
+from ..optional import folder_of, require, take_off
 from .demo_forward import DemoForward
-from .zoo import build, make_ready, read_safetensors
+from .zoo import MISFIT, build, make_ready, read_safetensors
 
 DATA = Path(__file__).parent.parent / "data"
 WEIGHTS = DATA / "demo_codec.safetensors"
@@ -21,10 +22,20 @@ def load_demo_codec() -> nn.Module:
     ``data/demo_codec.md``; it is no competitor to published codecs.
 
     Raises:
-        ImportError: CompressAI or safetensors is not installed; says what to install.
+        ImportError: CompressAI or safetensors is not installed, or another CompressAI is, which does not take the
+            codec; says what to do.
     """
-    architecture = require("compressai.models").MeanScaleHyperprior
-    return make_ready(build(architecture, *read_safetensors(WEIGHTS)))
+    architecture, weights = require("compressai.models").MeanScaleHyperprior, read_safetensors(WEIGHTS)
+    try:
+        return make_ready(build(architecture, *weights))
+    except (*MISFIT, AttributeError) as error:
+        folder = folder_of("compressai")
+        if folder is None or is_out_of_memory(error):
+            raise
+        raise ImportError(
+            f"the compressai in {folder} does not take the demo codec ({type(error).__name__}: {error}); "
+            f"{take_off(folder)}"
+        ) from error
 
 
 def load_demo_forward() -> nn.Module:

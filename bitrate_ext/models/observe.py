@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import types
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -12,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-Before = Callable[[nn.Module, tuple[Any, ...]], None]
-After = Callable[[str, nn.Module, tuple[Any, ...], dict[str, Any], Any], Any]
+Before = Callable[[Any, tuple[Any, ...]], None]
+After = Callable[[str, Any, tuple[Any, ...], dict[str, Any], Any], Any]
 
 
 @contextlib.contextmanager
@@ -32,6 +33,35 @@ def watch_calls(modules: Iterable[tuple[str, nn.Module]], after: After, before: 
                 stack.callback(module.register_forward_pre_hook(before).remove)
             stack.callback(module.register_forward_hook(partial(after, name), with_kwargs=True).remove)
         yield
+
+
+@contextlib.contextmanager
+def watch_method(method: types.MethodType, after: After, before: Before) -> Iterator[None]:
+    """Watch the calls of an object's method while the block runs, by those who look it up on the object.
+
+    Args:
+        method: bound to the object, under its own name.
+        after: called as ``after(name, method, args, kwargs, output)``, with its qualified name.
+        before: called as ``before(method, args)``.
+    """
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        before(method, args)
+        output = method(*args, **kwargs)
+        after(method.__qualname__, method, args, kwargs, output)
+        return output
+
+    attributes, name = vars(method.__self__), method.__name__
+    with _watching:
+        own = attributes.get(name, watched)
+        attributes[name] = watched
+        try:
+            yield
+        finally:
+            if own is watched:
+                del attributes[name]
+            else:
+                attributes[name] = own
 
 
 @contextlib.contextmanager
@@ -76,8 +106,7 @@ class _Found:
 
     @classmethod
     def of(cls, model: nn.Module) -> _Found:
-        tensors = (*model.parameters(), *model.buffers())
-        own = [one for one in tensors if one.layout == torch.strided and not nn.parameter.is_lazy(one)]
+        own = [one for one in (*model.parameters(), *model.buffers()) if _has_memory(one)]
         return cls([(one, one.detach(), one.requires_grad) for one in own])
 
     def put_back(self) -> None:
@@ -88,5 +117,12 @@ class _Found:
                 tensor.requires_grad_(wants_gradients)
 
 
+def _has_memory(tensor: Tensor) -> bool:
+    """Return whether a tensor has memory that PyTorch can compare: sparse, quantised, nested and lazy ones have not."""
+    plain = tensor.layout == torch.strided and not (tensor.is_nested or tensor.is_quantized or tensor.is_meta)
+    return plain and not nn.parameter.is_lazy(tensor)
+
+
+_watching = threading.RLock()  # methods that are watched: one thread at a time
 _lock = threading.Lock()
 _found: dict[nn.Module, _Found] = {}

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..ops.functional import named_likelihoods
+from ..ops.functional import image_latents
 
 LIKELIHOODS, X_HAT = "likelihoods", "x_hat"
 SUFFIX = f"_{LIKELIHOODS}"  # of latents at the top of an output: "y_likelihoods"
@@ -28,7 +28,7 @@ class OutputReader:
         self.likelihoods, self.unit = likelihoods, unit
 
     def read(self, output: Any, x: Tensor) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Return the reconstruction under "x_hat", where there is one, and the latents' values by name.
+        """Return the output as a dict, the reconstruction under "x_hat", and the latents' values by name.
 
         Args:
             output: what the model returned.
@@ -39,18 +39,11 @@ class OutputReader:
         """
         x_hat = _find_reconstruction(output, x)
         values = self.likelihoods(output) if self.likelihoods is not None else _find_values(output, x)
-        if isinstance(values, (list, tuple)) and any(isinstance(one, (Mapping, list, tuple)) for one in values):
-            raise TypeError(
-                f"model returned a {type(values).__name__} of likelihoods, one entry a frame, as video models do; "
-                "BitrateMapper takes image models; bitrate_map takes such lists, and coded_video codes frames"
-            )
-        named = self._named(values)
-        return ({} if x_hat is None else {X_HAT: x_hat}), named
+        found = dict(output) if isinstance(output, Mapping) else {} if x_hat is None else {X_HAT: x_hat}
+        return found, self._named(values)
 
     def _named(self, values: Any) -> dict[str, Tensor]:
-        if isinstance(values, (list, tuple)):
-            values = {str(number): one for number, one in enumerate(values)}
-        named = {"y": values} if isinstance(values, Tensor) else named_likelihoods(values)
+        named = image_latents(values, self.unit)
         if not named:
             raise ValueError("model returned no likelihoods: the mapping under 'likelihoods' is empty")
         ranks = (4,) if self.unit == "likelihood" else (3, 4)
@@ -123,9 +116,7 @@ def _is_values(part: Any, x: Tensor) -> bool:
 
 
 def _find_reconstruction(output: Any, x: Tensor) -> Any:
-    if isinstance(output, Mapping):
-        return output.get(X_HAT)
-    if not isinstance(output, Tensor) and hasattr(output, X_HAT):
+    if not isinstance(output, (Tensor, Mapping)) and hasattr(output, X_HAT):
         return getattr(output, X_HAT)
     if isinstance(output, (list, tuple)):
         for part in output:

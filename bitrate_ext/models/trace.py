@@ -1,25 +1,31 @@
 """The part of a model that turns a latent into pixels: found by watching the model run, then probed.
 
 A synthesis transform is the outermost module that is given a tensor on a latent's grid and returns one of the image's
-size; a hyper-synthesis returns one on the grid of another latent. Nothing is assumed of names or of kinds of layers.
+size; a hyper-synthesis returns one on the grid of another latent. Nothing is assumed of names or of kinds of layers. A
+decoder that is no module, or works on something else than a grid, is given as a callable.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import types
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from ..memory import is_out_of_memory
 from ..ops.functional import latent_bits
 from ..ops.projection import Reach
+from ..ops.units import LIKELIHOOD
 from .adapter import ModelAdapter
-from .observe import watch_calls
+from .observe import watch_calls, watch_method
 from .padding import Crop
 
+Synthesis = str | Callable[..., Any] | None  # a module's name, a callable that takes the latent, or one to be found
 dual: Any = forward_ad  # which PyTorch has left untyped
 SAME, EQUAL, UNLIKE = range(3)  # as what a module was given is to a latent
 PROBE_CELLS = (16, 32, 64)  # sides of the grids on which reach is measured, cells
@@ -32,7 +38,7 @@ NOT_LOCAL = (
 class SynthesisTransform:
     """A transform of the decoder and what it was given in one run of the model."""
 
-    name: str  # of the module, as in ``model.named_modules()``
+    name: str  # of the module, as in ``model.named_modules()``, or of the callable
     transform: Callable[[Tensor], Tensor]
     inputs: Tensor  # [N, C', h, w]
     channels: slice  # those of the inputs that are the latent
@@ -45,35 +51,65 @@ class SynthesisTransform:
     def energy(self, tangent: Tensor) -> Tensor:
         """Return the squared response to a small change of the latent, summed over output channels.
 
-        One pass in forward mode (``torch.autograd.forward_ad``).
+        One pass in forward mode (``torch.autograd.forward_ad``); where an operation has none, reverse mode twice: what
+        a pass in reverse mode returns is linear in what it starts from, and its own transpose pushes forward.
 
         Args:
             tangent: ``[N, C, h, w]``, the direction of the change.
 
         Returns:
             ``[N, H, W]``.
+
+        Raises:
+            ValueError: the transform has no derivatives.
         """
         whole = torch.zeros_like(self.inputs)
         whole[:, self.channels] = tangent
-        with torch.no_grad(), dual.dual_level():
-            # A clone: the first layer may work in place.
-            response: Tensor = dual.unpack_dual(self.transform(dual.make_dual(self.inputs.clone(), whole))).tangent
-            return response.square().sum(dim=1)
+        try:
+            with torch.no_grad(), dual.dual_level():
+                # A clone: the first layer may work in place.
+                response = dual.unpack_dual(self.transform(dual.make_dual(self.inputs.clone(), whole)))
+                pushed: Tensor = torch.zeros_like(response.primal) if response.tangent is None else response.tangent
+                return pushed.square().sum(dim=1)
+        except RuntimeError as error:  # of a custom autograd.Function without jvp, for one
+            if is_out_of_memory(error):
+                raise
+        with self._differentiated() as (inputs, response):
+            start = torch.zeros_like(response, requires_grad=True)
+            (pulled,) = torch.autograd.grad(response, inputs, start, create_graph=True)
+            (pushed,) = torch.autograd.grad(pulled, start, whole)
+        return pushed.square().sum(dim=1)
 
     def symbol_energy(self, passes: int, generator: torch.Generator) -> Tensor:
         """Estimate the energy ``[N, C, h, w]`` of each symbol's impulse response, its squares summed over all outputs.
 
         Unbiased: the squares of ``J' s`` averaged over ``passes`` random signs ``s``, each one pass in reverse mode
         (Hutchinson's estimator of the diagonal of ``J' J``). Its relative standard deviation is ``sqrt(2 / passes)``.
+
+        Raises:
+            ValueError: the transform has no derivatives.
         """
         total = torch.zeros_like(self.latent)
         for _ in range(passes):
-            with torch.enable_grad():
-                inputs = self.inputs.detach().clone().requires_grad_()
-                response = self.transform(inputs.clone())
+            with self._differentiated() as (inputs, response):
                 (pulled,) = torch.autograd.grad(response, inputs, random_signs(response, generator))
             total += pulled[:, self.channels].square()
         return total / passes
+
+    @contextlib.contextmanager
+    def _differentiated(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give inputs of a run that is recorded, and its response, to a block that differentiates it."""
+        try:
+            with torch.enable_grad():
+                inputs = self.inputs.detach().clone().requires_grad_()
+                yield inputs, self.transform(inputs.clone())
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            raise ValueError(
+                f"{self.name} must be differentiable, since its bits are followed by its derivatives: {error}; let it "
+                "run without no_grad, and its own autograd.Functions have a backward that can be differentiated, or jvp"
+            ) from error
 
     def reach(self) -> tuple[Reach, tuple[int, int]]:
         """Measure what one cell can touch, relative to ``stride * i``, and the stride, in outputs per cell.
@@ -118,10 +154,10 @@ def random_signs(like: Tensor, generator: torch.Generator) -> Tensor:
     return (2 * signs - 1).to(like)
 
 
-def symbol_bits(likelihoods: Tensor) -> Tensor:
-    """Return the bits of each symbol, float32 or float64 ``[N, C, h, w]``, of likelihoods of that shape."""
-    n, c, h, w = likelihoods.shape
-    return latent_bits(likelihoods.reshape(n * c, 1, h, w)).reshape(n, c, h, w)
+def symbol_bits(values: Tensor, unit: str = LIKELIHOOD) -> Tensor:
+    """Return the bits of each symbol, float32 or float64 ``[N, C, h, w]``, of likelihoods or costs of that shape."""
+    n, c, h, w = values.shape
+    return latent_bits(values.reshape(n * c, 1, h, w), unit=unit).reshape(n, c, h, w)
 
 
 def _extents(touched: Tensor, cell: tuple[int, int], stride: tuple[int, int]) -> tuple[Reach, bool]:
@@ -139,7 +175,7 @@ def _extents(touched: Tensor, cell: tuple[int, int], stride: tuple[int, int]) ->
 
 @dataclass(frozen=True, eq=False)
 class _Call:
-    """One module given a tensor on some latent's grid."""
+    """One module, or watched method, given a tensor on some latent's grid."""
 
     name: str
     transform: Callable[[Tensor], Tensor]
@@ -155,13 +191,19 @@ class ModelTrace:
         adapter: has the model; pads and checks as for a map.
         x: ``[N, C, H, W]``, as for the mapper.
         forward_kwargs: for the model's ``forward``.
+        synthesis: the synthesis transform: a module's name, or a callable that takes a latent ``[N, C, h, w]`` to an
+            image. Calls of an object's method are watched as those of modules are, with all that it is given beside;
+            another callable is given the values that an entropy model returns beside the latent's likelihoods.
 
     Raises:
         TypeError, ValueError: as the mapper does; also where the model is no ``nn.Module``.
     """
 
-    def __init__(self, adapter: ModelAdapter, x: Tensor, forward_kwargs: dict[str, Any]) -> None:
+    def __init__(
+        self, adapter: ModelAdapter, x: Tensor, forward_kwargs: dict[str, Any], synthesis: Synthesis = None
+    ) -> None:
         self._model = adapter.module
+        self._synthesis = checked_synthesis(self._model, synthesis)
         self.adapter = adapter
         with torch.no_grad():  # not inference mode: what it makes cannot be differentiated
             adapter.prepare(x, forward_kwargs)
@@ -180,16 +222,17 @@ class ModelTrace:
         """Run the model on padded images."""
         self.padded, self.crop, self.forward_kwargs = padded, crop, forward_kwargs
         self._calls: list[_Call] = []
+        self._method_calls: list[_Call] = []
         self._values: list[tuple[Tensor, Tensor, list[Tensor]]] = []  # see _place
         self._means = False
         grids = set(self.adapter.grids(self.size).values())
-        entered: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+        entered: dict[Any, tuple[Tensor, Tensor]] = {}
 
-        def before(module: nn.Module, args: Any) -> None:
+        def before(module: Any, args: Any) -> None:
             if args and isinstance(args[0], Tensor) and _grid(args[0]) in grids:
                 entered[module] = (args[0], args[0].detach().clone())
 
-        def after(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        def after(name: str, module: Any, args: Any, kwargs: Any, output: Any) -> None:
             self._means = self._means or _is_given_means(module, args, kwargs)
             before_and_values = entered.pop(module, None)
             if isinstance(output, tuple) and output and isinstance(output[0], Tensor) and _grid(output[0]) in grids:
@@ -197,18 +240,29 @@ class ModelTrace:
             if before_and_values and isinstance(output, Tensor) and _grid(output) in {*grids, self.size}:
                 rest = args[1:]
                 call = _Call(name, lambda t: module(t, *rest, **kwargs), *before_and_values, _grid(output))
-                self._calls.append(call)
+                (self._calls if isinstance(module, nn.Module) else self._method_calls).append(call)
 
         parts = [(name, module) for name, module in self._model.named_modules() if name]
-        with watch_calls(parts, after, before):
+        given = self._synthesis
+        method = watch_method(given, after, before) if _can_be_watched(given) else contextlib.nullcontext()
+        with watch_calls(parts, after, before), method:
             self.likelihoods = self.adapter.run(padded, forward_kwargs)[1]
+        for latent, values in self.likelihoods.items():
+            if values.dim() != 4:
+                raise ValueError(
+                    f"latent {latent!r} must have a cost for each symbol, [N, C, h, w], which a decoder is followed "
+                    f"with, got one for each cell, {list(values.shape)}"
+                )
 
     def synthesis(self, latent: str, named: str | None = None) -> SynthesisTransform:
-        """Find the transform from a latent to the image.
+        """Find the transform from a latent to the image: the one given, or the module of that name, or any.
 
         Raises:
             ValueError: unknown latent; no such transform, or none of that name.
         """
+        if callable(self._synthesis):
+            return self._given(latent, self._synthesis)
+        named = named or self._synthesis
         found = self._outermost(latent, self.size, named)
         if found is None:
             (h, w), (rows, columns) = self.grid(latent), self.size
@@ -216,9 +270,41 @@ class ModelTrace:
             raise ValueError(
                 f"no synthesis transform found for latent {latent!r}: looked for {looked} of the model that is given a "
                 f"tensor [N, {self.likelihoods[latent].shape[1]}, {h}, {w}] and returns one [N, C, {rows}, {columns}]; "
-                "make the decoder one nn.Module of the model, and give its name, `synthesis`, where another was taken"
+                "give the decoder as `synthesis` to calibrate or attribute: its name where it is a module of the "
+                "model, or a callable that takes such a tensor"
             )
         return found
+
+    def _given(self, latent: str, transform: Callable[..., Any]) -> SynthesisTransform:
+        """Return the callable that was given, with what it was or would be given in this run."""
+        found = self._outermost(latent, self.size, calls=self._method_calls)
+        if found is not None:
+            return found
+        name = str(getattr(transform, "__qualname__", type(transform).__name__))
+        likelihoods = self.likelihoods[latent]
+        for *_, values, beside in self._values:
+            if values.shape != likelihoods.shape or not any(one is likelihoods for one in beside):
+                continue
+            try:
+                with torch.no_grad():
+                    returned = transform(values.clone())
+            except (RuntimeError, TypeError, ValueError) as error:
+                if is_out_of_memory(error):
+                    raise
+                raise ValueError(f"synthesis, {name}, does not take latent {latent!r}: {error}") from error
+            if not isinstance(returned, Tensor) or _grid(returned) != self.size:
+                got = list(returned.shape) if isinstance(returned, Tensor) else type(returned).__name__
+                rows, columns = self.size
+                raise ValueError(
+                    f"synthesis, {name}, must take latent {latent!r}, {list(values.shape)}, to a tensor "
+                    f"[N, C, {rows}, {columns}], got {got}"
+                )
+            return SynthesisTransform(name, transform, values, slice(0, values.shape[1]))
+        raise ValueError(
+            f"synthesis, {name}, is not called with latent {latent!r}, {list(likelihoods.shape)}, in a run of the "
+            "model, and no module returns the latent's values beside its likelihoods; give a method of the model, as "
+            "model.decode, that forward() calls with the latent first"
+        )
 
     def hyper_synthesis(self, latent: str) -> tuple[SynthesisTransform, str] | None:
         """Find the transform from a latent to another one's grid, and that one's name; None where there is none."""
@@ -244,7 +330,7 @@ class ModelTrace:
         name = self.synthesis(onto).name
         hyper_module = [(hyper.name, self._model.get_submodule(hyper.name))]
         with watch_calls(hyper_module, lambda *call: torch.full_like(call[-1], torch.nan)):
-            again = ModelTrace(self.adapter, self.padded, self.forward_kwargs)
+            again = ModelTrace(self.adapter, self.padded, self.forward_kwargs, self._synthesis)
         return bool(again.synthesis(onto, name).inputs.isnan().any())
 
     def _check_latent(self, latent: str) -> None:
@@ -252,7 +338,9 @@ class ModelTrace:
             known = ", ".join(map(repr, self.likelihoods))
             raise ValueError(f"latent must be one of the model's, {known}, got {latent!r}")
 
-    def _outermost(self, latent: str, size: tuple[int, ...], named: str | None = None) -> SynthesisTransform | None:
+    def _outermost(
+        self, latent: str, size: tuple[int, ...], named: str | None = None, calls: list[_Call] | None = None
+    ) -> SynthesisTransform | None:
         """Find the module that takes the latent's grid to ``size``: the first in the order of ``named_modules``.
 
         One that was given what the entropy model returned comes before one that was given other values, and one that
@@ -262,14 +350,15 @@ class ModelTrace:
         channels = self.likelihoods[latent].shape[1]
         order = {name: position for position, (name, _) in enumerate(self._model.named_modules())}
         ranked = []
-        for call in self._calls:
+        for call in self._calls if calls is None else calls:
             if _grid(call.inputs) != self.grid(latent) or call.size != size or named not in (None, call.name):
                 continue
             likeness, start = self._place(latent, call)
             whole = call.inputs.shape[1] == channels
             if likeness == UNLIKE and not whole:
                 continue  # something else on the same grid
-            ranked.append(((likeness, not whole, order[call.name]), call, slice(start, start + channels)))
+            rank = (likeness, not whole, order.get(call.name, 0))
+            ranked.append((rank, call, slice(start, start + channels)))
         if not ranked:
             return None
         _, call, part = min(ranked, key=lambda one: one[0])
@@ -291,6 +380,31 @@ class ModelTrace:
             if any(torch.equal(part, values) for _, values in returned):
                 return EQUAL, start
         return UNLIKE, 0
+
+
+def checked_synthesis(model: nn.Module, synthesis: Any) -> Synthesis:
+    """Return a synthesis transform as it was given; of a module of the model its name.
+
+    Raises:
+        TypeError: it is neither a name nor a callable.
+    """
+    if isinstance(synthesis, nn.Module):
+        name = next((name for name, module in model.named_modules() if module is synthesis), None)
+        return name or synthesis
+    if synthesis is not None and not isinstance(synthesis, str) and not callable(synthesis):
+        raise TypeError(
+            "synthesis must be the name of a module, or a callable that takes a latent [N, C, h, w] to an image, got "
+            f"{type(synthesis).__name__}"
+        )
+    return synthesis  # type: ignore[no-any-return]
+
+
+def _can_be_watched(synthesis: Any) -> TypeGuard[types.MethodType]:
+    """Return whether it is an object's method, found on the object by its name."""
+    if not isinstance(synthesis, types.MethodType) or isinstance(synthesis.__self__, type):
+        return False
+    owner, name = synthesis.__self__, synthesis.__name__
+    return hasattr(owner, "__dict__") and getattr(owner, name, None) == synthesis
 
 
 def _grid(tensor: Tensor) -> tuple[int, int]:

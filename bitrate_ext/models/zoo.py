@@ -1,28 +1,30 @@
 """Load CompressAI's models safely: its published weights, and checkpoints of one's own.
 
-Files are read as tensors only (``weights_only=True`` or safetensors), so no code in them ever runs. CompressAI's own
+Files are read as data only (``checkpoints``, or safetensors), so no code in them ever runs. CompressAI's own
 ``pretrained=True`` unpickles what it downloads. ``compressai`` is imported when a model is asked for, not before.
 """
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import pickle
 import sys
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..checkpoints import safety
+from ..checkpoints.inert import check_no_whole_model, read_inert
+from ..checkpoints.safety import check_weights
+from ..checkpoints.weights import Weights, choose_weights, find_weights, prefixes_off
 from ..choices import check_choice, check_published
 from ..optional import require
-from . import checkpoint_safety
 
-WRAPPERS = ("state_dict", "model_state_dict")  # keys under which training scripts keep the weights
-TABLES = ("._quantized_cdf", "._offset", "._cdf_length")  # of the entropy coder
+TABLES = ("_quantized_cdf", "_offset", "_cdf_length")  # of the entropy coder
 MISFIT = (RuntimeError, KeyError, ValueError, TypeError, IndexError, AssertionError)  # of weights and architecture
 
 
@@ -70,36 +72,59 @@ def load_zoo_model(name: str, quality: int | None = None, metric: str = "mse") -
     return make_ready(build(home.model_architectures[name], _prepared(weights)))
 
 
-def load_checkpoint(path: str | Path, name: str | None = None) -> nn.Module:
+def load_checkpoint(path: str | Path, name: str | None = None, key: str | None = None) -> nn.Module:
     """Load a CompressAI image or video model from a file of weights, in eval mode, coder tables built.
 
     Args:
         path: a ``.safetensors`` file, or what ``torch.save`` wrote: a state dict, or a training checkpoint that holds
-            one under ``"state_dict"``. A safetensors file of parameters alone needs the constructor's ``N`` and ``M``
-            in its metadata, as in the bundled demo codec.
+            one, however deep, among other things, of which nothing is run. A safetensors file of parameters alone needs
+            the constructor's ``N`` and ``M`` in its metadata, as in the bundled demo codec.
         name: the architecture's registry name, such as ``"mbt2018-mean"``. Default: the only one that the weights fit.
+        key: where the weights are in the file, keys joined by dots. Default: found.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is damaged, holds something else than tensors, or does not fit the architecture.
+        ValueError: it is damaged, holds a whole pickled model or code, no weights or several, or they do not fit.
         ImportError: CompressAI is not installed.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint file {path}")
     architectures = _architectures()
     if name is not None:
         check_choice("name", name, sorted(architectures))
-    weights, sizes = read_safetensors(path) if path.suffix == ".safetensors" else (_read_pickle(path), ())
-    checkpoint_safety.check_weights(path, weights)
+    content, sizes = read_checkpoint(path)
+    weights = choose_weights(path, content, key, _is_codec)
+    check_weights(path, weights)
+    *_, weights = prefixes_off(weights)  # every codec has several parts, so that none of them is a prefix
     weights = _prepared(weights)
     if name is None:
         name = _only_fit(path, architectures, weights, sizes)
     try:
-        checkpoint_safety.rehearse(build, architectures[name], weights, sizes)
+        safety.rehearse(build, architectures[name], weights, sizes)
         return make_ready(build(architectures[name], weights, sizes))
     except MISFIT as error:
         raise ValueError(f"the weights in {path} do not fit {name!r}: {_reason(error)}") from error
+
+
+def read_checkpoint(path: Path) -> tuple[Any, tuple[int, ...]]:
+    """Return what a file holds, and the constructor's arguments where its metadata has them; nothing of it is run.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is damaged, or holds code or whole pickled models.
+        ImportError: safetensors is not installed.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint file {path}")
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
+    content, objects = read_inert(path)
+    if not find_weights(content):
+        check_no_whole_model(path, content, objects)
+    return content, ()
+
+
+def _is_codec(weights: Weights) -> bool:
+    return any(str(name).endswith("quantiles") for name in weights)
 
 
 def _first_line(error: BaseException) -> str:
@@ -132,27 +157,9 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], tuple[int, ...]]:
     return weights, sizes
 
 
-def _read_pickle(path: Path) -> dict[str, Tensor]:
-    checkpoint_safety.check_archive(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickle protocols and storages, about which a user can do nothing
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # PyTorch's text goes on to advise weights_only=False.
-        raise ValueError(
-            f"{path} is damaged, or holds Python objects besides tensors; those are refused, because loading them can "
-            'run code. If you trust it, save its weights alone: torch.save(checkpoint["state_dict"], ...)'
-        ) from error
-    except Exception as error:  # damaged pickles raise anything, from IndexError to UnicodeDecodeError
-        raise ValueError(f"{path} is not a readable PyTorch file, or is truncated: {_first_line(error)}") from error
-    for key in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        found = f"the keys {', '.join(map(repr, content))}" if isinstance(content, Mapping) else type(content).__name__
-        raise ValueError(f"{path} must hold a state dict, at the top or under 'state_dict', got {found}")
-    return dict(content)
+def is_table(name: str) -> bool:
+    """Return whether a name is that of a coder's table, which follows from the weights."""
+    return name.rpartition(".")[2] in (*TABLES, "scale_table")
 
 
 def _prepared(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -167,7 +174,7 @@ def _prepared(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def build(architecture: Any, weights: Mapping[str, Tensor], sizes: tuple[int, ...] = ()) -> nn.Module:
     """Build a model with these weights.
 
-    With ``sizes``, the constructor's arguments, coder tables may be missing from the weights: they are derived.
+    Coder tables may be missing from the weights; with ``sizes``, the constructor's arguments, other buffers, too.
 
     Raises:
         MISFIT: they do not fit.
@@ -181,8 +188,18 @@ def build(architecture: Any, weights: Mapping[str, Tensor], sizes: tuple[int, ..
         return model
     # Variable-rate models have an optional part, which from_state_dict cannot tell from the weights.
     optional = {"vr_entbttlnck": True} if any(key.startswith("gayn2zqstep.") for key in weights) else {}
-    from_weights: Callable[..., nn.Module] = architecture.from_state_dict
-    return from_weights(dict(weights), **optional)
+
+    class Completed(architecture):  # type: ignore[misc]
+        """The architecture, whose own tables, empty, stand in for those that are missing."""
+
+        def load_state_dict(self, state_dict: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
+            tables = {key: table for key, table in self.state_dict().items() if is_table(key)}
+            return super().load_state_dict({**tables, **state_dict}, *args, **kwargs)
+
+    Completed.__name__ = architecture.__name__  # in messages
+    completed: nn.Module = Completed.from_state_dict(dict(weights), **optional)
+    completed.__class__ = architecture
+    return completed
 
 
 def _only_fit(
@@ -196,7 +213,7 @@ def _only_fit(
     fitting = []
     for name, architecture in architectures.items():
         with contextlib.suppress(*MISFIT):
-            if not checkpoint_safety.rehearse(build, architecture, weights, sizes):
+            if not safety.rehearse(build, architecture, weights, sizes):
                 build(architecture, weights, sizes)
             fitting.append(name)
     if len(fitting) != 1:
@@ -206,14 +223,31 @@ def _only_fit(
     return fitting[0]
 
 
+def set_level(model: nn.Module, level: Any) -> None:
+    """Make the coder tables of a variable-rate model those of one of its levels; of other models nothing is changed.
+
+    Args:
+        model: CompressAI's, or one built like them, with its gains in ``Gain``.
+        level: what its ``forward`` calls ``s``; one that it does not have is left for it to refuse.
+    """
+    gains: Any = getattr(model, "Gain", ())
+    update: Any = getattr(model, "update", None)
+    known = isinstance(level, int) and 0 <= level < len(gains)
+    if known and callable(update) and "scale" in inspect.signature(update).parameters:
+        update(force=True, scale=gains[level].detach())
+
+
 def make_ready(model: nn.Module) -> nn.Module:
     """Set eval mode, and make coder tables of the weights: tables in a checkpoint may be older than them.
+
+    Models that have no ``update`` with ``force``, as CompressAI's have, have no such tables.
 
     Raises:
         ValueError: the weights ask for tables of a senseless length.
     """
     model.eval()
-    checkpoint_safety.check_quantiles(model)
-    coder: Any = model
-    coder.update(force=True)
+    safety.check_quantiles(model)
+    update: Any = getattr(model, "update", None)
+    if callable(update) and "force" in inspect.signature(update).parameters:
+        update(force=True)
     return model

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from . import autograd, dispatch, reference
-from .arguments import Latents, Projections, check_out, checked_dtype, checked_tensors, noun_of, resolve
+from .arguments import Latents, Projections, check_out, checked_dtype, checked_tensors, resolve, split_frames, unwrap
+from .arguments import image_latents as image_latents
+from .arguments import map_dtype as map_dtype
 from .arguments import named_likelihoods as named_likelihoods
+from .units import LIKELIHOOD, kernel_input, noun_of
 
 
 def bitrate_map(
@@ -24,7 +27,8 @@ def bitrate_map(
     out: Tensor | None = None,
     dtype: torch.dtype | None = None,
     crop: Sequence[int] | None = None,
-    unit: str = "likelihood",
+    unit: str = LIKELIHOOD,
+    check: bool = False,
 ) -> Any:
     """Return where the bits go: the cost of every image pixel, in bits per pixel.
 
@@ -34,8 +38,9 @@ def bitrate_map(
 
     Args:
         values: probabilities in (0, 1], ``[N, C, h, w]``, or nested dicts of such tensors as CompressAI models return
-            them: their maps are added in the same pass. A list or tuple (video models return one entry a frame) gives
-            a list of maps. float32, float64, float16 or bfloat16; any strides. With ``unit="bits"``, ``[N, h, w]``.
+            them: their maps are added in the same pass. Dicts may hold lists, and None. A list or tuple (video models
+            return one entry a frame) gives a list of maps. Of a model's whole output, the entry ``"likelihoods"`` is
+            taken. float32, float64, float16 or bfloat16; any strides.
         size: ``(H, W)`` of the image, pixels. Exactly one of ``size`` and ``scale_factor`` must be given.
         scale_factor: pixels per cell, a number or a pair ``(vertical, horizontal)``; ``H = floor(h * scale)``.
         projection: ``"nearest"``, ``"bilinear"``, ``"area"`` or a ``Projection``, such as ``calibrate`` measures; or a
@@ -44,10 +49,13 @@ def bitrate_map(
             exactly the values of ``F.interpolate``, which differ where the scale is not a whole number.
         impl: ``"auto"`` (native where there is a kernel, else the reference), ``"native"`` or ``"reference"``.
         out: a tensor for the result; spares a large allocation for each frame. Not with gradients.
-        dtype: of the map: float32 or float64. Default float32, float64 where a tensor of likelihoods is float64.
+        dtype: of the map: float32 or float64. Default float32, float64 where a tensor ``[N, C, h, w]`` is float64.
         crop: ``(top, left, height, width)``: compute only this window of the ``size`` map.
-        unit: what ``values`` are: ``"likelihood"``, or ``"bits"`` of latent cells that are known already, as
-            ``latent_bits`` gives them.
+        unit: what ``values`` are: ``"likelihood"``; or a cost that is known already, ``"bits"``, ``"nats"``, ``"log2"``
+            or ``"log"``, the last two logarithms of likelihoods (negative). Costs are those of symbols,
+            ``[N, C, h, w]``, or of cells, ``[N, h, w]``, as ``latent_bits`` gives them.
+        check: refuse values that cannot be of that unit, such as likelihoods above 1 or below 0. That is one more pass,
+            waits for the device and cannot be compiled.
 
     Returns:
         ``[N, 1, H, W]``, bits per pixel, on the likelihoods' device. The sum over a map is the image's total bits to
@@ -62,7 +70,9 @@ def bitrate_map(
         RuntimeError: ``impl="native"`` where there is no kernel, or a map that one CUDA launch cannot index.
     """
     noun = noun_of(unit)
-    if isinstance(values, (list, tuple)):
+    latents = unwrap(values, noun)
+    frames = split_frames(latents, unit)
+    if frames is not None:
         if out is not None:
             raise ValueError(f"out goes with one map, but {noun} is a list")
         return [
@@ -76,10 +86,11 @@ def bitrate_map(
                 dtype=dtype,
                 crop=crop,
                 unit=unit,
+                check=check,
             )
-            for frame in values
+            for frame in frames
         ]
-    call = resolve(values, size, scale_factor, projection, conserve, impl, dtype, crop, unit)  # type: ignore[arg-type]
+    call = resolve(latents, size, scale_factor, projection, conserve, impl, dtype, crop, unit, check)
     tensors, geometry = call.terms()
     if out is not None:
         check_out(out, call, call.window[2], noun)
@@ -94,17 +105,20 @@ def bitrate_map(
     return autograd.call_map(tensors, geometry, call.dtype)
 
 
-def latent_bits(likelihoods: Tensor, *, impl: str = "auto", dtype: torch.dtype | None = None) -> Tensor:
+def latent_bits(
+    values: Tensor, *, impl: str = "auto", dtype: torch.dtype | None = None, unit: str = LIKELIHOOD
+) -> Tensor:
     """Return the bits per latent cell, ``[N, h, w]``, of likelihoods ``[N, C, h, w]``.
 
     The cell sums that ``bitrate_map`` projects. Sum them in float64 (``dtype=torch.float64``) for totals: a float32 sum
     over a large map is off in the fifth digit. Other arguments and errors as for ``bitrate_map``.
     """
-    if not isinstance(likelihoods, Tensor):
-        raise TypeError(f"likelihoods must be a tensor, got {type(likelihoods).__name__}")
-    if 0 in likelihoods.shape[-2:]:
-        tensors = checked_tensors(likelihoods, "likelihood").values()
-        return reference.latent_bits(likelihoods, checked_dtype(dtype, list(tensors), "likelihood"))
+    noun = noun_of(unit)
+    if not isinstance(values, Tensor):
+        raise TypeError(f"{noun} must be a tensor, got {type(values).__name__}")
+    if 0 in values.shape[-2:]:
+        checked_tensors(values, unit)
+        return reference.cell_bits(kernel_input(values, unit), checked_dtype(dtype, [values]))
     # The map at the grid's own size, where each pixel is its cell.
-    cells: Tensor = bitrate_map(likelihoods, likelihoods.shape[-2:], projection="nearest", impl=impl, dtype=dtype)
+    cells: Tensor = bitrate_map(values, values.shape[-2:], projection="nearest", impl=impl, dtype=dtype, unit=unit)
     return cells.squeeze(1)

@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .arguments import Call, Latents, Projections, check_out, noun_of, resolve
+from ..checks import check_whole_number
+from .arguments import Call, Latents, Projections, check_out, resolve, unwrap
 from .band import Band, Integers
 from .dispatch import choose_kernel, project_bands_into
 from .mapped_memory import read_rows, shared_mapping
 from .projection import Axis, Projection, axis_band
+from .units import LIKELIHOOD, kernel_input, noun_of
 
 ROWS = 256  # of a strip, pixels
 CPU = torch.device("cpu")
@@ -107,7 +109,7 @@ def map_strips(
     impl: str = "auto",
     dtype: torch.dtype | None = None,
     out: Tensor | None = None,
-    unit: str = "likelihood",
+    unit: str = LIKELIHOOD,
 ) -> Iterator[tuple[int, Tensor]]:
     """Return the map of ``bitrate_map`` in strips of rows, from top to bottom: the same bytes, in a strip's memory.
 
@@ -129,11 +131,9 @@ def map_strips(
     Raises:
         TypeError, ValueError: as ``bitrate_map`` does, when it is called; also where ``rows`` is no positive integer.
     """
-    if isinstance(rows, bool) or not isinstance(rows, int):
-        raise TypeError(f"rows must be an integer, got {rows!r}")
-    if rows < 1:
-        raise ValueError(f"rows must be at least 1, got {rows}")
+    check_whole_number("rows", rows, 1)
     noun = noun_of(unit)
+    values = unwrap(values, noun)
     if isinstance(values, Sequence):
         raise TypeError(f"{noun} must be a tensor or a dict of tensors, got {type(values).__name__}")
     call = resolve(values, size, None, projection, conserve, impl, dtype, crop, unit)
@@ -156,13 +156,12 @@ def _strips(call: Call, projector: RowProjector, rows: int, out: Tensor | None) 
         for name, tensor in call.latents.items():
             low, high = projector.cells(name, top, top + count)
             span = spans[name]
-            if span is None:
-                held[name] = low, tensor[..., low:high, :]
-                continue
-            needed = tensor[..., low:high, :].numel()
-            if name not in buffers or buffers[name].numel() < needed:
-                buffers[name] = tensor.new_empty(needed)
-            held[name] = low, read_rows(tensor, span, low, high, buffers[name])
+            part = tensor[..., low:high, :]
+            if span is not None:
+                if name not in buffers or buffers[name].numel() < part.numel():
+                    buffers[name] = tensor.new_empty(part.numel())
+                part = read_rows(tensor, span, low, high, buffers[name])
+            held[name] = low, kernel_input(part, call.unit)
         shape = (first.shape[0], 1, count, projector.width)
         strip = (
             first.new_empty(shape, dtype=call.dtype) if out is None else out.flatten()[: math.prod(shape)].view(shape)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from ..checks import check_whole_number
 from ..choices import FEWEST_SAMPLES, SAMPLES
 from ..io.images import load_image
-from ..models.adapter import ModelAdapter, check_eval_mode
+from ..models.adapter import ModelAdapter, check_eval_mode, device_of
 from ..models.demo_codec import demo_photograph
 from ..models.observe import leave_as_found
-from ..models.trace import ModelTrace, SynthesisTransform, random_signs, symbol_bits
+from ..models.trace import ModelTrace, Synthesis, SynthesisTransform, checked_synthesis, random_signs, symbol_bits
 from ..ops.projection import Projection, Reach, get_projection
 from .field import FORMAT, ReceptiveField, Term
 from .separable import separable_terms
@@ -42,7 +42,7 @@ def calibrate(
     images: Tensor | Sequence[Tensor] | None = None,
     samples: int = SAMPLES,
     *,
-    synthesis: str | None = None,
+    synthesis: Synthesis = None,
     cache: bool | Path = True,
     notice: Callable[[str], object] | None = None,
     **forward_kwargs: Any,
@@ -56,7 +56,10 @@ def calibrate(
         images: ``[N, C, H, W]`` in [0, 1], or a sequence of them of any sizes. Default: the bundled photograph,
             mirrored at its edges where it is too small.
         samples: passes in forward mode, each of which probes cells a reach apart all over an image.
-        synthesis: name of the synthesis transform among ``model.named_modules()``. Default: found by running.
+        synthesis: the synthesis transform. Default: found by running. Or the name of one of ``model.named_modules()``;
+            or a callable that takes the latent ``[N, C, h, w]`` to an image: a method that the model's ``forward``
+            calls, as ``model.decode``, or any function, as ``lambda y: model.decoder(y.flatten(2).mT)`` for tokens.
+            A function is given what an entropy model returns beside the latent's likelihoods; its result is not kept.
         cache: keep the result, and look for it, in PyTorch's folder for downloads (``torch.hub.get_dir()``), or in the
             folder given. It is found again by the weights and all arguments.
         notice: called with the latent's name where it has to be measured, which may take a minute.
@@ -82,8 +85,11 @@ def calibrate(
         raise TypeError(f"model must be an nn.Module, whose parts can be watched, got {type(model).__name__}")
     check_eval_mode(model)
     given = _checked_images(images)
-    key = _key(model, latent, given, samples, synthesis, forward_kwargs)
+    name = _name(model, checked_synthesis(model, synthesis))
+    key = _key(model, latent, given, samples, name, forward_kwargs)
     folder = _cache_folder() if cache is True else Path(cache) if cache else None
+    if synthesis is not None and name is None:
+        folder = None  # nothing tells one function from another
     stored = folder / f"{key}.npz" if folder else None
     if stored is not None and stored.exists():
         try:
@@ -98,8 +104,9 @@ def calibrate(
             model, onto, images, samples, synthesis=synthesis, cache=cache, notice=notice, **forward_kwargs
         )
 
+    transform = dict(model.named_modules()).get(synthesis, synthesis) if isinstance(synthesis, str) else synthesis
     with leave_as_found(model):
-        field = _Calibration(model, given, samples, synthesis, forward_kwargs, painted).measure(latent)
+        field = _Calibration(model, given, samples, transform, forward_kwargs, painted).measure(latent)
     if stored is not None:
         try:
             stored.parent.mkdir(parents=True, exist_ok=True)
@@ -111,9 +118,13 @@ def calibrate(
 
 @torch.inference_mode(False)
 def receptive_fields(
-    adapter: ModelAdapter, x: Tensor, forward_kwargs: dict[str, Any], notice: Callable[[str], object] | None = None
+    adapter: ModelAdapter,
+    x: Tensor,
+    forward_kwargs: dict[str, Any],
+    notice: Callable[[str], object] | None = None,
+    synthesis: Synthesis = None,
 ) -> dict[str, Projection]:
-    """Choose a projection for each latent of a model.
+    """Choose a projection for each latent of a model; ``synthesis`` is that of ``calibrate``.
 
     - A latent that a synthesis transform reads: its kernel.
     - One that a hyper-synthesis transform reads: through it onto the latent that it describes, and on with that one's
@@ -127,7 +138,7 @@ def receptive_fields(
     model = adapter.module
     x = x.clone()  # an inference tensor cannot be differentiated
     images = None if x.shape[1] == 3 else x
-    run = ModelTrace(adapter, _fitted(x[:1], adapter.multiple, (1, 1)), forward_kwargs)
+    run = ModelTrace(adapter, _fitted(x[:1], adapter.multiple, (1, 1)), forward_kwargs, synthesis)
     chosen: dict[str, Projection] = {}
     trouble: ValueError | None = None
     for latent in run.likelihoods:
@@ -139,7 +150,7 @@ def receptive_fields(
             except ValueError as error:
                 paints, trouble = False, trouble or error
         if paints:
-            chosen[latent] = calibrate(model, latent, images, notice=notice, **forward_kwargs)
+            chosen[latent] = calibrate(model, latent, images, synthesis=synthesis, notice=notice, **forward_kwargs)
         else:
             chosen[latent] = get_projection("nearest")
     if trouble is not None and not any(isinstance(one, ReceptiveField) for one in chosen.values()):
@@ -155,13 +166,13 @@ class _Calibration:
         model: nn.Module,
         given: list[Tensor],
         samples: int,
-        synthesis: str | None,
+        synthesis: Synthesis,
         forward_kwargs: dict[str, Any],
         painted: Callable[[str], ReceptiveField],
     ) -> None:
         self.images = given or [_bundled(model)]
         self.mirrored = not given  # the bundled photograph may be enlarged; the user's are taken as they are
-        self.samples, self.named, self.forward_kwargs = samples, synthesis, forward_kwargs
+        self.samples, self.synthesis, self.forward_kwargs = samples, synthesis, forward_kwargs
         self.painted = painted
         self.adapter = _image_adapter(model, self.images[0], forward_kwargs)
 
@@ -169,13 +180,13 @@ class _Calibration:
         run = self._run(self.images[0], (1, 1))
         hyper = run.hyper_synthesis(latent)
         if hyper is None:
-            return self._kernel(latent, None, run.synthesis(latent, self.named), (1, 1))
+            return self._kernel(latent, None, run.synthesis(latent), (1, 1))
         painted = self.painted(hyper[1])
         return _followed(self._kernel(latent, painted.latent, hyper[0], painted.stride), painted)
 
     def _run(self, image: Tensor, needed: tuple[int, int]) -> ModelTrace:
         fitted = _fitted(image, self.adapter.multiple, needed if self.mirrored else (1, 1))
-        return ModelTrace(self.adapter, fitted, self.forward_kwargs)
+        return ModelTrace(self.adapter, fitted, self.forward_kwargs, self.synthesis)
 
     def _transform(self, run: ModelTrace, latent: str, onto: str | None, name: str) -> SynthesisTransform:
         hyper = run.hyper_synthesis(latent)
@@ -207,7 +218,7 @@ class _Calibration:
                     f"images[{index}] has {height} x {width}, of which the model takes {run.size[0]} x {run.size[1]}"
                 )
             transform = self._transform(run, latent, onto, probe.name)
-            amplitude = _amplitude(transform, symbol_bits(run.likelihoods[latent]), generator)
+            amplitude = _amplitude(transform, symbol_bits(run.likelihoods[latent], run.adapter.unit), generator)
             for _ in range(passes):
                 energy, count = _probed(transform, amplitude, reach, stride, generator)
                 halves[taken % 2] += energy
@@ -368,12 +379,22 @@ def _checked_images(images: Any) -> list[Tensor]:
 
 
 def _bundled(model: nn.Module) -> Tensor:
-    like = next((t for t in model.parameters()), torch.empty(0))
-    return load_image(demo_photograph()).to(like)
+    tensors = (*model.parameters(), *model.buffers())
+    dtype = next((one.dtype for one in tensors if one.is_floating_point()), torch.float32)
+    return load_image(demo_photograph()).to(device_of(model), dtype)
 
 
 def _cache_folder() -> Path:
     return Path(torch.hub.get_dir()) / "bitrate_ext"
+
+
+def _name(model: nn.Module, synthesis: Synthesis) -> str | None:
+    """Name a synthesis transform that the model's class and weights say all about; None of another, or none."""
+    if synthesis is None or isinstance(synthesis, str):
+        return synthesis
+    owner = getattr(synthesis, "__self__", None)
+    named = {id(module): name for name, module in model.named_modules()}
+    return f"{named[id(owner)]}.{getattr(synthesis, '__name__', '')}()" if id(owner) in named else None
 
 
 def _key(
@@ -390,9 +411,31 @@ def _key(
     digest.update(repr((FORMAT, METHOD, kind, str(model), latent, samples, synthesis)).encode())
     for name, value in [*model.state_dict().items(), *enumerate(images), *sorted(forward_kwargs.items())]:
         digest.update(repr(name).encode())
-        if isinstance(value, Tensor):
-            digest.update(repr((value.dtype, tuple(value.shape))).encode())
-            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        else:
-            digest.update(repr(value).encode())
+        _enter(digest, value)
     return digest.hexdigest()[:32]
+
+
+def _bytes_of(tensor: Tensor) -> bytes:
+    """Return the bytes of a tensor's values, in order, whatever its layout."""
+    if tensor.is_quantized:
+        tensor = tensor.dequantize()
+    elif tensor.layout != torch.strided:
+        tensor = tensor.to_dense()
+    flat = tensor.resolve_conj().resolve_neg().reshape(-1).clone(memory_format=torch.contiguous_format)
+    return flat.view(torch.uint8).numpy().tobytes()
+
+
+def _enter(digest: hashlib._Hash, value: Any) -> None:
+    """Hash a value with all that is in it: tensors of any layout, dtype and shape by their bytes."""
+    if isinstance(value, Tensor) and value.is_nested:
+        _enter(digest, value.unbind())
+    elif isinstance(value, Tensor):
+        digest.update(repr((value.dtype, tuple(value.shape))).encode())
+        if not value.is_meta:  # which has no values
+            digest.update(_bytes_of(value.detach().cpu()))
+    elif isinstance(value, (Mapping, list, tuple)):
+        digest.update(f"{type(value).__name__} of {len(value)}".encode())
+        for part in value.items() if isinstance(value, Mapping) else value:
+            _enter(digest, part)
+    else:
+        digest.update(repr(value).encode())

@@ -226,8 +226,8 @@ class TiledRun:
             for name, p in tile.likelihoods.items():
                 down, across = self._adapter.strides[name]
                 top, left = tile.crop[0] // down, tile.crop[1] // across
-                cells = self._cells[name][:, top : top + p.shape[2], left : left + p.shape[3]]
-                cells.copy_(latent_bits(p, dtype=torch.float64))
+                cells = self._cells[name][:, top : top + p.shape[-2], left : left + p.shape[-1]]
+                cells.copy_(latent_bits(p, dtype=torch.float64, unit=self._adapter.unit))
             squares += self._take_reconstruction(tile)
             progress(index + 1)
         return squares

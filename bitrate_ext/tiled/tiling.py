@@ -78,7 +78,7 @@ class Tile:
     """The inside of a tile, on the model's device."""
 
     crop: Crop  # on the canvas, pixels
-    likelihoods: dict[str, Tensor]  # [1, C, height / stride, width / stride]
+    likelihoods: dict[str, Tensor]  # [1, C, height / stride, width / stride], or costs of symbols or cells
     x_hat: Tensor | None  # [1, C, height, width]; None where it was not asked for, or the model gives none
 
 
@@ -138,7 +138,8 @@ def _touched(adapter: ModelAdapter, x: Tensor, forward_kwargs: dict[str, Any], a
     found = [(p, adapter.strides[name][axis]) for name, p in likelihoods.items()]
     if x_hat and is_image(output.get("x_hat"), x):
         found.append((output["x_hat"], 1))
-    touched = torch.cat([p.isnan().any(dim=3 - axis).any(dim=1)[0].nonzero()[:, 0] * stride for p, stride in found])
+    unknown = [(p[0].isnan().any(dim=-1 - axis).view(-1, p.shape[axis - 2]).any(dim=0), stride) for p, stride in found]
+    touched = torch.cat([cells.nonzero()[:, 0] * stride for cells, stride in unknown])
     if not len(touched):
         raise ValueError("the model cannot be run in tiles: its likelihoods do not depend on its image")
     return touched
@@ -173,9 +174,9 @@ def run_tile(
 
 
 def _inside(values: Any, rows: Span, columns: Span, stride: Size) -> Any:
-    """Return what belongs to a tile's inside of ``[N, C, h, w]`` of its window."""
+    """Return what belongs to a tile's inside of values ``[..., h, w]`` of its window."""
     (top, bottom), (left, right) = (
         ((first - begin) // step, (last - begin) // step)
         for (begin, first, last), step in zip((rows, columns), stride, strict=True)
     )
-    return values[:, :, top:bottom, left:right]
+    return values[..., top:bottom, left:right]

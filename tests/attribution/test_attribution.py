@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from compare_projections import distance, exact
+from foreign_models import AsMethod, OwnDerivative, Tokens, Whole, alike
 from torch import Tensor, nn
 from zoo import small_model
 
@@ -63,6 +64,30 @@ class Curved(nn.Module):
 
 def cat(height: int, width: int) -> Tensor:
     return load_image(demo_photograph())[..., 60 : 60 + height, 100 : 100 + width]
+
+
+@pytest.mark.parametrize("method", ["jacobian", "integrated-gradients"])
+def test_costs_are_attributed_as_their_likelihoods_are(method: str) -> None:
+    class Costs(Codec):
+        of_cells = False
+
+        def forward(self, x: Tensor, bits: float = 1.0) -> dict[str, Any]:
+            output = super().forward(x, bits)
+            costs = -output["likelihoods"]["y"].log()
+            return {**output, "likelihoods": {"y": costs.sum(dim=1) if self.of_cells else costs}}
+
+    torch.manual_seed(0)
+    likelihoods, x = Codec(Blocks()), torch.rand(1, 3, 16, 24)
+    costs = Costs(Blocks())
+    costs.load_state_dict(likelihoods.state_dict())
+    expected = attribute(likelihoods, x, method, passes=8)
+    found = attribute(ModelAdapter(costs, unit="nats"), x, method, passes=8)
+    torch.testing.assert_close(found.map, expected.map, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.total, expected.total, rtol=1e-5, atol=1e-5)
+    costs.of_cells = True
+    if method == "jacobian":
+        with pytest.raises(ValueError, match=r"latent 'y' must have a cost for each symbol, \[N, C, h, w\], which a"):
+            attribute(ModelAdapter(costs, unit="nats"), x, method, passes=8)
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 24), (13, 22)])
@@ -354,3 +379,15 @@ def test_a_decoder_of_global_reach_is_served() -> None:
 
     result = attribute(Codec(Mixed()), torch.rand(1, 3, 16, 16), passes=8)
     torch.testing.assert_close(result.map.double().sum(), result.total[0], rtol=6e-8, atol=0)
+
+
+@pytest.mark.parametrize("kind", [AsMethod, OwnDerivative, Tokens])
+def test_decoders_of_other_kinds_get_the_same_map(kind: Any) -> None:
+    torch.manual_seed(0)
+    whole, x = Whole(), torch.rand(1, 3, 32, 32)
+    model = alike(kind, whole)
+    synthesis: dict[type, Any] = {AsMethod: model.decode, Tokens: lambda y: model.from_tokens(y.flatten(2).mT)}
+    found, expected = attribute(model, x, passes=8, synthesis=synthesis.get(kind)), attribute(whole, x, passes=8)
+    torch.testing.assert_close(found.map, expected.map, rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="synthesis belongs to method 'jacobian'"):
+        attribute(model, x, "grad-cam", synthesis=model.decode)

@@ -347,7 +347,7 @@ def test_models_are_asked_for_as_the_arguments_say(photos: Callable, monkeypatch
         ["--model", "mbt2018-mean", "--quality", "3"],
         ["--model", "mbt2018-vbr"],
         ["--checkpoint", "sub/c.pth"],
-        ["--checkpoint", "sub/c.pth", "--model", "mbt2018"],
+        ["--checkpoint", "sub/c.pth", "--model", "mbt2018", "--key", "a.b"],
     ):
         assert cli.main(["map", "a.png", *options]) == 0
         named.append(json.loads(Path("a.json").read_text())["model"])
@@ -355,8 +355,8 @@ def test_models_are_asked_for_as_the_arguments_say(photos: Callable, monkeypatch
         ("mbt2018-mean", 3, "ms-ssim"),
         ("mbt2018-mean", 3, "mse"),
         ("mbt2018-vbr", None, "mse"),
-        ("sub/c.pth", None),
-        ("sub/c.pth", "mbt2018"),
+        ("sub/c.pth", None, None),
+        ("sub/c.pth", "mbt2018", "a.b"),
     ]
     assert named == [
         "mbt2018-mean, quality 3, ms-ssim",

@@ -285,7 +285,7 @@ def test_animation_over_qualities(photo: str, monkeypatch: pytest.MonkeyPatch, c
 
 
 def test_animation_over_checkpoints(photo: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(path: str, name: str | None) -> nn.Module:
+    def load(path: str, name: str | None, key: str | None) -> nn.Module:
         assert name == "mbt2018-mean"
         return Coarse(float(Path(path).stem)).eval()
 

@@ -63,3 +63,17 @@ def test_costs_are_not_kept_of_tables_whose_changes_do_not_show() -> None:
         first = entropy_models.tables_of(one, TABLES)
         assert not entropy_models.costs_are_known(one)
         assert entropy_models.tables_of(one, TABLES) is not first
+
+
+def test_three_strings_beside_each_other_are_no_bitmap_of_channels() -> None:
+    """Only ``GaussianMixtureConditional`` puts a tensor there; other entropy models may return strings in a tuple."""
+
+    class Triple(Tables):
+        def compress(self, inputs: Tensor) -> Any:
+            strings = tuple(ans.RansEncoder().encode_with_indexes([0, 1, 0], [0, 0, 0], *TABLES) for _ in inputs)
+            return strings, (1, 1)
+
+    model = nn.Sequential(Triple(_cdf_length=torch.tensor([3]), _offset=torch.tensor([0])))
+    with record_encoding(EntropyModels(model)) as recorder:
+        model[0].compress(torch.zeros(3, 1))
+    assert [coded.runs[0].call.coded_channels for coded in recorder.strings] == [None] * 3

@@ -328,7 +328,7 @@ def test_video_is_coded_in_a_closed_loop(clip: list[np.ndarray]) -> None:
             own = sum(float(-p.double().log2().sum()) for p in named.values())
             assert result.total_bits.item() == pytest.approx(own, rel=1e-12)
             reference = x_hat.clamp(0, 1)
-    assert max(r.max().item() for r in frames.placed("inter").model.model.references) <= 1
+    assert max(r.max().item() for r in frames._network.references) <= 1
     assert results[0].x_hat.max() > 1  # the reconstruction is given as it is
 
 
@@ -370,10 +370,10 @@ def test_scale_space_flow_adds_up_to_its_own_bits() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"batch": 0}, ValueError, "batch must be at least 1, got 0"),
-        ({"batch": 1.5}, TypeError, "batch must be a whole number, got 1.5"),
-        ({"buffers": 0}, ValueError, "buffers must be at least 1, got 0"),
-        ({"prefetch": -1}, ValueError, "prefetch must be at least 0, got -1"),
+        ({"batch": 0}, ValueError, "batch must be a whole number of at least 1, got 0"),
+        ({"batch": 1.5}, TypeError, "batch must be a whole number of at least 1, got 1.5"),
+        ({"buffers": 0}, ValueError, "buffers must be a whole number of at least 1, got 0"),
+        ({"prefetch": -1}, ValueError, "prefetch must be a whole number of at least 0, got -1"),
         ({"group": 3}, ValueError, "group is for video models, and FactorizedPrior codes each frame by itself"),
         ({"dtype": torch.int8}, TypeError, "dtype must be None, torch.bfloat16 or torch.float16, got torch.int8"),
         ({"projection": "cubic"}, ValueError, "projection must be one of"),

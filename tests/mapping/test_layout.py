@@ -11,11 +11,12 @@ import pytest
 import torch
 from cases import random_field
 
+from bitrate_ext import BitrateMapper
 from bitrate_ext.coding.coder import CodedLatent
 from bitrate_ext.coding.ledger import Ledger, LedgerBuilder
 from bitrate_ext.coding.symbol_layout import ChannelBlock
 from bitrate_ext.mapping.coded import _compared, _disagreements, in_dtype, lay_out_coded
-from bitrate_ext.mapping.layout import BitrateResult, lay_out
+from bitrate_ext.mapping.layout import BitrateResult, estimate, lay_out, sum_cells
 from bitrate_ext.ops.projection import get_projection
 
 CELLS = {
@@ -98,3 +99,90 @@ def test_an_estimate_beside_coded_bits() -> None:
         notes = list(_disagreements(coder, latents, accounts))
         assert [("'y'" in note, "22.5 %" in note) for note in notes] == [(True, True)] * told
     assert not list(_disagreements(coder, {"y": SimpleNamespace(positions=True)}, {"y": account}))  # type: ignore[dict-item]
+
+
+P = {
+    name: torch.rand(2, 5, n, n, generator=torch.Generator().manual_seed(n)).clamp_min(1e-3)
+    for name, n in (("y", 8), ("z", 2))
+}
+COSTS = {
+    "bits": lambda p: -p.log2(),
+    "nats": lambda p: -p.log(),
+    "log2": lambda p: p.log2(),
+    "log": lambda p: p.log(),
+}
+
+
+def model_of(likelihoods: dict[str, torch.Tensor]) -> Any:
+    """Return a model with these latents of two images of 128 x 128 pixels, y 16 pixels a cell and z 64."""
+    blank = {"y": 16, "z": 64}
+
+    def model(x: torch.Tensor) -> dict[str, Any]:
+        if x.shape[0] == 2:
+            return {"likelihoods": likelihoods, "x_hat": x}
+        return {"likelihoods": {n: torch.full((1, 5, *(s // k for s in x.shape[2:])), 0.5) for n, k in blank.items()}}
+
+    return model
+
+
+def estimated(values: dict[str, torch.Tensor], unit: str = "likelihood") -> BitrateResult:
+    adapter: Any = SimpleNamespace(run=lambda *_: ({}, values), unit=unit)
+    places = dict.fromkeys(values, get_projection("bilinear"))
+    return estimate(adapter, places, torch.zeros(2, 3, 128, 128), (2, 4, 100, 90), {}, channels=True)
+
+
+@pytest.mark.parametrize("unit", COSTS)
+def test_costs_given_as_likelihoods_are_told(unit: str) -> None:
+    x = torch.zeros(2, 3, 128, 128)
+    assert BitrateMapper(model_of(P))(x).warnings == ()
+    result = BitrateMapper(model_of({"y": COSTS[unit](P["y"]), "z": P["z"]}))(x)
+    (line,) = result.warnings
+    assert line.startswith("likelihoods of latent 'y' must be in [0, 1], got values from ")
+    fitting = ("bits", "nats") if unit in ("bits", "nats") else ("log2", "log")
+    assert line.endswith("which unit={!r} or unit={!r} would fit".format(*fitting))
+
+
+def test_only_what_is_out_of_range_is_told() -> None:
+    x = torch.zeros(2, 3, 128, 128)
+    for value, told in ((0.0, 1), (1.0, 0), (1 + 4e-7, 0), (1.0001, 1), (-1e-9, 1), (float("nan"), 1), (1e-9, 1)):
+        likelihoods = {name: p.clone() for name, p in P.items()}
+        likelihoods["z"][1, 4, 1, 0] = value
+        warnings = BitrateMapper(model_of(likelihoods))(x).warnings
+        assert len([line for line in warnings if "latent 'z'" in line]) == len(warnings) == told, (value, warnings)
+    (coarse,) = BitrateMapper(model_of({name: p.half() for name, p in P.items()}))(x).warnings[:1]
+    assert "float16" in coarse
+
+
+@pytest.mark.parametrize("unit", COSTS)
+def test_an_estimate_of_costs_is_that_of_their_likelihoods(unit: str) -> None:
+    expected = estimated(P)
+    costs = {name: COSTS[unit](p) for name, p in P.items()}
+    for values in (costs, {name: one.sum(dim=1) for name, one in costs.items()}, {**costs, "y": costs["y"].sum(1)}):
+        found = estimated(values, unit)
+        assert found.warnings == ()
+        torch.testing.assert_close(found.map, expected.map, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(found.total_bits, expected.total_bits, rtol=1e-6, atol=0)
+        assert set(found.channel_bits) == {name for name, one in values.items() if one.dim() == 4}
+        for name, bits in found.channel_bits.items():
+            torch.testing.assert_close(bits, expected.channel_bits[name], rtol=1e-6, atol=0)
+        torch.testing.assert_close(sum_cells(values, unit), sum_cells(P), rtol=1e-6, atol=1e-6)
+    wrong = estimated({name: -one for name, one in costs.items()}, unit).warnings
+    assert [line.partition(" must be ")[0].rpartition(" of ")[2] for line in wrong] == ["latent 'y'", "latent 'z'"]
+
+
+@pytest.mark.parametrize("unit", COSTS)
+def test_a_mapper_of_costs(unit: str) -> None:
+    """In a list, of symbols and of cells, in and out of range."""
+    x = torch.zeros(2, 3, 120, 100)
+    expected = BitrateMapper(model_of(P), channels=True)(x)
+
+    def model(images: torch.Tensor) -> dict[str, Any]:
+        y, z = (COSTS[unit](p) for p in model_of(P)(images)["likelihoods"].values())
+        return {"likelihoods": [y, None, z.sum(dim=1)]}
+
+    result = BitrateMapper(model, unit=unit, channels=True)(x)
+    assert result.warnings == ()
+    assert list(result.maps) == ["0", "2"]
+    assert list(result.channel_bits) == ["0"]
+    torch.testing.assert_close(result.map, expected.map, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(result.bpp, expected.bpp, rtol=1e-6, atol=0)

@@ -333,13 +333,13 @@ def test_images_may_leave_the_range_by_rounding() -> None:
         ({"x_hat": 0, "loss": 1}, ValueError, r"got the keys 'x_hat', 'loss'"),
         ({}, ValueError, r"got the keys none"),
         ({"likelihoods": {}}, ValueError, r"mapping under 'likelihoods' is empty"),
-        ({"likelihoods": [{}, {}]}, TypeError, r"list of likelihoods.*video models.*bitrate_map takes such lists"),
+        ({"likelihoods": [{}, {}]}, TypeError, r"got a list with dicts.*video models.*bitrate_map takes such lists"),
         (
             {"likelihoods": {"y": torch.zeros(1, 8, 1)}},
             ValueError,
             r"'y' must be \[N, C, h, w\], got shape \[1, 8, 1\]",
         ),
-        ({"likelihoods": {"y": None}}, TypeError, r"likelihoods\['y'\] must be a tensor or a dict of tensors"),
+        ({"likelihoods": {"y": 3}}, TypeError, r"likelihoods\['y'\] must be a tensor or a dict of tensors"),
     ],
 )
 def test_outputs_that_are_refused(output: Any, error: type[Exception], message: str) -> None:

@@ -85,7 +85,7 @@ def test_channels_are_read_where_they_are_asked_for(reads: Callable[[Fixed], dic
 def test_frames_read_each_likelihood_once(reads: Callable[[Fixed], dict[str, float]]) -> None:
     mapper = FrameMapper(Fixed(torch.float32).eval(), reconstruction=True, each_latent=True)
     (result,) = mapper([np.zeros((128, 192, 3), np.uint8)])
-    model = mapper.placed("image").adapter.module
+    model = mapper._adapters["image"].module
     assert isinstance(model, Fixed)
     assert reads(model) == {"y": 1.0, "z": 1.0}
     assert torch.equal(result.map, bitrate_ext.bitrate_map(model.likelihoods, (128, 192)))

@@ -124,7 +124,7 @@ def test_parameters_alone_need_the_sizes(name: str | None, tmp_path: Path) -> No
             p.copy_(weights[key])
     assert_same_ready_model(load_checkpoint(path, name), model)
     safetensors_torch.save_file(weights, path)
-    with pytest.raises(ValueError, match="do not fit 'mbt2018-mean': no '.*' in it" if name else "fit no known archit"):
+    with pytest.raises(ValueError, match="do not fit 'mbt2018-mean': .*Missing key" if name else "fit no known arch"):
         load_checkpoint(path, name)
     del weights["h_s.4.bias"]
     safetensors_torch.save_file(weights, path, metadata={"N": "8", "M": "12"})
@@ -176,7 +176,9 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
         load_checkpoint(tmp_path)
     path = tmp_path / "weights.pt"
     torch.save(torch.zeros(3), path)
-    with pytest.raises(ValueError, match="must hold a state dict, at the top or under 'state_dict', got Tensor"):
+    with pytest.raises(
+        ValueError, match="must hold a state dict, at the top or under a key such as 'state_dict', got Tensor"
+    ):
         load_checkpoint(path)
     torch.save({"epoch": 1, "net": {}}, path)
     with pytest.raises(ValueError, match="got the keys 'epoch', 'net'"):

@@ -156,15 +156,17 @@ def test_strips_and_rows_beside_likelihoods(rng, impl):
 
 BITS = torch.rand(2, 4, 5)
 WRONG = [
-    (lambda: bitrate_map(BITS, (8, 8), unit="bit"), ValueError, "unit must be one of 'likelihood', 'bits', got 'bit'"),
+    (lambda: bitrate_map(BITS, (8, 8), unit="bit"), ValueError,
+     "unit must be one of 'likelihood', 'bits', 'nats', 'log2', 'log', got 'bit'"),
     (lambda: bitrate_map(BITS, (8, 8)), ValueError, r"likelihoods must be \[N, C, h, w\], got shape \[2, 4, 5\]"),
-    (lambda: bitrate_map(BITS[None], (8, 8), unit="bits"), ValueError, r"bits must be \[N, h, w\], got shape"),
+    *[(lambda v=v: bitrate_map(v, (8, 8), unit="bits"), ValueError,
+       r"bits must be \[N, C, h, w\] or \[N, h, w\], got shape") for v in (BITS[0], BITS[None, None])],
     (lambda: bitrate_map({"y": BITS.long()}, (8, 8), unit="bits"), TypeError, r"bits\['y'\] must be float32"),
     (lambda: bitrate_map({}, (8, 8), unit="bits"), ValueError, "bits must hold at least one tensor"),
     (lambda: bitrate_map(BITS, (2, 10), unit="bits", out=BITS.view(2, 1, 2, 10)), ValueError, "share memory with bits"),
-    (lambda: map_strips(BITS[None], (8, 8), unit="bits"), ValueError, r"bits must be \[N, h, w\]"),
+    (lambda: map_strips(BITS[0], (8, 8), unit="bits"), ValueError, r"bits must be \[N, C, h, w\] or"),
     (lambda: map_strips(BITS, (8, 8), unit=None), ValueError, "unit must be one of"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("call", "error", "words"), WRONG, ids=range(len(WRONG)))

@@ -26,15 +26,17 @@ CASES = [
                       ({1, 2}, "set"), (object(), "object"), (torch.float32, "dtype"), (iter([P]), "list_iterator"),
                       (len, "builtin_function_or_method"), (1j, "complex")]],
     *[(lambda v=v: bitrate_map({"y": P, "z": v}, SIZE), TypeError, rf"\['z'\] must be a tensor or a dict .* {name}")
-      for v, name in [(None, "NoneType"), ([P], "list"), ("z", "str"), (2, "int"), (np.zeros(3), "ndarray")]],
+      for v, name in [("z", "str"), (2, "int"), (np.zeros(3), "ndarray")]],
+    (lambda: bitrate_map({"y": [P, "z"]}, SIZE), TypeError, r"likelihoods\['y.1'\] must be a tensor or a dict .* str"),
     (lambda: bitrate_map({"a": {"b": {"c": 1}}}, SIZE), TypeError, r"likelihoods\['a.b.c'\] must be a tensor"),
     (lambda: bitrate_map([P, None], SIZE), TypeError, "likelihoods must be a tensor or a dict"),
     (lambda: bitrate_map([[P], 5], SIZE), TypeError, "got int"),
     (lambda: bitrate_map({}, SIZE), ValueError, "likelihoods must hold at least one tensor, got an empty dict"),
-    (lambda: bitrate_map({"a": {}, "b": {"c": {}}}, SIZE), ValueError, "at least one tensor"),
+    (lambda: bitrate_map({"a": {}, "b": {"c": [None]}}, SIZE), ValueError, r"one tensor, got \{'a': \{\}, 'b'"),
     (lambda: bitrate_map(collections.OrderedDict(), SIZE), ValueError, "at least one tensor"),
     (lambda: bitrate_map({"y": {"a": P}, "y.a": P}, SIZE), ValueError, "one tensor a name, got two for 'y.a'"),
     (lambda: bitrate_map({1: P, "1": P}, SIZE), ValueError, "one tensor a name, got two for '1'"),
+    (lambda: bitrate_map({"y": [P], "y.0": P}, SIZE), ValueError, "one tensor a name, got two for 'y.0'"),
     # dtype, rank, batch, device, layout
     *[(lambda v=v: bitrate_map(v, SIZE), TypeError, f"float32, float64, float16 or bfloat16, got {v.dtype}")
       for v in (INT, COMPLEX, BOOL, P.int(), P.to(torch.uint8), P.to(torch.float8_e4m3fn), P.to(torch.int8),

@@ -120,8 +120,8 @@ def test_a_given_buffer_is_used_again(rng: np.random.Generator) -> None:
 @pytest.mark.parametrize(
     ("kwargs", "error", "words"),
     [
-        ({"rows": 0}, ValueError, "rows must be at least 1, got 0"),
-        ({"rows": 2.5}, TypeError, "rows must be an integer, got 2.5"),
+        ({"rows": 0}, ValueError, "rows must be a whole number of at least 1, got 0"),
+        ({"rows": 2.5}, TypeError, "rows must be a whole number of at least 1, got 2.5"),
         ({"crop": (0, 0, 129, 1)}, ValueError, "must lie inside"),
         ({"projection": {"y": "area"}}, ValueError, "'z' is missing"),
         ({"out": torch.empty(2, 1, 255, 192)}, ValueError, "out must be torch.float32"),

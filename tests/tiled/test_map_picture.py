@@ -25,6 +25,7 @@ from bitrate_ext.io.map_writers import regroup_rows
 from bitrate_ext.io.windowed import TensorImage
 from bitrate_ext.memory import Footprint, MemoryLimitError
 from bitrate_ext.models import demo_codec
+from bitrate_ext.models.adapter import ModelAdapter
 from bitrate_ext.tiled import map_picture as map_picture_module
 from bitrate_ext.tiled import tiling
 from bitrate_ext.tiled.downsample import Downsampler
@@ -61,6 +62,21 @@ def photograph(height: int, width: int) -> Tensor:
 def loaded(path: Path) -> dict[str, np.ndarray]:
     with np.load(path) as arrays:
         return dict(arrays)
+
+
+def test_costs_of_symbols_and_of_cells_go_in_tiles(tmp_path: Path) -> None:
+    class Costs(Blocks):
+        def forward(self, x: Tensor) -> dict[str, Any]:
+            y, z = (-p.log() for p in super().forward(x)["likelihoods"].values())
+            return {"likelihoods": {"y": y, "z": z.sum(dim=1)}}
+
+    adapter, x = ModelAdapter(Costs().eval(), unit="nats"), photograph(200, 330)
+    expected = bitrate_ext.BitrateMapper(adapter)(x[None].float() / 255)
+    result = bitrate_ext.map_picture(adapter, x, tmp_path / "a.npz", tile=64)
+    assert_same_bytes(torch.from_numpy(loaded(tmp_path / "a.npz")["map"])[None, None], expected.map)
+    assert result.total_bits == pytest.approx(expected.total_bits.item(), rel=1e-12)
+    found = bitrate_ext.map_picture(Blocks().eval(), x, tmp_path / "b.npz", tile=64)
+    assert result.total_bits == pytest.approx(found.total_bits, rel=1e-6)
 
 
 @pytest.mark.medium
@@ -444,4 +460,4 @@ def test_an_estimate_of_the_whole_run_counts_maps_and_pictures(monkeypatch: pyte
     monkeypatch.setattr(memory, "bytes_in_use", lambda _: 7)
     for limit, fit in ((needed + 7, True), (needed + 6, False)):
         monkeypatch.setattr(memory, "limit", lambda *_, limit=limit: limit)
-        assert map_tiled.fits(mapper.adapter, 1024, 1024, CPU) is fit
+        assert map_tiled.fits(mapper.adapter, 1024, 1024, CPU, {}) is fit

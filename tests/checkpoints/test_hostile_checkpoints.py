@@ -13,21 +13,19 @@ import resource
 import struct
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
-from functools import lru_cache
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import zoo
+from hostile import NAME, archive, assert_refused, saved, weights, write
 from torch import Tensor
 
 from bitrate_ext.cli import main as cli
 from bitrate_ext.models.zoo import load_checkpoint
 
 safetensors_torch = pytest.importorskip("safetensors.torch")
-NAME = "mbt2018-mean"
 MOST_MEMORY = 2**30  # bytes that all of this may add to the process
 pytestmark = [
     pytest.mark.medium,
@@ -41,32 +39,6 @@ def _little_memory() -> Iterator[None]:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     yield
     assert 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) < MOST_MEMORY
-
-
-@lru_cache
-def weights() -> dict[str, Tensor]:
-    return zoo.MODELS[NAME](8, 12).state_dict()
-
-
-@lru_cache
-def saved(kind: str) -> bytes:
-    if kind == "safetensors":
-        return safetensors_torch.save(weights(), metadata={"N": "8", "M": "12"})
-    file = io.BytesIO()
-    torch.save(weights(), file, _use_new_zipfile_serialization=kind == "zip")
-    return file.getvalue()
-
-
-def write(folder: Path, content: Any, suffix: str = "pt") -> Path:
-    """Bytes as they are; everything else by ``torch.save``."""
-    path = folder / f"hostile.{suffix}"
-    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
-    return path
-
-
-def assert_refused(path: Path, message: str | None = None) -> None:
-    with pytest.raises(ValueError, match=message):
-        load_checkpoint(path, NAME)
 
 
 def test_the_file_that_the_others_are_made_of_is_read(tmp_path: Path) -> None:
@@ -284,15 +256,6 @@ def test_tables_in_a_file_are_never_used(fault: str, tmp_path: Path) -> None:
 
 
 # Archives.
-
-
-def archive(change: Callable[[zipfile.ZipInfo, bytes], bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
-    """What ``torch.save`` wrote, entry by entry."""
-    packed = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(saved("zip"))) as old, zipfile.ZipFile(packed, "w", compression) as new:
-        for entry in old.infolist():
-            new.writestr(entry.filename, change(entry, old.read(entry)))
-    return packed.getvalue()
 
 
 def test_archives_that_grow(tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 """Refuse files of weights that are damaged or hostile before they cost memory, time, or the process.
 
-Nothing of a file is ever executed (see ``zoo.py``). Here is what data alone can do: archives that grow when they are
+Nothing of a file is ever executed (see ``inert.py``). Here is what data alone can do: archives that grow when they are
 unpacked, tensors that are larger than their bytes, sizes that make a constructor ask for more memory than there is, and
 parameters from which coder tables of any length would follow.
 """
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,22 +17,32 @@ import torch
 from torch import Tensor, nn
 
 LARGEST_TABLES = 2**21  # entries of the tables of one entropy bottleneck; trained ones have some ten thousand
+END = b"PK\x05\x06" + bytes(18)  # of an archive without a comment
 KERNEL_BYTES = 4 * 9  # of one pair of channels in a 3 x 3 convolution: the least that an architecture of n channels has
 
 
 def check_archive(path: Path) -> None:
-    """Check that a file which ``torch.save`` is said to have written does not grow when it is unpacked.
+    """Check that a file which ``torch.save`` is said to have written is no program and does not grow when unpacked.
 
     Raises:
-        ValueError: it would.
+        ValueError: it is, or would.
     """
     if not zipfile.is_zipfile(path):
         return
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(path) as archive, path.open("rb") as file:
             entries = archive.infolist()
+            file.seek(-len(END), os.SEEK_END)
+            plain = file.read().startswith(END[:4]) and min((one.header_offset for one in entries), default=1) == 0
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise ValueError(f"{path} is not a readable PyTorch file: {error}") from error
+    if not plain:  # one reader of archives would find in it what another does not
+        raise ValueError(f"{path} is an archive with something before or after it, as torch.save writes none; refused")
+    if any(entry.filename.rpartition("/")[2] == "constants.pkl" for entry in entries):
+        raise ValueError(
+            f"{path} is a TorchScript program; its code is not run. If you trust it, save its weights alone: "
+            f'torch.save(torch.jit.load({str(path)!r}).state_dict(), "weights.pth")'
+        )
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise ValueError(f"{path} is a compressed archive, which torch.save does not write; it is refused")
     size, held = sum(entry.file_size for entry in entries), path.stat().st_size
