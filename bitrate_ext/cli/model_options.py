@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
+import sys
 from collections.abc import Callable, Iterable
+from importlib.machinery import PathFinder
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from inspect import signature
 from typing import Any
 
@@ -135,7 +139,14 @@ def check_model(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--key {arguments.key} needs --checkpoint FILE")
     if arguments.checkpoint is not None:
         check_checkpoint(arguments.checkpoint)
-    elif arguments.model is not None and not own:
+    if own:
+        package = arguments.model.partition(":")[0].partition(".")[0]
+        here = package in sys.modules or PathFinder.find_spec(package, [os.getcwd()]) is not None
+        if not here and find_spec(package) is None:
+            raise UsageError(
+                f"--model: there is no module {package!r}, neither in {os.getcwd()} nor among what is installed"
+            )
+    elif arguments.checkpoint is None and arguments.model is not None:
         try:
             choices.check_published(arguments.model, arguments.quality, arguments.metric or "mse")
         except ValueError as error:

@@ -44,6 +44,8 @@ SAID = {  # arguments, with "a.png" there: what has to be said, on stdout or std
     "map a.png --model codec.py:Codec:x": "a module's name with dots, got 'codec.py:Codec:x'",
     "map a.png --model a:B --quality 3": "--quality is for published weights; your own are given with --checkpoint",
     "map a.png --model a:B --checkpoint absent.pth": "--checkpoint: there is no checkpoint file absent.pth",
+    "map a.png --model no_such:B": "--model: there is no module 'no_such', neither in ",
+    "check a.png --model no_such.deep:B": "--model: there is no module 'no_such', neither in ",
     "map a.png --model a:B --model-args 3": "argument --model-args: expected a JSON object such as",
     "map a.png --model-args {}": "--model-args is for your own model, --model package.module:Class",
     "map a.png --key a.b": "--key a.b needs --checkpoint FILE",
