@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..checks import check_whole_number
-from ..choices import FEWEST_PASSES, METHODS, PASSES, check_choice
+from ..choices import FEWEST_PASSES, METHODS, PADDING_SIDES, PADDINGS, PASSES, check_choice
 from ..models.adapter import ModelAdapter
 from ..models.observe import leave_as_found
 from ..models.trace import Synthesis
@@ -27,6 +28,10 @@ def attribute(
     baseline: Tensor | None = None,
     layer: str | None = None,
     seed: int = 0,
+    unit: str = "likelihood",
+    padding: str = PADDINGS[0],
+    padding_side: str = PADDING_SIDES[0],
+    multiple: int | Sequence[int] | None = None,
     **forward_kwargs: Any,
 ) -> Attribution:
     """Follow the bits of these very images.
@@ -55,6 +60,7 @@ def attribute(
             the mean colour of each image.
         layer: for "grad-cam", the name of a module whose output has the latent's grid or another.
         seed: of the random signs of "jacobian".
+        unit, padding, padding_side, multiple: as for ``BitrateMapper``.
         **forward_kwargs: for the model's ``forward``.
 
     Raises:
@@ -68,7 +74,7 @@ def attribute(
     for name, (value, owner) in options.items():
         if value is not None and method != owner:
             raise ValueError(f"{name} belongs to method {owner!r}, and method is {method!r}")
-    adapter = ModelAdapter.of(model)
+    adapter = ModelAdapter.of(model, unit=unit, padding=padding, padding_side=padding_side, multiple=multiple)
     with leave_as_found(adapter.model), torch.enable_grad():
         adapter.prepare(x, forward_kwargs)
         x = x.detach().clone()  # an inference tensor cannot be differentiated

@@ -8,7 +8,7 @@ is a copy of the model, and what is tried, before and after, is tried on another
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..checks import check_whole_number
+from ..choices import PADDING_SIDES, PADDINGS
 from ..memory import is_out_of_memory
 from ..models.accelerate import accelerate, compile_parts, skip_synthesis
 from ..models.adapter import ModelAdapter, check_eval_mode, crop_canvas, crop_reconstruction, device_of
 from ..models.copies import copy_model
-from ..models.padding import Crop
+from ..models.padding import Crop, Padding
 from ..threads import Stopwatch, prefetch
-from .layout import BitrateResult, lay_out, map_dtype, sum_cells
+from .layout import BitrateResult, lay_out, map_dtype, sum_cells, value_warnings
 from .mapper import AnyProjection, BitrateMapper
 from .sequential import HANDED_OVER, INTER, KEYFRAME, Memory, SequentialPart, is_sequential
 
@@ -75,6 +76,7 @@ class FrameMapper:
             float16 is for the network alone: likelihoods are float32 in any case.
         compile: the parts without an entropy model by ``torch.compile``, which takes up to minutes at the first frame.
         forward_kwargs: for an image model's ``forward``, such as the level ``s`` of CompressAI's variable-rate models.
+        unit, padding, padding_side, multiple: as for ``BitrateMapper``; ``model`` may be a ``ModelAdapter`` with them.
         buffers: at least 1.
         prefetch: frames read ahead; 0: no thread.
         watch: adds up where the time goes: "source" (waiting for frames), "network", "map".
@@ -85,7 +87,7 @@ class FrameMapper:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | ModelAdapter,
         *,
         projection: AnyProjection = "bilinear",
         batch: int = 1,
@@ -96,12 +98,18 @@ class FrameMapper:
         dtype: torch.dtype | None = None,
         compile: bool = False,
         forward_kwargs: Mapping[str, Any] | None = None,
+        unit: str = "likelihood",
+        padding: str = PADDINGS[0],
+        padding_side: str = PADDING_SIDES[0],
+        multiple: int | Sequence[int] | None = None,
         buffers: int = 4,
         prefetch: int = 2,
         watch: Stopwatch | None = None,
     ) -> None:
-        if not isinstance(model, nn.Module):
+        if not isinstance(model, (nn.Module, ModelAdapter)):
             raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+        adapter = ModelAdapter.of(model, unit=unit, padding=padding, padding_side=padding_side, multiple=multiple)
+        model = adapter.module
         check_eval_mode(model)
         for name, value, least in (("batch", batch, 1), ("buffers", buffers, 1), ("prefetch", prefetch, 0)):
             check_whole_number(name, value, least)
@@ -128,7 +136,8 @@ class FrameMapper:
         self._network = self._accelerated(model)
         tried = self._network if self._network is model else copy_model(self._network, parameters=False)
         kinds = (KEYFRAME, INTER) if self.sequential else (IMAGE,)
-        self._mappers = {kind: BitrateMapper(_part(tried, kind), projection=projection) for kind in kinds}
+        parts = {kind: adapter.with_model(_part(tried, kind)) for kind in kinds}
+        self._mappers = {kind: BitrateMapper(part, projection=projection) for kind, part in parts.items()}
         self._adapters: dict[str, ModelAdapter] = {}  # of what runs: maybe without what bits do not depend on
         self._replayed = False
         # A tensor: by a number, CUDA multiplies with its inverse, which rounds otherwise.
@@ -175,8 +184,10 @@ class FrameMapper:
         height, width = _picture_size(chunk[0])
         size, crop = adapter.canvas(height, width)
         with self.watch("network"):
-            padded, warnings = self._filled(chunk, size, crop), list(self._warnings)
-            output, likelihoods = self._run(adapter, padded, loop, warnings)
+            padded, warnings = self._filled(chunk, size, crop, adapter.padding), list(self._warnings)
+            arguments = adapter.window_arguments(self._forward_kwargs, (0, 0), size, crop)
+            output, likelihoods = self._run(adapter, padded, arguments, loop, warnings)
+            warnings += value_warnings(likelihoods, adapter.unit)
         with self.watch("map"):
             dtype = map_dtype(likelihoods.values())
             whole, cells = self._buffer((len(chunk), 1, height, width), dtype), sum_cells(likelihoods, adapter.unit)
@@ -198,6 +209,7 @@ class FrameMapper:
                 x_hat=None if x_hat is None else x_hat[k : k + 1],
                 warnings=tuple(warnings),
                 index=index + k,
+                rim=result.rim,
                 kind=kind,
                 frame=frame,
             )
@@ -215,7 +227,9 @@ class FrameMapper:
         mapper = self._mappers[kind]
         with torch.inference_mode(False):
             part = _floating(frame, self._dtype)[None, :, :PROBE, :PROBE].clone()
-            mapper.resolve(part, self._forward_kwargs)
+            whole = _picture_size(frame)
+            mapper.resolve(part, self._forward_kwargs, whole)
+            self._fit(kind, part, whole)
             running = _part(self._network, kind)
             # Of video its bare method: an adapter would put back memory that a module has given its buffers.
             adapter = mapper.adapter.with_model(running.forward if self.sequential else running)
@@ -225,6 +239,18 @@ class FrameMapper:
                 compile_parts(adapter.module if kind == IMAGE else self._network)
         self._adapters[kind] = adapter
         return adapter
+
+    def _fit(self, kind: str, part: Tensor, size: tuple[int, int]) -> None:
+        """Find padding with which the model takes such frames; between keyframes it is that of keyframes."""
+        adapter = self._mappers[kind].adapter
+        if kind == INTER:
+            adapter.adopt_sizes(self._mappers[KEYFRAME].adapter)
+            return
+        other = adapter
+        if self.sequential:  # what it keeps, the first frame may want to find as it was
+            other = adapter.with_model(_part(copy_model(self._network, parameters=False), kind))
+        other.fit(part, self._forward_kwargs, size)
+        adapter.adopt_sizes(other)
 
     def _accelerated(self, model: nn.Module) -> nn.Module:
         """Return a copy that runs faster; the model itself where it cannot be copied and nothing else depends on it."""
@@ -237,9 +263,13 @@ class FrameMapper:
             return model
 
     def _run(
-        self, adapter: ModelAdapter, padded: Tensor, memory: Memory, warnings: list[str]
+        self,
+        adapter: ModelAdapter,
+        padded: Tensor,
+        forward_kwargs: dict[str, Any],
+        memory: Memory,
+        warnings: list[str],
     ) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
-        forward_kwargs = self._forward_kwargs
         if self.sequential:
             padded, forward_kwargs = padded.clone(), {"memory": memory}  # which may have the frame in it
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
@@ -261,7 +291,7 @@ class FrameMapper:
         for index, (coded_as, frame, found) in enumerate(loop.coded):
             tried = self._mappers[coded_as].adapter
             try:
-                _, likelihoods = self._run(tried.with_model(tried.module.forward), frame, memory, [])
+                _, likelihoods = self._run(tried.with_model(tried.module.forward), frame, {}, memory, [])
                 again = _totals(sum_cells(likelihoods, tried.unit))
             except Exception as error:  # of whatever the model has kept
                 if is_out_of_memory(error):
@@ -273,7 +303,7 @@ class FrameMapper:
         self._replayed = True
         loop.coded.clear()
 
-    def _filled(self, chunk: list[Tensor], size: tuple[int, int], crop: Crop) -> Tensor:
+    def _filled(self, chunk: list[Tensor], size: tuple[int, int], crop: Crop, padding: Padding) -> Tensor:
         """Write frames in [0, 1] onto the padded canvas ``[N, C, H, W]``, a buffer that is used again."""
         channels = _floating(chunk[0], self._dtype, convert=False).shape[0]
         shape = (len(chunk), channels, *size)
@@ -286,6 +316,8 @@ class FrameMapper:
                 torch.div(source, self._white, out=target)
             else:
                 target.copy_(source)
+        if padding.mode != "zeros":
+            self._padded.copy_(padding.pad(crop_canvas(self._padded, crop), size, crop))
         return self._padded
 
     def _buffer(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -17,7 +17,7 @@ from ..ops.units import noun_of
 from .compressai_quirks import apply_workarounds
 from .observe import leave_as_found
 from .output import OutputReader
-from .padding import Crop, Padding, Size
+from .padding import Crop, Padding, Size, cutter
 from .sizes import CALLS, Attempts, CallError, Grids, find_factor, find_strides
 
 POINT_CLOUDS = "compressai.models.pointcloud"
@@ -119,23 +119,26 @@ class ModelAdapter:
     def with_model(self, model: Callable[..., Any]) -> ModelAdapter:
         """Return an adapter of another model with the same latents, run, padded and read alike."""
         other = copy.copy(self)
-        other.model = model
+        other.model, other._enlarged, other._like_image = model, dict(self._enlarged), set(self._like_image)
         return other
 
-    def prepare(self, x: Tensor, forward_kwargs: dict[str, Any]) -> None:
+    def prepare(self, x: Tensor, forward_kwargs: dict[str, Any], size: Size | None = None) -> None:
         """Check the model and the images, and find the strides where they are not known yet.
 
         Args:
             x: ``[N, C, H, W]``, floating, in [0, 1], on the model's device.
             forward_kwargs: for the model's ``forward``. Tensors ``[..., H, W]`` among them are taken for quality maps,
                 masks and the like, and padded and cut as the image is.
+            size: ``(H, W)`` of the whole images, where ``x`` is a part of them.
 
         Raises:
             TypeError, ValueError: naming what was expected and what came.
         """
         check_eval_mode(self.model)
         check_images(self.model, x)
-        self._like_image |= {name for name, value in forward_kwargs.items() if _is_like_image(value, x)}
+        self._like_image |= {
+            name for name, value in forward_kwargs.items() if _is_like_image(value, size or x.shape[2:])
+        }
         if not self.strides:
             self.strides, self._proven = find_strides(
                 Attempts(self._black(x, forward_kwargs)), x.shape[1], self._multiple
@@ -170,6 +173,11 @@ class ModelAdapter:
         else:
             self._factor = factor
 
+    def adopt_sizes(self, other: ModelAdapter) -> None:
+        """Take over what sizes were found to suit an adapter with the same strides' least common multiples."""
+        if self._steps() == other._steps():
+            self._factor, self._enlarged = other._factor, other._enlarged
+
     def on_canvas(self, x: Tensor, forward_kwargs: dict[str, Any], run: Callable[..., T]) -> T:
         """Return what ``run(padded, crop, forward_kwargs)`` gives of images, padded to a size that the model takes.
 
@@ -199,11 +207,34 @@ class ModelAdapter:
         height, width = x.shape[-2:]
         size, crop = self.canvas(height, width)
 
-        arguments = dict(forward_kwargs or {})
+        return self.padding.pad(x, size, crop), crop, self.window_arguments(forward_kwargs or {}, (0, 0), size, crop)
+
+    def window_arguments(
+        self, forward_kwargs: Mapping[str, Any], begin: Size, window: Size, crop: Crop
+    ) -> dict[str, Any]:
+        """Return forward arguments for a window of the canvas; those as large as the image are padded and cut with it.
+
+        Args:
+            forward_kwargs: for the model's ``forward``.
+            begin: of the window, on the canvas.
+            window: its size.
+            crop: where the image lies on the canvas.
+        """
+        arguments = dict(forward_kwargs)
         for name in self._like_image & arguments.keys():
-            if _is_like_image(arguments[name], x):
-                arguments[name] = self.padding.pad(arguments[name], size, crop)
-        return self.padding.pad(x, size, crop), crop, arguments
+            if _is_like_image(arguments[name], crop[2:]):
+                arguments[name] = self.padding.read(cutter(arguments[name]), begin, window, crop)
+        return arguments
+
+    @property
+    def given_multiple(self) -> Size | None:
+        """Return the multiple that was asked for."""
+        return self._multiple
+
+    @property
+    def has_functions(self) -> bool:
+        """Return whether functions say how the model is run or read."""
+        return self._call_model is not None or self._reader.likelihoods is not None
 
     @property
     def multiple(self) -> Size:
@@ -406,9 +437,9 @@ def check_range(x: Tensor) -> None:
         raise ValueError(f"x must have values in [0, 1], got values from {low:g} to {high:g}")
 
 
-def _is_like_image(value: Any, x: Tensor) -> bool:
-    """Return whether that is a tensor ``[..., H, W]`` of the size of images ``[N, C, H, W]``."""
-    return isinstance(value, Tensor) and value.dim() > 1 and value.shape[-2:] == x.shape[-2:]
+def _is_like_image(value: Any, size: Sequence[int]) -> bool:
+    """Return whether that is a tensor ``[..., H, W]`` of a size."""
+    return isinstance(value, Tensor) and value.dim() > 1 and tuple(value.shape[-2:]) == tuple(size)
 
 
 def _checked_multiple(multiple: Any) -> Size | None:

@@ -47,11 +47,7 @@ class Padding:
         top, left, height, width = crop
         if self.mode == "zeros":
             return F.pad(x, (left, canvas[1] - width - left, top, canvas[0] - height - top))
-
-        def cut(y: int, x_first: int, rows: int, columns: int) -> Tensor:
-            return x[..., y : y + rows, x_first : x_first + columns]
-
-        return self.read(cut, (0, 0), canvas, crop)
+        return self.read(cutter(x), (0, 0), canvas, crop)
 
     def read(self, cut: Callable[[int, int, int, int], Tensor], begin: Size, window: Size, crop: Crop) -> Tensor:
         """Return a window of the padded canvas, having read no more of the image than it shows.
@@ -90,3 +86,8 @@ class Padding:
             rows = rows.remainder(period)
             return rows.minimum(period - rows)
         return rows.clamp(0, extent - 1)
+
+
+def cutter(x: Tensor) -> Callable[[int, int, int, int], Tensor]:
+    """Return what cuts ``[..., height, width]`` out of images, for ``Padding.read``."""
+    return lambda top, left, height, width: x[..., top : top + height, left : left + width]

@@ -27,6 +27,7 @@ from ..models.demo_codec import demo_photograph
 from ..models.observe import leave_as_found
 from ..models.trace import ModelTrace, Synthesis, SynthesisTransform, checked_synthesis, random_signs, symbol_bits
 from ..ops.projection import Projection, Reach, get_projection
+from ..ops.units import LIKELIHOOD
 from .field import FORMAT, ReceptiveField, Term
 from .separable import separable_terms
 
@@ -37,7 +38,7 @@ SPARE_CELLS = (8, 3)  # by which the bundled photograph is made larger than the 
 
 @torch.inference_mode(False)
 def calibrate(
-    model: nn.Module,
+    model: nn.Module | ModelAdapter,
     latent: str = "y",
     images: Tensor | Sequence[Tensor] | None = None,
     samples: int = SAMPLES,
@@ -45,6 +46,8 @@ def calibrate(
     synthesis: Synthesis = None,
     cache: bool | Path = True,
     notice: Callable[[str], object] | None = None,
+    unit: str = LIKELIHOOD,
+    multiple: int | Sequence[int] | None = None,
     **forward_kwargs: Any,
 ) -> ReceptiveField:
     """Measure where a decoder spends the bits of a latent.
@@ -63,6 +66,7 @@ def calibrate(
         cache: keep the result, and look for it, in PyTorch's folder for downloads (``torch.hub.get_dir()``), or in the
             folder given. It is found again by the weights and all arguments.
         notice: called with the latent's name where it has to be measured, which may take a minute.
+        unit, multiple: as for ``BitrateMapper``; ``model`` may be a ``ModelAdapter`` with them.
         **forward_kwargs: for the model's ``forward``.
 
     Returns:
@@ -81,14 +85,14 @@ def calibrate(
         TypeError: ``model`` is no ``nn.Module``; and as ``BitrateMapper`` for models and images.
     """
     check_whole_number("samples", samples, FEWEST_SAMPLES)
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be an nn.Module, whose parts can be watched, got {type(model).__name__}")
+    adapter = ModelAdapter.of(model, unit=unit, multiple=multiple)
+    model = adapter.module
     check_eval_mode(model)
     given = _checked_images(images)
     name = _name(model, checked_synthesis(model, synthesis))
-    key = _key(model, latent, given, samples, name, forward_kwargs)
+    key = _key(model, (latent, samples, name, adapter.unit, adapter.given_multiple), given, forward_kwargs)
     folder = _cache_folder() if cache is True else Path(cache) if cache else None
-    if synthesis is not None and name is None:
+    if (synthesis is not None and name is None) or adapter.has_functions:
         folder = None  # nothing tells one function from another
     stored = folder / f"{key}.npz" if folder else None
     if stored is not None and stored.exists():
@@ -101,12 +105,12 @@ def calibrate(
 
     def painted(onto: str) -> ReceptiveField:
         return calibrate(
-            model, onto, images, samples, synthesis=synthesis, cache=cache, notice=notice, **forward_kwargs
+            adapter, onto, images, samples, synthesis=synthesis, cache=cache, notice=notice, **forward_kwargs
         )
 
     transform = dict(model.named_modules()).get(synthesis, synthesis) if isinstance(synthesis, str) else synthesis
     with leave_as_found(model):
-        field = _Calibration(model, given, samples, transform, forward_kwargs, painted).measure(latent)
+        field = _Calibration(adapter, given, samples, transform, forward_kwargs, painted).measure(latent)
     if stored is not None:
         try:
             stored.parent.mkdir(parents=True, exist_ok=True)
@@ -135,9 +139,9 @@ def receptive_fields(
     Raises:
         ValueError: no latent has a synthesis transform; and as ``calibrate``.
     """
-    model = adapter.module
     x = x.clone()  # an inference tensor cannot be differentiated
     images = None if x.shape[1] == 3 else x
+    adapter.fit(x[:1], forward_kwargs)
     run = ModelTrace(adapter, _fitted(x[:1], adapter.multiple, (1, 1)), forward_kwargs, synthesis)
     chosen: dict[str, Projection] = {}
     trouble: ValueError | None = None
@@ -150,7 +154,7 @@ def receptive_fields(
             except ValueError as error:
                 paints, trouble = False, trouble or error
         if paints:
-            chosen[latent] = calibrate(model, latent, images, synthesis=synthesis, notice=notice, **forward_kwargs)
+            chosen[latent] = calibrate(adapter, latent, images, synthesis=synthesis, notice=notice, **forward_kwargs)
         else:
             chosen[latent] = get_projection("nearest")
     if trouble is not None and not any(isinstance(one, ReceptiveField) for one in chosen.values()):
@@ -163,18 +167,18 @@ class _Calibration:
 
     def __init__(
         self,
-        model: nn.Module,
+        adapter: ModelAdapter,
         given: list[Tensor],
         samples: int,
         synthesis: Synthesis,
         forward_kwargs: dict[str, Any],
         painted: Callable[[str], ReceptiveField],
     ) -> None:
-        self.images = given or [_bundled(model)]
+        self.images = given or [_bundled(adapter.module)]
         self.mirrored = not given  # the bundled photograph may be enlarged; the user's are taken as they are
         self.samples, self.synthesis, self.forward_kwargs = samples, synthesis, forward_kwargs
         self.painted = painted
-        self.adapter = _image_adapter(model, self.images[0], forward_kwargs)
+        self.adapter = _image_adapter(adapter, self.images[0], forward_kwargs)
 
     def measure(self, latent: str) -> ReceptiveField:
         run = self._run(self.images[0], (1, 1))
@@ -335,19 +339,19 @@ class _LastFrame(nn.Module):
         return {"x_hat": output["x_hat"][-1], "likelihoods": merged}
 
 
-def _image_adapter(model: nn.Module, image: Tensor, forward_kwargs: dict[str, Any]) -> ModelAdapter:
-    """Return an adapter that knows its strides; of frames where the model takes no image."""
-    adapter = ModelAdapter(model)
+def _image_adapter(adapter: ModelAdapter, image: Tensor, forward_kwargs: dict[str, Any]) -> ModelAdapter:
+    """Return an adapter that knows what the model takes; of frames where the model takes no image."""
     try:
         adapter.prepare(image, forward_kwargs)
-        return adapter
     except (TypeError, ValueError) as error:
-        frames = ModelAdapter(_LastFrame(model))
+        frames = adapter.with_model(_LastFrame(adapter.module))
         try:
             frames.prepare(image, forward_kwargs)
         except (TypeError, ValueError, KeyError, AttributeError):
             raise error from None
-        return frames
+        adapter = frames
+    adapter.fit(image, forward_kwargs)
+    return adapter
 
 
 def _fitted(image: Tensor, multiple: tuple[int, int], needed: tuple[int, int]) -> Tensor:
@@ -399,16 +403,14 @@ def _name(model: nn.Module, synthesis: Synthesis) -> str | None:
 
 def _key(
     model: nn.Module,
-    latent: str,
+    arguments: tuple[Any, ...],
     images: Iterable[Tensor],
-    samples: int,
-    synthesis: str | None,
     forward_kwargs: dict[str, Any],
 ) -> str:
     """Hash all that a measurement depends on."""
     digest = hashlib.sha256()
     kind = f"{type(model).__module__}.{type(model).__qualname__}"
-    digest.update(repr((FORMAT, METHOD, kind, str(model), latent, samples, synthesis)).encode())
+    digest.update(repr((FORMAT, METHOD, kind, str(model), *arguments)).encode())
     for name, value in [*model.state_dict().items(), *enumerate(images), *sorted(forward_kwargs.items())]:
         digest.update(repr(name).encode())
         _enter(digest, value)

@@ -98,7 +98,8 @@ class TiledRun:
         self._adapter = adapter = mapper.adapter
         self._kwargs = dict(forward_kwargs or {})
         sample = self._sample()
-        mapper.resolve(sample, self._kwargs)
+        mapper.resolve(sample, self._kwargs, (image.height, image.width))
+        adapter.fit(sample, self._kwargs)
         self._like = sample[:, :, :1, :1].clone()
         self._latents, self._psnr, self._x_hat = latents, psnr, x_hat
         if x_hat is not None and x_hat.shape[-2:] != (image.height, image.width):

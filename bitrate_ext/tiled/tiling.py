@@ -163,10 +163,12 @@ def run_tile(
 ) -> Tile:
     """Run one tile, given the span of its rows and that of its columns."""
     crop = adapter.canvas(image.height, image.width)[1]
-    x = adapter.padding.read(image.crop, (rows[0], columns[0]), tiling.window, crop).to(device)
+    begin = rows[0], columns[0]
+    x = adapter.padding.read(image.crop, begin, tiling.window, crop).to(device)
+    arguments = adapter.window_arguments(forward_kwargs, begin, tiling.window, crop)
     with torch.no_grad():
         check_range(x)
-        output, likelihoods = adapter.run(x, forward_kwargs)
+        output, likelihoods = adapter.run(x, arguments)
         kept = {name: _inside(p, rows, columns, adapter.strides[name]) for name, p in likelihoods.items()}
         whole = output.get("x_hat") if x_hat else None
         part = _inside(whole, rows, columns, (1, 1)) if is_image(whole, x) else None
