@@ -228,7 +228,7 @@ def test_interruption_leaves_no_file(
     photos: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photos("a.png")
-    monkeypatch.setattr("bitrate_ext.viz.map_figure.overlay", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr("bitrate_ext.viz.map_figure.overlay", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background start without it
     try:
         assert cli.main(["map", "a.png", "--json"]) == 130

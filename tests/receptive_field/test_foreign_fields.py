@@ -52,7 +52,7 @@ class Small(nn.Module):
 
 
 def key(model: nn.Module, **kwargs: Any) -> str:
-    return _key(model, "y", [], 2, None, kwargs)
+    return _key(model, ("y", 2, None), [], kwargs)
 
 
 @pytest.mark.parametrize("name", TENSORS)
