@@ -13,6 +13,7 @@ PASSES, FEWEST_PASSES = 16, 4  # of attribution
 SAMPLES, FEWEST_SAMPLES = 64, 2  # of measuring a receptive field: passes in forward mode
 UNITS = ("likelihood", "bits", "nats", "log2", "log")  # of what a model returns under likelihoods
 PADDINGS = ("zeros", "replicate", "reflect")  # what is around an image on the canvas that a model takes
+ALL_PADDINGS = "all"  # of ``bitrate-ext check``: each in turn
 PADDING_SIDES = ("centre", "end")
 ARRAYS = ("npz", "tiff")  # formats of maps as numbers
 

@@ -28,7 +28,8 @@ For each IMAGE (PNG, JPEG, WebP, TIFF or BMP) DIR gets
   STEM.bitrate.npz   float32 arrays [H, W], bits per pixel: "map", and "maps/y", "maps/z" ... for each latent;
                      "metadata" holds the JSON record as text
   STEM.json          sizes, bits, bits per pixel, bits of each latent, PSNR
-and on request STEM.gap.png, STEM.entropy.png and STEM.channels.png; the gap and the entropy are in the arrays, too.
+and on request STEM.gap.png, STEM.entropy.png, STEM.channels.png and STEM.channel.png; gap, entropy and the one channel
+are in the arrays, too.
 Files of these names are replaced once all are written. Of images with equal stems only the first is done.
 Transparent parts of an image are laid on white. PSNR is that of the unrounded reconstruction, cut to [0, 1].
 A picture that does not fit into memory goes through the model in tiles, and its maps are written strip by strip.
@@ -45,6 +46,7 @@ them. For each latent the table has, in bits,
   strings    8 times the bytes of the strings: image + padding + overhead, where the ledger closes
   estimated  what the likelihoods of forward() come to
   gap        image + padding over estimated, less one
+--padding all codes each image with every way of padding, and says what each costs, in bytes and in PSNR.
 Exit code 1 where the ledger of an image does not close to 1e-6 bit, 2 where an image or the model cannot be read.
 """
 CALIBRATE_NOTES = """\
@@ -152,6 +154,12 @@ def _add_map(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--gap", action="store_true", help="of coded bits: also where they differ from the estimate")
     command.add_argument("--channels", action="store_true", help="also the bits of each channel of each latent")
+    command.add_argument(
+        "--channel",
+        type=_channel,
+        metavar="LATENT:K",
+        help="also the map of one channel, such as y:17; max: the costliest",
+    )
 
 
 def _check_map(arguments: argparse.Namespace) -> None:
@@ -180,13 +188,15 @@ def whole_only(arguments: argparse.Namespace) -> str | None:
         return f"--projection {choices.JACOBIAN}"
     if arguments.bits == choices.CODED:
         return f"--bits {choices.CODED}"
+    if arguments.channel is not None:
+        return "--channel"
     return "--channels" if arguments.channels else None
 
 
 def _add_check(command: argparse.ArgumentParser) -> None:
     command.set_defaults(inputs=("image", "images"))
     command.add_argument("images", nargs="+", metavar="IMAGE", help="photographs")
-    add_model(command)
+    add_model(command, (*choices.PADDINGS, choices.ALL_PADDINGS))
     command.add_argument(
         "--container", action="store_true", help="count the container of CompressAI's examples/codec.py, too"
     )
@@ -309,6 +319,16 @@ def _at_least(least: int, most: int | None = None) -> Callable[[str], int]:
         return value
 
     return parse
+
+
+def _channel(text: str) -> tuple[str, int] | tuple[()]:
+    """Read LATENT:K; the costliest channel has no name yet."""
+    if text == "max":
+        return ()
+    latent, _, number = text.rpartition(":")
+    if not latent or not (number.isascii() and number.isdigit() and len(number) < 10):
+        raise argparse.ArgumentTypeError(f"expected LATENT:K such as y:17, or max, got {text!r}")
+    return latent, int(number)
 
 
 def _bytes(text: str) -> int:

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from ..choices import CODED
+from ..choices import ALL_PADDINGS, CODED, PADDINGS
 from ..io.images import load_image
 from ..mapping.layout import BitrateResult
 from ..mapping.mapper import BitrateMapper
+from ..mapping.psnr import measure_psnr
 from ..viz.channel_figure import channel_figure
 from ..viz.map_figure import map_figure
 from .console import FAILED, OK, echo, finite, number, print_document
@@ -22,6 +23,8 @@ from .serving import checked_device, load_model, run_each, with_progress
 if TYPE_CHECKING:
     from PIL import Image
 
+OTHER_OPTIONS = ("unit", "multiple", "padding_side")  # of the mapper, besides padding
+NOTED_PADDING = 0.03  # of the bits
 OPEN = 1  # exit code: a ledger that does not close
 PICTURES = ("gap", "entropy", "channels")  # of coded bits, on request
 
@@ -30,18 +33,31 @@ def run(arguments: argparse.Namespace) -> int:
     """Code, compare, print."""
     device = checked_device(arguments.device)
     model, name = load_model(device, arguments, coded=True)
-    mapper = BitrateMapper(model, bits=CODED, gap=True, **mapper_options(arguments, BitrateMapper))
+    every = arguments.padding == ALL_PADDINGS
+    options = mapper_options(arguments, BitrateMapper, OTHER_OPTIONS)
+    mappers = {
+        padding: BitrateMapper(model, bits=CODED, gap=True, **(options | {"padding": padding}))
+        for padding in (PADDINGS if every else (arguments.padding,))
+    }
     forward = forward_options(arguments)
 
     def serve(image: str) -> dict[str, Any]:
         x = load_image(image)
         height, width = x.shape[-2:]
         document = {"image": image, "width": width, "height": height, "model": name, "device": str(device)}
-        document |= ledger_document(mapper(x.to(device), **forward))
-        if not arguments.container:
-            del document["container_bytes"]
+        coded = {}
+        for padding, mapper in mappers.items():
+            result = mapper(x.to(device), **forward)
+            coded[padding] = ledger_document(result)
+            coded[padding]["psnr_db"] = finite(None if result.x_hat is None else measure_psnr(result.x_hat, x))
+            if not arguments.container:
+                del coded[padding]["container_bytes"]
+        if every:
+            document |= {"closes": all(one["closes"] for one in coded.values()), "paddings": coded}
+        else:
+            document |= coded[arguments.padding]
         if not arguments.json:
-            echo(_table(document), sys.stdout)
+            echo(_comparison(document) if every else _table(document), sys.stdout)
         return document
 
     documents, failures = run_each("image", with_progress(arguments.images), serve, model)
@@ -78,6 +94,32 @@ def ledger_document(result: BitrateResult) -> dict[str, Any]:
     }
 
 
+def padding_note(padding: float | None, total: float | None) -> str:
+    """Return what is to be said where padding takes more than a little of the bits."""
+    if not padding or not total or padding / total <= NOTED_PADDING:
+        return ""
+    share = f"{100 * padding / total:.1f} %"
+    return f" ({share}: another --padding may save bytes, bitrate-ext check --padding all measures it)"
+
+
+def _comparison(document: dict[str, Any]) -> str:
+    """Return what each way of padding costs."""
+    pixels = document["width"] * document["height"]
+    lines = [
+        f"{document['image']}: {document['width']} x {document['height']}, coded with each way of padding",
+        f"  {'':10}{'bytes':>12}{'bits per pixel':>18}{'PSNR':>12}{'in padding':>14}",
+    ]
+    for padding, one in document["paddings"].items():
+        size = one["string_bytes"] + one.get("container_bytes", 0)
+        outside = sum(latent["padding"] for latent in one["latents"].values())
+        psnr = "" if one["psnr_db"] is None else f"{one['psnr_db']:.2f} dB"
+        share = f"{100 * outside / (8 * one['string_bytes']):.1f} %"
+        closes = "" if one["closes"] else "   THE LEDGER DOES NOT CLOSE"
+        lines.append(f"  {padding:10}{size:>12,}{8 * size / pixels:>18.3f}{psnr:>12}{share:>14}{closes}")
+    warnings = dict.fromkeys(warning for one in document["paddings"].values() for warning in one["warnings"])
+    return "\n".join([*lines, *(f"  warning: {warning}" for warning in warnings)])
+
+
 def _table(document: dict[str, Any]) -> str:
     latents, pixels = document["latents"], document["width"] * document["height"]
     strings = sum(one["strings"] for one in latents.values())
@@ -100,6 +142,9 @@ def _table(document: dict[str, Any]) -> str:
     left = max((abs(one["closure"]) for one in latents.values()), default=0.0)
     verdict = "closes" if document["closes"] else "DOES NOT CLOSE"
     lines.append(f"  The ledger {verdict}: {left:.1e} bits are left over.")
+    outside = sum(one["padding"] for one in latents.values())
+    note = padding_note(outside, 8 * document["string_bytes"])
+    lines += [f"  In padding: {outside:,.0f} bits{note}."] if note else []
     lines += [f"  warning: {warning}" for warning in document["warnings"]]
     return "\n".join(lines)
 
@@ -110,7 +155,8 @@ def _table(document: dict[str, Any]) -> str:
 def map_outputs(arguments: argparse.Namespace) -> dict[str, str]:
     """Return the endings of the pictures that were asked for besides, by their names in the record."""
     asked = {"gap": arguments.gap, "entropy": arguments.gap, "channels": arguments.channels}
-    return {name: f".{name}.png" for name in PICTURES if asked[name]}
+    asked["channel"] = arguments.channel is not None
+    return {name: f".{name}.png" for name in asked if asked[name]}
 
 
 def complete_record(record: Record, result: BitrateResult, channels: bool) -> None:

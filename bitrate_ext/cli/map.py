@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         projection=projection,
         bits=arguments.bits,
         gap=arguments.gap,
-        channels=arguments.channels,
+        channels=arguments.channels or arguments.channel is not None,
         **mapper_options(arguments, BitrateMapper),
     )
     job = MapJob(mapper, name, device, arguments)
@@ -84,16 +84,27 @@ def _map_whole(job: MapJob, image: str, files: dict[str, Path]) -> Record:
     record = job.record(image, (x.shape[2], x.shape[3]), result, psnr, files)
     record.jacobian = jacobian
     check.complete_record(record, result, arguments.channels)
+    one_channel = None
+    if arguments.channel is not None:
+        latent, number_of_it = arguments.channel or result.costliest_channel()
+        one_channel, record.channel = result.channel_map(latent, number_of_it), f"{latent}:{number_of_it}"
     check.warn(result, image)
     text = json.dumps(asdict(record), indent=2, allow_nan=False)
     arrays = {"map": result.map, **{f"maps/{name}": one for name, one in result.maps.items()}}
     arrays |= check.array_names(result)
+    if one_channel is not None:
+        arrays["channel"] = one_channel
     numbers = {key: one[0, 0].float().cpu().numpy() for key, one in arrays.items()}
 
     title = Path(image).name
     with open_all_or_none(list(files.values())) as opened:
         file = dict(zip(files, opened, strict=True))
         check.write_pictures(file, result, title, job.model)
+        if one_channel is not None:
+            about = f"channel {record.channel}   {job.model}"
+            map_figure.map_figure(one_channel, title=title, subtitle=about, rim=result.rim).save(
+                file["channel"], format="PNG"
+            )
         map_figure.map_figure(result.map, title=title, subtitle=record.subtitle, rim=result.rim).save(
             file["map"], format="PNG"
         )
@@ -110,6 +121,7 @@ def _summary(record: Record) -> str:
     return (
         f"{record.image}: {record.width} x {record.height}, {number(record.bpp, '.3f')} bits per pixel{psnr}, "
         f"{number(record.total_bits, ',.0f')} bits ({split}), {padding} of them in padding"
+        f"{check.padding_note(record.padding_bits, record.total_bits)}"
     )
 
 

@@ -22,7 +22,7 @@ OWN_MODEL = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")  
 MAPPER = {"unit": "likelihood", "multiple": None, "padding": "zeros", "padding_side": "centre"}  # and their defaults
 
 
-def add_model(command: argparse.ArgumentParser) -> None:
+def add_model(command: argparse.ArgumentParser, paddings: Iterable[str] = choices.PADDINGS) -> None:
     """Add which model, on which device, how its images are padded and its output is read, and ``--json``."""
     command.add_argument(
         "--model",
@@ -64,7 +64,7 @@ def add_model(command: argparse.ArgumentParser) -> None:
         help="of pixels, to which images are padded; default: what the model's strides need, found by running it",
     )
     command.add_argument(
-        "--padding", choices=choices.PADDINGS, default=MAPPER["padding"], help="what is added to images (default zeros)"
+        "--padding", choices=tuple(paddings), default=MAPPER["padding"], help="what is added to images (default zeros)"
     )
     command.add_argument(
         "--padding-side",

@@ -42,6 +42,7 @@ class Record:
     warnings: list[str] = field(default_factory=list)
     ledger: dict[str, Any] | None = None  # of coded bits
     channels: dict[str, dict[str, list[Any]]] | None = None  # on request: bits of each channel, most first
+    channel: str | None = None  # on request: whose map STEM.channel.png is, "y:17"
     files: dict[str, str] = field(default_factory=dict)
 
     @property
