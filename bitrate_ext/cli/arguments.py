@@ -158,7 +158,7 @@ def _add_map(command: argparse.ArgumentParser) -> None:
         "--channel",
         type=_channel,
         metavar="LATENT:K",
-        help="also the map of one channel, such as y:17; max: the costliest",
+        help="also the map of one, such as y:17; max: of the costliest",
     )
 
 

@@ -116,8 +116,9 @@ def _comparison(document: dict[str, Any]) -> str:
         share = f"{100 * outside / (8 * one['string_bytes']):.1f} %"
         closes = "" if one["closes"] else "   THE LEDGER DOES NOT CLOSE"
         lines.append(f"  {padding:10}{size:>12,}{8 * size / pixels:>18.3f}{psnr:>12}{share:>14}{closes}")
-    warnings = dict.fromkeys(warning for one in document["paddings"].values() for warning in one["warnings"])
-    return "\n".join([*lines, *(f"  warning: {warning}" for warning in warnings)])
+    for padding, one in document["paddings"].items():
+        lines += [f"  warning: {padding}: {warning}" for warning in one["warnings"]]
+    return "\n".join(lines)
 
 
 def _table(document: dict[str, Any]) -> str:

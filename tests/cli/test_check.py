@@ -169,7 +169,7 @@ def test_check_says_how_the_file_adds_up(photo: str, capsys: pytest.CaptureFixtu
     assert f"{round(total / 8):,} bytes in" in lines[0]
     assert f"{(total + 8 * 31) / 7070:.3f} bits per pixel" in lines[0]
     assert lines[4].startswith("  The ledger closes: ")
-    assert all(line.startswith("  warning: ") for line in lines[5:])
+    assert all(line.startswith(("  warning: ", "  In padding: ")) for line in lines[5:])
 
 
 def test_check_as_json(photo: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -296,3 +296,51 @@ def test_the_picture_of_channels() -> None:
     endless = check.channel_account(torch.tensor([torch.inf, 1.0]))
     assert endless["bits"] == [None, 1.0]
     channel_figure({"y": empty, "z": endless})
+
+
+@pytest.mark.medium
+def test_every_way_of_padding(photo: str, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = {}
+    for padding in ("zeros", "replicate", "reflect"):
+        assert cli.main(["check", photo, "--padding", padding, "--json"]) == 0
+        (document,) = json.loads(capsys.readouterr().out)["images"]
+        sizes[padding] = (document["string_bytes"], document["psnr_db"])
+    assert cli.main(["check", photo, "--padding", "all", "--json"]) == 0
+    (document,) = json.loads(capsys.readouterr().out)["images"]
+    assert document["closes"]
+    assert {name: (one["string_bytes"], one["psnr_db"]) for name, one in document["paddings"].items()} == sizes
+    assert len(set(sizes.values())) == 3
+    assert cli.main(["check", photo, "--padding", "all"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for line, (padding, (size, psnr)) in zip(lines[2:5], sizes.items(), strict=True):
+        name, count, _, decibels, *_ = line.split()
+        assert (name, count, decibels) == (padding, f"{size:,}", f"{psnr:.2f}")
+
+
+def test_padding_that_takes_much_is_told(photo: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["map", photo, "-o", "out"]) == 0
+    assert "bitrate-ext check --padding all measures it" in capsys.readouterr().out
+    Image.open(photo).crop((0, 0, 64, 64)).save("square.png")
+    assert cli.main(["map", "square.png", "-o", "out"]) == 0
+    assert "--padding" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("bits", ["estimated", "coded"])
+def test_the_map_of_one_channel(photo: str, bits: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["map", photo, "-o", "out", "--channel", "max", "--channels", "--bits", bits]) == 0
+    record = json.loads(Path("out/cat.json").read_text())
+    latent, number = record["channel"].split(":")
+    tops = {name: (one["bits"][0], one["channel"][0]) for name, one in record["channels"].items()}
+    assert tops[latent] == (max(bits for bits, _ in tops.values()), int(number))
+    with np.load("out/cat.bitrate.npz") as arrays:
+        costliest = arrays["channel"]
+    assert Image.open("out/cat.channel.png").size[0] > 500
+    assert cli.main(["map", photo, "-o", "out", "--channel", record["channel"], "--bits", bits]) == 0
+    with np.load("out/cat.bitrate.npz") as arrays:
+        assert np.array_equal(arrays["channel"], costliest)
+        assert 0 < costliest.sum() < arrays["map"].sum()
+    capsys.readouterr()
+    assert cli.main(["map", photo, "-o", "out", "--channel", "y:999", "--bits", bits]) == 2
+    assert "channel of latent 'y' must be from 0 to" in capsys.readouterr().err
+    assert cli.main(["map", photo, "--channel", "y"]) == 2
+    assert "expected LATENT:K such as y:17, or max, got 'y'" in capsys.readouterr().err
