@@ -19,8 +19,9 @@ class OutputReader:
 
     Args:
         likelihoods: returns the latents' values, a tensor or nested dicts and lists of them, given the output. Default:
-            they are looked for under the key or attribute "likelihoods"; in tensors "y_likelihoods", "z_likelihoods";
-            and, in tuples, in the one part that has them or is a dict of tensors.
+            they are looked for under the key or attribute "likelihoods"; in tensors "y_likelihoods", "z_likelihoods",
+            of which "rounded_y_likelihoods" is left out where it is the same; and, in tuples, in the one part that has
+            them or is a dict of tensors.
         unit: of these values, as for ``bitrate_map``.
     """
 
@@ -90,15 +91,27 @@ def _values_in(output: Any) -> Any:
     if isinstance(output, Mapping):
         if LIKELIHOODS in output:
             return output[LIKELIHOODS]
-        return {
-            key[: -len(SUFFIX)]: value
-            for key, value in output.items()
-            if isinstance(key, str) and key.endswith(SUFFIX) and key != SUFFIX
-        } or None
+        return _suffixed(output)
     if hasattr(output, LIKELIHOODS):
         return getattr(output, LIKELIHOODS)
-    fields = {name: value for name, value in _fields(output).items() if name.endswith(SUFFIX)}
-    return {name[: -len(SUFFIX)]: value for name, value in fields.items()} or None
+    return _suffixed(_fields(output))
+
+
+def _suffixed(values: Mapping[Any, Any]) -> dict[str, Any] | None:
+    """Return what is named "y_likelihoods" as "y"; once, where "rounded_y_likelihoods" are the very same values."""
+    names = [name for name in values if isinstance(name, str) and name.endswith(SUFFIX) and name != SUFFIX]
+    found = {name[: -len(SUFFIX)]: values[name] for name in names}
+    return {name: one for name, one in found.items() if not _is_another_name(name, found)} or None
+
+
+def _is_another_name(name: str, found: Mapping[str, Any]) -> bool:
+    """Return whether a latent is there under a shorter name, too, as it is beside one that train mode adds noise to."""
+    value = found[name]
+    for other, one in found.items():
+        tensors = isinstance(one, Tensor) and isinstance(value, Tensor) and one.dtype == value.dtype
+        if tensors and name.endswith(f"_{other}") and one.equal(value):
+            return True
+    return False
 
 
 def _fields(output: Any) -> dict[str, Any]:
