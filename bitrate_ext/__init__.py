@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from . import models
     from .attribution.attribute import attribute
     from .attribution.result import Attribution
+    from .attribution.slices import Slice, follow_slices
     from .coding.rans import CodingError
     from .io.images import ImageError
     from .mapping.coded_video import coded_video
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from .mapping.layout import BitrateResult
     from .mapping.mapper import BitrateMapper
     from .memory import MemoryLimitError
+    from .models.adapter import ModelAdapter
     from .models.demo_codec import load_demo_codec
     from .ops.functional import bitrate_map, latent_bits
     from .ops.projection import Projection
@@ -40,14 +42,17 @@ _HOMES = {  # public name to the module that defines it
     "FrameResult": "mapping.frames",
     "ImageError": "io.images",
     "MemoryLimitError": "memory",
+    "ModelAdapter": "models.adapter",
     "PictureResult": "tiled.map_picture",
     "Projection": "ops.projection",
     "ReceptiveField": "receptive_field.field",
+    "Slice": "attribution.slices",
     "VideoError": "video.reader",
     "attribute": "attribution.attribute",
     "bitrate_map": "ops.functional",
     "calibrate": "receptive_field.calibration",
     "coded_video": "mapping.coded_video",
+    "follow_slices": "attribution.slices",
     "latent_bits": "ops.functional",
     "load_demo_codec": "models.demo_codec",
     "map_picture": "tiled.map_picture",
@@ -62,15 +67,18 @@ __all__ = [
     "FrameResult",
     "ImageError",
     "MemoryLimitError",
+    "ModelAdapter",
     "PictureResult",
     "Projection",
     "ReceptiveField",
+    "Slice",
     "VideoError",
     "__version__",
     "attribute",
     "bitrate_map",
     "calibrate",
     "coded_video",
+    "follow_slices",
     "latent_bits",
     "load_demo_codec",
     "map_picture",

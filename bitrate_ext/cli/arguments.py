@@ -206,7 +206,7 @@ def _add_calibrate(command: argparse.ArgumentParser) -> None:
     command.set_defaults(prepare=prepare_folder)
     command.add_argument("-o", "--output", default=".", metavar="DIR", help="folder for the results; made if absent")
     add_model(command)
-    command.add_argument("--latent", default="y", metavar="NAME", help="such as y or z (default y)")
+    command.add_argument("--latent", metavar="NAME", help="such as y or z; default: the finest")
     command.add_argument(
         "--images", nargs="+", default=[], metavar="IMAGE", help="to measure on; default: the bundled photograph"
     )

@@ -21,17 +21,18 @@ from .console import FAILED, OK, echo, one_line
 
 CPU = torch.device("cpu")
 INSTRUCTION_SETS = ("baseline", "AVX2 with FMA", "AVX-512")
-INSTALL_ALL = 'pip install "bitrate-ext[explain]"'  # brings compressai's, too
+REINSTALL = "pip install --force-reinstall --no-deps bitrate-ext"
+INSTALL = 'pip install "bitrate-ext[{}]"'  # one of the extras
 CORE = ("torch", "numpy")
-OPTIONAL = {  # module to (distribution, what needs it)
-    "compressai": ("compressai", "the demo codec and other models"),
-    "safetensors": ("safetensors", "the demo codec's weights"),
-    "PIL": ("pillow", "reading images"),
-    "matplotlib": ("matplotlib", "drawing maps"),
-    "tqdm": ("tqdm", "progress bars"),
-    "captum": ("captum", "integrated gradients and Grad-CAM"),
-    "av": ("av", "videos"),
-    "tifffile": ("tifffile", "TIFF files in parts"),
+OPTIONAL = {  # module to (distribution, what needs it, the extra that brings it)
+    "compressai": ("compressai", "the demo codec and other models", "compressai"),
+    "safetensors": ("safetensors", "the demo codec's weights", "compressai"),
+    "PIL": ("pillow", "reading images", "compressai"),
+    "matplotlib": ("matplotlib", "drawing maps", "compressai"),
+    "tqdm": ("tqdm", "progress bars", "compressai"),
+    "captum": ("captum", "integrated gradients and Grad-CAM", "explain"),
+    "av": ("av", "videos", "video"),
+    "tifffile": ("tifffile", "TIFF files in parts", "tiff"),
 }
 
 
@@ -93,11 +94,11 @@ def report(findings: Sequence[Finding]) -> str:
     return "\n".join(lines)
 
 
-def _optional(module: str, distribution: str, purpose: str) -> Finding:
+def _optional(module: str, distribution: str, purpose: str, extra: str) -> Finding:
     """Look at what Python would import, which may be something else than what is installed under that name."""
-    folder, installed = folder_of(module), _installed(distribution)
+    folder, installed, install = folder_of(module), _installed(distribution), INSTALL.format(extra)
     if folder is None and installed is None:
-        return Finding(distribution, f"not installed; needed for {purpose}", well=False, remedy=INSTALL_ALL)
+        return Finding(distribution, f"not installed; needed for {purpose}", well=False, remedy=install)
     foreign = folder is not None and not _belongs(folder, module, distribution)
     where = f", from {folder}" if folder is not None else ""
     where += f" and not the installed {installed}" if foreign and installed else ""
@@ -110,7 +111,7 @@ def _optional(module: str, distribution: str, purpose: str) -> Finding:
     except Exception as error:  # a broken package may raise anything while it is imported
         trouble = f", but it does not import: {one_line(error)}"
     if trouble:
-        remedy = f"{take_off(folder)}; {INSTALL_ALL}" if folder is not None else INSTALL_ALL
+        remedy = f"{take_off(folder)}; {install}" if folder is not None else install
         return Finding(distribution, f"{version}{where}{trouble}", well=False, remedy=remedy)
     return Finding(distribution, f"{version}{where if foreign else ''}")
 
@@ -163,7 +164,7 @@ def _answer(impl: str) -> Finding:
     try:
         found = bitrate_map(likelihoods, (4, 4), projection="nearest", impl=impl)
     except Exception as error:  # whatever is broken, the report has to come out
-        return Finding(name, f"fails: {' '.join(str(error).split())}", well=False, core=True, remedy=INSTALL_ALL)
+        return Finding(name, f"fails: {' '.join(str(error).split())}", well=False, core=True, remedy=REINSTALL)
     if not torch.equal(found[0, 0], expected):
-        return Finding(name, f"wrong map {found[0, 0].tolist()}", well=False, core=True, remedy=INSTALL_ALL)
+        return Finding(name, f"wrong map {found[0, 0].tolist()}", well=False, core=True, remedy=REINSTALL)
     return Finding(name, "right", core=True)

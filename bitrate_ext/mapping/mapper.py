@@ -12,6 +12,7 @@ from torch import Tensor
 from ..choices import CODED, ESTIMATED, PADDING_SIDES, PADDINGS, RECEPTIVE_FIELD
 from ..coding.coder import Coder
 from ..models.adapter import ModelAdapter
+from ..models.trace import Synthesis
 from ..ops.projection import Projection, choose_projections, get_projection
 from ..receptive_field.calibration import receptive_fields
 from .coded import map_coded
@@ -38,6 +39,7 @@ class BitrateMapper:
         compress_kwargs: of coded bits: for the model's ``compress``, besides those of ``forward`` that it takes.
         call, likelihoods, unit: how the model is run and read, see ``ModelAdapter``.
         padding, padding_side, multiple: how images are padded, see ``ModelAdapter``.
+        synthesis: for ``"receptive-field"``: the synthesis transform, see ``calibrate``.
 
     The size that the model needs is found by running it once on a black image, at the first call; ``strides`` then
     holds pixels per latent cell, ``{"y": (16, 16), ...}``, and ``projections`` how each latent is laid over the image.
@@ -66,6 +68,7 @@ class BitrateMapper:
         unit: str = "likelihood",
         padding: str = PADDINGS[0],
         padding_side: str = PADDING_SIDES[0],
+        synthesis: Synthesis = None,
         multiple: int | Sequence[int] | None = None,
     ) -> None:
         self.adapter = ModelAdapter.of(
@@ -87,7 +90,7 @@ class BitrateMapper:
             if bits == ESTIMATED
             else partial(map_coded, self._coder(compress_kwargs), gap=gap, channels=channels)
         )
-        self._asked = projection
+        self._asked, self._synthesis = projection, synthesis
         if isinstance(projection, Mapping):
             for one in projection.values():
                 get_projection(one)
@@ -150,6 +153,6 @@ class BitrateMapper:
         if self.projections.keys() == self.strides.keys():
             return
         if self._asked == RECEPTIVE_FIELD:
-            self.projections = receptive_fields(self.adapter, x, forward_kwargs)
+            self.projections = receptive_fields(self.adapter, x, forward_kwargs, synthesis=self._synthesis)
         else:
             self.projections = choose_projections(self._asked, self.strides)

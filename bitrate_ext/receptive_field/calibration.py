@@ -49,7 +49,7 @@ SPARE_CELLS = (8, 3)  # by which the bundled photograph is made larger than the 
 @torch.inference_mode(False)
 def calibrate(
     model: nn.Module | ModelAdapter,
-    latent: str = "y",
+    latent: str | None = None,
     images: Tensor | Sequence[Tensor] | None = None,
     samples: int = SAMPLES,
     *,
@@ -64,8 +64,9 @@ def calibrate(
 
     Args:
         model: as for ``BitrateMapper``; a video model of CompressAI's kind too, which takes a list of frames.
-        latent: its name, such as ``"y"``, ``"z"`` or ``"motion.y"``. One that only a hyper-synthesis transform reads,
-            such as ``z``, is followed through it onto the latent that it describes, and on with that one's kernel.
+        latent: its name, such as ``"y"``, ``"z"`` or ``"motion.y"``. Default: the finest. One that only a
+            hyper-synthesis transform reads, such as ``z``, is followed through it onto the latent that it describes,
+            and on with that one's kernel.
         images: ``[N, C, H, W]`` in [0, 1], or a sequence of them of any sizes. Default: the bundled photograph,
             mirrored at its edges where it is too small.
         samples: passes in forward mode, each of which probes cells a reach apart all over an image.
@@ -110,6 +111,10 @@ def calibrate(
             return ReceptiveField.load(stored)
         except (OSError, ValueError):
             pass  # damaged: measured anew and replaced
+    if latent is None:
+        with leave_as_found(model):
+            strides = _image_adapter(adapter, (given or [_bundled(model)])[0], forward_kwargs).strides
+        latent = min(strides, key=lambda one: strides[one][0] * strides[one][1])
     if notice is not None:
         notice(latent)
 

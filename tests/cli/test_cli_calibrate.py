@@ -203,7 +203,7 @@ def test_arguments_reach_the_measurement(
     assert (latent, samples, options) == ("y", 6, {"synthesis": "g_s", "cache": False})
     assert [tuple(image.shape) for image in images] == [(1, 3, 200, 300)] * 2
     assert cli.main(["calibrate", "--samples", "4"]) == 0
-    assert asked[1] == (("y", None, 4), {"synthesis": None, "cache": True})
+    assert asked[1] == ((None, None, 4), {"synthesis": None, "cache": True})
 
 
 @pytest.mark.parametrize(

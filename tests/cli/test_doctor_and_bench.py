@@ -27,15 +27,15 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_doctor_says_how_to_mend(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(doctor.OPTIONAL, "no_such_module", ("no-such-package", "this test"))
-    monkeypatch.setitem(doctor.OPTIONAL, "no_such_module_either", ("pip", "this test"))
+    monkeypatch.setitem(doctor.OPTIONAL, "no_such_module", ("no-such-package", "this test", "video"))
+    monkeypatch.setitem(doctor.OPTIONAL, "no_such_module_either", ("pip", "this test", "tiff"))
     monkeypatch.setattr(doctor.library, "absent_because", "no compiled library in the package")
     assert cli.main(["doctor"]) == 0  # the reference serves
     lines = capsys.readouterr().out.splitlines()
     at = next(i for i, line in enumerate(lines) if "no-such-package" in line)
     assert lines[at].startswith("--  no-such-package")
     assert lines[at].endswith("not installed; needed for this test")
-    assert lines[at + 1].strip() == 'to mend: pip install "bitrate-ext[explain]"'
+    assert lines[at + 1].strip() == 'to mend: pip install "bitrate-ext[video]"'
     assert any("but it does not import: No module named 'no_such_module_either'" in line for line in lines)
     at = next(i for i, line in enumerate(lines) if "CPU kernels" in line)
     assert "absent: no compiled library in the package" in lines[at]

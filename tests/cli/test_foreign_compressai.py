@@ -110,7 +110,7 @@ def test_the_doctor_on_what_was_never_installed(
     fork: Fork, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (fork({}).parent / "lonely.py").write_text("")
-    monkeypatch.setitem(doctor.OPTIONAL, "lonely", ("lonely-package", "this test"))
+    monkeypatch.setitem(doctor.OPTIONAL, "lonely", ("lonely-package", "this test", "compressai"))
     line, _ = line_of(capsys, "lonely-package")
     assert line.startswith("ok  lonely-package")
     assert "of unknown version, from " in line
