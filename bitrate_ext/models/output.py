@@ -11,7 +11,12 @@ from ..ops.functional import image_latents
 
 LIKELIHOODS, X_HAT = "likelihoods", "x_hat"
 SUFFIX = f"_{LIKELIHOODS}"  # of latents at the top of an output: "y_likelihoods"
+QUANTIZED = "quantized_"
 REMEDY = "say where they are, BitrateMapper(model, likelihoods=lambda output: ..., unit=...)"
+
+
+class OutputError(ValueError):
+    """What a model returned has no values of latents of an image."""
 
 
 class OutputReader:
@@ -35,7 +40,7 @@ class OutputReader:
             x: ``[N, C, H, W]``, what it was given.
 
         Raises:
-            TypeError, ValueError: there are no values of latents of an image; says what came.
+            TypeError, OutputError: there are no values of latents of an image; says what came.
         """
         x_hat = _find_reconstruction(output, x)
         values = self.likelihoods(output) if self.likelihoods is not None else _find_values(output, x)
@@ -45,7 +50,7 @@ class OutputReader:
     def _named(self, values: Any) -> dict[str, Tensor]:
         named = image_latents(values, self.unit)
         if not named:
-            raise ValueError("model returned no likelihoods: the mapping under 'likelihoods' is empty")
+            raise OutputError("model returned no likelihoods: the mapping under 'likelihoods' is empty")
         ranks = (4,) if self.unit == "likelihood" else (3, 4)
         for name, value in named.items():
             if value.dim() not in ranks:
@@ -54,7 +59,7 @@ class OutputReader:
                     if value.dim() < 3
                     else ""
                 )
-                raise ValueError(
+                raise OutputError(
                     f"likelihoods of latent {name!r} must be [N, C, h, w]{' or [N, h, w]' if len(ranks) > 1 else ''}, "
                     f"got shape {list(value.shape)}; models of point clouds and of vectors have no image to map onto"
                     f"{hint}"
@@ -79,7 +84,7 @@ def _find_values(output: Any, x: Tensor) -> Any:
     expected = "model must return a mapping with the key 'likelihoods'"
     if isinstance(output, Mapping):
         keys = ", ".join(repr(key) for key in output) or "none"
-        raise ValueError(f"{expected}, got the keys {keys}; {REMEDY}")
+        raise OutputError(f"{expected}, got the keys {keys}; {REMEDY}")
     raise TypeError(f"{expected}, got {_described(output)}; {REMEDY}")
 
 
@@ -90,15 +95,24 @@ def _values_in(output: Any) -> Any:
     if isinstance(output, Mapping):
         if LIKELIHOODS in output:
             return output[LIKELIHOODS]
-        return {
-            key[: -len(SUFFIX)]: value
-            for key, value in output.items()
-            if isinstance(key, str) and key.endswith(SUFFIX) and key != SUFFIX
-        } or None
+        return _by_suffix(output)
     if hasattr(output, LIKELIHOODS):
         return getattr(output, LIKELIHOODS)
-    fields = {name: value for name, value in _fields(output).items() if name.endswith(SUFFIX)}
-    return {name[: -len(SUFFIX)]: value for name, value in fields.items()} or None
+    return _by_suffix(_fields(output))
+
+
+def _by_suffix(values: Mapping[Any, Any]) -> dict[str, Any] | None:
+    """Return what is called "y_likelihoods" and so on, by latent; None where nothing is.
+
+    Of a latent that is there before and after quantisation, "quantized_y_likelihoods", the latter is what is coded.
+    """
+    named = {
+        key[: -len(SUFFIX)]: value for key, value in values.items() if isinstance(key, str) and key.endswith(SUFFIX)
+    }
+    named.pop("", None)
+    for name in [name for name in named if f"{QUANTIZED}{name}" in named]:
+        named[name] = named.pop(f"{QUANTIZED}{name}")
+    return named or None
 
 
 def _fields(output: Any) -> dict[str, Any]:

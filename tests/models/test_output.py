@@ -48,6 +48,13 @@ SHAPES: dict[str, Any] = {
     "dataclass": lambda x, y, z: Record(x, {"y": y, "z": z}),
     "namespace": lambda x, y, z: SimpleNamespace(x_hat=x, likelihoods={"y": y, "z": z}),
     "at the top": lambda x, y, z: {"x_hat": x, "y_likelihoods": y, "z_likelihoods": z, "loss": 1.0},
+    "before and after quantisation": lambda x, y, z: SimpleNamespace(
+        x_hat=x,
+        y_likelihoods=y / 2,
+        quantized_y_likelihoods=y,
+        z_likelihoods=z / 2,
+        quantized_z_likelihoods=z,
+    ),
     "at the top of a namedtuple": lambda x, y, z: Flat(x, y, z),
 }
 
