@@ -333,10 +333,12 @@ class ModelAdapter:
 
     def _black(self, x: Tensor, forward_kwargs: dict[str, Any]) -> Callable[[Size], Grids]:
         """Return what runs the model on a black image of a size and returns the grids of the latents."""
+        each = any(isinstance(one, Tensor) and one.dim() and len(one) == len(x) for one in forward_kwargs.values())
+        batch = len(x) if each and len(x) else 1  # arguments of each image go with so many
 
         @torch.no_grad()
         def run(size: Size) -> Grids:
-            black = x.new_zeros(1, x.shape[1], *size)
+            black = x.new_zeros(batch, x.shape[1], *size)
             if not self.strides:
                 values = self.read(black, forward_kwargs)[1]
                 return {name: (p.shape[-2], p.shape[-1]) for name, p in values.items()}

@@ -11,7 +11,12 @@ from ..ops.functional import image_latents
 
 LIKELIHOODS, X_HAT = "likelihoods", "x_hat"
 SUFFIX = f"_{LIKELIHOODS}"  # of latents at the top of an output: "y_likelihoods"
+QUANTIZED = "quantized_"
 REMEDY = "say where they are, BitrateMapper(model, likelihoods=lambda output: ..., unit=...)"
+
+
+class OutputError(ValueError):
+    """What a model returned has no values of latents of an image."""
 
 
 class OutputReader:
@@ -19,9 +24,8 @@ class OutputReader:
 
     Args:
         likelihoods: returns the latents' values, a tensor or nested dicts and lists of them, given the output. Default:
-            they are looked for under the key or attribute "likelihoods"; in tensors "y_likelihoods", "z_likelihoods",
-            of which "rounded_y_likelihoods" is left out where it is the same; and, in tuples, in the one part that has
-            them or is a dict of tensors.
+            they are looked for under the key or attribute "likelihoods"; in tensors "y_likelihoods", "z_likelihoods";
+            and, in tuples, in the one part that has them or is a dict of tensors.
         unit: of these values, as for ``bitrate_map``.
     """
 
@@ -36,7 +40,7 @@ class OutputReader:
             x: ``[N, C, H, W]``, what it was given.
 
         Raises:
-            TypeError, ValueError: there are no values of latents of an image; says what came.
+            TypeError, OutputError: there are no values of latents of an image; says what came.
         """
         x_hat = _find_reconstruction(output, x)
         values = self.likelihoods(output) if self.likelihoods is not None else _find_values(output, x)
@@ -46,7 +50,7 @@ class OutputReader:
     def _named(self, values: Any) -> dict[str, Tensor]:
         named = image_latents(values, self.unit)
         if not named:
-            raise ValueError("model returned no likelihoods: the mapping under 'likelihoods' is empty")
+            raise OutputError("model returned no likelihoods: the mapping under 'likelihoods' is empty")
         ranks = (4,) if self.unit == "likelihood" else (3, 4)
         for name, value in named.items():
             if value.dim() not in ranks:
@@ -55,7 +59,7 @@ class OutputReader:
                     if value.dim() < 3
                     else ""
                 )
-                raise ValueError(
+                raise OutputError(
                     f"likelihoods of latent {name!r} must be [N, C, h, w]{' or [N, h, w]' if len(ranks) > 1 else ''}, "
                     f"got shape {list(value.shape)}; models of point clouds and of vectors have no image to map onto"
                     f"{hint}"
@@ -80,7 +84,7 @@ def _find_values(output: Any, x: Tensor) -> Any:
     expected = "model must return a mapping with the key 'likelihoods'"
     if isinstance(output, Mapping):
         keys = ", ".join(repr(key) for key in output) or "none"
-        raise ValueError(f"{expected}, got the keys {keys}; {REMEDY}")
+        raise OutputError(f"{expected}, got the keys {keys}; {REMEDY}")
     raise TypeError(f"{expected}, got {_described(output)}; {REMEDY}")
 
 
@@ -91,27 +95,24 @@ def _values_in(output: Any) -> Any:
     if isinstance(output, Mapping):
         if LIKELIHOODS in output:
             return output[LIKELIHOODS]
-        return _suffixed(output)
+        return _by_suffix(output)
     if hasattr(output, LIKELIHOODS):
         return getattr(output, LIKELIHOODS)
-    return _suffixed(_fields(output))
+    return _by_suffix(_fields(output))
 
 
-def _suffixed(values: Mapping[Any, Any]) -> dict[str, Any] | None:
-    """Return what is named "y_likelihoods" as "y"; once, where "rounded_y_likelihoods" are the very same values."""
-    names = [name for name in values if isinstance(name, str) and name.endswith(SUFFIX) and name != SUFFIX]
-    found = {name[: -len(SUFFIX)]: values[name] for name in names}
-    return {name: one for name, one in found.items() if not _is_another_name(name, found)} or None
+def _by_suffix(values: Mapping[Any, Any]) -> dict[str, Any] | None:
+    """Return what is called "y_likelihoods" and so on, by latent; None where nothing is.
 
-
-def _is_another_name(name: str, found: Mapping[str, Any]) -> bool:
-    """Return whether a latent is there under a shorter name, too, as it is beside one that train mode adds noise to."""
-    value = found[name]
-    for other, one in found.items():
-        tensors = isinstance(one, Tensor) and isinstance(value, Tensor) and one.dtype == value.dtype
-        if tensors and name.endswith(f"_{other}") and one.equal(value):
-            return True
-    return False
+    Of a latent that is there before and after quantisation, "quantized_y_likelihoods", the latter is what is coded.
+    """
+    named = {
+        key[: -len(SUFFIX)]: value for key, value in values.items() if isinstance(key, str) and key.endswith(SUFFIX)
+    }
+    named.pop("", None)
+    for name in [name for name in named if f"{QUANTIZED}{name}" in named]:
+        named[name] = named.pop(f"{QUANTIZED}{name}")
+    return named or None
 
 
 def _fields(output: Any) -> dict[str, Any]:

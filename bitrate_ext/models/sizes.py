@@ -7,9 +7,12 @@ strides of the latents. Sizes that fail are told from calls that fail at any siz
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Callable
 
 import torch
+
+from .output import OutputError
 
 Size = tuple[int, int]  # vertical, horizontal, pixels
 Grids = dict[str, tuple[int, int]]
@@ -19,8 +22,8 @@ Run = Callable[[Size], Grids]  # runs the model on a black image; returns the ce
 PROBE_SIDES = (128, 256, 512, 448, 960, 1024, 2048)
 # What the strides' least common multiple is multiplied with, until the model takes an image.
 FACTORS = (2, 4, 8, 16, 3, 5, 6, 7, 9, 10, 12, 14, 15)
-ALIKE = 3  # sizes at which a model says the same, before it is not about size
-CALLS = (TypeError, AttributeError, NameError, KeyError, NotImplementedError)  # wrong at any size
+ALIKE, SILENT = 3, 5  # sizes at which a model says the same, or gives no reason, before it is not about size
+CALLS = (TypeError, AttributeError, NameError, KeyError, NotImplementedError, OutputError)  # wrong at any size
 ABOUT_SIZE = re.compile(r"size|shape|divi|multiple|height|width|pad|window|view|patch|grid|pixels|small|large", re.I)
 
 
@@ -68,8 +71,8 @@ class Attempts:
         """Return whether the model has said the same to several sizes, and nothing about size."""
         said = {(type(error), str(error)) for error in self.errors.values()}
         kind, text = next(iter(said))
-        other = issubclass(kind, IndexError) or (bool(text) and not ABOUT_SIZE.search(text))
-        return len(self.errors) >= ALIKE and len(said) == 1 and other
+        other = issubclass(kind, IndexError) or not ABOUT_SIZE.search(text)
+        return len(said) == 1 and other and len(self.errors) >= (ALIKE if text else SILENT)
 
     def refuse(self, what: str) -> SizeError:
         """Return the error that none of the sizes suits."""
@@ -80,7 +83,11 @@ class Attempts:
     def _last(self) -> str:
         sizes = ", ".join(f"{rows} x {columns}" for rows, columns in self.errors)
         error = next(reversed(self.errors.values()))
-        return f"tried {sizes} pixels, and the last trouble was {type(error).__name__}: {error}"
+        text = str(error)
+        if not text and error.__traceback__ is not None:  # a bare assertion
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            text = f"{frame.line} (line {frame.lineno} of {frame.filename})"
+        return f"tried {sizes} pixels, and the last trouble was {type(error).__name__}: {text}"
 
 
 def find_strides(attempts: Attempts, channels: int, multiple: Size | None) -> tuple[dict[str, Size], Size]:

@@ -91,3 +91,16 @@ def test_the_rim_is_told_and_bits_are_conserved() -> None:
             torch.testing.assert_close(total[0], result.total_bits[0], rtol=1e-6, atol=0)
             assert result.rim == ((8, 8, 0, 0) if side == "centre" else (0, 8, 0, 0))  # 14 rows of padding
     assert BitrateMapper(model)(torch.rand(1, 3, 64, 64)).rim == (0, 0, 0, 0)
+
+
+def test_arguments_of_each_image() -> None:
+    """A level for each image of the batch is no argument of one black image."""
+
+    def model(x: Tensor, level: Tensor) -> dict[str, Any]:
+        return {"likelihoods": torch.exp(-level.reshape(-1, 1, 1, 1) * F.avg_pool2d(x, 16))}
+
+    x = torch.rand(3, 3, 30, 41)
+    mapper = BitrateMapper(model)
+    result = mapper(x, level=torch.tensor([1.0, 2.0, 3.0]))
+    for k in range(3):
+        torch.testing.assert_close(mapper(x[k : k + 1], level=torch.tensor([k + 1.0])).map, result.map[k : k + 1])

@@ -101,6 +101,32 @@ def test_probing_ends_early_where_size_is_not_why() -> None:
     assert len(model.sizes) == 3
 
 
+def test_a_bare_assertion_is_quoted() -> None:
+    sizes = []
+
+    def model(x: Tensor) -> dict[str, Any]:
+        sizes.append(x.shape[-1])
+        if x.shape[1] != 4:
+            raise AssertionError  # as a bare assertion does; those of tests are given words
+        return {}
+
+    with pytest.raises(CallError, match=r"AssertionError: raise AssertionError .*\(line \d+ of .*test_sizes.py\)"):
+        BitrateMapper(model)(torch.rand(1, 3, 40, 40))
+    assert max(sizes) < 1024
+
+
+def test_output_that_cannot_be_read_ends_probing() -> None:
+    sizes = []
+
+    def model(x: Tensor) -> dict[str, Any]:
+        sizes.append(x.shape[-1])
+        return {"bpp": x.mean()}
+
+    with pytest.raises(ValueError, match="got the keys 'bpp'"):
+        BitrateMapper(model)(torch.rand(1, 3, 40, 40))
+    assert len(sizes) == 1
+
+
 def test_no_size_will_do() -> None:
     model = Picky(lambda height, width: (height, width) == (128, 128), "grid {height}")
     mapper = BitrateMapper(model)
