@@ -213,7 +213,7 @@ class _Calibration:
 
     def _reach(self, latent: str, onto: str | None, probe: SynthesisTransform) -> tuple[Reach, tuple[int, int]]:
         """Measure the reach of a transform, where it only runs in a run of the model on ever larger pictures."""
-        for cells in PROBE_CELLS:
+        for cells in (one for one in PROBE_CELLS if one > min(probe.inputs.shape[2:])):
             with contextlib.suppress(SmallGridError):
                 return probe.reach()
             rows, columns = (cells * step for step in self.adapter.strides[latent])
