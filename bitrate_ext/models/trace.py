@@ -22,7 +22,7 @@ from ..ops.functional import latent_bits
 from ..ops.projection import Reach
 from ..ops.units import LIKELIHOOD
 from .adapter import ModelAdapter
-from .observe import watch_calls, watch_method
+from .observe import unwatched, watch_calls, watch_method
 from .padding import Crop
 
 Synthesis = str | Callable[..., Any] | None  # a module's name, a callable that takes the latent, or one to be found
@@ -417,7 +417,7 @@ def checked_synthesis(model: nn.Module, synthesis: Any) -> Synthesis:
             "synthesis must be the name of a module, or a callable that takes a latent [N, C, h, w] to an image, got "
             f"{type(synthesis).__name__}"
         )
-    return synthesis  # type: ignore[no-any-return]
+    return unwatched(synthesis)  # type: ignore[no-any-return]
 
 
 def _can_be_watched(synthesis: Any) -> TypeGuard[types.MethodType]:
@@ -425,7 +425,7 @@ def _can_be_watched(synthesis: Any) -> TypeGuard[types.MethodType]:
     if not isinstance(synthesis, types.MethodType) or isinstance(synthesis.__self__, type):
         return False
     owner, name = synthesis.__self__, synthesis.__name__
-    return hasattr(owner, "__dict__") and getattr(owner, name, None) == synthesis
+    return hasattr(owner, "__dict__") and unwatched(getattr(owner, name, None)) == synthesis
 
 
 def _grid(tensor: Tensor) -> tuple[int, int]:
