@@ -48,6 +48,8 @@ class OutputReader:
         return found, self._named(values)
 
     def _named(self, values: Any) -> dict[str, Tensor]:
+        if isinstance(values, Mapping) and all(str(key).endswith(SUFFIX) for key in values):
+            values = _by_suffix(values) or values  # {"likelihoods": {"y_likelihoods": ...}}
         named = image_latents(values, self.unit)
         if not named:
             raise OutputError("model returned no likelihoods: the mapping under 'likelihoods' is empty")

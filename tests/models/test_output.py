@@ -48,6 +48,7 @@ SHAPES: dict[str, Any] = {
     "dataclass": lambda x, y, z: Record(x, {"y": y, "z": z}),
     "namespace": lambda x, y, z: SimpleNamespace(x_hat=x, likelihoods={"y": y, "z": z}),
     "at the top": lambda x, y, z: {"x_hat": x, "y_likelihoods": y, "z_likelihoods": z, "loss": 1.0},
+    "long names": lambda x, y, z: {"x_hat": x, "likelihoods": {"y_likelihoods": y, "z_likelihoods": z}},
     "before and after quantisation": lambda x, y, z: SimpleNamespace(
         x_hat=x,
         y_likelihoods=y / 2,
@@ -65,6 +66,7 @@ def test_shapes_of_outputs(shape: str) -> None:
     result = BitrateMapper(lambda x: SHAPES[shape](x, *latents(x)))(x)
     expected = BitrateMapper(lambda x: SHAPES["dict"](x, *latents(x)))(x)
     torch.testing.assert_close(result.map, expected.map)
+    assert {name.split(".")[0] for name in result.maps} == ({"0", "1"} if shape == "hierarchy" else {"y", "z"})
     assert torch.equal(result.x_hat, x)  # type: ignore[arg-type]
 
 
