@@ -152,6 +152,12 @@ def _add_map(command: argparse.ArgumentParser) -> None:
         default=choices.ESTIMATED,
         help="by the model's likelihoods, or as its range coder spends them (default estimated)",
     )
+    command.add_argument(
+        "--limit",
+        type=_positive,
+        metavar="VALUE",
+        help="upper end of the colours, bits per pixel, the same for all images; default: each image's own",
+    )
     command.add_argument("--gap", action="store_true", help="of coded bits: also where they differ from the estimate")
     command.add_argument("--channels", action="store_true", help="also the bits of each channel of each latent")
     command.add_argument(
@@ -338,11 +344,20 @@ def _bytes(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _scale(text: str) -> str | float:
-    if text in choices.SCALES:
-        return text
+def _positive(text: str) -> float:
     with contextlib.suppress(ValueError):
         value = float(text)
         if math.isfinite(value) and value > 0:
             return value
-    raise argparse.ArgumentTypeError(f"expected clip, frame or a positive number of bits per pixel, got {text!r}")
+    raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r}")
+
+
+def _scale(text: str) -> str | float:
+    if text in choices.SCALES:
+        return text
+    try:
+        return _positive(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"expected clip, frame or a positive number of bits per pixel, got {text!r}"
+        ) from None

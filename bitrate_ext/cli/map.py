@@ -105,10 +105,11 @@ def _map_whole(job: MapJob, image: str, files: dict[str, Path]) -> Record:
             map_figure.map_figure(one_channel, title=title, subtitle=about, rim=result.rim).save(
                 file["channel"], format="PNG"
             )
-        map_figure.map_figure(result.map, title=title, subtitle=record.subtitle, rim=result.rim).save(
+        scale: dict[str, Any] = {"limit": arguments.limit, "rim": result.rim}
+        map_figure.map_figure(result.map, title=title, subtitle=record.subtitle, **scale).save(
             file["map"], format="PNG"
         )
-        map_figure.overlay(x, result.map, rim=result.rim).save(file["overlay"], format="PNG")
+        map_figure.overlay(x, result.map, **scale).save(file["overlay"], format="PNG")
         np.savez(file["arrays"], metadata=np.array(text), **numbers)
         file["record"].write(f"{text}\n".encode())
     return record

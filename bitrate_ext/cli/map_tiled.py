@@ -105,12 +105,14 @@ def map_in_tiles(job: MapJob, image: str, files: dict[str, Path]) -> Record:
             record.tiles = result.plan.record()
             text = json.dumps(asdict(record), indent=2, allow_nan=False)
             finish(text)
-            _draw(result, record, map_file, overlay_file)
+            _draw(result, record, map_file, overlay_file, arguments.limit)
             record_file.write(f"{text}\n".encode())
     return record
 
 
-def _draw(result: PictureResult, record: Record, map_file: IO[bytes], overlay_file: IO[bytes]) -> None:
+def _draw(
+    result: PictureResult, record: Record, map_file: IO[bytes], overlay_file: IO[bytes], limit: float | None
+) -> None:
     """Draw the two pictures, from the reduced map."""
     from PIL import Image
 
@@ -118,8 +120,9 @@ def _draw(result: PictureResult, record: Record, map_file: IO[bytes], overlay_fi
     panel.add(result.reduced)
     title = Path(record.image).name
     rim = _reduced_rim(result, panel.pixels.shape)
-    map_figure.map_figure(panel.pixels, title=title, subtitle=record.subtitle, rim=rim).save(map_file, format="PNG")
-    limit = colour_limit(inside_rim(result.reduced, _reduced_rim(result, result.reduced.shape)))
+    figure = map_figure.map_figure(panel.pixels, title=title, subtitle=record.subtitle, limit=limit, rim=rim)
+    figure.save(map_file, format="PNG")
+    limit = limit or colour_limit(inside_rim(result.reduced, _reduced_rim(result, result.reduced.shape)))
     laid = Image.new("RGB", result.reduced.shape[::-1])
     for top in range(0, laid.height, OVERLAID_ROWS):
         rows = slice(top, top + OVERLAID_ROWS)

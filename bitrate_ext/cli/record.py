@@ -49,7 +49,8 @@ class Record:
     def subtitle(self) -> str:
         """Return what pictures of the map say below its title."""
         psnr = "" if self.psnr_db is None else f"   PSNR {self.psnr_db:.2f} dB"
-        return f"{number(self.bpp, '.3f')} bits per pixel{psnr}   {self.model}"
+        bits = f"{number(self.total_bits, ',.0f')} bits   {number(self.bpp, '.3f')} bits per pixel"
+        return f"{self.width} x {self.height}   {bits}{psnr}   {self.bits}, {self.projection}   {self.model}"
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .colormap import DIFFERENCES, NO_RIM, Rim, colour_limit, colour_map, inside_rim, overlay_bits
+from .colormap import DIFFERENCES, NO_RIM, PERCENTILE, Rim, colour_limit, colour_map, inside_rim, overlay_bits
 from .figure import PixelFigure
 
 if TYPE_CHECKING:
     from PIL import Image
 
+LARGEST = np.finfo(np.float32).max
 RIM_NOTE = "dotted: beside padding"
 LONG_SIDE = (720, 1600)  # shortest and longest a panel's long side gets, pixels
 
@@ -47,7 +48,7 @@ def map_figure(
     below = width >= 1.9 * height  # where a bar beside the panel would be a stub
     bar_length = max(width if below else height, 9 * em)
 
-    margin, head = 1.2 * em, 4.6 * em if title or subtitle else 1.2 * em
+    margin, head = 1.2 * em, 6.0 * em if title or subtitle else 1.2 * em
     if below:
         full_width = max(bar_length, 30 * em) + 2 * margin
         full_height = head + height + 5.6 * em
@@ -61,11 +62,12 @@ def map_figure(
 
     figure = PixelFigure(full_width, full_height, em)
     panel = figure.add_axes(round(left), round(figure.height - head - height), width, height)
+    chosen = limit
     if limit is None:
         measure = inside_rim(values, rim)
         limit = colour_limit(np.abs(measure) if signed else measure)
-    least, largest = (-limit if signed else 0.0), np.finfo(np.float32).max
-    shown = np.where(np.isnan(values), np.nan, np.clip(values, -largest if signed else 0.0, largest))
+    least = -limit if signed else 0.0
+    shown = np.where(np.isnan(values), np.nan, np.clip(values, -LARGEST if signed else 0.0, LARGEST))
     colours = colour_map(DIFFERENCES) if signed else colour_map()
     drawn = panel.imshow(shown, cmap=colours, vmin=least, vmax=limit, aspect="auto")
     panel.set_axis_off()
@@ -84,7 +86,9 @@ def map_figure(
     scale.set_label(label, size=em, color="0.15", labelpad=0.5 * em)
     figure.style_ticks(scale.ax)
     scale.outline.set_linewidth(0.0)
-    figure.write_head((title, subtitle), margin, (2.25, 3.8))
+    if title or subtitle:
+        texts = (title, subtitle, _scale_note(shown, limit, measured=chosen is None))
+        figure.write_head(texts, margin, (2.25, 3.8, 5.2))
     return figure.to_image()
 
 
@@ -113,6 +117,18 @@ def overlay(
     levels = torch.from_numpy(np.rint(255 * pixels.clip(0, 1)).astype(np.uint8))
     limit = colour_limit(inside_rim(values, rim)) if limit is None else limit
     return Image.fromarray(overlay_bits(levels, torch.from_numpy(values), limit).numpy())
+
+
+def _scale_note(shown: NDArray[Any], limit: float, *, measured: bool) -> str:
+    """Say where the scale of colours ends, and what lies above."""
+    sizes = np.abs(shown[~np.isnan(shown)])
+    above = float((sizes > limit).mean()) if sizes.size else 0.0
+    end = f"the scale ends at {limit:.3g}" + (f", the {PERCENTILE}th percentile" if measured else "")
+    if not above:
+        return f"{end}; no pixel is above"
+    share = f"{100 * above:.1f} %" if above >= 0.0005 else "few"
+    largest = sizes.max()
+    return f"{end}; {share} of the pixels are above, up to {'infinity' if largest >= LARGEST else f'{largest:.3g}'}"
 
 
 def _mark_rim(panel: Any, shape: tuple[int, ...], rim: Rim, em: float) -> None:

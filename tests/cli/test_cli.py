@@ -22,6 +22,7 @@ from torch import Tensor, nn
 import bitrate_ext
 from bitrate_ext.cli import main as cli
 from bitrate_ext.models import demo_codec, zoo
+from bitrate_ext.viz import map_figure
 
 Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("matplotlib")
@@ -466,3 +467,14 @@ def test_a_reader_that_leaves_early_gets_no_traceback() -> None:
     done = subprocess.run([sys.executable, "-c", program], stdout=write, stderr=subprocess.PIPE, text=True, timeout=300)
     os.close(write)
     assert (done.returncode, done.stderr) == (2, "")
+
+
+def test_one_scale_for_all_images(photos: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos("a.png", "b.png")
+    asked = []
+    for name in ("map_figure", "overlay"):
+        real = getattr(map_figure, name)
+        monkeypatch.setattr(map_figure, name, lambda *a, real=real, **k: asked.append(k["limit"]) or real(*a, **k))
+    assert cli.main(["map", "a.png", "b.png", "--limit", "0.5"]) == 0
+    assert asked == [0.5] * 4
+    assert cli.main(["map", "a.png", "--limit", "0"]) == 2

@@ -139,3 +139,13 @@ def test_the_rim_is_marked_and_sets_no_scale(rng: np.random.Generator) -> None:
     assert 0 < panel.mean() < 0.01  # a line, and nothing else in the panel
     assert colormap.inside_rim(bits, (50, 50, 0, 0)) is bits  # nothing would be left
     assert colormap.inside_rim(torch.from_numpy(bits), rim).shape == (82, 104)
+
+
+def test_the_end_of_the_scale_is_told() -> None:
+    bits = np.array([[0.0, 1.0, 2.0, map_figure.LARGEST], [np.nan, 1.0, 1.0, 4.0]], dtype=np.float32)
+    note = map_figure._scale_note(bits, 2.0, measured=False)
+    assert note == "the scale ends at 2; 28.6 % of the pixels are above, up to infinity"
+    assert map_figure._scale_note(bits[:, :3], 2.0, measured=True) == (
+        "the scale ends at 2, the 99.5th percentile; no pixel is above"
+    )
+    assert map_figure._scale_note(-bits[1:, 3:], 3.0, measured=False).endswith("above, up to 4")
