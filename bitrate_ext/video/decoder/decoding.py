@@ -5,14 +5,15 @@ from __future__ import annotations
 import errno
 import gc
 import json
+import operator
 import os
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from .protocol import DONE, FLIPPED, FRAM, FRAME, INFO, MIRRORED, NO_PTS, TRANSPOSED, message
-from .truncation import Input, is_cut_short, time_missing
+from .truncation import Input, is_cut_short, stated_frames, time_missing
 
 READ_BYTES = 1 << 18  # of the video at a time
 
@@ -22,6 +23,9 @@ CONTAINERS = {
     "mpegvideo": "MPEG video", "ogg": "Ogg", "flv": "FLV", "asf": "ASF", "ivf": "IVF", "obu": "AV1", "h264": "H.264",
     "hevc": "HEVC", "yuv4mpegpipe": "Y4M", "gif": "GIF"
 }  # fmt: skip
+# Of these, packets have the time at which they are decoded alone; what FFmpeg makes of it jumps where frames are stored
+# in another order than they are shown in.
+DECODE_TIMES = {"avi", "asf"}
 PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"v=0", b"[playlist]")  # how they begin
 UNSPECIFIED, BT709, BT601 = 2, 1, 5  # matrix coefficients: FFmpeg's AVColorSpace, then PyAV's Colorspace
 FULL_RANGE = 2
@@ -61,7 +65,9 @@ def open_container(video: Input) -> Any:
 
 def video_stream(container: Any, max_pixels: int) -> Any:
     """Return the container's video stream, ready to decode; raises Unreadable."""
-    streams = [stream for stream in container.streams.video if "attached_pic" not in str(stream.disposition)]
+    from av.stream import Disposition
+
+    streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     if not streams:
         holds = sorted({stream.type for stream in container.streams} - {"video"})
         raise Unreadable("holds no video stream" + (f", only {' and '.join(holds)}" if holds else ""))
@@ -88,7 +94,8 @@ def decode(video: Input, size: int, max_pixels: int, sandboxed: bool) -> Iterato
     video.seek(0)
     container = open_container(video)
     stream = video_stream(container, max_pixels)
-    yield message(INFO, json.dumps({**describe(container, stream), "sandboxed": sandboxed}).encode())
+    yield message(INFO, json.dumps({**describe(container, stream, size), "sandboxed": sandboxed}).encode())
+    shown = shown_times(container, stream)
     reformatter = VideoReformatter()  # keeps its tables from frame to frame
     frames = lost = cut = 0
     first = end = None
@@ -113,11 +120,14 @@ def decode(video: Input, size: int, max_pixels: int, sandboxed: bool) -> Iterato
             lost += 1
             continue
         for frame in decoded:
-            pts = NO_PTS if frame.pts is None or abs(frame.pts) >= 2**62 else frame.pts
+            time = shown(frame)
+            pts = NO_PTS if time is None or abs(time) >= 2**62 else time
             duration = min(max(frame.duration or 0, 0), 2**31)
             if pts != NO_PTS:
                 first = pts if first is None else first
                 end = max(end or pts, pts + duration)
+            elif end is not None:
+                end += duration
             yield frame_message(to_rgb(frame, reformatter), frame, pts, duration, lost)
             frames += 1
             gc.collect()  # a frame and its side data hold each other; of 8K, forty would fill the memory
@@ -128,13 +138,24 @@ def decode(video: Input, size: int, max_pixels: int, sandboxed: bool) -> Iterato
         amiss.append(f"packets that could not be decoded: {lost}{hint}")
     if cut:
         amiss.append(f"packets cut or marked as damaged: {cut}")
-    missing = first is not None and end is not None and time_missing(container, stream, end - first)
+    missing = first is not None and end is not None and time_missing(container, stream, size, first, end)
     if missing and not amiss:
         amiss.append(missing)
     yield message(DONE, json.dumps(amiss).encode())
 
 
-def describe(container: Any, stream: Any) -> dict[str, Any]:
+def shown_times(container: Any, stream: Any) -> Callable[[Any], int | None]:
+    """Return what gives the time at which a frame is shown, in the stream's time base.
+
+    Where packets have none, it is when the packet was decoded that let the frame go, a constant delay later.
+    """
+    name = container.format.name.split(",")[0]
+    # A track of Matroska that keeps the header of an AVI, and its kind of times, has its four letters too.
+    like_avi = name == "matroska" and stream.codec_context.codec_tag.strip("\0")
+    return operator.attrgetter("dts" if name in DECODE_TIMES or like_avi else "pts")
+
+
+def describe(container: Any, stream: Any, size: int) -> dict[str, Any]:
     """Return what INFO says of the container and its stream, before anything is decoded."""
     rate = stream.average_rate or stream.guessed_rate or 0
     return {
@@ -142,7 +163,7 @@ def describe(container: Any, stream: Any) -> dict[str, Any]:
         "codec": stream.codec_context.name,
         "time_base": [stream.time_base.numerator, stream.time_base.denominator],  # of pts and durations, seconds
         "rate": [rate.numerator, rate.denominator] if rate > 0 else None,  # frames a second
-        "count": stream.frames or None,
+        "count": stated_frames(stream, size),
     }
 
 
