@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -61,14 +62,18 @@ def clip(
     reordered: int | None = None,
     piped: bool = False,
     beside: str | None = None,
+    pixels: str | None = None,
+    labels: tuple[tuple[str, Any], ...] = (),
 ) -> bytes:
     """A video file's bytes.
 
     ``pts``: of each frame, in 1/25 s. ``index_first``: as an MP4 that can be cut has it. ``codec``: another than
     usual. ``reordered``: at most so many B-frames in a row. ``piped``: no length is filled in afterwards. ``beside``:
-    what else it holds, a name of ``video_beside``.
+    what else it holds, a name of ``video_beside``. ``pixels``: another format of pixels. ``labels``: attributes of the
+    encoder.
     """
     container, usual, pixel_format = FORMATS[suffix]
+    pixel_format = pixels or pixel_format
     file = io.BytesIO()
     options = {"movflags": "+faststart"} if index_first else {}
     # What was written so far, for FFmpeg to move.
@@ -80,6 +85,8 @@ def clip(
         stream.width, stream.height = size
         stream.pix_fmt = pixel_format
         stream.codec_context.thread_count = 1
+        for label, value in labels:
+            setattr(stream.codec_context, label, value)
         packets = BESIDE[beside](output, stream) if beside else []
         for index in range(frames):
             frame = av.VideoFrame.from_ndarray(picture(index, size), format="rgb24").reformat(format=pixel_format)

@@ -16,6 +16,8 @@ from video_clips import FRAMES, RATE, SIZE, clip, written
 from bitrate_ext.video.decoder.truncation import time_missing
 from bitrate_ext.video.reader import VideoFrame, VideoReader
 
+pytestmark = [pytest.mark.medium, pytest.mark.usefixtures("forked")]
+
 LATE = tuple(range(50, 50 + FRAMES))  # timestamps, in 1/25 s
 UNEVEN = (0, 1, 2, 10, 11, 30, 31, 32, 60, 61, 62, 63)
 B_FRAME = 3  # of FFmpeg's AVPictureType

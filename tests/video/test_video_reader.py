@@ -217,6 +217,7 @@ def framed(
 
 
 STATED = {"container": "mov", "codec": "h264", "time_base": [1, 25], "rate": [25, 1], "count": 9, "sandboxed": True}
+STATED |= {"picture": {"matrix": "BT.709"}, "warnings": []}
 HELLO = said(INFO, json.dumps(STATED).encode())
 Speak = Callable[..., VideoReader]
 

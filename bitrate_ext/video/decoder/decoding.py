@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from .picture import describe_picture, to_rgb
 from .protocol import DONE, FLIPPED, FRAM, FRAME, INFO, MIRRORED, NO_PTS, TRANSPOSED, message
 from .truncation import Input, is_cut_short, stated_frames, time_missing
 
@@ -27,9 +28,6 @@ CONTAINERS = {
 # in another order than they are shown in.
 DECODE_TIMES = {"avi", "asf"}
 PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"v=0", b"[playlist]")  # how they begin
-UNSPECIFIED, BT709, BT601 = 2, 1, 5  # matrix coefficients: FFmpeg's AVColorSpace, then PyAV's Colorspace
-FULL_RANGE = 2
-HIGH_DEFINITION = 720  # rows from which an unlabelled video is BT.709, as players take it
 MOST_THREADS = 8
 CUT = "the file is cut short"
 
@@ -94,7 +92,7 @@ def decode(video: Input, size: int, max_pixels: int, sandboxed: bool) -> Iterato
     video.seek(0)
     container = open_container(video)
     stream = video_stream(container, max_pixels)
-    yield message(INFO, json.dumps({**describe(container, stream, size), "sandboxed": sandboxed}).encode())
+    stated = {**describe(container, stream, size), "sandboxed": sandboxed}
     shown = shown_times(container, stream)
     reformatter = VideoReformatter()  # keeps its tables from frame to frame
     frames = lost = cut = 0
@@ -120,6 +118,8 @@ def decode(video: Input, size: int, max_pixels: int, sandboxed: bool) -> Iterato
             lost += 1
             continue
         for frame in decoded:
+            if not frames:
+                yield message(INFO, json.dumps(stated | describe_picture(frame, stream)).encode())
             time = shown(frame)
             pts = NO_PTS if time is None or abs(time) >= 2**62 else time
             duration = min(max(frame.duration or 0, 0), 2**31)
@@ -131,6 +131,8 @@ def decode(video: Input, size: int, max_pixels: int, sandboxed: bool) -> Iterato
             yield frame_message(to_rgb(frame, reformatter), frame, pts, duration, lost)
             frames += 1
             gc.collect()  # a frame and its side data hold each other; of 8K, forty would fill the memory
+    if not frames:
+        yield message(INFO, json.dumps({**stated, "picture": {}, "warnings": []}).encode())
     if container.format.name == "yuv4mpegpipe" and read_to < size:  # FFmpeg leaves part of a frame out without a word
         amiss.append(CUT)
     if lost:
@@ -165,16 +167,6 @@ def describe(container: Any, stream: Any, size: int) -> dict[str, Any]:
         "rate": [rate.numerator, rate.denominator] if rate > 0 else None,  # frames a second
         "count": stated_frames(stream, size),
     }
-
-
-def to_rgb(frame: Any, reformatter: Any) -> Any:
-    """Return the frame as 8-bit RGB, by its own matrix and range; alpha is dropped, HDR is not tone-mapped."""
-    matrix = None
-    if frame.colorspace == UNSPECIFIED:
-        matrix = BT709 if min(frame.width, frame.height) >= HIGH_DEFINITION else BT601
-    return reformatter.reformat(
-        frame, format="rgb24", src_colorspace=matrix, src_color_range=frame.color_range, dst_color_range=FULL_RANGE
-    )
 
 
 def frame_message(pixels: Any, frame: Any, pts: int, duration: int, lost: int) -> list[Any]:
