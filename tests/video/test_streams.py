@@ -93,7 +93,7 @@ def test_with_other_versions_of_pyav(which: str, tmp_path: Path, monkeypatch: py
         "-I",
         "-S",
         "-c",
-        f"import sys; sys.path[0] = {str(folder)!r}; import av; print(av.__version__)",
+        f"import sys; sys.path.insert(0, {str(folder)!r}); import av; print(av.__version__)",
     ]
     version = subprocess.run(looked, capture_output=True, text=True, check=True).stdout.strip()
     print("PyAV", version)
