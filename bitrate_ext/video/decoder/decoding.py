@@ -165,7 +165,7 @@ def describe(container: Any, stream: Any, size: int) -> dict[str, Any]:
         "codec": stream.codec_context.name,
         "time_base": [stream.time_base.numerator, stream.time_base.denominator],  # of pts and durations, seconds
         "rate": [rate.numerator, rate.denominator] if rate > 0 else None,  # frames a second
-        "count": stated_frames(stream, size),
+        "count": stated_frames(stream, size) or None,
     }
 
 

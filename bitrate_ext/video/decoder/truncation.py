@@ -8,6 +8,7 @@ from typing import Any
 
 # These state how long each stream is, or how long all are; of other containers FFmpeg guesses.
 STATE_EACH, STATE_WHOLE = {"mov", "avi", "ivf"}, {"matroska", "flv", "asf"}
+LEAST_BYTES = 8  # of a frame in a file, with its header or its entry in an index
 
 
 class Input:
@@ -91,8 +92,11 @@ def _keeps_the_place(length: int) -> bool:
 
 
 def stated_frames(stream: Any, size: int) -> int | None:
-    """Return how many frames the container states; more than the file has bytes only keep the place for a number."""
-    return stream.frames if 0 < stream.frames <= size else None
+    """Return how many frames the container states, 0 if it does not; None where it only keeps the place for a number.
+
+    Writers into pipes put a huge one there; so many frames have no room in a file of ``size`` bytes.
+    """
+    return int(stream.frames) if 0 <= stream.frames <= size // LEAST_BYTES else None
 
 
 def time_missing(container: Any, stream: Any, size: int, first: int, end: int) -> str | None:
@@ -105,7 +109,7 @@ def time_missing(container: Any, stream: Any, size: int, first: int, end: int) -
     """
     name = container.format.name.split(",")[0]
     period = 1 / stream.average_rate if stream.average_rate else Fraction(1, 25)
-    if name in STATE_EACH and stream.duration and stream.frames <= size:
+    if name in STATE_EACH and stream.duration and stated_frames(stream, size) is not None:
         whole, slack = stream.duration * stream.time_base, 2 * period
     elif name in STATE_WHOLE and container.duration and len(container.streams) == 1:
         whole, slack = Fraction(container.duration, 1_000_000), max(2 * period, Fraction(1, 2))
