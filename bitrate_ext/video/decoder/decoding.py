@@ -126,8 +126,6 @@ def decode(video: Input, size: int, max_pixels: int, sandboxed: bool) -> Iterato
             if pts != NO_PTS:
                 first = pts if first is None else first
                 end = max(end or pts, pts + duration)
-            elif end is not None:
-                end += duration
             yield frame_message(to_rgb(frame, reformatter), frame, pts, duration, lost)
             frames += 1
             gc.collect()  # a frame and its side data hold each other; of 8K, forty would fill the memory
