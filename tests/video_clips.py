@@ -57,6 +57,7 @@ def clip(
     frames: int = FRAMES,
     pts: tuple[int, ...] | None = None,
     index_first: bool = False,
+    movflags: str = "",
     keyframes: int = 250,
     codec: str | None = None,
     reordered: int | None = None,
@@ -67,15 +68,16 @@ def clip(
 ) -> bytes:
     """A video file's bytes.
 
-    ``pts``: of each frame, in 1/25 s. ``index_first``: as an MP4 that can be cut has it. ``codec``: another than
-    usual. ``reordered``: at most so many B-frames in a row. ``piped``: no length is filled in afterwards. ``beside``:
-    what else it holds, a name of ``video_beside``. ``pixels``: another format of pixels. ``labels``: attributes of the
-    encoder.
+    ``pts``: of each frame, in 1/25 s. ``index_first``: as an MP4 that can be cut has it; ``movflags``: or another kind.
+    ``codec``: another than usual. ``reordered``: at most so many B-frames in a row. ``piped``: no length is filled in
+    afterwards. ``beside``: what else it holds, a name of ``video_beside``. ``pixels``: another format of pixels.
+    ``labels``: attributes of the encoder.
     """
     container, usual, pixel_format = FORMATS[suffix]
     pixel_format = pixels or pixel_format
     file = io.BytesIO()
-    options = {"movflags": "+faststart"} if index_first else {}
+    flags = "+faststart" if index_first else movflags
+    options = {"movflags": flags} if flags else {}
     # What was written so far, for FFmpeg to move.
     back: Callable[..., io.BytesIO] | None = (lambda *_: io.BytesIO(file.getvalue())) if index_first else None
     encoder = {"g": str(keyframes)} | ({} if reordered is None else {"bf": str(reordered)})

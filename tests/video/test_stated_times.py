@@ -61,6 +61,25 @@ def test_a_video_that_begins_after_the_sound_is_no_damage(suffix: str, tmp_path:
     assert_whole(tmp_path, data)
 
 
+@pytest.mark.parametrize("movflags", ["dash", "cmaf"])
+def test_a_segment_from_the_middle_is_no_damage(movflags: str, tmp_path: Path) -> None:
+    """Of a stream over the network, behind its header: the length that it states may count from the stream's start."""
+    data = clip("mp4", movflags=f"{movflags}+frag_keyframe", keyframes=6)
+    parts, at = [], 0
+    while at < len(data):
+        length = int.from_bytes(data[at : at + 4], "big")
+        parts.append((data[at + 4 : at + 8], data[at : at + length]))
+        at += length
+    kinds = [kind for kind, _ in parts]
+    second = kinds.index(b"mdat") + 1
+    assert kinds.count(b"moof") >= 2
+    segment = b"".join(part for number, (_, part) in enumerate(parts) if number < 2 or number >= second)
+    frames, video = read(tmp_path, segment)
+    assert video.partial is None
+    assert [RATE * frame.time for frame in frames] == list(range(len(frames)))
+    assert 4 <= len(frames) < FRAMES
+
+
 def without_length(data: bytes) -> bytes:
     """Matroska whose outermost part does not say where it ends: then the stated duration alone tells of a cut."""
     at = data.index(b"\x18S\x80g") + 4

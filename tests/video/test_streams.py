@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import video_clips
 from video_beside import HELD, song
-from video_clips import FRAMES, SIZE, clip, written
+from video_clips import FRAMES, RATE, SIZE, clip, written
 
 from bitrate_ext.video import reader as video_reader
 from bitrate_ext.video.reader import VideoError, VideoReader
@@ -44,6 +44,8 @@ def fault(path: Path, data: bytes) -> str | None:
         return "the child was not locked in"
     if video.partial or len(frames) != FRAMES or (video.width, video.height) != SIZE:
         return f"{len(frames)} frames of {video.width} x {video.height}, {video.partial}"
+    if any(RATE * frame.time != frame.index for frame in frames):
+        return f"times are {[float(frame.time) for frame in frames]}"
     # Versions of FFmpeg round colours each in its own way.
     pairs = zip(frames, video_clips.in_process(data), strict=True)
     far = max(np.abs(frame.pixels - expected.astype(int)).max() for frame, expected in pairs)
@@ -107,3 +109,7 @@ def test_with_other_versions_of_pyav(which: str, tmp_path: Path, monkeypatch: py
         assert "holds no video stream, only audio" in refusal(tmp_path / "a.bin", song(*parts)), name
     for suffix in video_clips.FORMATS:
         assert fault(tmp_path / "a.bin", clip(suffix)) is None, suffix
+    for suffix in ("avi", "wmv", "mp4"):
+        assert fault(tmp_path / "a.bin", clip(suffix, codec="libx264", reordered=3)) is None, suffix
+    foreign_matrix = clip("mkv", labels=(("colorspace", 8),))
+    assert fault(tmp_path / "a.bin", foreign_matrix) is None
