@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import struct
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -70,6 +72,14 @@ def test_choices_are_told(case: str, forked: None, tmp_path: Path) -> None:
     assert video.picture == {**video.picture, **PLAIN, **facts}
     assert len(video.warnings) == len(warnings)
     assert all(said.startswith(start) for said, start in zip(video.warnings, warnings, strict=True)), video.warnings
+
+
+def test_turns_that_are_not_made(forked: None, tmp_path: Path) -> None:
+    data = bytearray(clip("mp4", frames=3))
+    a, b = round(65536 * math.cos(0.5)), round(65536 * math.sin(0.5))
+    struct.pack_into(">9i", data, data.index(b"tkhd") + 44, a, b, 0, -b, a, 0, 0, 0, 1 << 30)
+    with VideoReader(written(tmp_path, "a.mp4", bytes(data))) as video:
+        assert video.warnings == ("frames are to be turned by other than quarter turns, and are not",)
 
 
 def test_alpha_beside_the_frames_of_a_webm(forked: None, tmp_path: Path) -> None:

@@ -7,13 +7,12 @@ import gc
 import json
 import operator
 import os
-import struct
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .picture import describe_picture, to_rgb
-from .protocol import DONE, FLIPPED, FRAM, FRAME, INFO, MIRRORED, NO_PTS, TRANSPOSED, message
+from .picture import describe_picture, rotation_of, to_rgb
+from .protocol import DONE, FRAM, FRAME, INFO, NO_PTS, message
 from .truncation import Input, is_cut_short, stated_frames, time_missing
 
 READ_BYTES = 1 << 18  # of the video at a time
@@ -170,22 +169,8 @@ def describe(container: Any, stream: Any, size: int) -> dict[str, Any]:
 def frame_message(pixels: Any, frame: Any, pts: int, duration: int, lost: int) -> list[Any]:
     """Return the parts of the message of a frame: its facts, then its rows."""
     plane = pixels.planes[0]
-    facts = (pixels.width, pixels.height, plane.line_size, rotation_of(frame), bool(frame.is_corrupt))
+    facts = (pixels.width, pixels.height, plane.line_size, rotation_of(frame) or 0, bool(frame.is_corrupt))
     return message(FRAM, FRAME.pack(*facts, lost, pts, duration), memoryview(plane)[: plane.line_size * pixels.height])
-
-
-def rotation_of(frame: Any) -> int:
-    """Return how a viewer turns the frame, flags of ``protocol``; other than quarter turns are left alone."""
-    data = frame.side_data.get("DISPLAYMATRIX")
-    if data is None or memoryview(data).nbytes != 36:
-        return 0
-    # x' = a x + c y, y' = b x + d y, in 16.16 fixed point.
-    a, b, c, d = (int(factor) for factor in struct.unpack("=2i4x2i", bytes(data)[:20]))
-    if a and d and not b and not c:
-        return MIRRORED * (a < 0) | FLIPPED * (d < 0)
-    if b and c and not a and not d:
-        return TRANSPOSED | MIRRORED * (c < 0) | FLIPPED * (b < 0)
-    return 0
 
 
 def _reason(error: Any) -> str:

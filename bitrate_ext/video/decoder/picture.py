@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
+
+from .protocol import FLIPPED, MIRRORED, TRANSPOSED
 
 # Matrix coefficients, FFmpeg's AVColorSpace; those that can be converted have the same numbers in PyAV's Colorspace.
 BT709, BT601, BT2020 = 1, 5, 9
@@ -66,6 +69,7 @@ def describe_picture(frame: Any, stream: Any) -> dict[str, Any]:
         (facts["primaries"], f"colours of {facts['primaries']} are not converted: a viewer shows them more saturated"),
         (facts["interlaced"], "frames are interlaced, and mapped with both fields woven: a viewer takes them apart"),
         (aspect != 1, f"pixels are not square ({facts['pixel_aspect']}), and not scaled: a viewer stretches them"),
+        (rotation_of(frame) is None, "frames are to be turned by other than quarter turns, and are not"),
         (facts["transparent"], "transparency is dropped: a viewer shows what is behind"),
         (
             foreign,
@@ -73,6 +77,20 @@ def describe_picture(frame: Any, stream: Any) -> dict[str, Any]:
         ),
     ]
     return {"picture": facts, "warnings": [words for departs, words in departures if departs]}
+
+
+def rotation_of(frame: Any) -> int | None:
+    """Return how a viewer turns the frame, flags of ``protocol``; None where not by quarter turns and mirrors."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None or memoryview(data).nbytes != 36:
+        return 0
+    # x' = a x + c y, y' = b x + d y, in 16.16 fixed point.
+    a, b, c, d = (int(factor) for factor in struct.unpack("=2i4x2i", bytes(data)[:20]))
+    if a and d and not b and not c:
+        return MIRRORED * (a < 0) | FLIPPED * (d < 0)
+    if b and c and not a and not d:
+        return TRANSPOSED | MIRRORED * (c < 0) | FLIPPED * (b < 0)
+    return None
 
 
 def is_transparent(frame: Any, stream: Any) -> bool:
