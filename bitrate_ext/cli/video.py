@@ -129,6 +129,7 @@ def _document(record: VideoRecord) -> dict[str, Any]:
         "seconds": record.seconds,
         "partial": record.partial,
         "warnings": record.warnings,
+        "picture": record.picture,
         "scale": record.scale,
         "limit": record.limit,
         "total_bits": finite(record.total_bits),

@@ -183,7 +183,8 @@ class _Job:
             limit=limit,
             partial=partial,
             frames=self.rows,
-            warnings=self.warnings,
+            warnings=reader.warnings + self.warnings,
+            picture=reader.picture,
             file=str(path),
         )
 

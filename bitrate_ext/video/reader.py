@@ -129,6 +129,10 @@ class VideoReader:
         rate: frames a second on average, as the container states it.
         count: frames, as the container states it; edits may show fewer.
         container, codec: FFmpeg's names.
+        picture: how frames became RGB, by the first: ``matrix`` and ``range``, which of them the video states and
+            which are taken as players do, and what is left as it is (``hdr``, ``primaries``, ``interlaced``,
+            ``pixel_aspect``, ``transparent``).
+        warnings: where frames depart from what a viewer shows, in words.
         sandboxed: whether the decoder's system calls are filtered (Linux on x86_64 and aarch64).
         partial: after iteration, why the video ended before its end or what of it is damaged, one line; None when all
             is well, or ``frames`` were asked for and came undamaged.
@@ -246,10 +250,15 @@ class VideoReader:
             self.count: int | None = int(info["count"]) if info["count"] else None
             self.container, self.codec = _one_line(str(info["container"])), _one_line(str(info["codec"]))
             self.sandboxed = info["sandboxed"] is True
+            self.picture = {
+                _one_line(name): fact if fact is None or isinstance(fact, bool) else _one_line(str(fact))
+                for name, fact in info["picture"].items()
+            }
+            self.warnings = tuple(_one_line(str(words)) for words in info["warnings"])
             self._clock = Clock(_fraction(info["time_base"]), self.rate)
         except _Silence as silence:
             raise VideoError(f"{self._name}: {silence.reason}") from None
-        except (KeyError, TypeError, json.JSONDecodeError):
+        except (AttributeError, KeyError, TypeError, json.JSONDecodeError):
             raise VideoError(f"{self._name}: the decoder's words make no sense") from None
 
     def _next(self, index: int) -> VideoFrame | None:

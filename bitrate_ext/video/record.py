@@ -52,7 +52,8 @@ class VideoRecord:
     limit: float | None  # upper end of the colours, bits per pixel; None where each frame has its own
     partial: str | None  # why the video ended before its end
     frames: list[FrameRow]
-    warnings: tuple[str, ...]  # of the first frame; see ``BitrateResult``
+    warnings: tuple[str, ...]  # of the first frame; see ``VideoReader`` and ``BitrateResult``
+    picture: dict[str, str | bool | None]  # how frames became RGB; see ``VideoReader``
     file: str
 
     @property

@@ -67,6 +67,31 @@ def test_video_writes_three_files(clips: Callable, capsys: pytest.CaptureFixture
     assert frames_in("new/out.mp4") == FRAMES
 
 
+def test_what_became_of_the_picture_is_in_the_record(clips: Callable, capsys: pytest.CaptureFixture[str]) -> None:
+    clips()
+    labels = (("colorspace", 9), ("color_primaries", 9), ("color_trc", 16))
+    Path("hdr.mp4").write_bytes(clip("mp4", labels=labels))
+    assert cli.main(["video", "hdr.mp4", "-o", "out.mp4"]) == 0
+    document = json.loads(Path("out.json").read_text())
+    assert document["picture"]["matrix"] == "BT.2020"
+    assert document["picture"]["hdr"] == "PQ"
+    assert any(words.startswith("HDR (PQ) is not tone-mapped") for words in document["warnings"])
+    assert "warning: hdr.mp4: HDR (PQ) is not tone-mapped" in capsys.readouterr().err
+
+
+def test_bits_per_second_of_frames_stored_in_another_order(clips: Callable) -> None:
+    """An AVI has the order of decoding alone."""
+    clips()
+    rates = {}
+    for suffix in ("mp4", "avi"):
+        Path(f"in.{suffix}").write_bytes(clip(suffix, codec="libx264", reordered=3))
+        assert cli.main(["video", f"in.{suffix}", "-o", f"{suffix}.mp4"]) == 0
+        document = json.loads(Path(f"{suffix}.json").read_text())
+        rates[suffix] = document["bits_per_second"]
+        assert document["seconds"] == pytest.approx(FRAMES / 25)
+    assert rates["avi"] == pytest.approx(rates["mp4"])
+
+
 def test_numbers_agree_with_one_another(clips: Callable, capsys: pytest.CaptureFixture[str]) -> None:
     clips("cat.mp4")
     assert cli.main(["video", "cat.mp4", "--json", "--psnr"]) == 0

@@ -18,10 +18,8 @@ import av
 import numpy as np
 import pytest
 import video_clips
-import video_forks
 from video_clips import FRAMES, clip, written
 
-from bitrate_ext.video import reader
 from bitrate_ext.video.decoder import decoding
 from bitrate_ext.video.reader import VideoError, VideoFrame, VideoReader
 
@@ -33,13 +31,6 @@ TELL_LENGTH = ("mp4", "mkv", "webm", "avi", "gif", "y4m")
 TS_PACKET = 188  # bytes; a cut between two packets leaves no sign
 CUTS = {"mp4": 150, "mkv": 60, "webm": 30, "avi": 60, "gif": 10, "y4m": 20, "flv": 30, "ts": 30, "mpg": 10}
 FLIPS = {"mp4": 24, "mkv": 16, "webm": 8, "avi": 12, "flv": 8, "ts": 12}
-
-
-@pytest.fixture
-def forked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(reader, "_start", video_forks.Fork)
-    with video_forks.forked():
-        yield
 
 
 @dataclass

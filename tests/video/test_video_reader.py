@@ -217,6 +217,7 @@ def framed(
 
 
 STATED = {"container": "mov", "codec": "h264", "time_base": [1, 25], "rate": [25, 1], "count": 9, "sandboxed": True}
+STATED |= {"picture": {"matrix": "BT.709"}, "warnings": []}
 HELLO = said(INFO, json.dumps(STATED).encode())
 Speak = Callable[..., VideoReader]
 
@@ -292,6 +293,8 @@ GREETINGS = {
     "no object": (said(INFO, b"[]"), "make no sense"),
     "no time": (said(INFO, json.dumps({**STATED, "time_base": [0, 1]}).encode()), "make no sense"),
     "a rate that is none": (said(INFO, json.dumps({**STATED, "rate": [-25, 1]}).encode()), "make no sense"),
+    "a picture that is none": (said(INFO, json.dumps({**STATED, "picture": [1]}).encode()), "make no sense"),
+    "warnings that are none": (said(INFO, json.dumps({**STATED, "warnings": 7}).encode()), "make no sense"),
     "no frame": (HELLO + said(DONE, b'["lost"]'), "no frame can be decoded: lost"),
 }
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import os
+import pkgutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,11 +19,13 @@ CONTROL, FRAMES = 0, 1  # descriptors: a pipe that closes with the parent; the p
 
 
 def warm_up() -> None:
-    """Import all that decoding may want, which cannot be opened later."""
+    """Import all of PyAV, which cannot be opened later: a stream of any kind is made by a module of its own."""
     import av
 
-    for name in ("video.reformatter", "video.stream", "audio.stream", "subtitles.stream", "sidedata.sidedata"):
-        importlib.import_module(f"av.{name}")
+    for module in pkgutil.walk_packages(av.__path__, "av."):
+        if not module.name.endswith(".__main__"):
+            with contextlib.suppress(ImportError):  # what cannot be imported now could not be later
+                importlib.import_module(module.name)
     av.logging.set_level(None)
     av.logging.restore_default_callback()
     av.logging.set_libav_level(-8)  # AV_LOG_QUIET

@@ -5,14 +5,15 @@ from __future__ import annotations
 import errno
 import gc
 import json
+import operator
 import os
-import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from .protocol import DONE, FLIPPED, FRAM, FRAME, INFO, MIRRORED, NO_PTS, TRANSPOSED, message
-from .truncation import Input, is_cut_short, time_missing
+from .picture import describe_picture, rotation_of, to_rgb
+from .protocol import DONE, FRAM, FRAME, INFO, NO_PTS, message
+from .truncation import Input, is_cut_short, stated_frames, time_missing
 
 READ_BYTES = 1 << 18  # of the video at a time
 
@@ -22,10 +23,10 @@ CONTAINERS = {
     "mpegvideo": "MPEG video", "ogg": "Ogg", "flv": "FLV", "asf": "ASF", "ivf": "IVF", "obu": "AV1", "h264": "H.264",
     "hevc": "HEVC", "yuv4mpegpipe": "Y4M", "gif": "GIF"
 }  # fmt: skip
+# Of these, packets have the time at which they are decoded alone; what FFmpeg makes of it jumps where frames are stored
+# in another order than they are shown in.
+DECODE_TIMES = {"avi", "asf"}
 PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"v=0", b"[playlist]")  # how they begin
-UNSPECIFIED, BT709, BT601 = 2, 1, 5  # matrix coefficients: FFmpeg's AVColorSpace, then PyAV's Colorspace
-FULL_RANGE = 2
-HIGH_DEFINITION = 720  # rows from which an unlabelled video is BT.709, as players take it
 MOST_THREADS = 8
 CUT = "the file is cut short"
 
@@ -61,7 +62,9 @@ def open_container(video: Input) -> Any:
 
 def video_stream(container: Any, max_pixels: int) -> Any:
     """Return the container's video stream, ready to decode; raises Unreadable."""
-    streams = [stream for stream in container.streams.video if "attached_pic" not in str(stream.disposition)]
+    from av.stream import Disposition
+
+    streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     if not streams:
         holds = sorted({stream.type for stream in container.streams} - {"video"})
         raise Unreadable("holds no video stream" + (f", only {' and '.join(holds)}" if holds else ""))
@@ -88,7 +91,8 @@ def decode(video: Input, size: int, max_pixels: int, sandboxed: bool) -> Iterato
     video.seek(0)
     container = open_container(video)
     stream = video_stream(container, max_pixels)
-    yield message(INFO, json.dumps({**describe(container, stream), "sandboxed": sandboxed}).encode())
+    stated = {**describe(container, stream, size), "sandboxed": sandboxed}
+    shown = shown_times(container, stream)
     reformatter = VideoReformatter()  # keeps its tables from frame to frame
     frames = lost = cut = 0
     first = end = None
@@ -113,7 +117,10 @@ def decode(video: Input, size: int, max_pixels: int, sandboxed: bool) -> Iterato
             lost += 1
             continue
         for frame in decoded:
-            pts = NO_PTS if frame.pts is None or abs(frame.pts) >= 2**62 else frame.pts
+            if not frames:
+                yield message(INFO, json.dumps(stated | describe_picture(frame, stream)).encode())
+            time = shown(frame)
+            pts = NO_PTS if time is None or abs(time) >= 2**62 else time
             duration = min(max(frame.duration or 0, 0), 2**31)
             if pts != NO_PTS:
                 first = pts if first is None else first
@@ -121,6 +128,8 @@ def decode(video: Input, size: int, max_pixels: int, sandboxed: bool) -> Iterato
             yield frame_message(to_rgb(frame, reformatter), frame, pts, duration, lost)
             frames += 1
             gc.collect()  # a frame and its side data hold each other; of 8K, forty would fill the memory
+    if not frames:
+        yield message(INFO, json.dumps({**stated, "picture": {}, "warnings": []}).encode())
     if container.format.name == "yuv4mpegpipe" and read_to < size:  # FFmpeg leaves part of a frame out without a word
         amiss.append(CUT)
     if lost:
@@ -128,13 +137,24 @@ def decode(video: Input, size: int, max_pixels: int, sandboxed: bool) -> Iterato
         amiss.append(f"packets that could not be decoded: {lost}{hint}")
     if cut:
         amiss.append(f"packets cut or marked as damaged: {cut}")
-    missing = first is not None and end is not None and time_missing(container, stream, end - first)
+    missing = first is not None and end is not None and time_missing(container, stream, size, first, end)
     if missing and not amiss:
         amiss.append(missing)
     yield message(DONE, json.dumps(amiss).encode())
 
 
-def describe(container: Any, stream: Any) -> dict[str, Any]:
+def shown_times(container: Any, stream: Any) -> Callable[[Any], int | None]:
+    """Return what gives the time at which a frame is shown, in the stream's time base.
+
+    Where packets have none, it is when the packet was decoded that let the frame go, a constant delay later.
+    """
+    name = container.format.name.split(",")[0]
+    # A track of Matroska that keeps the header of an AVI, and its kind of times, has its four letters too.
+    like_avi = name == "matroska" and stream.codec_context.codec_tag.strip("\0")
+    return operator.attrgetter("dts" if name in DECODE_TIMES or like_avi else "pts")
+
+
+def describe(container: Any, stream: Any, size: int) -> dict[str, Any]:
     """Return what INFO says of the container and its stream, before anything is decoded."""
     rate = stream.average_rate or stream.guessed_rate or 0
     return {
@@ -142,39 +162,15 @@ def describe(container: Any, stream: Any) -> dict[str, Any]:
         "codec": stream.codec_context.name,
         "time_base": [stream.time_base.numerator, stream.time_base.denominator],  # of pts and durations, seconds
         "rate": [rate.numerator, rate.denominator] if rate > 0 else None,  # frames a second
-        "count": stream.frames or None,
+        "count": stated_frames(stream, size) or None,
     }
-
-
-def to_rgb(frame: Any, reformatter: Any) -> Any:
-    """Return the frame as 8-bit RGB, by its own matrix and range; alpha is dropped, HDR is not tone-mapped."""
-    matrix = None
-    if frame.colorspace == UNSPECIFIED:
-        matrix = BT709 if min(frame.width, frame.height) >= HIGH_DEFINITION else BT601
-    return reformatter.reformat(
-        frame, format="rgb24", src_colorspace=matrix, src_color_range=frame.color_range, dst_color_range=FULL_RANGE
-    )
 
 
 def frame_message(pixels: Any, frame: Any, pts: int, duration: int, lost: int) -> list[Any]:
     """Return the parts of the message of a frame: its facts, then its rows."""
     plane = pixels.planes[0]
-    facts = (pixels.width, pixels.height, plane.line_size, rotation_of(frame), bool(frame.is_corrupt))
+    facts = (pixels.width, pixels.height, plane.line_size, rotation_of(frame) or 0, bool(frame.is_corrupt))
     return message(FRAM, FRAME.pack(*facts, lost, pts, duration), memoryview(plane)[: plane.line_size * pixels.height])
-
-
-def rotation_of(frame: Any) -> int:
-    """Return how a viewer turns the frame, flags of ``protocol``; other than quarter turns are left alone."""
-    data = frame.side_data.get("DISPLAYMATRIX")
-    if data is None or memoryview(data).nbytes != 36:
-        return 0
-    # x' = a x + c y, y' = b x + d y, in 16.16 fixed point.
-    a, b, c, d = (int(factor) for factor in struct.unpack("=2i4x2i", bytes(data)[:20]))
-    if a and d and not b and not c:
-        return MIRRORED * (a < 0) | FLIPPED * (d < 0)
-    if b and c and not a and not d:
-        return TRANSPOSED | MIRRORED * (c < 0) | FLIPPED * (b < 0)
-    return 0
 
 
 def _reason(error: Any) -> str:

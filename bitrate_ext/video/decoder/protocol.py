@@ -1,6 +1,6 @@
 """Messages on the pipe: PREFIX (kind, length of the rest), then one of these.
 
-INFO  JSON: what the container states; comes first
+INFO  JSON: what the container states, and how frames are converted; comes first, with the first frame
 FRAM  FRAME and the pixels, ``height`` rows of ``stride`` bytes, of which ``3 * width`` are red, green and blue
 FAIL  text: why there is no going on
 DONE  JSON list of texts: what was found amiss; empty where the video is whole

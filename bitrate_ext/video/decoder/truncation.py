@@ -6,8 +6,9 @@ import os
 from fractions import Fraction
 from typing import Any
 
-# Of these the header states how long the video is; of the others FFmpeg guesses.
-STATE_DURATION = {"mov", "matroska", "avi", "flv", "asf", "ivf"}
+# These state how long each stream is, or how long all are; of other containers FFmpeg guesses.
+STATE_EACH, STATE_WHOLE = {"mov", "avi", "ivf"}, {"matroska", "flv", "asf"}
+LEAST_BYTES = 8  # of a frame in a file, with its header or its entry in an index
 
 
 class Input:
@@ -37,7 +38,8 @@ def is_cut_short(video: Input, size: int) -> bool:
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"):
         end = _end_of_boxes(video, size)
     elif head[:4] == b"RIFF":
-        end = 8 + int.from_bytes(head[4:8], "little")
+        length = int.from_bytes(head[4:8], "little")
+        end = 8 + (0 if _keeps_the_place(length) else length)
     elif head[:4] == b"\x1aE\xdf\xa3":
         end = _end_of_segment(video)
     elif head[:4] == b"GIF8":
@@ -84,18 +86,38 @@ def _end_of_segment(video: Input) -> int:
     return 0 if unknown else position
 
 
-def time_missing(container: Any, stream: Any, ticks: int) -> str | None:
-    """Say what of the stated duration is missing; ``ticks``: what the frames last, in the stream's time base."""
-    if container.format.name.split(",")[0] not in STATE_DURATION:
-        return None
+def _keeps_the_place(length: int) -> bool:
+    """Tell whether a length of 32 bits is what is written before it is known, and stays where a pipe was written to."""
+    return length in (0, 0x7FFFFFFF, 0xFFFFFFFF)
+
+
+def stated_frames(stream: Any, size: int) -> int | None:
+    """Return how many frames the container states, 0 if it does not; None where it only keeps the place for a number.
+
+    Writers into pipes put a huge one there; so many frames have no room in a file of ``size`` bytes.
+    """
+    return int(stream.frames) if 0 <= stream.frames <= size // LEAST_BYTES else None
+
+
+def time_missing(container: Any, stream: Any, size: int, first: int, end: int) -> str | None:
+    """Say what of the stated duration is missing.
+
+    Args:
+        container, stream: PyAV's.
+        size: of the file, bytes.
+        first, end: when the first frame is shown, and until when the last, in the stream's time base.
+    """
+    name = container.format.name.split(",")[0]
     period = 1 / stream.average_rate if stream.average_rate else Fraction(1, 25)
-    if stream.duration:
+    if name in STATE_EACH and stream.duration and stated_frames(stream, size) is not None:
         whole, slack = stream.duration * stream.time_base, 2 * period
-    elif container.duration and len(container.streams) == 1:
+    elif name in STATE_WHOLE and container.duration and len(container.streams) == 1:
         whole, slack = Fraction(container.duration, 1_000_000), max(2 * period, Fraction(1, 2))
     else:
         return None
-    there = ticks * stream.time_base
+    # Some writers count from 0, others from the first frame: that is certain only where the whole would end before it.
+    start = first * stream.time_base
+    there = end * stream.time_base - (start if start < 0 or start >= whole else 0)
     if there + slack >= whole:
         return None
     return f"the frames last {float(there):.2f} s, the container states {float(whole):.2f} s"
