@@ -20,6 +20,7 @@ from torch import nn
 
 from .._version import __version__
 from ..atomic import open_all_or_none
+from ..io.files import shown
 from ..io.images import load_image
 from ..mapping.frames import FrameMapper
 from ..mapping.mapper import BitrateMapper
@@ -48,11 +49,12 @@ def run(arguments: argparse.Namespace) -> int:
     mapper = _mapper(model, arguments)
 
     def serve(video: str) -> dict[str, Any]:
-        document = _map_one(video, arguments.targets[video], mapper, name, arguments)
+        with arguments.names.take(video) as (target, *_):
+            document = _map_one(video, target, mapper, name, arguments)
         for warning in document["warnings"]:
-            echo(f"bitrate-ext: warning: {video}: {warning}", sys.stderr)
+            echo(f"bitrate-ext: warning: {shown(video)}: {warning}", sys.stderr)
         if document["partial"]:
-            echo(f"bitrate-ext: warning: {video}: {document['partial']}; mapped as far as it goes", sys.stderr)
+            echo(f"bitrate-ext: warning: {shown(video)}: {document['partial']}; mapped as far as it goes", sys.stderr)
         if not arguments.json:
             echo(_summary(document), sys.stdout)
         return document
@@ -163,10 +165,10 @@ def _table(record: VideoRecord) -> str:
 def _summary(document: dict[str, Any]) -> str:
     split = ", ".join(f"{name} {number(bits, ',.0f')}" for name, bits in document["latent_bits"].items())
     return (
-        f"{document['video']}: {len(document['frames'])} frames of {document['width']} x {document['height']}, "
+        f"{shown(document['video'])}: {len(document['frames'])} frames of {document['width']} x {document['height']}, "
         f"{document['seconds']:.2f} s, {number(document['bpp'], '.3f')} bits per pixel, "
         f"{number(document['bits_per_second'], ',.0f')} bits per second ({split})\n"
-        f"Video: {document['files']['video']}"
+        f"Written: {', '.join(map(shown, document['files'].values()))}"
     )
 
 
@@ -197,7 +199,7 @@ def progress_on_stderr() -> Callable[[str, int | None], Callable[[], None]]:
 
 def _animate(arguments: argparse.Namespace, device: torch.device) -> int:
     """Map a photograph by each model, write one file, print."""
-    ((name, output),) = arguments.targets.items()
+    (name,), output = arguments.videos, arguments.target
     try:
         x = load_image(name).to(device)
     except (ValueError, OSError) as error:
@@ -222,7 +224,7 @@ def _animate(arguments: argparse.Namespace, device: torch.device) -> int:
             duration=round(1000 * SECONDS),
             loop=0,
         )
-    echo(f"Animation: {output}", sys.stderr if arguments.json else sys.stdout)
+    echo(f"Written: {shown(output)}", sys.stderr if arguments.json else sys.stdout)
     return OK
 
 

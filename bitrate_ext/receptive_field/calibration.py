@@ -26,6 +26,7 @@ from ..models.adapter import ModelAdapter, check_eval_mode, device_of
 from ..models.demo_codec import demo_photograph
 from ..models.observe import leave_as_found
 from ..models.trace import ModelTrace, Synthesis, SynthesisTransform, checked_synthesis, random_signs, symbol_bits
+from ..models.zoo import torch_folder
 from ..ops.projection import Projection, Reach, get_projection
 from ..ops.units import LIKELIHOOD
 from .field import FORMAT, ReceptiveField, Term
@@ -394,7 +395,7 @@ def _bundled(model: nn.Module) -> Tensor:
 
 
 def _cache_folder() -> Path:
-    return Path(torch.hub.get_dir()) / "bitrate_ext"
+    return torch_folder() / "bitrate_ext"
 
 
 def _name(model: nn.Module, synthesis: Synthesis) -> str | None:
