@@ -15,8 +15,6 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 PACKAGE, DISTRIBUTION = Path(__file__).resolve().parent, "bitrate-ext"
 DISTRIBUTIONS = {"PIL": "pillow"}  # that bring modules of other names
@@ -88,6 +86,17 @@ def install_command(module: str) -> str:
     return f"pip install {' '.join(absent)}"
 
 
+def remedy_of(error: ImportError) -> str:
+    """Return what to do about a plain import that failed, after a semicolon; nothing where no extra brings the module.
+
+    Of a module that nothing here requires, no package is named: it may be anybody's.
+    """
+    known = isinstance(error, ModuleNotFoundError) and error.name is not None
+    if not known or distribution_of(str(error.name)) not in {name for name, _, _ in _requirements()}:
+        return ""
+    return f"; install it with {install_command(str(error.name))}"
+
+
 def distribution_of(module: str) -> str:
     """Return the name of the distribution that brings a module."""
     package = module.partition(".")[0]
@@ -134,6 +143,9 @@ def _source_folder() -> str:
     """Return the folder that the package came from, as pip is told of it."""
     if _runs_from_source():
         return f"-e {shlex.quote(str(PACKAGE.parent))}"
+    from urllib.parse import urlsplit  # not where a command only prints its help
+    from urllib.request import url2pathname
+
     for one in metadata.distributions(name=DISTRIBUTION):
         url = urlsplit(json.loads(one.read_text("direct_url.json") or "{}").get("url", ""))
         if url.scheme == "file":

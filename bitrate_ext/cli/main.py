@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from ..io.files import shown, unusable
-from ..optional import install_command
+from ..optional import remedy_of
 from .arguments import make_parser
 from .console import (
     FAILED,
@@ -56,9 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return FAILED
         except (UsageError, ImportError) as error:
-            remedy = ""
-            if isinstance(error, ModuleNotFoundError) and error.name:  # of a plain import, not of one by `require`
-                remedy = f"; install it with {install_command(error.name)}"
+            remedy = remedy_of(error) if isinstance(error, ImportError) else ""
             echo(f"bitrate-ext: error: {one_line(error)}{remedy}", sys.stderr)
             return FAILED
 

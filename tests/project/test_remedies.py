@@ -86,6 +86,15 @@ def test_what_is_missing_of_an_extra_is_named_with_it(monkeypatch: pytest.Monkey
     assert optional.install_command("PIL").startswith("pip install --force-reinstall --no-deps ")
 
 
+def test_plain_imports_that_fail_have_a_remedy_if_an_extra_brings_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optional, "installed_version", lambda name: None if name == "pillow" else "1.0")
+    assert (
+        optional.remedy_of(ModuleNotFoundError("no", name="PIL.Image")) == '; install it with pip install "pillow>=10"'
+    )
+    for error in (ModuleNotFoundError("no", name="my_codec"), ModuleNotFoundError("no"), ImportError("no", name="PIL")):
+        assert optional.remedy_of(error) == ""
+
+
 def test_without_metadata_the_name_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optional.metadata, "distributions", lambda **_: [])
     monkeypatch.setattr(optional, "installed_version", lambda _: None)
@@ -152,8 +161,8 @@ def test_a_source_folder_that_shadows_is_named(
     assert optional.shadowed() == tmp_path / "site/bitrate_ext"
     said = optional.build_again("install a C++17 compiler")
     assert said == (
-        f"the source folder {clone}/bitrate_ext shadows the installed package {tmp_path}/site/bitrate_ext: start Python "
-        f"in another folder, or take {clone} off Python's path"
+        f"the source folder {clone}/bitrate_ext shadows the installed package {tmp_path}/site/bitrate_ext: start "
+        f"Python in another folder, or take {clone} off Python's path"
     )
     assert cli.main(["doctor"]) == 0
     out = capsys.readouterr().out
