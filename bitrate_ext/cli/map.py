@@ -99,7 +99,7 @@ def _map_whole(job: MapJob, image: str, files: dict[str, Path]) -> Record:
         arrays["channel"] = one_channel
     numbers = {key: one[0, 0].float().cpu().numpy() for key, one in arrays.items()}
 
-    title = Path(image).name
+    title = shown(Path(image).name)
     with open_all_or_none(list(files.values())) as opened:
         file = dict(zip(files, opened, strict=True))
         check.write_pictures(file, result, title, job.model)

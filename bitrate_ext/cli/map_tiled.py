@@ -117,7 +117,7 @@ def _draw(result: PictureResult, record: Record, map_file: IO[bytes], overlay_fi
 
     panel = Downsampler(result.reduced.shape, long_side=PANEL)
     panel.add(result.reduced)
-    title = Path(record.image).name
+    title = shown(Path(record.image).name)
     map_figure.map_figure(panel.pixels, title=title, subtitle=record.subtitle).save(map_file, format="PNG")
     limit = colour_limit(result.reduced)
     laid = Image.new("RGB", result.reduced.shape[::-1])

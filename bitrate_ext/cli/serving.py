@@ -140,7 +140,7 @@ def run_each(
         names: of the files.
         serve: does one, and gives what is to be said of it.
         model: that does it; what goes wrong in its own code is told like what is wrong with a file.
-        doing: what is said where it takes long.
+        doing: what is said where it takes long; empty where a bar shows it.
 
     Returns:
         What was given, and for each failure the file's name and the reason.
@@ -148,7 +148,7 @@ def run_each(
     served, failures = [], []
     for name in names:
         try:
-            with telling(f"{doing} {shown(name)}"):
+            with telling(f"{doing} {shown(name)}") if doing else contextlib.nullcontext():
                 served.append(serve(name))
         except Exception as error:
             reason = _reason(error, name, model)

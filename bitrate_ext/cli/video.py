@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
             echo(_summary(document), sys.stdout)
         return document
 
-    documents, failures = run_each("video", arguments.videos, serve, model)
+    documents, failures = run_each("video", arguments.videos, serve, model, "" if sys.stderr.isatty() else "Mapping")
     if arguments.json:
         print_document("video", documents, failures)
     if failures:
@@ -214,7 +214,7 @@ def _animate(arguments: argparse.Namespace, device: torch.device) -> int:
         words.append(f"{title}   {number(finite(result.bpp.item()), '.3f')} bits per pixel")
         if not arguments.json:
             echo(words[-1], sys.stdout)
-    pictures = animated(maps, Path(name).name, words)
+    pictures = animated(maps, shown(Path(name).name), words)
     with open_all_or_none([output]) as (file,):
         pictures[0].save(
             file,

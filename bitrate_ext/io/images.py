@@ -104,10 +104,10 @@ def open_checked(path: Path, most_bytes: int | None = None) -> Iterator[Image.Im
     except MemoryError:
         raise ImageError(f"{shown(path)}: not enough memory to read the image") from None
     except Exception as error:  # decoders fed with damaged bytes raise anything, from SyntaxError to struct.error
-        raise ImageError(f"{shown(path)}: {_why_unread(error)}") from error
+        raise ImageError(f"{shown(path)}: {why_unread(error)}") from error
 
 
-def _why_unread(error: Exception) -> str:
+def why_unread(error: Exception) -> str:
     """Say what kind of trouble an error of Pillow's is: with the system, with what Pillow can do, or with the file."""
     if isinstance(error, OSError) and error.errno is not None:
         return f"cannot be read ({error.strerror})"
@@ -132,7 +132,7 @@ def _why_unidentified(path: Path) -> str:
                 file.seek(0)
                 reader(file, str(path))
             except Exception as error:
-                return (form == "TIFF" and _tiff_unread(_tiff_tags(path))) or _why_unread(error)
+                return (form == "TIFF" and _tiff_unread(_tiff_tags(path))) or why_unread(error)
     return "not a PNG, JPEG, WebP, TIFF or BMP image that can be read"
 
 

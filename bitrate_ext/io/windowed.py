@@ -32,6 +32,7 @@ from .images import (
     open_checked,
     to_tensor,
     warn_of_frames,
+    why_unread,
 )
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ class TiffImage(ImageSource):
         try:
             pixels = read(top, left, height, width)
         except (zlib.error, ValueError, OverflowError, OSError) as error:
-            raise ImageError(f"{shown(self._path)}: the image is damaged or cut short ({error})") from error
+            raise ImageError(f"{shown(self._path)}: {why_unread(error)}") from error
         return to_tensor(Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
 
     def _read_rows(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:

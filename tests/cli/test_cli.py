@@ -505,7 +505,8 @@ def test_the_command_itself(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "bitrate_ext", "map", photograph, "absent.png", "--json"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
-    note, error = done.stderr.splitlines()
+    # On a busy machine it also tells what takes long.
+    note, error = (line for line in done.stderr.splitlines() if " ... " not in line)
     assert note.startswith("bitrate-ext: warning: chelsea.png: 21 of 61,440 likelihoods of latent 'y' are at ")
     assert error == "bitrate-ext: error: absent.png: no such file"
     (record,) = json.loads(done.stdout)["images"]

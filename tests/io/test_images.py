@@ -135,7 +135,8 @@ TIFFS = {
 @pytest.mark.parametrize("case", TIFFS)
 def test_deep_tiffs_are_refused(tmp_path: Path, case: str) -> None:
     values, photometric, message = TIFFS[case]
-    tifffile.imwrite(tmp_path / "a.tif", values, photometric=photometric, metadata=None)
+    together = "contig" if values.ndim == 3 else None
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric=photometric, planarconfig=together, metadata=None)
     with pytest.raises(ImageError, match=message):
         load_image(tmp_path / "a.tif")
 
