@@ -78,8 +78,9 @@ def install_command(module: str) -> str:
     What is there already, broken, is installed anew, without what it requires.
     """
     wanted = distribution_of(module)
-    extra = next((extra for name, _, extra in _requirements() if extra and name == wanted), "")
-    required = {name: requirement for name, requirement in _of_extra(extra)} if extra else {wanted: wanted}
+    found = ((requirement, extra) for name, requirement, extra in _requirements() if name == wanted)
+    requirement, extra = next(found, (wanted, ""))
+    required = dict(_of_extra(extra)) if extra else {wanted: requirement}
     if installed_version(wanted) is not None:
         return f'pip install --force-reinstall --no-deps "{required[wanted]}"'
     absent = [f'"{required[name]}"' for name in required if name == wanted or installed_version(name) is None]

@@ -200,7 +200,7 @@ def test_names_cannot_steer_the_terminal(photos: Callable, capsys: pytest.Captur
         ["map", *odd],
         ["map", odd[0], "-o", odd[1]],
         ["map", "c.png", "--checkpoint", odd[1]],
-        ["check", *odd],
+        ["calibrate", "--images", odd[1]],
     ):
         assert cli.main(argv) == 2
         captured = capsys.readouterr()

@@ -93,6 +93,7 @@ def test_plain_imports_that_fail_have_a_remedy_if_an_extra_brings_the_module(mon
     )
     for error in (ModuleNotFoundError("no", name="my_codec"), ModuleNotFoundError("no"), ImportError("no", name="PIL")):
         assert optional.remedy_of(error) == ""
+    assert "torch>=" in optional.remedy_of(ModuleNotFoundError("no", name="torch"))
 
 
 def test_without_metadata_the_name_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
