@@ -17,7 +17,7 @@ from ..mapping.psnr import measure_psnr
 from ..viz.channel_figure import channel_figure
 from ..viz.map_figure import map_figure
 from .console import FAILED, OK, echo, finite, number, print_document
-from .model_options import forward_options, mapper_options
+from .model_options import MAPPER, forward_options, mapper_options
 from .record import Record
 from .serving import checked_device, load_model, run_each, with_progress
 
@@ -35,11 +35,9 @@ def run(arguments: argparse.Namespace) -> int:
     device = checked_device(arguments.device)
     model, name = load_model(device, arguments, coded=True)
     every = arguments.padding == ALL_PADDINGS
-    options = mapper_options(arguments, BitrateMapper, OTHER_OPTIONS)
-    mappers = {
-        padding: BitrateMapper(model, bits=CODED, gap=True, **(options | {"padding": padding}))
-        for padding in (PADDINGS if every else (arguments.padding,))
-    }
+    options = mapper_options(arguments, BitrateMapper, OTHER_OPTIONS if every else MAPPER)
+    each = [options | {"padding": padding} for padding in PADDINGS] if every else [options]
+    mappers = [BitrateMapper(model, bits=CODED, gap=True, **one) for one in each]
     forward = forward_options(arguments)
 
     def serve(image: str) -> dict[str, Any]:
@@ -47,7 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
         height, width = x.shape[-2:]
         document = {"image": image, "width": width, "height": height, "model": name, "device": str(device)}
         coded = {}
-        for padding, mapper in mappers.items():
+        for mapper in mappers:
+            padding = mapper.adapter.padding.mode
             result = mapper(x.to(device), **forward)
             coded[padding] = ledger_document(result)
             coded[padding]["psnr_db"] = finite(None if result.x_hat is None else measure_psnr(result.x_hat, x))

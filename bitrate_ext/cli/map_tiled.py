@@ -24,7 +24,7 @@ from ..tiled.downsample import Downsampler
 from ..tiled.map_picture import PictureResult, Progress, TiledRun, decoding_room, write_map
 from ..units import format_bytes
 from ..viz import map_figure
-from ..viz.colormap import colour_limit
+from ..viz.colormap import Rim, colour_limit, inside_rim
 from .arguments import tiles_asked_for, whole_only
 from .console import echo
 from .record import MapJob, Record
@@ -118,13 +118,22 @@ def _draw(result: PictureResult, record: Record, map_file: IO[bytes], overlay_fi
     panel = Downsampler(result.reduced.shape, long_side=PANEL)
     panel.add(result.reduced)
     title = shown(Path(record.image).name)
-    map_figure.map_figure(panel.pixels, title=title, subtitle=record.subtitle).save(map_file, format="PNG")
-    limit = colour_limit(result.reduced)
+    rim = _reduced_rim(result, panel.pixels.shape)
+    map_figure.map_figure(panel.pixels, title=title, subtitle=record.subtitle, rim=rim).save(map_file, format="PNG")
+    limit = colour_limit(inside_rim(result.reduced, _reduced_rim(result, result.reduced.shape)))
     laid = Image.new("RGB", result.reduced.shape[::-1])
     for top in range(0, laid.height, OVERLAID_ROWS):
         rows = slice(top, top + OVERLAID_ROWS)
         laid.paste(map_figure.overlay(result.reduced_picture[rows], result.reduced[rows], limit=limit), (0, top))
     laid.save(overlay_file, format="PNG")
+
+
+def _reduced_rim(result: PictureResult, shape: tuple[int, ...]) -> Rim:
+    """Return the rim of a map that was reduced to a shape, in its pixels."""
+    top, bottom, left, right = (
+        -(-wide * shape[side // 2] // result.size[side // 2]) for side, wide in enumerate(result.rim)
+    )
+    return top, bottom, left, right
 
 
 @contextlib.contextmanager

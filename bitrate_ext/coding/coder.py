@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 import torch
@@ -169,7 +169,7 @@ class Coder:
         if isinstance(images, list):
             frames = _frames_of(output, len(images))
             return [self._frame(recorder, frame, self._known(grids), grids, batch) for frame in frames]
-        strings = _strings_of(output)
+        strings = output["strings"] if isinstance(output, Mapping) and "strings" in output else output
         if self.unknown is None:
             try:
                 return [self._frame(recorder, strings, self._known(grids), grids, batch)]
@@ -275,13 +275,6 @@ def noise(shape: tuple[int, ...], like: Tensor, seed: int = 0) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed)).to(like)
 
 
-def _strings_of(output: Any) -> Any:
-    if not isinstance(output, Mapping) or "strings" not in output:
-        found = ", ".join(map(repr, output)) if isinstance(output, Mapping) else type(output).__name__
-        raise CodingError(f"compress() must return a mapping with the key 'strings', got {found}; {INSTEAD}")
-    return output["strings"]
-
-
 def _frames_of(output: Any, count: int) -> Any:
     if not isinstance(output, tuple) or not isinstance(output[0], Sequence) or len(output[0]) != count:
         raise CodingError(
@@ -292,18 +285,24 @@ def _frames_of(output: Any, count: int) -> Any:
 
 
 def _flattened(strings: Any) -> Iterator[bytes]:
+    """Yield the bytes in a nest of mappings, sequences and dataclasses, in order; what else is in it is none."""
     if isinstance(strings, bytes):
         yield strings
-    elif isinstance(strings, Mapping):
-        for one in strings.values():
-            yield from _flattened(one)
-    elif isinstance(strings, Sequence) and not isinstance(strings, str):
+        return
+    if isinstance(strings, Mapping) or is_dataclass(strings):
+        strings = list((strings if isinstance(strings, Mapping) else vars(strings)).values())
+    if isinstance(strings, Sequence) and not isinstance(strings, str):
         for one in strings:
             yield from _flattened(one)
 
 
 def _returned(recorder: EncodeRecorder, strings: Any) -> list[EncodedString]:
-    """Return what was recorded of the strings that ``compress`` returned, in the order of coding; no others count."""
+    """Return what was recorded of the strings that ``compress`` returned, in the order of coding; no others count.
+
+    Args:
+        recorder: of that call.
+        strings: what it returned under "strings", or all of it, where there is no such key.
+    """
     order = {id(coded.string): number for number, coded in enumerate(recorder.strings)}
     found = []
     for string in filter(None, _flattened(strings)):  # an empty one stands for a pass that codes nothing
@@ -314,5 +313,5 @@ def _returned(recorder: EncodeRecorder, strings: Any) -> list[EncodedString]:
             )
         found.append(order[id(string)])
     if not found:
-        raise CodingError(f"compress() returned no strings; {INSTEAD}")
-    return [recorder.strings[number] for number in sorted(found)]
+        raise CodingError(f"compress() returned no strings, but a {type(strings).__name__} without any; {INSTEAD}")
+    return [recorder.strings[number] for number in sorted(set(found))]

@@ -241,16 +241,23 @@ class FrameMapper:
         return adapter
 
     def _fit(self, kind: str, part: Tensor, size: tuple[int, int]) -> None:
-        """Find padding with which the model takes such frames; between keyframes it is that of keyframes."""
-        adapter = self._mappers[kind].adapter
+        """Find padding with which the model takes such frames; of video at the first keyframe, for both kinds."""
         if kind == INTER:
-            adapter.adopt_sizes(self._mappers[KEYFRAME].adapter)
             return
-        other = adapter
-        if self.sequential:  # what it keeps, the first frame may want to find as it was
-            other = adapter.with_model(_part(copy_model(self._network, parameters=False), kind))
-        other.fit(part, self._forward_kwargs, size)
-        adapter.adopt_sizes(other)
+        adapter = widest = self._mappers[kind].adapter
+        if not self.sequential:
+            adapter.fit(part, self._forward_kwargs, size)
+            return
+        if self.group != 1:
+            kind = INTER  # which codes a keyframe as well where a model of images is probed
+            self._mappers[kind].resolve(part, self._forward_kwargs, size)
+            widest = self._mappers[kind].adapter
+            widest.pad_for(adapter)
+        # What a model keeps, the first frame may want to find as it was: on a copy.
+        tried = widest.with_model(_part(copy_model(self._network, parameters=False), kind))
+        tried.fit(part, self._forward_kwargs, size)
+        for one in (adapter, widest):
+            one.adopt_sizes(tried)
 
     def _accelerated(self, model: nn.Module) -> nn.Module:
         """Return a copy that runs faster; the model itself where it cannot be copied and nothing else depends on it."""

@@ -14,7 +14,7 @@ from ..choices import ESTIMATED
 from ..coding.ledger import Ledger
 from ..models.adapter import ModelAdapter, crop_reconstruction
 from ..models.compressai_quirks import likelihood_warnings
-from ..models.padding import Crop
+from ..models.padding import Crop, Size
 from ..ops.functional import bitrate_map, latent_bits
 from ..ops.functional import map_dtype as map_dtype
 from ..ops.projection import Axis, Projection, outside_share
@@ -175,14 +175,14 @@ def lay_out(
         padding_bits=torch.stack(outside).sum(dim=0),
         bpp=total_bits / (crop[2] * crop[3]),
         x_hat=None,
-        rim=_rim(cells.values(), canvas, crop),
+        rim=rim_of([(bits.shape[-2], bits.shape[-1]) for bits in cells.values()], canvas, crop),
     )
 
 
-def _rim(cells: Iterable[Tensor], canvas: tuple[int, int], crop: Crop) -> tuple[int, int, int, int]:
+def rim_of(grids: Iterable[Size], canvas: Size, crop: Crop) -> tuple[int, int, int, int]:
     """Return how wide the rim is on each side: one cell of the finest latent, where there is padding."""
-    finest = max(cells, key=lambda bits: bits.shape[-2] * bits.shape[-1])
-    wide = [min(canvas[axis] // finest.shape[axis - 2], crop[2 + axis]) for axis in (0, 1)]
+    finest = max(grids, key=lambda grid: grid[0] * grid[1])
+    wide = [min(canvas[axis] // finest[axis], crop[2 + axis]) for axis in (0, 1)]
     after = [canvas[axis] - crop[axis] - crop[2 + axis] for axis in (0, 1)]
     return (
         wide[0] if crop[0] else 0,

@@ -85,6 +85,7 @@ class ModelAdapter:
         self._call_model = call
         self._reader = OutputReader(likelihoods, unit)
         self._multiple = _checked_multiple(multiple)
+        self._beside: Mapping[str, Size] = {}  # strides of another model that is run on the same images
         self._factor = 1  # of the strides' multiple, which the model wants
         self._enlarged: dict[Size, Size] = {}  # padded sizes that were too small, and what serves instead
         self._proven: Size | None = None  # the size of the image that strides were found with
@@ -173,6 +174,10 @@ class ModelAdapter:
         else:
             self._factor = factor
 
+    def pad_for(self, other: ModelAdapter) -> None:
+        """Pad images for another adapter, too, whose model is run on the same: to multiples of all strides of both."""
+        self._beside, other._beside = other.strides, self.strides
+
     def adopt_sizes(self, other: ModelAdapter) -> None:
         """Take over what sizes were found to suit an adapter with the same strides' least common multiples."""
         if self._steps() == other._steps():
@@ -249,7 +254,8 @@ class ModelAdapter:
 
     def _steps(self) -> Size:
         """Return the strides' least common multiples."""
-        rows, columns = (math.lcm(*axis) for axis in zip(*self.strides.values(), strict=True))
+        strides = (*self.strides.values(), *self._beside.values())
+        rows, columns = (math.lcm(*axis) for axis in zip(*strides, strict=True))
         return rows, columns
 
     def canvas(self, height: int, width: int) -> tuple[Size, Crop]:

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 Before = Callable[[Any, tuple[Any, ...]], None]
 After = Callable[[str, Any, tuple[Any, ...], dict[str, Any], Any], Any]
 
+WATCHES = "_watches"  # attribute of a watcher: the method that it stands for
+
 
 @contextlib.contextmanager
 def watch_calls(modules: Iterable[tuple[str, nn.Module]], after: After, before: Before | None = None) -> Iterator[None]:
@@ -35,6 +37,11 @@ def watch_calls(modules: Iterable[tuple[str, nn.Module]], after: After, before: 
         yield
 
 
+def unwatched(function: Any) -> Any:
+    """Return the method that a watcher stands for, which another thread may have put in its place."""
+    return getattr(function, WATCHES, function)
+
+
 @contextlib.contextmanager
 def watch_method(method: types.MethodType, after: After, before: Before) -> Iterator[None]:
     """Watch the calls of an object's method while the block runs, by those who look it up on the object.
@@ -51,6 +58,7 @@ def watch_method(method: types.MethodType, after: After, before: Before) -> Iter
         after(method.__qualname__, method, args, kwargs, output)
         return output
 
+    vars(watched)[WATCHES] = method
     attributes, name = vars(method.__self__), method.__name__
     with _watching:
         own = attributes.get(name, watched)

@@ -58,7 +58,7 @@ class Attempts:
             return self._grids.get(size, {})
         try:
             self._grids[size] = self._run(size)
-        except (torch.OutOfMemoryError, MemoryError, *CALLS):
+        except (torch.OutOfMemoryError, MemoryError, TimeoutError, *CALLS):
             raise
         except Exception as error:
             self.errors[size] = error

@@ -22,7 +22,7 @@ from ..ops.functional import latent_bits
 from ..ops.projection import Reach
 from ..ops.units import LIKELIHOOD
 from .adapter import ModelAdapter
-from .observe import watch_calls, watch_method
+from .observe import unwatched, watch_calls, watch_method
 from .padding import Crop
 
 Synthesis = str | Callable[..., Any] | None  # a module's name, a callable that takes the latent, or one to be found
@@ -32,6 +32,10 @@ PROBE_CELLS = (16, 32, 64)  # sides of the grids on which reach is measured, cel
 NOT_LOCAL = (
     'a static kernel cannot stand for it; bitrate_ext.attribute(model, x, method="jacobian") follows each image instead'
 )
+
+
+class SmallGridError(ValueError):
+    """A transform reaches across the grid that it had, and runs on no other: a larger picture may tell."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,36 +120,53 @@ class SynthesisTransform:
 
         A cell that is not a number makes everything that is computed from it not a number, whatever the weights are and
         whichever activations happen to be cut off: one run shows the exact support. Four adjacent cells are tried, in
-        case the decoder treats them differently.
+        case the decoder treats them differently. Of small grids of its own, where the transform runs on them; else, as
+        where it is given a quality map or a size besides, of the grid that it had.
 
         Raises:
+            SmallGridError: it runs on no other grid than this one, and reaches across it.
             ValueError: it reaches across the largest grid tried, or serves no grid but the image's.
         """
+        shape, stride = self.inputs.shape, (0, 0)
         for cells in PROBE_CELLS:
-            inputs = self.inputs.new_zeros(4, self.inputs.shape[1], cells, cells)
-            middle = cells // 2
-            positions = [(middle, middle), (middle, middle + 1), (middle + 1, middle), (middle + 1, middle + 1)]
-            for one, (row, column) in zip(inputs, positions, strict=True):
-                one[self.channels, row, column] = torch.nan
             try:
-                with torch.no_grad():
-                    touched = self.transform(inputs).isnan().any(dim=1)  # [4, H, W]
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError as error:
-                raise ValueError(
-                    f"the reach of {self.name} cannot be measured, since it does not run on {cells} x {cells} cells: "
-                    f"{error}"
-                ) from error
-            stride = (touched.shape[1] // cells, touched.shape[2] // cells)
-            found = [_extents(one, position, stride) for one, position in zip(touched, positions, strict=True)]
-            if all(inside for _, inside in found):
-                axes = [(min(r[axis][0] for r, _ in found), max(r[axis][1] for r, _ in found)) for axis in (0, 1)]
-                return (axes[0], axes[1]), stride
+                found, stride = self._touched(torch.Size((4, shape[1], cells, cells)))
+            except Exception as error:  # of whatever it is given besides
+                if is_out_of_memory(error):
+                    raise
+                found, stride = self._touched(shape) if min(shape[2:]) > 2 else (None, stride)
+                if found is None:
+                    raise SmallGridError(
+                        f"the reach of {self.name} cannot be measured, since it does not run on {cells} x {cells} "
+                        f"cells ({error}), and spreads one cell over all of {shape[2]} x {shape[3]}: {NOT_LOCAL}"
+                    ) from error
+            if found is not None:
+                return found, stride
         raise ValueError(
             f"{self.name} spreads one cell over all of {cells} x {cells} cells (its reach is global, as with attention "
             f"over the whole picture or statistics of it): {NOT_LOCAL}"
         )
+
+    def _touched(self, shape: torch.Size) -> tuple[Reach | None, tuple[int, int]]:
+        """Return what the middle cells of inputs of a shape touch, None where that is cut off; and the stride.
+
+        Each cell has an image of its own, in one run or, where the batch is smaller, one after the other.
+        """
+        n, _, rows, columns = shape
+        cells = [(rows // 2 + one, columns // 2 + other) for one in (0, 1) for other in (0, 1)]
+        extents = []
+        for first in range(0, len(cells), n):
+            inputs = self.inputs.new_zeros(shape)
+            for one, (row, column) in zip(inputs, cells[first:], strict=False):
+                one[self.channels, row, column] = torch.nan
+            with torch.no_grad():
+                touched = self.transform(inputs).isnan().any(dim=1)  # [N, H, W]
+            stride = (touched.shape[1] // rows, touched.shape[2] // columns)
+            extents += [_extents(*pair, stride) for pair in zip(touched, cells[first:], strict=False)]
+        if not all(inside for _, inside in extents):
+            return None, stride
+        axes = [(min(r[axis][0] for r, _ in extents), max(r[axis][1] for r, _ in extents)) for axis in (0, 1)]
+        return (axes[0], axes[1]), stride
 
 
 def random_signs(like: Tensor, generator: torch.Generator) -> Tensor:
@@ -396,7 +417,7 @@ def checked_synthesis(model: nn.Module, synthesis: Any) -> Synthesis:
             "synthesis must be the name of a module, or a callable that takes a latent [N, C, h, w] to an image, got "
             f"{type(synthesis).__name__}"
         )
-    return synthesis  # type: ignore[no-any-return]
+    return unwatched(synthesis)  # type: ignore[no-any-return]
 
 
 def _can_be_watched(synthesis: Any) -> TypeGuard[types.MethodType]:
@@ -404,7 +425,7 @@ def _can_be_watched(synthesis: Any) -> TypeGuard[types.MethodType]:
     if not isinstance(synthesis, types.MethodType) or isinstance(synthesis.__self__, type):
         return False
     owner, name = synthesis.__self__, synthesis.__name__
-    return hasattr(owner, "__dict__") and getattr(owner, name, None) == synthesis
+    return hasattr(owner, "__dict__") and unwatched(getattr(owner, name, None)) == synthesis
 
 
 def _grid(tensor: Tensor) -> tuple[int, int]:

@@ -8,6 +8,7 @@ responses, each divided by its own sum, weighted by what the symbol costs.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,7 +26,16 @@ from ..io.images import load_image
 from ..models.adapter import ModelAdapter, check_eval_mode, device_of
 from ..models.demo_codec import demo_photograph
 from ..models.observe import leave_as_found
-from ..models.trace import ModelTrace, Synthesis, SynthesisTransform, checked_synthesis, random_signs, symbol_bits
+from ..models.trace import (
+    PROBE_CELLS,
+    ModelTrace,
+    SmallGridError,
+    Synthesis,
+    SynthesisTransform,
+    checked_synthesis,
+    random_signs,
+    symbol_bits,
+)
 from ..models.zoo import torch_folder
 from ..ops.projection import Projection, Reach, get_projection
 from ..ops.units import LIKELIHOOD
@@ -194,19 +204,28 @@ class _Calibration:
         painted = self.painted(hyper[1])
         return _followed(self._kernel(latent, painted.latent, hyper[0], painted.stride), painted)
 
-    def _run(self, image: Tensor, needed: tuple[int, int]) -> ModelTrace:
-        fitted = _fitted(image, self.adapter.multiple, needed if self.mirrored else (1, 1))
+    def _run(self, image: Tensor, needed: tuple[int, int], mirrored: bool = False) -> ModelTrace:
+        fitted = _fitted(image, self.adapter.multiple, needed if self.mirrored or mirrored else (1, 1))
         return ModelTrace(self.adapter, fitted, self.forward_kwargs, self.synthesis)
 
     def _transform(self, run: ModelTrace, latent: str, onto: str | None, name: str) -> SynthesisTransform:
         hyper = run.hyper_synthesis(latent)
         return run.synthesis(latent, name) if onto is None or hyper is None else hyper[0]
 
+    def _reach(self, latent: str, onto: str | None, probe: SynthesisTransform) -> tuple[Reach, tuple[int, int]]:
+        """Measure the reach of a transform, where it only runs in a run of the model on ever larger pictures."""
+        for cells in (one for one in PROBE_CELLS if one > min(probe.inputs.shape[2:])):
+            with contextlib.suppress(SmallGridError):
+                return probe.reach()
+            rows, columns = (cells * step for step in self.adapter.strides[latent])
+            probe = self._transform(self._run(self.images[0], (rows, columns), True), latent, onto, probe.name)
+        return probe.reach()
+
     def _kernel(
         self, latent: str, onto: str | None, probe: SynthesisTransform, pixels: tuple[int, int]
     ) -> ReceptiveField:
         """Measure the kernel of one transform, over its outputs, each of which is ``pixels`` wide."""
-        reach, stride = probe.reach()
+        reach, stride = self._reach(latent, onto, probe)
         axes = tuple(zip(reach, stride, pixels, strict=True))
         rows, columns = (
             (step * -(-max(-first, 0) // step) + max(last, 0) + 1) * wide for (first, last), step, wide in axes

@@ -26,7 +26,7 @@ from ..atomic import open_all_or_none
 from ..checks import check_whole_number
 from ..io.map_writers import NpzWriter, Strips, format_of, write_tiff
 from ..io.windowed import ImageSource, TensorImage, open_image
-from ..mapping.layout import outside_bits
+from ..mapping.layout import outside_bits, rim_of
 from ..mapping.mapper import AnyProjection, BitrateMapper
 from ..mapping.psnr import squared_error, to_decibels
 from ..memory import MemoryLimitError, is_out_of_memory
@@ -56,6 +56,7 @@ class PictureResult:
     psnr_db: float | None  # of x_hat cut to [0, 1]; None where it was not asked for, is exact, or the model gives none
     plan: Plan  # as carried out: with smaller tiles than at first where memory ran out
     seconds: float
+    rim: tuple[int, int, int, int]  # top, bottom, left, right: pixels, one cell wide, beside padding
     reduced: NDArray[np.float32]  # [h', w'], the map averaged over squares of pixels, at most 4096 a side
     reduced_picture: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))  # [h', w', C]
 
@@ -151,6 +152,7 @@ class TiledRun:
             psnr_db=to_decibels(self._squares / (channels * shape[0] * shape[1])),
             plan=self.plan,
             seconds=time.perf_counter() - start,
+            rim=rim_of(self._adapter.grids(self.canvas).values(), self.canvas, self.crop),
             reduced=reduced.pixels,
             reduced_picture=reduced_picture.pixels,
         )

@@ -67,7 +67,9 @@ def test_grey_images_and_models_of_one_channel() -> None:
     assert result.x_hat.shape == grey.shape
 
 
-@pytest.mark.parametrize("name", ["mbt2018-mean", "elic2022-official", "bmshj2018-factorized"])
+@pytest.mark.parametrize(
+    "name", ["mbt2018-mean", "bmshj2018-factorized", pytest.param("elic2022-official", marks=pytest.mark.medium)]
+)
 def test_the_gap_is_the_difference_of_two_maps(name: str) -> None:
     coded, estimated = mapped(name, gap=True), BitrateMapper(model_of(name))(X)
     assert coded.gap is not None

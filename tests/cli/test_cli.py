@@ -111,6 +111,7 @@ def test_numbers_agree_with_one_another(photos: Callable) -> None:
         "warnings": [],
         "ledger": None,
         "channels": None,
+        "channel": None,
         "files": {
             "map": "cat.bitrate.png",
             "overlay": "cat.overlay.png",

@@ -26,6 +26,7 @@ from bitrate_ext.receptive_field import calibration
 Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("matplotlib")
 pytest.importorskip("compressai")
+pytestmark = pytest.mark.medium
 
 LOAD_DEMO_CODEC = demo_codec.load_demo_codec
 KERNEL, PICTURE = "demo-codec.y.receptive-field.npz", "demo-codec.y.receptive-field.png"

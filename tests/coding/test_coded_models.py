@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections import namedtuple
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -336,7 +338,7 @@ class Changed(Sliced):
             return {"strings": strings[1]}
         if self.what == "none":
             return {"strings": []}
-        return strings if self.what == "no mapping" else {"strings": strings}
+        return x if self.what == "no strings" else {"strings": strings}
 
 
 @pytest.mark.parametrize(
@@ -345,7 +347,7 @@ class Changed(Sliced):
         ("packed", r"returned a string of \d+ bytes that CompressAI's range coder did not write as it is"),
         ("half", r"nothing that compress\(\) returned belongs to latent 'y'"),
         ("none", r"compress\(\) returned no strings"),
-        ("no mapping", r"compress\(\) must return a mapping with the key 'strings', got list"),
+        ("no strings", r"compress\(\) returned no strings, but a Tensor without any"),
         (
             "grid",
             r"model.entropy_bottleneck sit cannot be told: it coded a grid \[3, 3\] of a latent of \[1, 1\] cells",
@@ -364,6 +366,41 @@ def test_coders_that_cannot_be_recorded(what: str, message: str) -> None:
     with pytest.raises(CodingError, match=f"{message}.*; bits='estimated' maps this model without its coder"):
         mapper(torch.rand(1, 3, 64, 64))
     assert BitrateMapper(model)(torch.rand(1, 3, 64, 64)).total_bits > 0
+
+
+Written = namedtuple("Written", "y_strings z_strings image_size")
+
+
+@dataclass
+class Record:
+    strings_of: dict[str, list[bytes]]
+    header: str = "v1"
+
+
+RETURNED: dict[str, Any] = {
+    "list": lambda y, z: [y, z, (1, 4, 1, 1)],
+    "names": lambda y, z: {"y": y, "z": z[0], "shape": torch.Size([1, 1])},
+    "namedtuple": lambda y, z: Written(y, z, (64, 64)),
+    "dataclass": lambda y, z: Record({"y": y, "z": z}),
+    "twice": lambda y, z: (y, z, {"z again": z}),
+}
+
+
+@pytest.mark.parametrize("shape", RETURNED)
+def test_strings_in_any_nest(shape: str) -> None:
+    class Returning(Sliced):
+        def compress(self, x: Tensor) -> Any:
+            return RETURNED[shape](*super().compress(x)["strings"])
+
+    torch.manual_seed(0)
+    model: Any = Returning().eval()
+    model.update()
+    x = torch.rand(1, 3, 64, 64)
+    result = BitrateMapper(model, bits="coded")(x)
+    assert result.ledger is not None
+    assert result.ledger.closes.all()
+    model.__class__ = Sliced
+    assert torch.equal(result.map, BitrateMapper(model, bits="coded")(x).map)
 
 
 def test_another_coder_is_refused() -> None:

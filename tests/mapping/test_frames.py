@@ -223,6 +223,7 @@ def test_likelihoods_are_those_of_float32_entropy_models(clip: list[np.ndarray])
     assert float(-likelihoods.double().log2().sum()) == pytest.approx(result.total_bits.item(), rel=1e-12)
 
 
+@pytest.mark.medium
 def test_compiled_networks_give_the_same_bits(clip: list[np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
     original = nn.Module.compile  # tracing alone: code for the machine takes half a minute to make
     monkeypatch.setattr(nn.Module, "compile", lambda self, **options: original(self, backend="eager", **options))

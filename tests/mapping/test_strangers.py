@@ -149,6 +149,7 @@ def test_maps(name: str, size: tuple[int, int]) -> None:
         assert float(result.total_bits) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", [name for name, shape in SHAPES.items() if shape.field is not None])
 def test_receptive_fields(name: str) -> None:
     torch.manual_seed(5)

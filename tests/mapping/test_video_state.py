@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -293,3 +295,46 @@ def test_receptive_fields_are_measured_on_the_copy(tmp_path: Path, monkeypatch: 
     list(mapper(CLIP[:3]))
     assert int(mapper._network.calls) == 3
     assert all(mapper.placed(kind).projections["y"].reach == ((-1, 2), (-1, 2)) for kind in ("keyframe", "inter"))
+
+
+class Finer(nn.Module):
+    """Keyframes on a grid of 16 pixels; frames between them also on one of 64, on images of some sizes only."""
+
+    def __init__(self, multiple: int, least: int) -> None:
+        super().__init__()
+        self.multiple, self.least = multiple, least
+
+    def forward_keyframe(self, x: Tensor) -> tuple[Any, ...]:
+        return x, {"y": torch.exp(-F.avg_pool2d(x, 16))}
+
+    def forward_inter(self, x: Tensor, reference: Tensor) -> tuple[Any, ...]:
+        assert reference.shape == x.shape
+        for side in x.shape[2:]:
+            if side % self.multiple or side < self.least:
+                raise RuntimeError(f"an image side of {side} pixels is none of mine")
+        change = (x - reference).abs()
+        return x, {"y": torch.exp(-F.avg_pool2d(change, 16)), "z": torch.exp(-F.avg_pool2d(change, 64))}
+
+
+@pytest.mark.parametrize(
+    ("multiple", "least", "canvas"), [(64, 0, (128, 192)), (128, 0, (128, 256)), (64, 200, (256, 256))]
+)
+def test_both_kinds_of_frames_lie_on_a_canvas_that_suits_both(
+    multiple: int, least: int, canvas: tuple[int, int]
+) -> None:
+    mapper = FrameMapper(Finer(multiple, least).eval())
+    frames = [torch.rand(3, 90, 150, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
+    bits = [float(result.total_bits) for result in mapper(frames)]
+    assert {kind: mapper.placed(kind).adapter.canvas(90, 150)[0] for kind in ("keyframe", "inter")} == {
+        "keyframe": canvas,
+        "inter": canvas,
+    }
+    nats = [frame.sum() / 256 for frame in frames[:1]]  # black padding costs nothing
+    nats += [(b - a).abs().sum() * (1 / 256 + 1 / 4096) for a, b in pairwise(frames)]
+    assert bits == pytest.approx([float(one) / math.log(2) for one in nats], rel=1e-5)
+
+
+def test_keyframes_alone_do_not_ask_for_the_canvas_of_others() -> None:
+    mapper = FrameMapper(Finer(64, 200).eval(), group=1)
+    assert [result.kind for result in mapper([torch.rand(3, 90, 150)] * 2)] == ["keyframe"] * 2
+    assert mapper.placed("keyframe").adapter.canvas(90, 150)[0] == (96, 160)

@@ -242,6 +242,7 @@ def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "calibrate", quick)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "name", [*SOON, *(pytest.param(name, marks=pytest.mark.slow) for name in LOOKS if name not in (*SOON, VIDEO))]
 )
@@ -269,6 +270,7 @@ class FaultError(Exception):
 FAULTS = {"convolution": (nn.Conv2d, "forward"), "entropy model": (EntropyModel, "quantize")}
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("look", [one for one in QUICK if one is not accelerated], ids=lambda look: look.__name__)
 @pytest.mark.parametrize("place", FAULTS)
 def test_trouble_in_the_middle(look: Look, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

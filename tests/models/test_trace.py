@@ -11,7 +11,7 @@ from zoo import SMALL, small_model
 
 from bitrate_ext import BitrateMapper, calibrate
 from bitrate_ext.models.adapter import ModelAdapter
-from bitrate_ext.models.trace import ModelTrace, SynthesisTransform, random_signs, symbol_bits
+from bitrate_ext.models.trace import ModelTrace, SmallGridError, SynthesisTransform, random_signs, symbol_bits
 from bitrate_ext.receptive_field.calibration import _image_adapter
 
 video = pytest.importorskip("compressai.models.video")
@@ -67,7 +67,7 @@ def test_every_image_model_is_in_the_table() -> None:
 
 @pytest.mark.medium
 def test_reach_of_the_video_model() -> None:
-    adapter = _image_adapter(video.ScaleSpaceFlow().eval(), torch.rand(1, 3, 32, 32), {})
+    adapter = _image_adapter(ModelAdapter(video.ScaleSpaceFlow().eval()), torch.rand(1, 3, 32, 32), {})
     run = ModelTrace(adapter, torch.rand(1, 3, 256, 256), {})
     for branch, decoder, prior in (
         ("keyframe", "img_decoder", "img_hyperprior"),
@@ -200,19 +200,34 @@ def test_a_global_decoder_is_refused() -> None:
         BitrateMapper(Codec(decoder=Mixed()), projection="receptive-field")(torch.rand(1, 3, 16, 16))
 
 
-def test_a_decoder_that_reads_more_of_the_images_size_is_refused() -> None:
-    class Residual(Decoder):
-        def forward(self, y: Tensor, prediction: Tensor) -> Tensor:
-            return super().forward(y) + prediction
+class Conditional(Decoder):
+    """Given a map of gains on the latent's grid, and the size of what it is to return."""
 
-    class Predicted(Codec):
-        def forward(self, x: Tensor) -> dict[str, Any]:
-            y = self.analysis(x).round()
-            return {"x_hat": self.decoder(y, x), "likelihoods": {"y": torch.full_like(y, 0.5)}}
+    def forward(self, y: Tensor, gain: Tensor, size: tuple[int, int]) -> Tensor:
+        return super().forward(y * torch.cat([gain] * 4, dim=1)).reshape(-1, 3, *size)
 
-    message = r"the reach of decoder cannot be measured, since it does not run on 16 x 16 cells: .*12"
-    with pytest.raises(ValueError, match=message):
-        run_of(Predicted(decoder=Residual(4)), 12).synthesis("y").reach()
+
+class Conditioned(Codec):
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        y = self.analysis(x).mul(4).round()
+        gain = 1 + torch.nn.functional.avg_pool2d(x[:, :1], 2)
+        return {"x_hat": self.decoder(y, gain, x.shape[2:]), "likelihoods": {"y": torch.exp2(-1 - y.abs())}}
+
+
+def test_the_reach_of_a_decoder_that_is_given_more_of_the_images_size() -> None:
+    model = Conditioned(decoder=Conditional(4))
+    assert run_of(model, 12).synthesis("y").reach() == (((-1, 2), (-1, 2)), (2, 2))
+    for size in (2, 4):
+        cells = f"{size // 2} x {size // 2}"
+        with pytest.raises(SmallGridError, match=f"of decoder cannot be measured.* 16 x 16 cells .* all of {cells}"):
+            run_of(model, size).synthesis("y").reach()
+    torch.manual_seed(0)
+    plain = Codec(decoder=Decoder(4))
+    plain.load_state_dict(model.state_dict())
+    images = torch.rand(1, 3, 64, 64)
+    one, other = (calibrate(codec, "y", images, 8, cache=False) for codec in (model, plain))
+    assert (one.reach, one.stride) == (other.reach, other.stride) == (((-1, 2), (-1, 2)), (2, 2))
+    assert calibrate(model, "y", images[..., :6, :6], 2, cache=False).reach == one.reach  # measured on a larger one
 
 
 def test_a_decoder_in_pieces_is_refused_and_a_name_helps() -> None:

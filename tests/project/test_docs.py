@@ -23,4 +23,4 @@ def test_blocks_run(block: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_shape_has_its_page() -> None:
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 6

@@ -249,6 +249,7 @@ ENDS = {
 }
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("end", ENDS)
 def test_ends(end: str, speak: Speak) -> None:
     words, code, partial = ENDS[end]
@@ -304,6 +305,7 @@ def test_a_video_without_a_frame_is_an_error(greeting: str, speak: Speak) -> Non
     assert str(raised.value).isprintable()
 
 
+@pytest.mark.medium
 def test_a_child_that_drips(speak: Speak) -> None:
     """Each byte is in time, the frame is not."""
     with speak(HELLO, framed(), code=None, timeout=1.0) as video:
