@@ -211,6 +211,7 @@ def test_names_cannot_steer_the_terminal(photos: Callable, capsys: pytest.Captur
         assert "'bad\\n\\x1b]0;title\\x07.png'" in captured.err
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("command", ["map", "check", "calibrate"])
 def test_commands_start_without_modules_of_unix(command: str) -> None:
     program = f"""

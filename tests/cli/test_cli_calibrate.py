@@ -432,5 +432,5 @@ def test_the_jacobian_serves_decoders_of_global_reach(
     assert cli.main(["map", "a.png", "--projection", "jacobian"]) == 0
     use(monkeypatch, SilentCodec)
     capsys.readouterr()
-    error = error_of(capsys, "map", "a.png", "--projection", "jacobian")
+    error = error_of(capsys, "map", "a.png", "--projection", "jacobian", "--overwrite")
     assert "no synthesis transform found for latent 'y'" in error
