@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,13 +103,6 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
 def use(monkeypatch: pytest.MonkeyPatch, codec: type[nn.Module]) -> None:
     for name in ("load_demo_codec", "load_demo_forward"):
         monkeypatch.setattr(demo_codec, name, lambda: codec().eval())
-
-
-def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
-    stream = io.StringIO()
-    monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr(sys, "stderr", stream)
-    return stream
 
 
 def files(folder: Path | str = ".") -> list[str]:

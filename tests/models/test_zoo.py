@@ -16,7 +16,7 @@ from torch import nn
 
 import bitrate_ext
 from bitrate_ext.models import demo_codec
-from bitrate_ext.models.zoo import load_checkpoint, load_zoo_model
+from bitrate_ext.models.zoo import load_checkpoint, load_zoo_model, torch_folder
 
 MODELS = pytest.importorskip("compressai.registry").MODELS
 zoo_image = pytest.importorskip("compressai.zoo.image")
@@ -208,13 +208,13 @@ def test_weights_that_fit_two_architectures(monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def test_variables_that_are_empty_are_as_if_unset(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert zoo.torch_folder() == Path(torch.hub.get_dir())
+    assert torch_folder() == Path(torch.hub.get_dir())
     for name in ("TORCH_HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, "")
-    assert zoo.torch_folder() == Path("~/.cache/torch/hub").expanduser()
+    assert torch_folder() == Path("~/.cache/torch/hub").expanduser()
     assert os.environ["TORCH_HOME"] == ""
     monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
-    assert zoo.torch_folder() == Path("/cache/torch/hub")
+    assert torch_folder() == Path("/cache/torch/hub")
 
 
 @pytest.fixture
