@@ -28,6 +28,7 @@ CXX_FLAGS = [
     "-DTORCH_TARGET_VERSION=0x020a000000000000",
 ]
 CPU_SOURCES = ["ops/ops", "cpu/project", "cpu/kernels_baseline", "cpu/kernels_avx2", "cpu/kernels_avx512"]
+TORCH = 'pip install ninja "torch>=2.10"'
 VARIABLES = ("CC", "CXX", "CUDA_HOME", "CUDA_PATH", "PYTORCH_NVCC", "TORCH_CUDA_ARCH_LIST")  # torch reads them, too
 
 
@@ -75,6 +76,13 @@ def extensions() -> dict:
     if missing:
         say(f"{missing}; installing the PyTorch reference only")
         return {}
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise SystemExit(
+            f"bitrate_ext: torch, which the kernels are built against, cannot be imported ({error}); install it with "
+            f"{TORCH}, or leave out --no-build-isolation"
+        ) from None
     cuda = cuda_extension()
     from torch.utils.cpp_extension import BuildExtension, CppExtension
 

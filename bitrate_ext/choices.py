@@ -18,6 +18,7 @@ PADDING_SIDES = ("centre", "end")
 ARRAYS = ("npz", "tiff")  # formats of maps as numbers
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}  # of videos, by the file's ending
+PARTIAL = ".partial"  # in the names of what a video gives that ends before its end
 VIEWS = ("side", "overlay", "map")
 SCALES = ("clip", "frame")  # of a video's colours, besides a number
 PRECISIONS = ("float32", "bfloat16", "float16")  # of a network

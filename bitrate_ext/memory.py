@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -129,7 +130,7 @@ def unpooled() -> Iterator[None]:
     heap is taken first, and held, untouched. With other C libraries than glibc 2.33 and later: only ``trim``.
     """
     trim()
-    libc = ctypes.CDLL(None)
+    libc = _libc()
     if not hasattr(libc, "mallinfo2"):
         yield
         return
@@ -156,8 +157,16 @@ def unpooled() -> Iterator[None]:
 
 def trim() -> None:
     """Give freed memory back to the system, where the C library can: freed is not yet gone."""
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
+    with contextlib.suppress(AttributeError):
+        _libc().malloc_trim(0)
+
+
+def _libc() -> Any:
+    """Return the C library; None where a process cannot be asked for it, as on Windows."""
+    try:
+        return ctypes.CDLL(None)
+    except (OSError, TypeError):
+        return None
 
 
 def measure_footprint(device: torch.device, multiple: int, run: Callable[[int], object]) -> Footprint:

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from bitrate_ext.cli import console
+
 
 def pytest_configure(config):
     """Workers share the processor: two that each take all of it only wait for each other.
@@ -35,6 +37,12 @@ def device(request):
 def _own_cache(tmp_path_factory):
     """Receptive fields are kept beside PyTorch's downloads: of these tests in a folder of their own."""
     os.environ["TORCH_HOME"] = str(tmp_path_factory.mktemp("torch"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _busy_machine():
+    """What takes long is told after seconds; how many it takes here says nothing."""
+    console.PATIENCE = 600.0
 
 
 @pytest.fixture

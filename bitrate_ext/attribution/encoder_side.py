@@ -6,7 +6,6 @@ is taken out of the model while it runs, so that any model serves in eval mode.
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from ..models.adapter import ModelAdapter, crop_canvas
 from ..models.observe import watch_calls
 from ..ops.functional import latent_bits
+from ..optional import require
 from .result import Attribution
 
 LARGE_GAP = 0.05  # of completeness, from which on there is a warning
@@ -44,7 +44,7 @@ def integrated_gradients(
     adapter: ModelAdapter, x: Tensor, steps: int, baseline: Tensor | None, forward_kwargs: dict[str, Any]
 ) -> Attribution:
     """Attribute bits to the pixels of the input that cause them; see ``attribute``."""
-    captum = _captum()
+    captum = require("captum.attr")
     if baseline is None:
         baseline = x.mean(dim=(2, 3), keepdim=True)
     baseline = _checked_baseline(baseline, x)
@@ -76,7 +76,7 @@ def integrated_gradients(
 
 def grad_cam(adapter: ModelAdapter, x: Tensor, layer: str | None, forward_kwargs: dict[str, Any]) -> Attribution:
     """Map how sensitive the rate is to the features of a layer; see ``attribute``."""
-    captum = _captum()
+    captum = require("captum.attr")
     padded, crop, arguments = adapter.pad(x, forward_kwargs)
     module = _layer(adapter, padded, layer, arguments)
     cam = captum.LayerGradCam(lambda images: rate(adapter, images, arguments), module)
@@ -85,15 +85,6 @@ def grad_cam(adapter: ModelAdapter, x: Tensor, layer: str | None, forward_kwargs
     inside = crop_canvas(one, crop)
     total, kept = (values.double().sum(dim=(1, 2, 3)) for values in (one, inside))
     return Attribution(inside, "grad-cam", "sensitivity", False, total, total - kept, None, {})
-
-
-def _captum() -> Any:
-    try:
-        return importlib.import_module("captum.attr")
-    except ImportError as error:
-        raise ImportError(
-            f'captum cannot be imported ({error}); install it with pip install "bitrate-ext[explain]"'
-        ) from error
 
 
 def _checked_baseline(baseline: Any, x: Tensor) -> Tensor:

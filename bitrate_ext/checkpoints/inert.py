@@ -26,6 +26,7 @@ from typing import IO, Any
 
 import torch
 
+from ..io.files import shown
 from .safety import check_archive
 
 MOST_NAMES = 128  # of classes and functions in one file: PyTorch's reader looks through them at each object
@@ -92,7 +93,9 @@ def read_inert(path: Path) -> tuple[Any, list[str]]:
         with _told([]):
             unknown = _unknown_to_torch(names[: MOST_NAMES + 1])
     except Exception as error:  # of damaged pickles anything, from IndexError to UnicodeDecodeError
-        raise ValueError(f"{path} is not a readable PyTorch file, or is truncated: {_first_line(error)}") from error
+        raise ValueError(
+            f"{shown(path)} is not a readable PyTorch file, or is truncated: {_first_line(error)}"
+        ) from error
     refused = [name for name in names if name in BY_SIZE] + [name for name in unknown if _is_refused(name)]
     if refused or len(names) > MOST_NAMES:
         raise ValueError(_objects(path, refused or names, '["state_dict"]'))
@@ -108,7 +111,7 @@ def read_inert(path: Path) -> tuple[Any, list[str]]:
         except Exception as error:
             if other is Inert or not unknown:
                 raise ValueError(
-                    f"{path} is not a readable PyTorch file, or is truncated: {_first_line(error)}"
+                    f"{shown(path)} is not a readable PyTorch file, or is truncated: {_first_line(error)}"
                 ) from error
     raise ValueError(_objects(path, unknown, '["state_dict"]')) from trouble
 
@@ -146,11 +149,11 @@ def check_no_whole_model(path: Path, content: Any, names: list[str]) -> None:
 
 def _objects(path: Path, names: list[str], weights: str) -> str:
     """Say that objects are refused, and how to save weights that are found so in the file's content."""
-    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    which = f" ({shown})" if names else ""
+    some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    which = f" ({some})" if names else ""
     return (
-        f"{path} is damaged, or holds Python objects besides tensors; those are refused, because loading them can run "
-        f"code{which}. If you trust it, save its weights alone: "
+        f"{shown(path)} is damaged, or holds Python objects besides tensors; those are refused, because loading them "
+        f"can run code{which}. If you trust it, save its weights alone: "
         f'torch.save(torch.load({str(path)!r}, weights_only=False){weights}, "weights.pth")'
     )
 

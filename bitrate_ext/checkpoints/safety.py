@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..io.files import shown
+
 LARGEST_TABLES = 2**21  # entries of the tables of one entropy bottleneck; trained ones have some ten thousand
 END = b"PK\x05\x06" + bytes(18)  # of an archive without a comment
 KERNEL_BYTES = 4 * 9  # of one pair of channels in a 3 x 3 convolution: the least that an architecture of n channels has
@@ -35,19 +37,21 @@ def check_archive(path: Path) -> None:
             file.seek(-len(END), os.SEEK_END)
             plain = file.read().startswith(END[:4]) and min((one.header_offset for one in entries), default=1) == 0
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise ValueError(f"{path} is not a readable PyTorch file: {error}") from error
+        raise ValueError(f"{shown(path)} is not a readable PyTorch file: {error}") from error
     if not plain:  # one reader of archives would find in it what another does not
-        raise ValueError(f"{path} is an archive with something before or after it, as torch.save writes none; refused")
+        raise ValueError(
+            f"{shown(path)} is an archive with something before or after it, as torch.save writes none; refused"
+        )
     if any(entry.filename.rpartition("/")[2] == "constants.pkl" for entry in entries):
         raise ValueError(
-            f"{path} is a TorchScript program; its code is not run. If you trust it, save its weights alone: "
+            f"{shown(path)} is a TorchScript program; its code is not run. If you trust it, save its weights alone: "
             f'torch.save(torch.jit.load({str(path)!r}).state_dict(), "weights.pth")'
         )
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise ValueError(f"{path} is a compressed archive, which torch.save does not write; it is refused")
+        raise ValueError(f"{shown(path)} is a compressed archive, which torch.save does not write; it is refused")
     size, held = sum(entry.file_size for entry in entries), path.stat().st_size
     if size > held:
-        raise ValueError(f"{path} is an archive of {held:,} bytes that says to hold {size:,}; it is refused")
+        raise ValueError(f"{shown(path)} is an archive of {held:,} bytes that says to hold {size:,}; it is refused")
 
 
 def check_weights(path: Path, weights: Mapping[Any, Tensor]) -> None:
@@ -58,15 +62,17 @@ def check_weights(path: Path, weights: Mapping[Any, Tensor]) -> None:
     """
     for name, weight in weights.items():
         if not isinstance(name, str):
-            raise ValueError(f"{path}: names of weights must be text, got {type(name).__name__}")
+            raise ValueError(f"{shown(path)}: names of weights must be text, got {type(name).__name__}")
         if weight.layout != torch.strided or weight.is_nested or weight.device.type != "cpu":
             kind = "nested" if weight.is_nested else str(weight.layout).removeprefix("torch.")
-            raise ValueError(f"{path}: weight {name!r} must be a dense tensor, got a {kind} one on {weight.device}")
+            raise ValueError(
+                f"{shown(path)}: weight {name!r} must be a dense tensor, got a {kind} one on {weight.device}"
+            )
         if weight.is_quantized or weight.is_complex():
-            raise ValueError(f"{path}: weight {name!r} must be of real numbers, got {weight.dtype}")
+            raise ValueError(f"{shown(path)}: weight {name!r} must be of real numbers, got {weight.dtype}")
         if weight.numel() * weight.element_size() > weight.untyped_storage().nbytes():
             raise ValueError(
-                f"{path}: weight {name!r} of shape {list(weight.shape)} is larger than its "
+                f"{shown(path)}: weight {name!r} of shape {list(weight.shape)} is larger than its "
                 f"{weight.untyped_storage().nbytes():,} bytes in the file"
             )
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ..io.files import shown
+
 Weights = dict[str, Tensor]
 
 DEEPEST = 8  # mappings within one another
@@ -57,7 +59,9 @@ def choose_weights(
     found = find_weights(content)
     if not found:
         got = f"the keys {_listed(dict.keys(content))}" if isinstance(content, dict) else type(content).__name__
-        raise ValueError(f"{path} must hold a state dict, at the top or under a key such as 'state_dict', got {got}")
+        raise ValueError(
+            f"{shown(path)} must hold a state dict, at the top or under a key such as 'state_dict', got {got}"
+        )
     if key is not None:
         return _with_key(path, found, key)
     if len(found) == 1:
@@ -76,7 +80,7 @@ def choose_weights(
         return fitting[averaged[0]]
     if len(fitting) > 1:
         raise ValueError(
-            f"{path} holds {len(fitting)} state dicts, under {_listed(fitting)}; choose one with key (--key "
+            f"{shown(path)} holds {len(fitting)} state dicts, under {_listed(fitting)}; choose one with key (--key "
             f"{next(iter(fitting)) or next(reversed(fitting))})"
         )
     (only,) = fitting.values()
@@ -108,7 +112,7 @@ def _with_key(path: Path, found: Mapping[str, Weights], key: str) -> Weights:
         below = {name[len(start) :]: weight for name, weight in weights.items() if str(name).startswith(start)}
         if below:
             return below
-    raise ValueError(f"{path} holds no state dict under the key {key!r}; it has some under {_listed(found)}")
+    raise ValueError(f"{shown(path)} holds no state dict under the key {key!r}; it has some under {_listed(found)}")
 
 
 def _listed(keys: Any) -> str:

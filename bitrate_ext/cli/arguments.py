@@ -30,7 +30,9 @@ For each IMAGE (PNG, JPEG, WebP, TIFF or BMP) DIR gets
   STEM.json          sizes, bits, bits per pixel, bits of each latent, PSNR
 and on request STEM.gap.png, STEM.entropy.png, STEM.channels.png and STEM.channel.png; gap, entropy and the one channel
 are in the arrays, too.
-Files of these names are replaced once all are written. Of images with equal stems only the first is done.
+Files that exist are kept, and the image is refused, unless --overwrite is given; then they are replaced once all are
+written. Where images in different folders have one stem, the folders below the images' common one are made in DIR, too;
+where such are in one folder, their results are called after the whole name, NAME.png.json.
 Transparent parts of an image are laid on white. PSNR is that of the unrounded reconstruction, cut to [0, 1].
 A picture that does not fit into memory goes through the model in tiles, and its maps are written strip by strip.
 --max-memory, --tile and --format ask for that way; its pictures are reduced to 4096 pixels a side, its arrays are not.
@@ -51,8 +53,8 @@ Exit code 1 where the ledger of an image does not close to 1e-6 bit, 2 where an 
 """
 CALIBRATE_NOTES = """\
 DIR gets MODEL.LATENT.receptive-field.npz, which bitrate_ext.ReceptiveField.load reads, and a picture of the kernel,
-MODEL.LATENT.receptive-field.png. Without --no-cache the result is also kept for the next time, in PyTorch's folder for
-downloads.
+MODEL.LATENT.receptive-field.png; with --overwrite also where they exist. Without --no-cache the result is also kept for
+the next time, in PyTorch's folder for downloads.
 
 Positions are in pixels, (vertical, horizontal), from the first pixel of the cell's own square, STRIDE x STRIDE large:
   stride           pixels a cell
@@ -72,9 +74,10 @@ For each VIDEO there are
   OUT.mp4   picture and map, or one laid over the other; below, the bits of each frame by latent, with a cursor
   OUT.csv   a line for each frame: time, kind, bits, bits in the padding, bits per pixel, bits of each latent
   OUT.json  the same, with sums over the video
-OUT is STEM.bitrate in this folder, or what -o names: a file that ends in .mp4, .mov or .mkv, or a folder. A video that
-is damaged or cut short is mapped as far as it goes: its files are called OUT.partial.mp4 and so on, and the exit code
-is 1. Videos are decoded in a process of their own. Sound is left out.
+OUT is STEM.bitrate in this folder, or what -o names: a file that ends in .mp4, .mov or .mkv, or a folder, where equal
+stems are told apart as by bitrate-ext map. Files that exist are kept unless --overwrite is given. A video that is
+damaged or cut short is mapped as far as it goes: its files are called OUT.partial.mp4 and so on, the exit code is 1.
+Videos are decoded in a process of their own. Sound is left out.
 
 With --animate, VIDEO is a photograph: OUT.png is an animation of its maps over all qualities of --model, or over the
 checkpoints that are named, in one scale of colours.
@@ -117,10 +120,15 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_output(command: argparse.ArgumentParser, name: str, about: str) -> None:
+    command.add_argument("-o", "--output", default=".", metavar=name, help=about)
+    command.add_argument("--overwrite", action="store_true", help="replace results that exist")
+
+
 def _add_map(command: argparse.ArgumentParser) -> None:
     command.set_defaults(inputs=("image", "images"), prepare=prepare_folder)
     command.add_argument("images", nargs="+", metavar="IMAGE", help="photographs")
-    command.add_argument("-o", "--output", default=".", metavar="DIR", help="folder for the results; made if absent")
+    _add_output(command, "DIR", "folder for the results; made if absent")
     add_model(command)
     command.add_argument(
         "--projection",
@@ -210,7 +218,7 @@ def _add_check(command: argparse.ArgumentParser) -> None:
 
 def _add_calibrate(command: argparse.ArgumentParser) -> None:
     command.set_defaults(prepare=prepare_folder)
-    command.add_argument("-o", "--output", default=".", metavar="DIR", help="folder for the results; made if absent")
+    _add_output(command, "DIR", "folder for the results; made if absent")
     add_model(command)
     command.add_argument("--latent", metavar="NAME", help="such as y or z; default: the finest")
     command.add_argument(
@@ -238,7 +246,7 @@ def _check_calibrate(arguments: argparse.Namespace) -> None:
 def _add_video(command: argparse.ArgumentParser) -> None:
     command.set_defaults(inputs=("video", "videos"), prepare=prepare_videos)
     command.add_argument("videos", nargs="+", metavar="VIDEO", help="videos; with --animate a photograph")
-    command.add_argument("-o", "--output", default=".", metavar="OUT", help="a file, or a folder; made if absent")
+    _add_output(command, "OUT", "a file, or a folder; made if absent")
     add_model(command)
     command.add_argument("--projection", choices=(*choices.PROJECTIONS, choices.RECEPTIVE_FIELD), default="bilinear")
     command.add_argument(

@@ -16,6 +16,7 @@ from torch import nn
 
 from .._version import __version__
 from ..atomic import open_all_or_none
+from ..io.files import shown
 from ..io.images import load_image
 from ..mapping.mapper import BitrateMapper
 from ..models.demo_codec import demo_photograph
@@ -23,9 +24,9 @@ from ..ops.projection import Projection
 from ..receptive_field import calibration
 from ..receptive_field.field import ReceptiveField
 from ..viz import kernel_figure
-from .console import OK, UsageError, echo, one_line
+from .console import OK, UsageError, echo, one_line, telling
 from .model_options import forward_options, mapper_options
-from .outputs import replaced
+from .outputs import refusal
 from .serving import checked_device, load_model, usage_errors
 
 MEASURING = "to measure the receptive field"
@@ -66,13 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
     model, name = load_model(device, arguments, taken=calibration.calibrate)
 
     measured_latents: list[str] = []
-
-    def notice(latent: str) -> None:
-        measured_latents.append(latent)
-        _say_measuring(latent)
-
     before = time.perf_counter()
-    with usage_errors("", MEASURING, model):
+    with usage_errors("", MEASURING, model), telling("Measuring the receptive field"):
         measured = calibration.calibrate(
             model,
             arguments.latent,
@@ -80,13 +76,14 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.samples,
             synthesis=arguments.synthesis,
             cache=not arguments.no_cache,
-            notice=notice,
+            notice=measured_latents.append,
             **mapper_options(arguments, calibration.calibrate),
             **forward_options(arguments),
         )
     seconds = time.perf_counter() - before
     measurement = _measurement(measured, name, str(device), seconds, kept=not measured_latents)
-    _write(measured, measurement, arguments.folder, [*arguments.images, *filter(None, [arguments.checkpoint])])
+    inputs = [*arguments.images, arguments.checkpoint]
+    _write(measured, measurement, arguments.folder, inputs, arguments.overwrite)
     if arguments.json:
         echo(json.dumps(asdict(measurement), indent=2, allow_nan=False), sys.stdout)
     else:
@@ -102,17 +99,13 @@ def measured_projections(
     Raises:
         UsageError: there are none; said once, and not for each image.
     """
-    with usage_errors("--projection receptive-field: ", MEASURING, model):
+    measuring = telling("Measuring the receptive fields")
+    with usage_errors("--projection receptive-field: ", MEASURING, model), measuring:
         adapter = BitrateMapper(model, **mapper_options(arguments, BitrateMapper)).adapter
         mapper_options(arguments, calibration.calibrate, ("unit",))  # where a kernel's weights depend on it
         photograph, forward = load_image(demo_photograph()).to(device), forward_options(arguments)
         adapter.prepare(photograph, forward)
-        return calibration.receptive_fields(adapter, photograph, forward, _say_measuring)
-
-
-def _say_measuring(latent: str) -> None:
-    if sys.stderr.isatty():
-        echo(f"Measuring the receptive field of latent {latent!r} ...", sys.stderr)
+        return calibration.receptive_fields(adapter, photograph, forward)
 
 
 def _measurement(measured: ReceptiveField, model: str, device: str, seconds: float, kept: bool) -> Measurement:
@@ -139,20 +132,22 @@ def _measurement(measured: ReceptiveField, model: str, device: str, seconds: flo
     )
 
 
-def _write(measured: ReceptiveField, measurement: Measurement, folder: Path, inputs: Sequence[str]) -> None:
+def _write(
+    measured: ReceptiveField, measurement: Measurement, folder: Path, inputs: Sequence[str | None], overwrite: bool
+) -> None:
     """Write the kernel and its picture, both or none."""
     stem = f"{_file_name(measurement.model)}.{_file_name(measurement.latent)}"
     targets = [folder / f"{stem}{ending}" for ending in OUTPUTS.values()]
-    for target in targets:
-        if replaced(target, inputs):
-            raise UsageError(f"{target} would replace an input; choose another folder with -o")
+    reason = refusal(targets, inputs, overwrite)
+    if reason is not None:
+        raise UsageError(reason)
     try:
         with open_all_or_none(targets) as (kernel_file, picture_file):
             measured.save(kernel_file)
             kernel_figure.kernel_figure(measured, model=measurement.model).save(picture_file, format="PNG")
     except OSError as error:
         reason = error.strerror or one_line(error)
-        raise UsageError(f"{folder / stem}: the results cannot be written ({reason})") from error
+        raise UsageError(f"{shown(folder / stem)}: the results cannot be written ({reason})") from error
     measurement.files = dict(zip(OUTPUTS, map(str, targets), strict=True))
 
 
@@ -177,7 +172,7 @@ def _table(measurement: Measurement) -> str:
     }
     lines = [f"Receptive field of latent {measurement.latent!r}, {measurement.model}"]
     lines += [f"  {name:<15}  {value}" for name, value in rows.items()]
-    return "\n".join([*lines, f"Kernel: {measurement.files['kernel']}", f"Picture: {measurement.files['picture']}"])
+    return "\n".join([*lines, f"Written: {', '.join(map(shown, measurement.files.values()))}"])
 
 
 def _percent(share: float | None) -> str:

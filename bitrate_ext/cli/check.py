@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ..choices import ALL_PADDINGS, CODED, PADDINGS
+from ..io.files import shown
 from ..io.images import load_image
 from ..mapping.layout import BitrateResult
 from ..mapping.mapper import BitrateMapper
@@ -59,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
             echo(_comparison(document) if every else _table(document), sys.stdout)
         return document
 
-    documents, failures = run_each("image", with_progress(arguments.images), serve, model)
+    documents, failures = run_each("image", with_progress(arguments.images), serve, model, "Coding")
     if arguments.json:
         print_document("image", documents, failures)
     if failures:
@@ -105,7 +106,7 @@ def _comparison(document: dict[str, Any]) -> str:
     """Return what each way of padding costs."""
     pixels = document["width"] * document["height"]
     lines = [
-        f"{document['image']}: {document['width']} x {document['height']}, coded with each way of padding",
+        f"{shown(document['image'])}: {document['width']} x {document['height']}, coded with each way of padding",
         f"  {'':10}{'bytes':>12}{'bits per pixel':>18}{'PSNR':>12}{'in padding':>14}",
     ]
     for padding, one in document["paddings"].items():
@@ -128,7 +129,7 @@ def _table(document: dict[str, Any]) -> str:
         file += f", {document['container_bytes']:,} bytes of container"
     bpp = 8 * (document["string_bytes"] + document.get("container_bytes", 0)) / pixels
     lines = [
-        f"{document['image']}: {document['width']} x {document['height']}, {bpp:.3f} bits per pixel, {file}",
+        f"{shown(document['image'])}: {document['width']} x {document['height']}, {bpp:.3f} bits per pixel, {file}",
         f"  {'':8}{'image':>14}{'padding':>14}{'overhead':>12}{'strings':>12}{'estimated':>14}{'gap':>10}",
     ]
     for name, one in latents.items():
@@ -209,4 +210,4 @@ def array_names(result: BitrateResult) -> dict[str, Any]:
 def warn(result: BitrateResult, image: str) -> None:
     """Print each warning as a line on stderr."""
     for warning in result.warnings:
-        echo(f"bitrate-ext: warning: {Path(image).name}: {warning}", sys.stderr)
+        echo(f"bitrate-ext: warning: {shown(Path(image).name)}: {warning}", sys.stderr)

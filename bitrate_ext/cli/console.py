@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 from .._version import __version__
+from ..io.files import shown
 
 OK, PARTIAL, FAILED, INTERRUPTED = 0, 1, 2, 130  # exit codes; see main.py
+PATIENCE = 3.0  # seconds after which it is said what takes so long, and after which again
 
 
 class UsageError(Exception):
@@ -32,7 +37,7 @@ def print_document(what: str, served: Sequence[Any], failures: Sequence[dict[str
 def tell_failures(what: str, failures: Sequence[dict[str, str]], count: int) -> None:
     """Sum up on stderr which files of several were not served."""
     if failures and count > 1:
-        failed = ", ".join(failure[what] for failure in failures)
+        failed = ", ".join(shown(failure[what]) for failure in failures)
         echo(f"Failed: {len(failures)} of {count} {what}s: {failed}", sys.stderr)
 
 
@@ -57,12 +62,31 @@ def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 def echo(text: str, stream: IO[str]) -> None:
-    """Print past a progress bar; characters that the stream cannot show are escaped."""
+    """Print past a progress bar; what a terminal would obey and what the stream cannot show are escaped."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    escaped = text.encode(encoding, "backslashreplace").decode(encoding)
+    harmless = "".join(one if one.isprintable() or one in "\n\t" else ascii(one)[1:-1] for one in text)
+    escaped = harmless.encode(encoding, "backslashreplace").decode(encoding)
     tqdm = sys.modules.get("tqdm")  # there where a bar may be
     if tqdm is not None:
         tqdm.tqdm.write(escaped, file=stream)
     else:
         print(escaped, file=stream)
     stream.flush()
+
+
+@contextlib.contextmanager
+def telling(what: str) -> Iterator[None]:
+    """Say on stderr what is being done where it takes ``PATIENCE`` seconds, and again after as many."""
+    done, start = threading.Event(), time.monotonic()
+
+    def tell() -> None:
+        while not done.wait(PATIENCE):
+            echo(f"{what} ... {time.monotonic() - start:.0f} s", sys.stderr)
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        done.set()
+        teller.join()

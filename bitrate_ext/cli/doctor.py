@@ -16,23 +16,31 @@ import torch
 from .._version import __version__
 from ..ops import library
 from ..ops.functional import bitrate_map
-from ..optional import folder_of, missing_names, take_off
+from ..optional import (
+    PACKAGE,
+    build_again,
+    distribution_of,
+    folder_of,
+    install_command,
+    installed_version,
+    missing_names,
+    shadowed,
+    take_off,
+)
 from .console import FAILED, OK, echo, one_line
 
 CPU = torch.device("cpu")
 INSTRUCTION_SETS = ("baseline", "AVX2 with FMA", "AVX-512")
-REINSTALL = "pip install --force-reinstall --no-deps bitrate-ext"
-INSTALL = 'pip install "bitrate-ext[{}]"'  # one of the extras
 CORE = ("torch", "numpy")
-OPTIONAL = {  # module to (distribution, what needs it, the extra that brings it)
-    "compressai": ("compressai", "the demo codec and other models", "compressai"),
-    "safetensors": ("safetensors", "the demo codec's weights", "compressai"),
-    "PIL": ("pillow", "reading images", "compressai"),
-    "matplotlib": ("matplotlib", "drawing maps", "compressai"),
-    "tqdm": ("tqdm", "progress bars", "compressai"),
-    "captum": ("captum", "integrated gradients and Grad-CAM", "explain"),
-    "av": ("av", "videos", "video"),
-    "tifffile": ("tifffile", "TIFF files in parts", "tiff"),
+OPTIONAL = {  # module to what needs it
+    "compressai": "the demo codec and other models",
+    "safetensors": "the demo codec's weights",
+    "PIL": "reading images",
+    "matplotlib": "drawing maps",
+    "tqdm": "progress bars",
+    "captum": "integrated gradients and Grad-CAM",
+    "av": "videos",
+    "tifffile": "TIFF files in parts",
 }
 
 
@@ -64,10 +72,10 @@ def instruction_set() -> str:
 def examine() -> list[Finding]:
     """Look at everything; takes a few seconds, because optional packages are imported to see whether they work."""
     return [
-        Finding("bitrate_ext", __version__, core=True),
+        _package(),
         Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}", core=True),
         *(Finding(name, importlib.import_module(name).__version__, core=True) for name in CORE),
-        *(_optional(module, *about) for module, about in OPTIONAL.items()),
+        *(_optional(module, purpose) for module, purpose in OPTIONAL.items()),
         _cpu_kernels(),
         _cuda_kernels(),
         _answer("reference"),
@@ -94,9 +102,19 @@ def report(findings: Sequence[Finding]) -> str:
     return "\n".join(lines)
 
 
-def _optional(module: str, distribution: str, purpose: str, extra: str) -> Finding:
+def _package() -> Finding:
+    installed = shadowed()
+    if installed is None:
+        return Finding("bitrate_ext", __version__, core=True)
+    return Finding(
+        "bitrate_ext", f"{__version__}, from {PACKAGE} and not the installed", well=False, remedy=build_again("")
+    )
+
+
+def _optional(module: str, purpose: str) -> Finding:
     """Look at what Python would import, which may be something else than what is installed under that name."""
-    folder, installed, install = folder_of(module), _installed(distribution), INSTALL.format(extra)
+    distribution, folder, install = distribution_of(module), folder_of(module), install_command(module)
+    installed = installed_version(distribution)
     if folder is None and installed is None:
         return Finding(distribution, f"not installed; needed for {purpose}", well=False, remedy=install)
     foreign = folder is not None and not _belongs(folder, module, distribution)
@@ -116,13 +134,6 @@ def _optional(module: str, distribution: str, purpose: str, extra: str) -> Findi
     return Finding(distribution, f"{version}{where if foreign else ''}")
 
 
-def _installed(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
-
-
 def _belongs(folder: str, module: str, distribution: str) -> bool:
     """Return whether a module's folder is where the distribution of that name has installed it."""
     try:
@@ -135,7 +146,7 @@ def _belongs(folder: str, module: str, distribution: str) -> bool:
 
 def _cpu_kernels() -> Finding:
     if not library.available(CPU):
-        remedy = f"install a C++17 compiler, then build again: {sys.executable} -m pip install -e . in the repository"
+        remedy = build_again("install a C++17 compiler")
         return Finding("CPU kernels", f"absent: {library.why_absent(CPU)}", well=False, remedy=remedy)
     return Finding("CPU kernels", f"active, {instruction_set()}, {torch.get_num_threads()} threads")
 
@@ -164,7 +175,7 @@ def _answer(impl: str) -> Finding:
     try:
         found = bitrate_map(likelihoods, (4, 4), projection="nearest", impl=impl)
     except Exception as error:  # whatever is broken, the report has to come out
-        return Finding(name, f"fails: {' '.join(str(error).split())}", well=False, core=True, remedy=REINSTALL)
+        return Finding(name, f"fails: {' '.join(str(error).split())}", well=False, core=True, remedy=build_again(""))
     if not torch.equal(found[0, 0], expected):
-        return Finding(name, f"wrong map {found[0, 0].tolist()}", well=False, core=True, remedy=REINSTALL)
+        return Finding(name, f"wrong map {found[0, 0].tolist()}", well=False, core=True, remedy=build_again(""))
     return Finding(name, "right", core=True)

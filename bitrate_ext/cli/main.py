@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from ..io.files import shown, unusable
+from ..optional import remedy_of
 from .arguments import make_parser
 from .console import (
     FAILED,
@@ -55,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return FAILED
         except (UsageError, ImportError) as error:
-            echo(f"bitrate-ext: error: {one_line(error)}", sys.stderr)
+            remedy = remedy_of(error) if isinstance(error, ImportError) else ""
+            echo(f"bitrate-ext: error: {one_line(error)}{remedy}", sys.stderr)
             return FAILED
 
 

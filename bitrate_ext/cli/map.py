@@ -15,6 +15,7 @@ import numpy as np
 from ..atomic import open_all_or_none
 from ..attribution.attribute import attribute
 from ..choices import CODED, ESTIMATED, JACOBIAN, PASSES, PROJECTIONS, RECEPTIVE_FIELD
+from ..io.files import shown
 from ..io.images import load_image
 from ..mapping.mapper import AnyProjection, BitrateMapper
 from ..mapping.psnr import measure_psnr
@@ -51,20 +52,22 @@ def run(arguments: argparse.Namespace) -> int:
     )
     job = MapJob(mapper, name, device, arguments)
     endings = {**check.map_outputs(arguments), **map_tiled.endings(arguments)}
-    names = Names(arguments.folder, arguments.images, list(endings.values()))
+    names = Names(arguments, arguments.images, list(endings.values()))
 
     def serve(image: str) -> Record:
-        files = dict(zip(endings, names.take(image), strict=True))
-        record = (map_tiled.map_in_tiles if map_tiled.needed(job, image) else _map_whole)(job, image, files)
+        with names.take(image) as paths:
+            files = dict(zip(endings, paths, strict=True))
+            record = (map_tiled.map_in_tiles if map_tiled.needed(job, image) else _map_whole)(job, image, files)
         if not arguments.json:
             echo(_summary(record), sys.stdout)
         return record
 
-    records, failures = run_each("image", with_progress(arguments.images), serve, model)
+    doing = "Following the bits of" if arguments.projection == JACOBIAN else "Mapping"
+    records, failures = run_each("image", with_progress(arguments.images), serve, model, doing)
     if arguments.json:
         print_document("image", [asdict(record) for record in records], failures)
     else:
-        _tell_pictures(arguments.folder, records)
+        _tell_files(records)
         tell_failures("image", failures, len(arguments.images))
     return FAILED if failures else OK
 
@@ -96,7 +99,7 @@ def _map_whole(job: MapJob, image: str, files: dict[str, Path]) -> Record:
         arrays["channel"] = one_channel
     numbers = {key: one[0, 0].float().cpu().numpy() for key, one in arrays.items()}
 
-    title = Path(image).name
+    title = shown(Path(image).name)
     with open_all_or_none(list(files.values())) as opened:
         file = dict(zip(files, opened, strict=True))
         check.write_pictures(file, result, title, job.model)
@@ -120,14 +123,15 @@ def _summary(record: Record) -> str:
     psnr = "" if record.psnr_db is None else f", {record.psnr_db:.2f} dB"
     padding = number(record.padding_bits, ",.0f")
     return (
-        f"{record.image}: {record.width} x {record.height}, {number(record.bpp, '.3f')} bits per pixel{psnr}, "
+        f"{shown(record.image)}: {record.width} x {record.height}, {number(record.bpp, '.3f')} bits per pixel{psnr}, "
         f"{number(record.total_bits, ',.0f')} bits ({split}), {padding} of them in padding"
         f"{check.padding_note(record.padding_bits, record.total_bits)}"
     )
 
 
-def _tell_pictures(folder: Path, records: Sequence[Record]) -> None:
+def _tell_files(records: Sequence[Record]) -> None:
+    """Name what was written: of one image each file, of several the first one's as the example."""
     if records:
-        names = Path(records[0].files["map"]).name if len(records) == 1 else "*.bitrate.png"
-        others = names.replace(".bitrate.png", ".overlay.png")
-        echo(f"Pictures: {folder / names} and {folder / others}", sys.stdout)
+        files = ", ".join(map(shown, records[0].files.values()))
+        others = "" if len(records) == 1 else f", and {len(records) - 1} times the like"
+        echo(f"Written: {files}{others}", sys.stdout)

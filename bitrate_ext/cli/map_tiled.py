@@ -16,6 +16,7 @@ import torch
 from .. import memory
 from ..atomic import open_all_or_none
 from ..coding.coder import noise
+from ..io.files import shown
 from ..io.images import ImageError
 from ..io.windowed import declared_size, open_image
 from ..models.adapter import ModelAdapter
@@ -57,7 +58,7 @@ def needed(job: MapJob, image: str) -> bool:
         return False
     whole = whole_only(job.arguments)
     if whole:
-        raise ValueError(f"{image}: does not fit into memory as a whole, as {whole} needs it")
+        raise ValueError(f"{shown(image)}: does not fit into memory as a whole, as {whole} needs it")
     return True
 
 
@@ -118,7 +119,7 @@ def _draw(
 
     panel = Downsampler(result.reduced.shape, long_side=PANEL)
     panel.add(result.reduced)
-    title = Path(record.image).name
+    title = shown(Path(record.image).name)
     rim = _reduced_rim(result, panel.pixels.shape)
     figure = map_figure.map_figure(panel.pixels, title=title, subtitle=record.subtitle, limit=limit, rim=rim)
     figure.save(map_file, format="PNG")
@@ -146,7 +147,7 @@ def _named(image: str) -> Iterator[None]:
     except ImageError:
         raise
     except ValueError as error:
-        raise ValueError(f"{image}: {str(error).replace('max_memory', '--max-memory')}") from error
+        raise ValueError(f"{shown(image)}: {str(error).replace('max_memory', '--max-memory')}") from error
 
 
 def _say_plan(image: str, run: TiledRun) -> None:
@@ -156,7 +157,7 @@ def _say_plan(image: str, run: TiledRun) -> None:
         of = "" if run.plan.limit is None else f" of {format_bytes(run.plan.limit)}"
         size = f"{run.image.width} x {run.image.height}"
         tile = "{1} x {0}".format(*record["tile"])
-        echo(f"{image}: {size} pixels in {record['tiles']} tiles of {tile}{peak}{of}", sys.stderr)
+        echo(f"{shown(image)}: {size} pixels in {record['tiles']} tiles of {tile}{peak}{of}", sys.stderr)
 
 
 @contextlib.contextmanager

@@ -1,13 +1,16 @@
-"""Where results go: folders that are made, names that are refused."""
+"""Where results go: folders that are made, names that tell inputs apart, files that are not replaced unasked."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .. import choices
+from ..io.files import shown
 from .console import UsageError
 
 
@@ -22,9 +25,9 @@ def ensure_output_dir(text: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise UsageError(f"--output {text}: the folder cannot be made ({reason})") from None
+        raise UsageError(f"--output {shown(text)}: the folder cannot be made ({reason})") from None
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise UsageError(f"--output {text}: no permission to write there")
+        raise UsageError(f"--output {shown(text)}: no permission to write there")
     return folder
 
 
@@ -34,76 +37,92 @@ def prepare_folder(arguments: argparse.Namespace) -> None:
 
 
 def prepare_videos(arguments: argparse.Namespace) -> None:
-    """Set ``arguments.targets``, a path for each video or the one of an animation, in folders that then exist.
+    """Set ``arguments.names``, for the results of each video, or ``arguments.target``, an animation; makes the folder.
 
     Raises:
-        UsageError: two results would have one name, or replace an input.
+        UsageError: one file for several videos, or an animation that would replace a file.
     """
     output, videos = Path(arguments.output), arguments.videos
     if arguments.animate is not None:
-        (photograph,) = map(Path, videos)
         if output.suffix.lower() not in (".png", ".apng"):
-            output = output / f"{photograph.stem}.bitrate.png"
+            output = output / f"{Path(videos[0]).stem}.bitrate.png"
         ensure_output_dir(str(output.parent))
-        if replaced(output, videos):
-            raise UsageError(f"{output} would replace the input; choose another name with -o")
-        arguments.targets = {videos[0]: output}
+        reason = refusal([output], [*videos, *arguments.animate], arguments.overwrite)
+        if reason is not None:
+            raise UsageError(reason)
+        arguments.target = output
         return
-    if output.suffix.lower() in choices.CONTAINERS and not output.is_dir():
-        if len(videos) > 1:
-            raise UsageError(f"--output {output}: one file for {len(videos)} videos; name a folder")
-        ensure_output_dir(str(output.parent))
-        targets = [output]
-    else:
-        folder = ensure_output_dir(arguments.output)
-        targets = [folder / f"{Path(video).stem}.bitrate.mp4" for video in videos]
-    owners: dict[str, str] = {}
-    for video, target in zip(videos, targets, strict=True):
-        if replaced(target, videos):
-            raise UsageError(f"{target} would replace an input; choose another name with -o")
-        owner = owners.setdefault(str(target).casefold(), video)
-        if owner is not video:
-            raise UsageError(f"{video}: its results would be named as those of {owner}; map it into another folder")
-    arguments.targets = dict(zip(videos, targets, strict=True))
+    is_file = output.suffix.lower() in choices.CONTAINERS and not output.is_dir()
+    if is_file and len(videos) > 1:
+        raise UsageError(f"--output {shown(output)}: one file for {len(videos)} videos; name a folder")
+    ensure_output_dir(str(output.parent if is_file else output))
+    middle, kind, base = ("", output.suffix, output.with_suffix("")) if is_file else (".bitrate", ".mp4", None)
+    endings = [f"{middle}{part}{end}" for part in ("", choices.PARTIAL) for end in (kind, ".csv", ".json")]
+    arguments.names = Names(arguments, videos, endings, base)
 
 
-def replaced(target: Path, inputs: Sequence[str]) -> bool:
-    """Return whether a result would take the place of an input."""
-    return os.path.realpath(target) in map(os.path.realpath, inputs)
+def refusal(targets: Sequence[Path], inputs: Sequence[str | None], overwrite: bool) -> str | None:
+    """Say why results cannot have these names: they would replace an input, or a file without ``--overwrite``."""
+    taken = {os.path.realpath(one) for one in inputs if one is not None}
+    for target in targets:
+        if os.path.realpath(target) in taken:
+            return f"{shown(target)} would replace an input; choose another name or folder with -o"
+        if os.path.lexists(target) and not overwrite:
+            return f"{shown(target)} exists; choose another name or folder with -o, or replace it with --overwrite"
+    return None
 
 
 class Names:
-    """The names of results in one folder, no two of them equal where case does not count.
+    """The names of results: the folder of ``--output``, the input's stem, and what each kind of result ends in.
+
+    Where inputs in different folders have one stem, the folders below the inputs' common one are made in it, too.
+    Inputs in one folder that have one stem keep their own endings. Case does not count.
 
     Args:
-        folder: for the results.
-        images: all of them, which no result may replace.
-        endings: of the results of each image.
+        arguments: of the command: ``output``, ``overwrite``, and a ``checkpoint``, which no result may replace either.
+        inputs: all of them.
+        endings: of the results of each.
+        base: of the only input's results, in the place of folder and stem.
     """
 
-    def __init__(self, folder: Path, images: Sequence[str], endings: Sequence[str]) -> None:
-        self._folder, self._images, self._endings = folder, images, endings
-        self._owners: dict[str, str] = {}
+    def __init__(
+        self, arguments: argparse.Namespace, inputs: Sequence[str], endings: Sequence[str], base: Path | None = None
+    ) -> None:
+        self._folder, self._endings = Path(arguments.output), endings
+        self._protected, self._overwrite = [*inputs, arguments.checkpoint], arguments.overwrite
+        self._bases = {one: base or path for one, path in self._places(inputs).items()}
+        self._written: dict[str, str] = {}  # by this command
 
-    def take(self, image: str) -> list[Path]:
-        """Return where the results of an image go.
+    def _places(self, inputs: Sequence[str]) -> dict[str, Path]:
+        parents = {one: Path(os.path.abspath(one)).parent for one in inputs}
+        found = {one: self._folder / Path(one).stem for one in inputs}
+        owners = {(str(path).casefold(), parents[one]) for one, path in found.items()}
+        if len({path for path, _ in owners}) < len(owners):
+            common = os.path.commonpath(list(parents.values()))
+            found = {one: self._folder / os.path.relpath(parents[one], common) / Path(one).stem for one in inputs}
+        count = Counter(str(path).casefold() for path in found.values())
+        return {
+            one: path if count[str(path).casefold()] == 1 else path.with_name(Path(one).name)
+            for one, path in found.items()
+        }
+
+    @contextlib.contextmanager
+    def take(self, name: str) -> Iterator[list[Path]]:
+        """Yield where the results of an input go; they are its own once the block has ended well.
 
         Raises:
-            ValueError: they would replace those of another one, or an input.
+            ValueError: they would replace an input, those of another one, or, without ``--overwrite``, a file.
         """
-        stem = Path(image).stem
-        if not stem:
-            raise ValueError(f"{image!r}: not the name of an image file")
-        owner = self._owners.get(stem.casefold())
+        if not Path(name).stem:
+            raise ValueError(f"{name!r}: not the name of an input file")
+        base = self._bases[name]
+        targets = [Path(f"{base}{ending}") for ending in self._endings]
+        owner = self._written.get(str(base).casefold())
+        reason = refusal(targets, self._protected, self._overwrite)
         if owner is not None:
-            raise ValueError(
-                f"{image}: its results would be named as those of {owner}; map it into another folder with -o"
-            )
-        self._owners[stem.casefold()] = image
-        targets = [self._folder / f"{stem}{ending}" for ending in self._endings]
-        for target in targets:
-            if replaced(target, self._images):
-                raise ValueError(
-                    f"{image}: its results would replace the input {target}; choose another folder with -o"
-                )
-        return targets
+            reason = f"its results would replace those of {shown(owner)}; map it by itself, into another folder with -o"
+        if reason is not None:
+            raise ValueError(f"{shown(name)}: {reason}")
+        base.parent.mkdir(parents=True, exist_ok=True)
+        yield targets
+        self._written[str(base).casefold()] = name

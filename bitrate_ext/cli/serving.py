@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from ..io.files import shown
 from ..mapping.mapper import BitrateMapper
 from ..mapping.sequential import is_sequential
 from ..memory import is_out_of_memory
 from ..models import demo_codec, own, zoo
 from ..optional import folder_of
-from .console import UsageError, echo, one_line, tell_failure
+from .console import UsageError, one_line, tell_failure, telling
 from .model_options import forward_options, is_own
 
 FIRST_LEVEL = 1  # of CompressAI's variable-rate models, where none is asked for
@@ -71,10 +72,9 @@ def load_model(
     Raises:
         UsageError: it cannot be loaded, is one of video where it may not be, or has no such arguments.
     """
-    if sys.stderr.isatty():  # importing CompressAI takes seconds
-        echo("Loading the model ...", sys.stderr)
     try:
-        model, name = _loaded_model(arguments, forward_only)
+        with telling("Loading the model"):  # importing CompressAI takes seconds
+            model, name = _loaded_model(arguments, forward_only)
     except (ValueError, OSError, RuntimeError) as error:
         option = "--checkpoint" if arguments.checkpoint is not None and not is_own(arguments.model) else "--model"
         raise UsageError(f"{option}: {one_line(error)}") from error
@@ -131,7 +131,7 @@ def _check_forward(model: nn.Module, given: dict[str, Any], name: str, coded: bo
 
 
 def run_each(
-    what: str, names: Iterable[str], serve: Callable[[str], Served], model: nn.Module
+    what: str, names: Iterable[str], serve: Callable[[str], Served], model: nn.Module, doing: str = "Mapping"
 ) -> tuple[list[Served], list[dict[str, str]]]:
     """Serve one file after the other. One that cannot be is told in a line on stderr, and the others are done.
 
@@ -140,6 +140,7 @@ def run_each(
         names: of the files.
         serve: does one, and gives what is to be said of it.
         model: that does it; what goes wrong in its own code is told like what is wrong with a file.
+        doing: what is said where it takes long; empty where a bar shows it.
 
     Returns:
         What was given, and for each failure the file's name and the reason.
@@ -147,7 +148,8 @@ def run_each(
     served, failures = [], []
     for name in names:
         try:
-            served.append(serve(name))
+            with telling(f"{doing} {shown(name)}") if doing else contextlib.nullcontext():
+                served.append(serve(name))
         except Exception as error:
             reason = _reason(error, name, model)
             if reason is None:
@@ -159,12 +161,12 @@ def run_each(
 def _reason(error: Exception, name: str, model: nn.Module) -> str | None:
     """Say in one line that names the file what is wrong; None of trouble of neither file, machine nor model."""
     if is_out_of_memory(error):
-        return f"{name}: not enough memory to map it on this device"
+        return f"{shown(name)}: not enough memory to map it on this device"
     trouble = _trouble_of(model, error)
     if trouble is not None:
-        return f"{name}: {trouble}"
+        return f"{shown(name)}: {trouble}"
     if isinstance(error, OSError):
-        return f"{name}: its results cannot be written ({error.strerror or one_line(error)})"
+        return f"{shown(name)}: its results cannot be written ({error.strerror or one_line(error)})"
     return one_line(error) if _is_told(error) else None
 
 

@@ -20,6 +20,7 @@ from torch import nn
 
 from .._version import __version__
 from ..atomic import open_all_or_none
+from ..io.files import shown
 from ..io.images import load_image
 from ..mapping.frames import FrameMapper
 from ..mapping.mapper import BitrateMapper
@@ -48,16 +49,17 @@ def run(arguments: argparse.Namespace) -> int:
     mapper = _mapper(model, arguments)
 
     def serve(video: str) -> dict[str, Any]:
-        document = _map_one(video, arguments.targets[video], mapper, name, arguments)
+        with arguments.names.take(video) as (target, *_):
+            document = _map_one(video, target, mapper, name, arguments)
         for warning in document["warnings"]:
-            echo(f"bitrate-ext: warning: {video}: {warning}", sys.stderr)
+            echo(f"bitrate-ext: warning: {shown(video)}: {warning}", sys.stderr)
         if document["partial"]:
-            echo(f"bitrate-ext: warning: {video}: {document['partial']}; mapped as far as it goes", sys.stderr)
+            echo(f"bitrate-ext: warning: {shown(video)}: {document['partial']}; mapped as far as it goes", sys.stderr)
         if not arguments.json:
             echo(_summary(document), sys.stdout)
         return document
 
-    documents, failures = run_each("video", arguments.videos, serve, model)
+    documents, failures = run_each("video", arguments.videos, serve, model, "" if sys.stderr.isatty() else "Mapping")
     if arguments.json:
         print_document("video", documents, failures)
     if failures:
@@ -164,10 +166,10 @@ def _table(record: VideoRecord) -> str:
 def _summary(document: dict[str, Any]) -> str:
     split = ", ".join(f"{name} {number(bits, ',.0f')}" for name, bits in document["latent_bits"].items())
     return (
-        f"{document['video']}: {len(document['frames'])} frames of {document['width']} x {document['height']}, "
+        f"{shown(document['video'])}: {len(document['frames'])} frames of {document['width']} x {document['height']}, "
         f"{document['seconds']:.2f} s, {number(document['bpp'], '.3f')} bits per pixel, "
         f"{number(document['bits_per_second'], ',.0f')} bits per second ({split})\n"
-        f"Video: {document['files']['video']}"
+        f"Written: {', '.join(map(shown, document['files'].values()))}"
     )
 
 
@@ -198,7 +200,7 @@ def progress_on_stderr() -> Callable[[str, int | None], Callable[[], None]]:
 
 def _animate(arguments: argparse.Namespace, device: torch.device) -> int:
     """Map a photograph by each model, write one file, print."""
-    ((name, output),) = arguments.targets.items()
+    (name,), output = arguments.videos, arguments.target
     try:
         x = load_image(name).to(device)
     except (ValueError, OSError) as error:
@@ -213,7 +215,7 @@ def _animate(arguments: argparse.Namespace, device: torch.device) -> int:
         words.append(f"{title}   {number(finite(result.bpp.item()), '.3f')} bits per pixel")
         if not arguments.json:
             echo(words[-1], sys.stdout)
-    pictures = animated(maps, Path(name).name, words)
+    pictures = animated(maps, shown(Path(name).name), words)
     with open_all_or_none([output]) as (file,):
         pictures[0].save(
             file,
@@ -223,7 +225,7 @@ def _animate(arguments: argparse.Namespace, device: torch.device) -> int:
             duration=round(1000 * SECONDS),
             loop=0,
         )
-    echo(f"Animation: {output}", sys.stderr if arguments.json else sys.stdout)
+    echo(f"Written: {shown(output)}", sys.stderr if arguments.json else sys.stdout)
     return OK
 
 

@@ -7,11 +7,13 @@ become RGB, grey becomes three equal channels. Values are taken as stored: embed
 from __future__ import annotations
 
 import contextlib
+import io
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,10 +27,16 @@ if TYPE_CHECKING:
     from PIL import Image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
-_TIFF_BITS_PER_SAMPLE, _TIFF_PHOTOMETRIC, _TIFF_SAMPLE_FORMAT = 258, 262, 339
+_TIFF_BITS_PER_SAMPLE, _TIFF_COMPRESSION, _TIFF_PHOTOMETRIC, _TIFF_SAMPLE_FORMAT = 258, 259, 262, 339
 _ORIENTATION = 274
 _PNG_GREY, _TIFF_WHITE_IS_ZERO, _TIFF_UNSIGNED = 0, 0, 1
 _ADVICE = "convert it to 8 bits a channel (16-bit grey is read as it is)"
+_OTHERWISE = "convert it, to PNG for instance"
+_COMPRESSIONS = {34712: "JPEG 2000", 34887: "LERC", 34925: "LZMA", 50000: "Zstandard", 50001: "WebP", 50002: "JPEG XL"}
+_OPTIONAL_CODECS = ("lzma", "zstd", "webp")  # of libtiff; Pillow's names
+_UNSUPPORTED = re.compile(  # in what Pillow says of files that are not damaged
+    "unsupported|not supported|cannot handle|unknown (pixel mode|data organi)|value for samples", re.IGNORECASE
+)
 
 
 class ImageError(ValueError):
@@ -45,8 +53,9 @@ def load_image(path: str | PathLike[str]) -> Tensor:
         float32 ``[1, 3, H, W]``, red, green and blue in [0, 1].
 
     Raises:
-        ImageError: missing, not a regular file, not an image, damaged, too large, or of a depth that Pillow would cut
-            to eight bits without a word (16-bit colour, 32-bit and floating-point files).
+        ImageError: missing, not a regular file, not an image, damaged, too large, sound but compressed or laid out in
+            a way that Pillow does not read, or of a depth that it would cut to eight bits without a word (16-bit
+            colour, 32-bit and floating-point files).
     """
     path = Path(path)
     with open_checked(path) as image:
@@ -60,7 +69,7 @@ def warn_of_frames(path: Path, frames: int, stacklevel: int) -> None:
     """Warn where a file has more frames or pages than the first."""
     if frames > 1:
         warnings.warn(
-            f"{path}: has {frames} frames or pages; only the first is read", UserWarning, stacklevel=stacklevel
+            f"{shown(path)}: has {frames} frames or pages; only the first is read", UserWarning, stacklevel=stacklevel
         )
 
 
@@ -89,14 +98,42 @@ def open_checked(path: Path, most_bytes: int | None = None) -> Iterator[Image.Im
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raise ImageError(f"{path}: not a PNG, JPEG, WebP, TIFF or BMP image that can be read") from None
+        raise ImageError(f"{shown(path)}: {_why_unidentified(path)}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large(path) from None
     except MemoryError:
-        raise ImageError(f"{path}: not enough memory to read the image") from None
+        raise ImageError(f"{shown(path)}: not enough memory to read the image") from None
     except Exception as error:  # decoders fed with damaged bytes raise anything, from SyntaxError to struct.error
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(f"{path}: the image is damaged or cut short ({reason})") from error
+        raise ImageError(f"{shown(path)}: {why_unread(error)}") from error
+
+
+def why_unread(error: Exception) -> str:
+    """Say what kind of trouble an error of Pillow's is: with the system, with what Pillow can do, or with the file."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"cannot be read ({error.strerror})"
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if _UNSUPPORTED.search(reason):
+        return f"is of a kind that is not read here ({reason}); {_OTHERWISE}"
+    return f"the image is damaged or cut short ({reason})"
+
+
+def _why_unidentified(path: Path) -> str:
+    """Say why Pillow opens no file of that content: it swallows what the format's own reader raises."""
+    from PIL import Image
+
+    with path.open("rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        start = file.read(16)
+        for form in FORMATS:
+            reader, accept = Image.OPEN[form]
+            if accept is None or accept(start) is not True:
+                continue
+            try:
+                file.seek(0)
+                reader(file, str(path))
+            except Exception as error:
+                return (form == "TIFF" and _tiff_unread(_tiff_tags(path))) or why_unread(error)
+    return "not a PNG, JPEG, WebP, TIFF or BMP image that can be read"
 
 
 @contextlib.contextmanager
@@ -125,8 +162,8 @@ def _too_large(path: Path) -> ImageError:
 
     limit = f"{Image.MAX_IMAGE_PIXELS:,}" if Image.MAX_IMAGE_PIXELS else "the limit of"
     return ImageError(
-        f"{path}: the image is larger than {limit} pixels; crop it, cut it into tiles, or give a memory limit that "
-        "admits it (--max-memory)"
+        f"{shown(path)}: the image is larger than {limit} pixels; crop it, cut it into tiles, or give a memory limit "
+        "that admits it (--max-memory)"
     )
 
 
@@ -134,8 +171,9 @@ def check_declared(path: Path, size: tuple[int, int], needed: int, most_bytes: i
     """Refuse an image whose header promises more than there is room for."""
     if needed > most_bytes:
         raise ImageError(
-            f"{path}: {size[0]:,} x {size[1]:,} pixels take {format_bytes(needed)} to decode, and the memory limit "
-            f"leaves {format_bytes(most_bytes)}; a TIFF file, uncompressed or deflated in tiles, can be read in parts"
+            f"{shown(path)}: {size[0]:,} x {size[1]:,} pixels take {format_bytes(needed)} to decode, and the memory "
+            f"limit leaves {format_bytes(most_bytes)}; a TIFF file, uncompressed or deflated in tiles, can be read in "
+            "parts"
         )
 
 
@@ -166,17 +204,56 @@ def _check_depth(path: Path, image: Image.Image) -> None:
         with path.open("rb") as file:
             depth, colour = file.read(26)[24:26]  # of the IHDR chunk, which always comes first
         if depth == 16 and colour != _PNG_GREY:
-            raise ImageError(f"{path}: has 16 bits a channel; {_ADVICE}")
+            raise ImageError(f"{shown(path)}: has 16 bits a channel; {_ADVICE}")
     if image.format == "TIFF":
-        tags = image.tag_v2
-        depths = set(tags.get(_TIFF_BITS_PER_SAMPLE, (1,)))
-        formats = set(tags.get(_TIFF_SAMPLE_FORMAT, (_TIFF_UNSIGNED,)))
-        if formats != {_TIFF_UNSIGNED}:
-            raise ImageError(f"{path}: has floating-point or signed samples; convert it to 8 bits a channel")
-        plain_grey = image.mode.startswith("I;16") and tags.get(_TIFF_PHOTOMETRIC) != _TIFF_WHITE_IS_ZERO
-        if max(depths) > 8 and not (depths == {16} and plain_grey):
-            found = " and ".join(map(str, sorted(depths)))
-            raise ImageError(f"{path}: has {found} bits a channel; {_ADVICE}")
+        plain_grey = image.mode.startswith("I;16") and image.tag_v2.get(_TIFF_PHOTOMETRIC) != _TIFF_WHITE_IS_ZERO
+        reason = _tiff_unread(image.tag_v2, plain_grey)
+        if reason is not None:
+            raise ImageError(f"{shown(path)}: {reason}")
+
+
+def _tiff_unread(tags: Mapping[int, Any], plain_grey: bool = False) -> str | None:
+    """Say what a sound TIFF file has that is not read; None where nothing of it is known to be."""
+    compression = tags.get(_TIFF_COMPRESSION, 1)
+    if not _decompresses(compression):
+        kind = _COMPRESSIONS.get(compression, "other")
+        return f"is a TIFF file of {kind} compression ({compression}), which is not read here; {_OTHERWISE}"
+    depths = set(tags.get(_TIFF_BITS_PER_SAMPLE, (1,)))
+    if set(tags.get(_TIFF_SAMPLE_FORMAT, (_TIFF_UNSIGNED,))) != {_TIFF_UNSIGNED}:
+        return "has floating-point or signed samples; convert it to 8 bits a channel"
+    if max(depths) > 8 and not (depths == {16} and plain_grey):
+        return f"has {' and '.join(map(str, sorted(depths)))} bits a channel; {_ADVICE}"
+    return None
+
+
+def _decompresses(compression: int) -> bool:
+    """Tell whether Pillow has a decoder for TIFF's number of a compression."""
+    from PIL import Image
+    from PIL.TiffImagePlugin import COMPRESSION_INFO
+
+    codec = COMPRESSION_INFO.get(compression)
+    if codec not in _OPTIONAL_CODECS:
+        return codec is not None
+    try:  # what it can write it can read
+        Image.new("RGB", (16, 16)).save(io.BytesIO(), "TIFF", compression=codec)
+    except Exception:
+        return False
+    return True
+
+
+def _tiff_tags(path: Path) -> Mapping[int, Any]:
+    """Return the tags of a TIFF file's first page; none where they are damaged."""
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    try:
+        with path.open("rb") as file:
+            header = file.read(8)
+            tags = ImageFileDirectory_v2(header + (file.read(8) if b"+" in header[2:4] else b""))
+            file.seek(tags.next)
+            tags.load(file)
+            return dict(tags)
+    except Exception:
+        return {}
 
 
 def decode_upright(path: Path, image: Image.Image, most_bytes: int | None = None) -> Image.Image:

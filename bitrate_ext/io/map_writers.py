@@ -40,7 +40,7 @@ def write_tiff(file: IO[bytes], strips: Strips, shape: tuple[int, int], dtype: n
     Raises:
         ImportError: tifffile is not installed.
     """
-    tifffile = require("tifffile", extra="tiff")
+    tifffile = require("tifffile")
 
     def tiles() -> Iterator[NDArray[Any]]:
         for rows in regroup_rows(TILE, (strip["map"] for strip in strips)):

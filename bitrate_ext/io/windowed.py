@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, uint8
 
+from .files import shown
 from .images import (
     ImageError,
     check_declared,
@@ -31,6 +32,7 @@ from .images import (
     open_checked,
     to_tensor,
     warn_of_frames,
+    why_unread,
 )
 
 if TYPE_CHECKING:
@@ -120,7 +122,8 @@ class TiffImage(ImageSource):
         count = self._across * -(-self.height // self._segment[0])
         if not len(self._offsets) == len(self._counts) == count:
             raise ImageError(
-                f"{path}: the image is damaged or cut short ({len(self._offsets)} parts are listed, {count} needed)"
+                f"{shown(path)}: the image is damaged or cut short ({len(self._offsets)} parts are listed, "
+                f"{count} needed)"
             )
         if not self.deflated:
             page.predictor = _NO_PREDICTOR  # nobody applies one to what is not compressed
@@ -153,7 +156,7 @@ class TiffImage(ImageSource):
         try:
             pixels = read(top, left, height, width)
         except (zlib.error, ValueError, OverflowError, OSError) as error:
-            raise ImageError(f"{self._path}: the image is damaged or cut short ({error})") from error
+            raise ImageError(f"{shown(self._path)}: {why_unread(error)}") from error
         return to_tensor(Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
 
     def _read_rows(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
@@ -257,7 +260,7 @@ def _tiff_in_parts(path: Path, most_bytes: int | None) -> TiffImage | None:
     """Open the file as a TIFF that can be read in parts; None for others, which are Pillow's to read or to refuse."""
     with path.open("rb") as file:
         is_tiff = file.read(4) in _TIFF_SIGNATURES
-    if not is_tiff or find_spec("tifffile") is None:
+    if not is_tiff or find_spec("tifffile") is None or not hasattr(os, "pread"):
         return None
     import tifffile
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from ..checkpoints.safety import check_weights
 from ..checkpoints.weights import Weights, choose_weights, prefixes_off
+from ..io.files import shown
 from .zoo import is_table, make_ready, read_checkpoint
 
 SHOWN = 3  # names of weights in a message, of each kind
@@ -100,7 +101,8 @@ def _put_weights(model: nn.Module, path: Path, key: str | None, called: str) -> 
     if unlike:
         first = unlike[0]
         raise ValueError(
-            f"the weights in {path} do not fit {called}: {len(unlike)} of {len(needed)} have another shape, as {first}"
+            f"the weights in {shown(path)} do not fit {called}: {len(unlike)} of {len(needed)} have another shape, as "
+            f"{first}"
             f": {list(weights[first].shape)} in the file, {list(needed[first])} in the model; give the arguments that "
             "it was trained with (--model-args)"
         )
@@ -108,14 +110,15 @@ def _put_weights(model: nn.Module, path: Path, key: str | None, called: str) -> 
         # Coder tables follow from the weights, and in a file may have any size: the model keeps its own until then.
         result = model.load_state_dict({**{name: own[name] for name in own if is_table(name)}, **weights}, strict=False)
     except Exception as error:
-        raise ValueError(f"the weights in {path} do not fit {called}: {_words(error)}") from error
+        raise ValueError(f"the weights in {shown(path)} do not fit {called}: {_words(error)}") from error
     missing = [name for name in getattr(result, "missing_keys", ()) if not is_table(name)]
     unexpected = list(getattr(result, "unexpected_keys", ()))
     if missing or unexpected:
         raise ValueError(
-            f"the weights in {path} do not fit {called}: of the model's {len(needed)}, {_some(missing, 'missing')}; of "
-            f"the file's {len(weights)}, {_some(unexpected, 'unexpected')}. Give the class and the arguments that it "
-            "was trained with (--model, --model-args), or say where its weights are in the file (--key)"
+            f"the weights in {shown(path)} do not fit {called}: of the model's {len(needed)}, "
+            f"{_some(missing, 'missing')}; of the file's {len(weights)}, {_some(unexpected, 'unexpected')}. Give the "
+            "class and the arguments that it was trained with (--model, --model-args), or say where its weights are in "
+            "the file (--key)"
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
 import pickle
 import sys
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from ..checkpoints.inert import check_no_whole_model, read_inert
 from ..checkpoints.safety import check_weights
 from ..checkpoints.weights import Weights, choose_weights, find_weights, prefixes_off
 from ..choices import check_choice, check_published
+from ..io.files import shown
 from ..optional import require
 
 TABLES = ("_quantized_cdf", "_offset", "_cdf_length")  # of the entropy coder
@@ -66,10 +68,27 @@ def load_zoo_model(name: str, quality: int | None = None, metric: str = "mse") -
         url = url[quality]
     try:
         with contextlib.redirect_stdout(sys.stderr):  # torch.hub announces the download on stdout
-            weights = torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
+            weights = torch.hub.load_state_dict_from_url(
+                url,
+                model_dir=str(torch_folder() / "checkpoints"),
+                map_location="cpu",
+                check_hash=True,
+                weights_only=True,
+            )
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         raise RuntimeError(f"the weights of {name!r} could not be loaded from {url}: {_first_line(error)}") from error
     return make_ready(build(home.model_architectures[name], _prepared(weights)))
+
+
+def torch_folder() -> Path:
+    """Return PyTorch's folder for downloads; PyTorch takes a variable that is set but empty for the current folder."""
+    empty = {name: "" for name in ("TORCH_HOME", "XDG_CACHE_HOME") if os.environ.get(name) == ""}
+    for name in empty:
+        del os.environ[name]
+    try:
+        return Path(torch.hub.get_dir())
+    finally:
+        os.environ.update(empty)
 
 
 def load_checkpoint(path: str | Path, name: str | None = None, key: str | None = None) -> nn.Module:
@@ -102,7 +121,7 @@ def load_checkpoint(path: str | Path, name: str | None = None, key: str | None =
         safety.rehearse(build, architectures[name], weights, sizes)
         return make_ready(build(architectures[name], weights, sizes))
     except MISFIT as error:
-        raise ValueError(f"the weights in {path} do not fit {name!r}: {_reason(error)}") from error
+        raise ValueError(f"the weights in {shown(path)} do not fit {name!r}: {_reason(error)}") from error
 
 
 def read_checkpoint(path: Path) -> tuple[Any, tuple[int, ...]]:
@@ -114,7 +133,7 @@ def read_checkpoint(path: Path) -> tuple[Any, tuple[int, ...]]:
         ImportError: safetensors is not installed.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint file {path}")
+        raise FileNotFoundError(f"there is no checkpoint file {shown(path)}")
     if path.suffix == ".safetensors":
         return read_safetensors(path)
     content, objects = read_inert(path)
@@ -153,7 +172,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], tuple[int, ...]]:
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, not a dict
             sizes = tuple(int(metadata[key]) for key in ("N", "M") if key in metadata)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is not a readable safetensors file: {_first_line(error)}") from error
+        raise ValueError(f"{shown(path)} is not a readable safetensors file: {_first_line(error)}") from error
     return weights, sizes
 
 
@@ -219,7 +238,7 @@ def _only_fit(
     if len(fitting) != 1:
         found = f"fit {' and '.join(map(repr, fitting))}" if fitting else "fit no known architecture"
         known = ", ".join(map(repr, sorted(architectures)))
-        raise ValueError(f"the weights in {path} {found}; name the architecture, one of {known}")
+        raise ValueError(f"the weights in {shown(path)} {found}; name the architecture, one of {known}")
     return fitting[0]
 
 

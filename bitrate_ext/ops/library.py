@@ -9,20 +9,22 @@ from typing import Any
 
 import torch
 
+from ..optional import build_again
+
 _FOLDER = Path(__file__).parent.parent
 MOST_LATENTS_ON_CUDA = 20  # in one launch: kMaxTerms of csrc/core/launch.h
 
 
-def _load(name: str, remedy: str) -> str | None:
-    """Load a library; returns why it is absent, or None."""
+def _load(name: str, need: str) -> str | None:
+    """Load a library; returns why it is absent and what to do, or None."""
     operators: Any = torch.ops  # without types
     found = sorted(_FOLDER.glob(f"{name}*.so"))
     if not found:
-        return f"no compiled library {name} in {_FOLDER} ({remedy})"
+        return f"no compiled library {name} in {_FOLDER} ({build_again(need)})"
     try:
         operators.load_library(found[-1])
     except OSError as error:
-        return f"{found[-1].name} does not load: {error}"
+        return f"{found[-1].name} does not load: {error} ({build_again('')})"
     return None
 
 
@@ -30,12 +32,12 @@ def _load_cuda() -> str | None:
     if absent_because is not None:
         return absent_because
     if torch.version.cuda is None:
-        return "this PyTorch is built without CUDA (install one that has it, then run pip install again)"
+        return f"this PyTorch is built without CUDA ({build_again('install one that has it')})"
     release = torch.version.cuda.split(".")[0]
-    return _load("_ops_cuda", f"install a CUDA {release} toolkit with nvcc and run pip install again")
+    return _load("_ops_cuda", f"install a CUDA {release} toolkit with nvcc")
 
 
-absent_because = _load("_ops_cpu", "install a C++17 compiler and run pip install again")
+absent_because = _load("_ops_cpu", "install a C++17 compiler")
 cuda_absent_because = _load_cuda()
 _warned: set[str] = set()
 

@@ -36,6 +36,7 @@ from ..models.trace import (
     random_signs,
     symbol_bits,
 )
+from ..models.zoo import torch_folder
 from ..ops.projection import Projection, Reach, get_projection
 from ..ops.units import LIKELIHOOD
 from .field import FORMAT, ReceptiveField, Term
@@ -413,7 +414,7 @@ def _bundled(model: nn.Module) -> Tensor:
 
 
 def _cache_folder() -> Path:
-    return Path(torch.hub.get_dir()) / "bitrate_ext"
+    return torch_folder() / "bitrate_ext"
 
 
 def _name(model: nn.Module, synthesis: Synthesis) -> str | None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ..atomic import open_all_or_none
 from ..choices import RECEPTIVE_FIELD
+from ..io.files import shown
 from ..ops.projection import Projection, Reach
 
 Rows = tuple[NDArray[np.int64], NDArray[np.float64]]  # first cell [pixels] and weights [taps, pixels] of each pixel
@@ -186,7 +187,7 @@ class ReceptiveField(Projection):
             AttributeError,
             zipfile.BadZipFile,
         ) as error:
-            raise ValueError(f"{path} is no saved receptive field, or is damaged: {error}") from error
+            raise ValueError(f"{shown(path)} is no saved receptive field, or is damaged: {error}") from error
 
     def __repr__(self) -> str:
         (top, bottom), (left, right) = self.reach

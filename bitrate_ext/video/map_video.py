@@ -22,7 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..choices import SCALES, VIEWS, check_choice
+from ..choices import PARTIAL, SCALES, VIEWS, check_choice
+from ..io.files import shown
 from ..mapping.frames import FrameMapper, FrameResult
 from ..ops.functional import bitrate_map
 from ..threads import Stopwatch, prefetch
@@ -30,7 +31,7 @@ from ..viz.colormap import ClipLimit, inside_rim
 from .panels import PanelPainter
 from .reader import VideoError, VideoReader
 from .record import FrameRow, VideoRecord
-from .writer import VideoWriter
+from .writer import RATES, VideoWriter
 
 USUAL_RATE = Fraction(25)  # where a video does not state its own
 AHEAD = 2  # items that wait between two stages
@@ -69,7 +70,7 @@ def map_video(
         watch: adds up seconds by stage: "decode", "network", "map", "colour", "encode". Stages overlap.
 
     Raises:
-        VideoError: the video cannot be read.
+        VideoError: the video cannot be read, or states a rate that ``VideoWriter`` does not take.
         ValueError, TypeError: as ``FrameMapper`` and ``VideoWriter``; unknown view or scale.
         OSError: the result cannot be written.
     """
@@ -202,7 +203,7 @@ class _Job:
             pixels, time = next(decoded, (None, None))
             if pixels is None or time is None:
                 raise VideoError(
-                    f"{self.source}: read a second time, it ends after {row.index} of {len(self.rows)} frames "
+                    f"{shown(self.source)}: read a second time, it ends after {row.index} of {len(self.rows)} frames "
                     f"({reader.partial or 'it has changed'})"
                 )
             with self.watch("map"):
@@ -246,7 +247,15 @@ class _Job:
         return self.rows[-1]
 
     def _open(self, frames: int | None) -> VideoReader:
-        return VideoReader(self.source, frames=frames)
+        reader = VideoReader(self.source, frames=frames)
+        rate = reader.rate or USUAL_RATE
+        if not RATES[0] <= rate <= RATES[1]:
+            reader.close()
+            raise VideoError(
+                f"{shown(self.source)}: states {float(rate):g} frames a second, and videos of {float(RATES[0]):g} to "
+                f"{RATES[1]} can be written; map a copy that states another rate"
+            )
+        return reader
 
     def _known_count(self, reader: VideoReader) -> int | None:
         return min((count for count in (reader.count, self.frames) if count is not None), default=None)
@@ -257,7 +266,7 @@ class _Job:
 
 def partial_name(path: Path) -> Path:
     """Return what the map of a video that ended before its end is called."""
-    return path.with_name(f"{path.stem}.partial{path.suffix}")
+    return path.with_name(f"{path.stem}{PARTIAL}{path.suffix}")
 
 
 def _frame_limit(bits: Tensor) -> float:

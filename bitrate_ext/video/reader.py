@@ -7,7 +7,6 @@ more; a video that gives no frame at all raises ``VideoError``. See ``decoder`` 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import importlib.util
 import json
 import os
@@ -28,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..io.files import open_regular, shown
+from ..optional import install_command
 from .decoder.protocol import DONE, FAIL, FLIPPED, FRAM, FRAME, INFO, MIRRORED, NO_PTS, PREFIX, TRANSPOSED
 
 TIMEOUT = 60.0  # seconds without a frame
@@ -36,7 +36,6 @@ MAX_PIXELS = 1 << 26  # of a frame; 8K has half as many
 _TEXT_BYTES = 1 << 16  # of a message that is no frame
 _GRACE = 5.0  # seconds that a child may take to end once its pipe has
 _PADDING = 4096  # bytes at the end of a row, at most
-_F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", None)
 _PIPE_BYTES = 1 << 20  # what an ordinary user may ask for
 _DECODER = Path(__file__).with_name("decoder")
 
@@ -172,9 +171,10 @@ class VideoReader:
             os.close(video)
         assert self._process.stdout is not None
         self._pipe = self._process.stdout.fileno()
-        if _F_SETPIPE_SZ is not None:
-            with contextlib.suppress(OSError):
-                fcntl.fcntl(self._pipe, _F_SETPIPE_SZ, _PIPE_BYTES)
+        with contextlib.suppress(ImportError, AttributeError, OSError):  # where the system has it: Linux
+            import fcntl
+
+            fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         self._poll = select.poll()
         self._poll.register(self._pipe, select.POLLIN)
         self._damaged = 0
@@ -364,7 +364,10 @@ def _start(video: int, max_memory: int, max_pixels: int) -> Process:
     """Start the child, which finds the standard library and PyAV, and inherits the video and two pipes alone."""
     spec = importlib.util.find_spec("av")
     if spec is None or spec.origin is None:
-        raise ImportError("av cannot be imported (not installed); install it with pip install 'bitrate-ext[video]'")
+        raise ImportError(f"av cannot be imported (not installed); install it with {install_command('av')}")
+    absent = [name for name in ("fcntl", "resource") if importlib.util.find_spec(name) is None]
+    if absent:  # which the lock needs
+        raise ImportError(f"videos can be read on Linux and other Unix systems: this Python has no {absent[0]}")
     folder = str(Path(spec.origin).parent.parent)
     arguments = [folder, str(video), str(max_memory), str(max_pixels)]
     kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "LD_PRELOAD") if name in os.environ}

@@ -20,6 +20,7 @@ from ..optional import require
 
 TICK = Fraction(1, 90_000)  # seconds; holds the frames of all usual rates exactly
 MATROSKA_TICK = Fraction(1, 1000)  # what its muxer keeps
+RATES = Fraction(1, 1000), Fraction(1000)  # frames a second: least and most
 MOST_PIXELS = 16_384  # of a side: what x264 takes
 _BT709, _TV_RANGE = 1, 1  # FFmpeg's AVColorSpace and kin, AVColorRange
 
@@ -78,8 +79,8 @@ class VideoWriter:
         for name, value in {"width": width, "height": height}.items():
             if not 1 <= value <= MOST_PIXELS:
                 raise ValueError(f"{name} must be 1 to {MOST_PIXELS:,} pixels, got {value!r}")
-        if not Fraction(1, 1000) <= rate <= 1000:
-            raise ValueError(f"rate must be 0.001 to 1000 frames a second, got {rate!r}")
+        if not RATES[0] <= rate <= RATES[1]:
+            raise ValueError(f"rate must be {float(RATES[0]):g} to {RATES[1]} frames a second, got {float(rate):g}")
         if not 0 <= crf <= LARGEST_CRF:
             raise ValueError(f"crf must be 0 to {LARGEST_CRF}, got {crf!r}")
         if preset not in PRESETS:

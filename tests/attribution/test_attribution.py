@@ -368,7 +368,7 @@ class TestBadInput:
     def test_captum_is_missing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "captum.attr", None)
         for method in ("integrated-gradients", "grad-cam"):
-            with pytest.raises(ImportError, match=r'captum cannot be imported .* pip install "bitrate-ext\[explain\]"'):
+            with pytest.raises(ImportError, match=r'captum.attr cannot be imported .* pip install .*"captum>=0\.7"'):
                 attribute(Codec(Curved()), torch.rand(1, 3, 16, 16), method)
 
 

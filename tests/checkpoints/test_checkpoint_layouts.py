@@ -320,7 +320,7 @@ def test_the_average_is_mapped_with_a_word_about_it(
     torch.save({"params": weights(1), "params_ema": weights()}, "w.pth")
     assert cli.main(["map", "a.png", "--checkpoint", "w.pth", "--model", NAME, "--key", "params"]) == 0
     assert capsys.readouterr().err == ""
-    assert cli.main(["map", "a.png", "--checkpoint", "w.pth", "--model", NAME]) == 0
+    assert cli.main(["map", "a.png", "--checkpoint", "w.pth", "--model", NAME, "--overwrite"]) == 0
     assert capsys.readouterr().err.startswith("bitrate-ext: warning: w.pth holds weights and their average; params_ema")
 
 

@@ -337,12 +337,12 @@ def test_the_map_of_one_channel(photo: str, bits: str, capsys: pytest.CaptureFix
     with np.load("out/cat.bitrate.npz") as arrays:
         costliest = arrays["channel"]
     assert Image.open("out/cat.channel.png").size[0] > 500
-    assert cli.main(["map", photo, "-o", "out", "--channel", record["channel"], "--bits", bits]) == 0
+    assert cli.main(["map", photo, "-o", "out", "--channel", record["channel"], "--bits", bits, "--overwrite"]) == 0
     with np.load("out/cat.bitrate.npz") as arrays:
         assert np.array_equal(arrays["channel"], costliest)
         assert 0 < costliest.sum() < arrays["map"].sum()
     capsys.readouterr()
-    assert cli.main(["map", photo, "-o", "out", "--channel", "y:999", "--bits", bits]) == 2
+    assert cli.main(["map", photo, "-o", "out", "--channel", "y:999", "--bits", bits, "--overwrite"]) == 2
     assert "channel of latent 'y' must be from 0 to" in capsys.readouterr().err
     assert cli.main(["map", photo, "--channel", "y"]) == 2
     assert "expected LATENT:K such as y:17, or max, got 'y'" in capsys.readouterr().err

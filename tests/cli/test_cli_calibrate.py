@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from torch import Tensor, nn
 
 import bitrate_ext
 from bitrate_ext import ReceptiveField
-from bitrate_ext.cli import calibrate
+from bitrate_ext.cli import calibrate, console
 from bitrate_ext.cli import main as cli
 from bitrate_ext.models import demo_codec, zoo
 from bitrate_ext.receptive_field import calibration
@@ -107,13 +105,6 @@ def use(monkeypatch: pytest.MonkeyPatch, codec: type[nn.Module]) -> None:
         monkeypatch.setattr(demo_codec, name, lambda: codec().eval())
 
 
-def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
-    stream = io.StringIO()
-    monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr(sys, "stderr", stream)
-    return stream
-
-
 def files(folder: Path | str = ".") -> list[str]:
     return sorted(entry.name for entry in Path(folder).iterdir())
 
@@ -123,7 +114,7 @@ def test_calibrate_prints_a_table_and_writes_two_files(capsys: pytest.CaptureFix
     assert files("new/out") == [KERNEL, PICTURE]
     captured = capsys.readouterr()
     assert captured.err == ""
-    head, *rows, kernel, picture = captured.out.splitlines()
+    head, *rows, written = captured.out.splitlines()
     assert head == "Receptive field of latent 'y', demo codec"
     values = {row[2:17].strip(): row[19:] for row in rows}
     assert float(values.pop("seconds")) < 60
@@ -138,7 +129,7 @@ def test_calibrate_prints_a_table_and_writes_two_files(capsys: pytest.CaptureFix
         "terms": "1",
         "separable error": "0.0 %",
     }
-    assert (kernel, picture) == (f"Kernel: new/out/{KERNEL}", f"Picture: new/out/{PICTURE}")
+    assert written == f"Written: new/out/{KERNEL}, new/out/{PICTURE}"
     assert ReceptiveField.load(f"new/out/{KERNEL}").reach == ((-4, 19), (-4, 19))
     with Image.open(f"new/out/{PICTURE}") as drawn:
         assert (drawn.format, drawn.mode) == ("PNG", "RGB")
@@ -179,11 +170,11 @@ def test_results_are_kept_for_the_next_time(hub: Path, capsys: pytest.CaptureFix
     assert not hub.exists()
     for said in ("", " (kept from an earlier time)"):
         capsys.readouterr()
-        assert cli.main(["calibrate", "--samples", "4"]) == 0
+        assert cli.main(["calibrate", "--samples", "4", "--overwrite"]) == 0
         (seconds,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("  seconds"))
         assert seconds.partition(".")[2][1:] == said
         assert len(files(hub)) == 1
-    assert cli.main(["calibrate", "--samples", "4", "--no-cache", "--json"]) == 0
+    assert cli.main(["calibrate", "--samples", "4", "--no-cache", "--json", "--overwrite"]) == 0
     assert json.loads(capsys.readouterr().out)["kept"] is False
 
 
@@ -203,7 +194,7 @@ def test_arguments_reach_the_measurement(
     ((latent, images, samples), options) = asked[0]
     assert (latent, samples, options) == ("y", 6, {"synthesis": "g_s", "cache": False})
     assert [tuple(image.shape) for image in images] == [(1, 3, 200, 300)] * 2
-    assert cli.main(["calibrate", "--samples", "4"]) == 0
+    assert cli.main(["calibrate", "--samples", "4", "--overwrite"]) == 0
     assert asked[1] == ((None, None, 4), {"synthesis": None, "cache": True})
 
 
@@ -278,7 +269,7 @@ def test_a_failure_keeps_old_results(
     before = files()
     reason = f"{PICTURE} is a folder" if failing == "folder" else "No space left on device"
     expected = f"bitrate-ext: error: demo-codec.y: the results cannot be written ({reason})\n"
-    assert error_of(capsys, "calibrate", "--samples", "4", "--no-cache") == expected
+    assert error_of(capsys, "calibrate", "--samples", "4", "--no-cache", "--overwrite") == expected
     assert files() == before
     assert Path(KERNEL).read_text() == "old"
 
@@ -287,7 +278,7 @@ def test_inputs_are_not_overwritten(work: Callable, capsys: pytest.CaptureFixtur
     work(PICTURE, size=(200, 300))
     before = Path(PICTURE).read_bytes()
     said = error_of(capsys, "calibrate", "--samples", "4", "--images", f"./{PICTURE}")
-    assert f"{PICTURE} would replace an input; choose another folder with -o" in said
+    assert f"{PICTURE} would replace an input; choose another name or folder with -o" in said
     assert files() == [PICTURE]
     assert Path(PICTURE).read_bytes() == before
 
@@ -315,18 +306,25 @@ def test_files_are_named_after_the_model(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("command", ["calibrate", "map"])
-def test_a_terminal_is_told_what_takes_so_long(
-    work: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+@pytest.mark.parametrize("command", ["calibrate", "map", "check"])
+@pytest.mark.parametrize("seconds", [0.001, 60])
+def test_what_takes_long_is_told(
+    work: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, seconds: float
 ) -> None:
     work("a.png")
-    argv = {"calibrate": ["calibrate"], "map": ["map", "a.png", "--projection", "receptive-field"]}[command]
-    first, second = (terminal(monkeypatch) for _ in range(2))
-    for stream, expected in ((first, 1), (second, 0)):
-        monkeypatch.setattr(sys, "stderr", stream)
-        assert cli.main(argv) == 0
-        assert stream.getvalue().count("Measuring the receptive field") == expected
-        assert stream.getvalue().count("Loading the model ...") == 1
+    monkeypatch.setattr(console, "PATIENCE", seconds)
+    if command == "check":
+        monkeypatch.setattr(demo_codec, "load_demo_codec", LOAD_DEMO_CODEC)
+    argv = {"calibrate": [], "map": ["a.png", "--projection", "jacobian"], "check": ["a.png"]}[command]
+    assert cli.main([command, *argv]) == 0
+    said = capsys.readouterr().err
+    expected = {
+        "calibrate": "Measuring the receptive field ... ",
+        "map": "Following the bits of a.png ... ",
+        "check": "Coding a.png ... ",
+    }[command]
+    assert (expected in said) == (seconds < 1)
+    assert "Traceback" not in said
 
 
 def test_map_with_receptive_fields(work: Callable, capsys: pytest.CaptureFixture[str]) -> None:
@@ -379,7 +377,7 @@ def test_map_says_once_that_a_model_has_no_receptive_field(
 
 def test_help_explains_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["calibrate", "--samples", "4"]) == 0
-    _, *rows, _, _ = capsys.readouterr().out.splitlines()
+    _, *rows, _ = capsys.readouterr().out.splitlines()
     assert cli.main(["calibrate", "--help"]) == 0
     explained = capsys.readouterr().out.splitlines()
     assert len(rows) == 10
@@ -425,5 +423,5 @@ def test_the_jacobian_serves_decoders_of_global_reach(
     assert cli.main(["map", "a.png", "--projection", "jacobian"]) == 0
     use(monkeypatch, SilentCodec)
     capsys.readouterr()
-    error = error_of(capsys, "map", "a.png", "--projection", "jacobian")
+    error = error_of(capsys, "map", "a.png", "--projection", "jacobian", "--overwrite")
     assert "no synthesis transform found for latent 'y'" in error

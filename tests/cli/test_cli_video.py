@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def test_video_writes_three_files(clips: Callable, capsys: pytest.CaptureFixture
     assert first.startswith(f"cat.mp4: {FRAMES} frames of 64 x 48, 0.48 s, ")
     assert "bits per pixel" in first
     assert "bits per second" in first
-    assert second == "Video: new/out.mp4"
+    assert second == "Written: new/out.mp4, new/out.csv, new/out.json"
     assert captured.err == ""
     assert frames_in("new/out.mp4") == FRAMES
 
@@ -215,8 +216,7 @@ def test_video_codecs(clips: Callable, monkeypatch: pytest.MonkeyPatch, capsys: 
     ("arguments", "words"),
     [
         (["a.mp4", "b.mp4", "-o", "out.mp4"], "--output out.mp4: one file for 2 videos; name a folder"),
-        (["a.mp4", "sub/a.mp4"], "sub/a.mp4: its results would be named as those of a.mp4"),
-        (["a.mp4", "-o", "a.mp4"], "a.mp4 would replace an input"),
+        (["a.mp4", "-o", "a.mp4"], "a.mp4: a.mp4 would replace an input"),
         (["a.mp4", "--scale", "0"], "expected clip, frame or a positive number of bits per pixel, got '0'"),
         (["a.mp4", "--scale", "video"], "got 'video'"),
         (["a.mp4", "--frames", "0"], "expected a whole number of at least 1, got '0'"),
@@ -235,6 +235,55 @@ def test_what_cannot_be_served(
     clips("a.mp4", "b.mp4", "sub/a.mp4")
     assert words in error_of(capsys, "video", *arguments)
     assert files() == ["a.mp4", "b.mp4", "sub"]
+
+
+def test_equal_stems_are_told_apart(clips: Callable) -> None:
+    Path("sub").mkdir()
+    names = clips("a.mp4", "a.mkv", "sub/a.mp4")
+    Path("a.mp4").write_bytes(b"no video")
+    assert cli.main(["video", *names, "-o", "out"]) == 2
+    made = {str(path.relative_to("out")): json.loads(path.read_text())["video"] for path in Path("out").rglob("*.json")}
+    assert made == {"a.mkv.bitrate.json": "a.mkv", "sub/a.bitrate.json": "sub/a.mp4"}
+
+
+@pytest.mark.parametrize("existing", ["mp4", "csv", "json", "partial.json"])
+def test_results_that_exist_are_kept(clips: Callable, capsys: pytest.CaptureFixture[str], existing: str) -> None:
+    clips("a.mp4")
+    Path(f"a.bitrate.{existing}").write_text("of another model")
+    assert f"a.mp4: a.bitrate.{existing} exists; " in error_of(capsys, "video", "a.mp4")
+    assert Path(f"a.bitrate.{existing}").read_text() == "of another model"
+    assert cli.main(["video", "a.mp4", "--overwrite", "--frames", "2"]) == 0
+    assert json.loads(Path("a.bitrate.json").read_text())["video"] == "a.mp4"
+
+
+@pytest.mark.parametrize("rate", [Fraction(2000), Fraction(1, 2000), Fraction(1 << 40, 3)])
+def test_a_rate_that_cannot_be_written_is_told_before_anything_is_mapped(
+    clips: Callable, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, rate: Fraction
+) -> None:
+    class Rated(VideoReader):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self.rate = rate
+
+    clips("a.mp4")
+    monkeypatch.setattr("bitrate_ext.video.map_video.VideoReader", Rated)
+    monkeypatch.setattr(BlockCodec, "forward", lambda *_: pytest.fail("it was mapped"))
+    assert f"error: a.mp4: states {float(rate):g} frames a second, and videos of 0.001 to 1000" in error_of(
+        capsys, "video", "a.mp4"
+    )
+    assert files() == ["a.mp4"]
+
+
+def test_names_cannot_steer_the_terminal(clips: Callable, capsys: pytest.CaptureFixture[str]) -> None:
+    odd = ["good\n\x1b[31m.mp4", "bad\x1b]0;title\x07.mp4"]
+    clips(*odd)
+    Path(odd[1]).write_bytes(b"no video")
+    assert cli.main(["video", *odd]) == 2
+    captured = capsys.readouterr()
+    assert all(line.isprintable() for said in captured for line in said.splitlines())
+    assert captured.out.startswith("'good\\n\\x1b[31m.mp4': ")
+    assert "Written: 'good\\n\\x1b[31m.bitrate.mp4', " in captured.out
+    assert captured.err.startswith("bitrate-ext: error: 'bad\\x1b]0;title\\x07.mp4': ")
 
 
 def test_a_full_disk_is_told_in_one_line(
@@ -306,7 +355,7 @@ def test_animation_over_qualities(photo: str, monkeypatch: pytest.MonkeyPatch, c
     assert brightness[-1] - brightness[0] > 20
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(", mse")[0] for line in lines[:6]] == [f"cheng2020-attn, quality {q}" for q in range(1, 7)]
-    assert lines[6] == "Animation: out/cat.bitrate.png"
+    assert lines[6] == "Written: out/cat.bitrate.png"
 
 
 def test_animation_over_checkpoints(photo: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,7 +379,7 @@ def test_animation_over_checkpoints(photo: str, monkeypatch: pytest.MonkeyPatch)
         (["cat.png", "--animate", "--model", "elic2022-official"], "no published qualities of 'elic2022-official'"),
         (["cat.png", "--animate", "gone.pth"], "--checkpoint: there is no checkpoint file gone.pth"),
         (["gone.png", "--animate", "--model", "mbt2018"], "gone.png: no such file"),
-        (["cat.png", "--animate", "--model", "mbt2018", "-o", "cat.png"], "cat.png would replace the input"),
+        (["cat.png", "--animate", "--model", "mbt2018", "-o", "cat.png"], "cat.png would replace an input"),
         (["cat.png", "--metric", "mse", "--model", "mbt2018", "--animate", "a.pth"], "cannot go with checkpoints"),
     ],
 )

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bitrate_ext import optional
 from bitrate_ext.cli import bench, doctor
 from bitrate_ext.cli import main as cli
 
@@ -27,15 +28,16 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_doctor_says_how_to_mend(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(doctor.OPTIONAL, "no_such_module", ("no-such-package", "this test", "video"))
-    monkeypatch.setitem(doctor.OPTIONAL, "no_such_module_either", ("pip", "this test", "tiff"))
+    for module, distribution in {"no_such_module": "no-such-package", "no_such_module_either": "numpy"}.items():
+        monkeypatch.setitem(doctor.OPTIONAL, module, "this test")
+        monkeypatch.setitem(optional.DISTRIBUTIONS, module, distribution)
     monkeypatch.setattr(doctor.library, "absent_because", "no compiled library in the package")
     assert cli.main(["doctor"]) == 0  # the reference serves
     lines = capsys.readouterr().out.splitlines()
     at = next(i for i, line in enumerate(lines) if "no-such-package" in line)
     assert lines[at].startswith("--  no-such-package")
     assert lines[at].endswith("not installed; needed for this test")
-    assert lines[at + 1].strip() == 'to mend: pip install "bitrate-ext[video]"'
+    assert lines[at + 1].strip() == 'to mend: pip install "no-such-package"'
     assert any("but it does not import: No module named 'no_such_module_either'" in line for line in lines)
     at = next(i for i, line in enumerate(lines) if "CPU kernels" in line)
     assert "absent: no compiled library in the package" in lines[at]

@@ -110,9 +110,9 @@ def test_the_doctor_on_what_was_never_installed(
     fork: Fork, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (fork({}).parent / "lonely.py").write_text("")
-    monkeypatch.setitem(doctor.OPTIONAL, "lonely", ("lonely-package", "this test", "compressai"))
-    line, _ = line_of(capsys, "lonely-package")
-    assert line.startswith("ok  lonely-package")
+    monkeypatch.setitem(doctor.OPTIONAL, "lonely", "this test")
+    line, _ = line_of(capsys, "lonely ")
+    assert line.startswith("ok  lonely")
     assert "of unknown version, from " in line
     assert line.endswith("lonely.py")
 

@@ -99,7 +99,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def bits(*argv: str) -> float:
-    assert cli.main(["map", "a.png", *argv]) == 0
+    assert cli.main(["map", "a.png", "--overwrite", *argv]) == 0
     return float(json.loads(Path("a.json").read_text())["total_bits"])
 
 
@@ -263,7 +263,7 @@ def test_levels_of_variable_rate_models(work: Path, capsys: pytest.CaptureFixtur
     found = [bits(*argv, *level) for level in ([], ["--forward", "s=1"], ["--forward", "s=6"])]
     assert found[0] == found[1] != found[2]
     capsys.readouterr()
-    error = error_of(capsys, "map", "a.png", *argv, "--forward", "s=low")
+    error = error_of(capsys, "map", "a.png", *argv, "--forward", "s=low", "--overwrite")
     assert error.startswith("bitrate-ext: error: a.png: the model raised TypeError: ")
     assert "has no such argument; it has" in error_of(capsys, "check", "a.png", *argv, "--forward", "level=3")
     assert cli.main(["check", "a.png", *argv, "--forward", "s=6"]) == 0

@@ -66,6 +66,8 @@ SAID = {  # arguments, with "a.png" there: what has to be said, on stdout or std
     "map a.png -o a.png": "--output a.png: the folder cannot be made (File exists)",
     "map absent.png -o new": "bitrate-ext: error: absent.png: no such file",
     "map absent.png .": "Failed: 2 of 2 images: absent.png, .",
+    "video a.png --animate b.pth -o .": "--checkpoint: there is no checkpoint file b.pth",
+    "video a.png --animate a.png -o a.png": "a.png would replace an input; choose another name or folder with -o",
     "map .": "bitrate-ext: error: .: is a folder, not an image file",
     "map empty.png --json": "empty.png: the file is empty",
     "check absent.png": "bitrate-ext: error: absent.png: no such file",

@@ -126,16 +126,78 @@ TIFFS = {
     "32-bit grey": (np.zeros((3, 4), np.uint32), "minisblack", "has 32 bits a channel; convert"),
     "signed": (np.zeros((3, 4), np.int16), "minisblack", "has floating-point or signed samples; convert"),
     "floating": (np.zeros((3, 4), np.float32), "minisblack", "has floating-point or signed samples; convert"),
-    "floating rgb": (np.zeros((3, 4, 3), np.float32), "rgb", "that can be read"),
+    "floating rgb": (np.zeros((3, 4, 3), np.float32), "rgb", "has floating-point or signed samples; convert"),
+    "32-bit rgb": (np.zeros((3, 4, 3), np.uint32), "rgb", "has 32 bits a channel; convert"),
+    "ten samples": (np.zeros((3, 4, 10), np.uint8), "minisblack", "is of a kind that is not read here"),
 }
 
 
 @pytest.mark.parametrize("case", TIFFS)
 def test_deep_tiffs_are_refused(tmp_path: Path, case: str) -> None:
     values, photometric, message = TIFFS[case]
-    tifffile.imwrite(tmp_path / "a.tif", values, photometric=photometric, metadata=None)
+    together = "contig" if values.ndim == 3 else None
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric=photometric, planarconfig=together, metadata=None)
     with pytest.raises(ImageError, match=message):
         load_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("big", [False, True], ids=["TIFF", "BigTIFF"])
+@pytest.mark.parametrize(
+    ("number", "name"), [(34712, "JPEG 2000"), (50002, "JPEG XL"), (50001, "WebP"), (34887, "LERC"), (12345, "other")]
+)
+def test_compressions_that_are_not_read_are_not_called_damage(
+    tmp_path: Path, number: int, name: str, big: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", colours(), photometric="rgb", metadata=None, bigtiff=big)
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+b") as tiff:
+        tiff.pages.first.tags["Compression"].overwrite(number)
+
+    def save(*_: object, **__: object) -> None:  # a Pillow without the codec
+        raise OSError("encoder error -2")
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    with pytest.raises(ImageError, match=rf"is a TIFF file of {name} compression \({number}\), which is not read here"):
+        load_image(tmp_path / "a.tif")
+
+
+def bits_changed(path: Path, form: str, at: int, value: bytes) -> None:
+    Image.fromarray(colours(32, 32)).save(path, form)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"\xff\xc0") + 4 if form == "JPEG" else at
+    data[at : at + len(value)] = value
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("form", "at", "value", "reason"),
+    [
+        ("BMP", 28, b"\x20\0\x03\0\0\0", "Unsupported BMP bitfields layout"),
+        ("BMP", 28, b"\x02\0", "Unsupported BMP pixel depth"),
+        ("BMP", 30, b"\x04", "Unsupported BMP compression"),
+        ("JPEG", 0, b"\x0c", "cannot handle 12-bit layers"),
+    ],
+)
+def test_other_kinds_that_are_not_read(tmp_path: Path, form: str, at: int, value: bytes, reason: str) -> None:
+    bits_changed(tmp_path / "a", form, at, value)
+    with pytest.raises(ImageError, match=rf"a: is of a kind that is not read here \({reason}.*\); convert it, to PNG"):
+        load_image(tmp_path / "a")
+
+
+def test_trouble_of_the_disk_is_not_called_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(colours()).save(tmp_path / "a.png")
+
+    def load(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
+    with pytest.raises(ImageError, match=r"a\.png: cannot be read \(Input/output error\)"):
+        load_image(tmp_path / "a.png")
+
+
+def test_names_are_quoted_where_they_cannot_be_printed(tmp_path: Path) -> None:
+    (tmp_path / "a\n\x1b.png").write_text("hello")
+    with pytest.raises(ImageError, match=r"^'.*a\\n\\x1b\.png': not a PNG"):
+        load_image(tmp_path / "a\n\x1b.png")
 
 
 @pytest.mark.parametrize("name", ["a.tiff", "a.webp", "a.png"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import sys
 import urllib.error
@@ -15,7 +16,7 @@ from torch import nn
 
 import bitrate_ext
 from bitrate_ext.models import demo_codec
-from bitrate_ext.models.zoo import load_checkpoint, load_zoo_model
+from bitrate_ext.models.zoo import load_checkpoint, load_zoo_model, torch_folder
 
 MODELS = pytest.importorskip("compressai.registry").MODELS
 zoo_image = pytest.importorskip("compressai.zoo.image")
@@ -62,7 +63,8 @@ def test_the_demo_codec_maps_the_demo_photograph() -> None:
 @pytest.mark.parametrize("module", ["compressai.models", "safetensors"])
 def test_a_missing_dependency_says_what_to_install(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=rf'{module} cannot be imported .* pip install "bitrate-ext\[compressai\]"'):
+    required = module.partition(".")[0]
+    with pytest.raises(ImportError, match=rf'{module} cannot be imported .* pip install .*"{required}[<>]'):
         bitrate_ext.load_demo_codec()
 
 
@@ -205,12 +207,23 @@ def test_weights_that_fit_two_architectures(monkeypatch: pytest.MonkeyPatch, tmp
     load_checkpoint(tmp_path / "weights.pt", "my-codec")
 
 
+def test_variables_that_are_empty_are_as_if_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert torch_folder() == Path(torch.hub.get_dir())
+    for name in ("TORCH_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, "")
+    assert torch_folder() == Path("~/.cache/torch/hub").expanduser()
+    assert os.environ["TORCH_HOME"] == ""
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    assert torch_folder() == Path("/cache/torch/hub")
+
+
 @pytest.fixture
 def downloads(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """``downloads["weights"]`` is what the next download gives; ``downloads["url"]`` what it was asked for."""
     state: dict[str, Any] = {}
 
     def load_state_dict_from_url(url: str, **options: Any) -> dict[str, torch.Tensor]:
+        assert Path(options.pop("model_dir")) == Path(torch.hub.get_dir()) / "checkpoints"
         assert options == {"map_location": "cpu", "check_hash": True, "weights_only": True}
         print(f"Downloading: {url}")
         state["url"] = url

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -238,6 +239,17 @@ def test_without_a_compiler_nothing_is_built(script: ModuleType, tmp_path: Path,
         (tmp_path / "path/c++").unlink()
     assert script.extensions() == {}
     assert lines(capsys) == [f"bitrate_ext: {because}; installing the PyTorch reference only"]
+
+
+def test_without_torch_one_line_says_what_to_install(script: ModuleType, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(SystemExit) as raised:
+        script.extensions()
+    said = str(raised.value.code)
+    assert said.startswith("bitrate_ext: torch, which the kernels are built against, cannot be imported (")
+    assert said.endswith(f"; install it with {script.TORCH}, or leave out --no-build-isolation")
+    needed = (ROOT / "pyproject.toml").read_text().partition("\n\n")[0]
+    assert all(f'"{one}"' in needed for one in shlex.split(script.TORCH)[2:])
 
 
 @pytest.mark.parametrize("empty", ["", " "], ids=["empty", "blank"])
