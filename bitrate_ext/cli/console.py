@@ -80,8 +80,9 @@ def telling(what: str) -> Iterator[None]:
     done, start = threading.Event(), time.monotonic()
 
     def tell() -> None:
-        while not done.wait(PATIENCE):
-            echo(f"{what} ... {time.monotonic() - start:.0f} s", sys.stderr)
+        with contextlib.suppress(OSError):  # whoever read it has gone
+            while not done.wait(PATIENCE):
+                echo(f"{what} ... {time.monotonic() - start:.0f} s", sys.stderr)
 
     teller = threading.Thread(target=tell, daemon=True)
     teller.start()
