@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import json
 import re
 import shlex
 import shutil
@@ -43,14 +44,15 @@ def options(parser: argparse.ArgumentParser) -> set[str]:
 
 
 def parsed(command: str) -> list[str]:
-    """What a command installs, by pip's own parser."""
-    pytest.importorskip("pip")
-    from pip._internal.commands import create_command
-
+    """What a command installs, by pip's own parser; in a new process, since pip takes setuptools' distutils away."""
     program, action, *arguments = shlex.split(command)
     assert (program, action) == ("pip", "install")
-    given, names = create_command("install").parse_args(arguments)
-    return [*names, *given.editables]
+    code = (
+        "import json; from pip._internal.commands import create_command\n"
+        f"given, names = create_command('install').parse_args({arguments!r})\n"
+        "print(json.dumps([*names, *given.editables]))"
+    )
+    return list(json.loads(in_new_process(code)))
 
 
 def test_one_place_makes_the_commands() -> None:
