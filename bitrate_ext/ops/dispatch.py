@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -81,6 +81,19 @@ def _flat(band: Band, on_the_cpu: Band) -> list[Tensor]:
     return [band.start, band.weight, *([on_the_cpu.start] if band.start.is_cuda else [])]
 
 
+def _bands_of(*call: Any) -> tuple[Bands, list[Tensor]]:
+    """Return bands from the cache; a compiler takes them as they are.
+
+    It would go through the arithmetic itself otherwise, in float32 where NumPy has float64, and leave its results in
+    the caches of all calls to come.
+    """
+    return _cached_bands(*call)
+
+
+# What torch.compiler.assume_constant_result sets, which would import the compiler, and take two seconds.
+vars(_bands_of)["_dynamo_marked_constant"] = True
+
+
 _captured: dict[int, list[Tensor]] = {}  # bands that a CUDA graph reads, which may be replayed for ever
 
 
@@ -107,7 +120,7 @@ def cached_bands(
     canvas, window, keys, conserve, scales = geometry
     device = tensors[0].device
     # int(): a second derivative may be traced with symbolic sizes, for which bands are then fixed.
-    bands, flat = _cached_bands(
+    bands, flat = _bands_of(
         tuple([(int(t.shape[-2]), int(t.shape[-1])) for t in tensors]),
         (int(canvas[0]), int(canvas[1])),
         (int(window[0]), int(window[1]), int(window[2]), int(window[3])),

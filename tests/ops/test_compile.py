@@ -9,6 +9,7 @@ from cases import MODES, assert_same_bytes, likelihoods, need_native, scaled
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import bitrate_ext
+from bitrate_ext.ops import dispatch, projection
 
 OPCHECK = scaled(60)
 COMPILED = scaled(24)
@@ -196,6 +197,24 @@ def test_functional_transforms_compile(device, rng):
 
     compiled = torch.compile(torch.func.grad(loss), backend="aot_eager")
     assert_same_bytes(compiled(p), torch.func.grad(loss)(p))
+
+
+def test_a_compiler_leaves_the_caches_right(rng):
+    """What it would compute of bands itself, in float32, would serve all later calls."""
+    p = likelihoods(rng, (1, 2, 2, 3), torch.float64, "uniform")
+
+    def maps():
+        return [bitrate_ext.bitrate_map(p, (5, 4), impl=impl) for impl in ("auto", "reference")]
+
+    def loss(q):
+        return bitrate_ext.bitrate_map(q, (5, 4)).square().sum()
+
+    expected = [*maps(), torch.func.grad(loss)(p)]
+    for cached in (dispatch._cached_bands, projection.axis_band, projection.transposed_axis_band):
+        cached.cache_clear()
+    torch.compile(torch.func.grad(loss), backend="aot_eager")(p)
+    for found, one in zip([*maps(), torch.func.grad(loss)(p)], expected, strict=True):
+        assert_same_bytes(found, one)
 
 
 def test_fake_tensors_have_the_real_shapes(rng):
