@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from ..checks import check_whole_number
 from ..choices import PADDING_SIDES, PADDINGS
-from ..ops.units import noun_of
+from ..memory import is_out_of_memory
+from ..ops.units import LIKELIHOOD, noun_of
 from .compressai_quirks import apply_workarounds
 from .observe import leave_as_found
 from .output import OutputReader
@@ -61,7 +62,7 @@ class ModelAdapter:
         *,
         call: Callable[..., Any] | None = None,
         likelihoods: Callable[[Any], Any] | None = None,
-        unit: str = "likelihood",
+        unit: str = LIKELIHOOD,
         padding: str = PADDINGS[0],
         padding_side: str = PADDING_SIDES[0],
         multiple: int | Sequence[int] | None = None,
@@ -95,6 +96,8 @@ class ModelAdapter:
     def of(cls, model: Callable[..., Any] | ModelAdapter, **options: Any) -> ModelAdapter:
         """Return an adapter of a model; one that is given stays as it is, and goes without options.
 
+        An option at its default counts as not given: that of the adapter holds.
+
         Raises:
             ValueError: options beside an adapter, which has its own; names one.
             TypeError, ValueError: as the class.
@@ -102,7 +105,7 @@ class ModelAdapter:
         if not isinstance(model, ModelAdapter):
             return cls(model, **options)
         for name, value in options.items():
-            if value is not None and value not in (PADDINGS[0], PADDING_SIDES[0], "likelihood"):
+            if value is not None and value not in (PADDINGS[0], PADDING_SIDES[0], LIKELIHOOD):
                 raise ValueError(f"{name} is given with the ModelAdapter, and not beside it, got {value!r}")
         return model
 
@@ -198,9 +201,9 @@ class ModelAdapter:
         padded, crop, arguments = self.pad(x, forward_kwargs)
         try:
             return run(padded, crop, arguments)
-        except (torch.OutOfMemoryError, MemoryError):
-            raise
-        except Exception:
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
             with contextlib.suppress(CallError, *CALLS):
                 self.fit(x, forward_kwargs)
             if self.canvas(*crop[2:])[0] == tuple(padded.shape[2:]):
@@ -211,7 +214,6 @@ class ModelAdapter:
         """Return padded images, where the image lies on them, and the arguments padded alike."""
         height, width = x.shape[-2:]
         size, crop = self.canvas(height, width)
-
         return self.padding.pad(x, size, crop), crop, self.window_arguments(forward_kwargs or {}, (0, 0), size, crop)
 
     def window_arguments(

@@ -10,8 +10,7 @@ import re
 import traceback
 from collections.abc import Callable
 
-import torch
-
+from ..memory import is_out_of_memory
 from .output import OutputError
 
 Size = tuple[int, int]  # vertical, horizontal, pixels
@@ -58,9 +57,11 @@ class Attempts:
             return self._grids.get(size, {})
         try:
             self._grids[size] = self._run(size)
-        except (torch.OutOfMemoryError, MemoryError, TimeoutError, *CALLS):
+        except (TimeoutError, *CALLS):
             raise
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             self.errors[size] = error
             if self._alike():
                 text = f"model does not run, whatever the size: {self._last()}"
