@@ -72,7 +72,7 @@ def map_figure(
     drawn = panel.imshow(shown, cmap=colours, vmin=least, vmax=limit, aspect="auto")
     panel.set_axis_off()
     if any(rim):
-        _mark_rim(panel, values.shape, rim, em)
+        _mark_rim(panel, values.shape, rim, em, "0.2" if signed else "white")
 
     scale = figure.figure.colorbar(
         drawn,
@@ -87,7 +87,7 @@ def map_figure(
     figure.style_ticks(scale.ax)
     scale.outline.set_linewidth(0.0)
     if title or subtitle:
-        texts = (title, subtitle, _scale_note(shown, limit, measured=chosen is None))
+        texts = (title, subtitle, _scale_note(shown, limit, measured=chosen is None, rim=rim))
         figure.write_head(texts, margin, (2.25, 3.8, 5.2))
     return figure.to_image()
 
@@ -119,19 +119,20 @@ def overlay(
     return Image.fromarray(overlay_bits(levels, torch.from_numpy(values), limit).numpy())
 
 
-def _scale_note(shown: NDArray[Any], limit: float, *, measured: bool) -> str:
+def _scale_note(shown: NDArray[Any], limit: float, *, measured: bool, rim: Rim = NO_RIM) -> str:
     """Say where the scale of colours ends, and what lies above."""
     sizes = np.abs(shown[~np.isnan(shown)])
     above = float((sizes > limit).mean()) if sizes.size else 0.0
     end = f"the scale ends at {limit:.3g}" + (f", the {PERCENTILE}th percentile" if measured else "")
+    end += " away from padding" if measured and any(rim) else ""
     if not above:
-        return f"{end}; no pixel is above"
+        return f"{end}; no pixel is beyond"
     share = f"{100 * above:.1f} %" if above >= 0.0005 else "few"
     largest = sizes.max()
-    return f"{end}; {share} of the pixels are above, up to {'infinity' if largest >= LARGEST else f'{largest:.3g}'}"
+    return f"{end}; {share} of the pixels are beyond, up to {'infinity' if largest >= LARGEST else f'{largest:.3g}'}"
 
 
-def _mark_rim(panel: Any, shape: tuple[int, ...], rim: Rim, em: float) -> None:
+def _mark_rim(panel: Any, shape: tuple[int, ...], rim: Rim, em: float, colour: str) -> None:
     """Draw a line between the rim and the rest of the map, on the sides that have one."""
     (height, width), (top, bottom, left, right) = shape[-2:], rim
     box = (left - 0.5, width - right - 0.5), (top - 0.5, height - bottom - 0.5)
@@ -141,7 +142,7 @@ def _mark_rim(panel: Any, shape: tuple[int, ...], rim: Rim, em: float) -> None:
         (left, (box[0][0],) * 2, box[1]),
         (right, (box[0][1],) * 2, box[1]),
     ]
-    style = {"color": "white", "linestyle": (0, (1, 3)), "linewidth": 0.08 * em, "alpha": 0.7}
+    style = {"color": colour, "linestyle": (0, (1, 3)), "linewidth": 0.08 * em, "alpha": 0.7}
     for wide, xs, ys in sides:
         if wide:
             panel.plot(xs, ys, scalex=False, scaley=False, **style)
