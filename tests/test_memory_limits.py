@@ -11,8 +11,8 @@ import torch
 from commands import in_new_process
 
 from bitrate_ext import memory
+from bitrate_ext.byte_sizes import format_bytes, parse_bytes
 from bitrate_ext.memory import MemoryLimitError
-from bitrate_ext.units import format_bytes, parse_bytes
 
 CPU = torch.device("cpu")
 MIB = 1 << 20

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +15,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from block_codecs import BlockCodec
 from commands import error_of, in_new_process
+from map_results import files, outputs
 from torch import Tensor, nn
 
 import bitrate_ext
@@ -27,39 +28,6 @@ from bitrate_ext.viz import map_figure
 Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("matplotlib")
 pytest.importorskip("compressai")
-
-ENDINGS = (".bitrate.npz", ".bitrate.png", ".json", ".overlay.png")
-
-
-class BlockCodec(nn.Module):
-    """Latents y, 16 pixels a cell, and z, 64; likelihoods follow the picture, the reconstruction is a tenth darker."""
-
-    def forward(self, x: Tensor) -> dict[str, Any]:
-        y, z = (F.avg_pool2d(x, stride).mul(0.9).add(0.05) for stride in (16, 64))
-        return {"likelihoods": {"y": y, "z": z}, "x_hat": 0.9 * x}
-
-
-@pytest.fixture
-def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
-    """Makes photographs in the current folder, which is empty before; the demo codec is a small stand-in."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo_codec, "load_demo_forward", lambda: BlockCodec().eval())
-    rng = np.random.default_rng(0)
-
-    def make(*names: str) -> list[str]:
-        for name in names:
-            Image.fromarray(rng.integers(0, 256, (70, 100, 3), dtype=np.uint8)).save(name)
-        return list(names)
-
-    return make
-
-
-def files(folder: str = ".") -> list[str]:
-    return sorted(entry.name for entry in Path(folder).iterdir())
-
-
-def outputs(stem: str) -> list[str]:
-    return [f"{stem}{ending}" for ending in ENDINGS]
 
 
 def test_map_writes_four_files(photos: Callable, capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,44 +124,6 @@ def test_other_images_are_done_when_some_fail(photos: Callable, capsys: pytest.C
     assert last.endswith("out/a.json, and 1 times the like")
 
 
-def test_equal_stems_are_told_apart(photos: Callable, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("sub").mkdir()
-    names = photos("a.png", "A.bmp", "sub/a.png", "b.png")
-    assert cli.main(["map", *names, "a.png", "-o", "out"]) == 2
-    assert files("out") == sorted([*outputs("a.png"), *outputs("A.bmp"), *outputs("b"), "sub"])
-    assert files("out/sub") == outputs("a")
-    for stem, name in {"a.png": "a.png", "A.bmp": "A.bmp", "sub/a": "sub/a.png", "b": "b.png"}.items():
-        assert json.loads(Path(f"out/{stem}.json").read_text())["image"] == name
-    error, _ = capsys.readouterr().err.splitlines()
-    assert error.startswith("bitrate-ext: error: a.png: its results would replace those of a.png; ")
-
-
-@pytest.mark.parametrize("names", [("a.png", "a.bmp"), ("one/a.png", "two/a.png"), ("x/y/a.png", "a.png")])
-def test_a_damaged_image_keeps_no_other_from_being_mapped(photos: Callable, names: tuple[str, str]) -> None:
-    for name in names:
-        Path(name).parent.mkdir(parents=True, exist_ok=True)
-    photos(*names)
-    Path(names[0]).write_bytes(Path(names[0]).read_bytes()[:200])
-    assert cli.main(["map", *names, "-o", "out"]) == 2
-    (record,) = Path("out").rglob("*.json")
-    assert json.loads(record.read_text())["image"] == names[1]
-
-
-def test_results_that_exist_are_kept(photos: Callable, capsys: pytest.CaptureFixture[str]) -> None:
-    photos("a.png", "b.png")
-    Path("a.json").write_text("of another program")
-    assert cli.main(["map", "a.png", "b.png"]) == 2
-    assert files() == sorted(["a.json", "a.png", "b.png", *outputs("b")])
-    assert Path("a.json").read_text() == "of another program"
-    assert "a.png: a.json exists; choose another name or folder with -o, or replace it with --overwrite" in (
-        capsys.readouterr().err
-    )
-    assert "b.bitrate.png exists" in error_of(capsys, "map", "b.png", "--projection", "nearest")
-    assert json.loads(Path("b.json").read_text())["projection"] == "bilinear"
-    assert cli.main(["map", "a.png", "b.png", "--projection", "nearest", "--overwrite"]) == 0
-    assert json.loads(Path("b.json").read_text())["projection"] == "nearest"
-
-
 def test_names_cannot_steer_the_terminal(photos: Callable, capsys: pytest.CaptureFixture[str]) -> None:
     odd = ["good\n\x1b[31m.png", "bad\n\x1b]0;title\x07.png"]
     photos(*odd, "c.png")
@@ -228,79 +158,6 @@ def test_commands_start_without_modules_of_unix(command: str) -> None:
             print(error)
     """
     assert in_new_process(program) == "videos can be read on Linux and other Unix systems: this Python has no fcntl\n"
-
-
-def test_inputs_are_not_overwritten(photos: Callable, capsys: pytest.CaptureFixture[str]) -> None:
-    photos("a.png", "a.overlay.png")
-    before = Path("a.overlay.png").read_bytes()
-    assert cli.main(["map", "a.png", "a.overlay.png"]) == 2
-    assert "a.png: a.overlay.png would replace an input" in capsys.readouterr().err
-    assert Path("a.overlay.png").read_bytes() == before
-    assert files() == sorted(["a.png", "a.overlay.png", *outputs("a.overlay")])
-
-
-def test_old_results_are_replaced(photos: Callable) -> None:
-    photos("a.png")
-    for ending in ENDINGS:
-        Path(f"a{ending}").write_text("old")
-    assert cli.main(["map", "a.png", "--overwrite"]) == 0
-    assert all(Path(f"a{ending}").read_bytes() != b"old" for ending in ENDINGS)
-
-
-@pytest.mark.parametrize("failing", ["render.overlay", "os.replace"])
-def test_a_failure_leaves_no_file(
-    photos: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], failing: str
-) -> None:
-    photos("a.png")
-
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    if failing == "render.overlay":
-        monkeypatch.setattr("bitrate_ext.viz.map_figure.overlay", full)
-    else:
-        monkeypatch.setattr(Path, "replace", full)
-    assert error_of(capsys, "map", "a.png") == (
-        "bitrate-ext: error: a.png: its results cannot be written (No space left on device)\n"
-    )
-    assert files() == ["a.png"]
-
-
-def test_a_failure_keeps_old_results(photos: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    photos("a.png")
-    for ending in ENDINGS:
-        Path(f"a{ending}").write_text("old")
-
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("bitrate_ext.viz.map_figure.overlay", full)
-    assert cli.main(["map", "a.png", "--overwrite"]) == 2
-    assert files() == sorted(["a.png", *outputs("a")])
-    assert all(Path(f"a{ending}").read_text() == "old" for ending in ENDINGS)
-
-
-def test_a_folder_in_the_way_of_a_result(photos: Callable, capsys: pytest.CaptureFixture[str]) -> None:
-    photos("a.png")
-    Path("a.json").mkdir()
-    assert error_of(capsys, "map", "a.png", "--overwrite") == (
-        "bitrate-ext: error: a.png: its results cannot be written (a.json is a folder)\n"
-    )
-    assert files() == ["a.json", "a.png"]
-
-
-def test_interruption_leaves_no_file(
-    photos: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    photos("a.png")
-    monkeypatch.setattr("bitrate_ext.viz.map_figure.overlay", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background start without it
-    try:
-        assert cli.main(["map", "a.png", "--json"]) == 130
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert capsys.readouterr() == ("", "bitrate-ext: interrupted\n")
-    assert files() == ["a.png"]
 
 
 def test_memory_running_out(
@@ -373,13 +230,6 @@ def test_cuda_that_is_not_there(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert "there are 2 CUDA devices, counted from 0" in error_of(capsys, "map", "a.png", "--device", "cuda:2")
-
-
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
-def test_folder_without_permission(photos: Callable, capsys: pytest.CaptureFixture[str]) -> None:
-    photos("a.png")
-    Path("locked").mkdir(0o500)
-    assert "--output locked: no permission to write there" in error_of(capsys, "map", "a.png", "-o", "locked")
 
 
 def test_missing_package_says_what_to_install(
