@@ -33,9 +33,9 @@ import torch
 
 import bitrate_ext
 from bitrate_ext import memory
+from bitrate_ext.byte_sizes import parse_bytes
 from bitrate_ext.io.images import load_image
 from bitrate_ext.models.demo_codec import demo_photograph
-from bitrate_ext.units import parse_bytes
 
 STRIDE = 16  # pixels a cell
 BAR = 6e-8 * 1.01  # of the bits: what rounding to float32 may lose

@@ -13,6 +13,7 @@ from ..choices import FEWEST_PASSES, METHODS, PADDING_SIDES, PADDINGS, PASSES, c
 from ..models.adapter import ModelAdapter
 from ..models.observe import leave_as_found
 from ..models.trace import Synthesis
+from ..ops.units import LIKELIHOOD
 from . import encoder_side
 from .jacobian import follow_decoder
 from .result import Attribution
@@ -28,7 +29,7 @@ def attribute(
     baseline: Tensor | None = None,
     layer: str | None = None,
     seed: int = 0,
-    unit: str = "likelihood",
+    unit: str = LIKELIHOOD,
     padding: str = PADDINGS[0],
     padding_side: str = PADDING_SIDES[0],
     multiple: int | Sequence[int] | None = None,

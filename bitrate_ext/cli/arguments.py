@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 
 from .. import choices
 from .._version import __version__
+from ..byte_sizes import parse_bytes
 from ..io.files import shown, unusable
-from ..units import parse_bytes
 from .console import UsageError
 from .model_options import add_device, add_model, check_checkpoint, check_device, check_forward, check_model, qualities
 from .outputs import prepare_folder, prepare_videos

@@ -24,7 +24,6 @@ from .serving import checked_device, load_model, run_each, with_progress
 if TYPE_CHECKING:
     from PIL import Image
 
-OTHER_OPTIONS = ("unit", "multiple", "padding_side")  # of the mapper, besides padding
 NOTED_PADDING = 0.03  # of the bits
 OPEN = 1  # exit code: a ledger that does not close
 PICTURES = ("gap", "entropy", "channels")  # of coded bits, on request
@@ -35,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     device = checked_device(arguments.device)
     model, name = load_model(device, arguments, coded=True)
     every = arguments.padding == ALL_PADDINGS
-    options = mapper_options(arguments, BitrateMapper, OTHER_OPTIONS if every else MAPPER)
+    options = mapper_options(arguments, BitrateMapper, [one for one in MAPPER if not every or one != "padding"])
     each = [options | {"padding": padding} for padding in PADDINGS] if every else [options]
     mappers = [BitrateMapper(model, bits=CODED, gap=True, **one) for one in each]
     forward = forward_options(arguments)

@@ -15,6 +15,7 @@ import torch
 
 from .. import memory
 from ..atomic import open_all_or_none
+from ..byte_sizes import format_bytes
 from ..coding.coder import noise
 from ..io.files import shown
 from ..io.images import ImageError
@@ -22,7 +23,6 @@ from ..io.windowed import declared_size, open_image
 from ..models.adapter import ModelAdapter
 from ..tiled.downsample import Downsampler
 from ..tiled.map_picture import PictureResult, Progress, TiledRun, decoding_room, write_map
-from ..units import format_bytes
 from ..viz import map_figure
 from ..viz.colormap import Rim, colour_limit, inside_rim
 from .arguments import tiles_asked_for, whole_only

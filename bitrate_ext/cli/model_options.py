@@ -19,7 +19,12 @@ from ..io.files import shown, unusable
 from .console import UsageError
 
 OWN_MODEL = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")  # package.module:Class
-MAPPER = {"unit": "likelihood", "multiple": None, "padding": "zeros", "padding_side": "centre"}  # and their defaults
+MAPPER = {  # options of mappers, and their defaults
+    "unit": choices.UNITS[0],
+    "multiple": None,
+    "padding": choices.PADDINGS[0],
+    "padding_side": choices.PADDING_SIDES[0],
+}
 
 
 def add_model(command: argparse.ArgumentParser, paddings: Iterable[str] = choices.PADDINGS) -> None:

@@ -53,7 +53,7 @@ def run_forward(model: Any, sample: Any, forward_kwargs: Mapping[str, Any]) -> d
     """Return the likelihoods that a model's ``forward`` returns by name; where it takes a list of frames, of all."""
     output = model(sample, **forward_kwargs)
     if not isinstance(sample, list):
-        return OutputReader(None, "likelihood").read(output, sample)[1]
+        return OutputReader().read(output, sample)[1]
     frames = [{"y": frame} if isinstance(frame, Tensor) else frame for frame in output["likelihoods"]]
     return {name: p for frame in frames for name, p in named_likelihoods(frame).items()}
 

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..units import format_bytes
+from ..byte_sizes import format_bytes
 from .files import shown, unusable
 
 if TYPE_CHECKING:

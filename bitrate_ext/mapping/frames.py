@@ -25,6 +25,7 @@ from ..models.accelerate import accelerate, compile_parts, skip_synthesis
 from ..models.adapter import ModelAdapter, check_eval_mode, crop_canvas, crop_reconstruction, device_of
 from ..models.copies import copy_model
 from ..models.padding import Crop, Padding
+from ..ops.units import LIKELIHOOD
 from ..threads import Stopwatch, prefetch
 from .layout import BitrateResult, lay_out, map_dtype, sum_cells, value_warnings
 from .mapper import AnyProjection, BitrateMapper
@@ -98,7 +99,7 @@ class FrameMapper:
         dtype: torch.dtype | None = None,
         compile: bool = False,
         forward_kwargs: Mapping[str, Any] | None = None,
-        unit: str = "likelihood",
+        unit: str = LIKELIHOOD,
         padding: str = PADDINGS[0],
         padding_side: str = PADDING_SIDES[0],
         multiple: int | Sequence[int] | None = None,

@@ -14,6 +14,7 @@ from ..coding.coder import Coder
 from ..models.adapter import ModelAdapter
 from ..models.trace import Synthesis
 from ..ops.projection import Projection, choose_projections, get_projection
+from ..ops.units import LIKELIHOOD
 from ..receptive_field.calibration import receptive_fields
 from .coded import map_coded
 from .layout import BitrateResult, estimate
@@ -65,7 +66,7 @@ class BitrateMapper:
         compress_kwargs: Mapping[str, Any] | None = None,
         call: Callable[..., Any] | None = None,
         likelihoods: Callable[[Any], Any] | None = None,
-        unit: str = "likelihood",
+        unit: str = LIKELIHOOD,
         padding: str = PADDINGS[0],
         padding_side: str = PADDING_SIDES[0],
         synthesis: Synthesis = None,

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ..ops.functional import image_latents
+from ..ops.units import LIKELIHOOD
 
 LIKELIHOODS, X_HAT = "likelihoods", "x_hat"
 SUFFIX = f"_{LIKELIHOODS}"  # of latents at the top of an output: "y_likelihoods"
@@ -29,7 +30,7 @@ class OutputReader:
         unit: of these values, as for ``bitrate_map``.
     """
 
-    def __init__(self, likelihoods: Callable[[Any], Any] | None, unit: str) -> None:
+    def __init__(self, likelihoods: Callable[[Any], Any] | None = None, unit: str = LIKELIHOOD) -> None:
         self.likelihoods, self.unit = likelihoods, unit
 
     def read(self, output: Any, x: Tensor) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -53,7 +54,7 @@ class OutputReader:
         named = image_latents(values, self.unit)
         if not named:
             raise OutputError("model returned no likelihoods: the mapping under 'likelihoods' is empty")
-        ranks = (4,) if self.unit == "likelihood" else (3, 4)
+        ranks = (4,) if self.unit == LIKELIHOOD else (3, 4)
         for name, value in named.items():
             if value.dim() not in ranks:
                 hint = (

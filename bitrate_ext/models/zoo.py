@@ -30,12 +30,6 @@ TABLES = ("_quantized_cdf", "_offset", "_cdf_length")  # of the entropy coder
 MISFIT = (RuntimeError, KeyError, ValueError, TypeError, IndexError, AssertionError)  # of weights and architecture
 
 
-def image_architectures() -> dict[str, type[nn.Module]]:
-    """Return CompressAI's image models by registry name, and those that users have added with ``register_model``."""
-    video = require("compressai.zoo").video_models
-    return {name: architecture for name, architecture in _architectures().items() if name not in video}
-
-
 def _architectures() -> dict[str, type[nn.Module]]:
     """Return those of images and of video: all but point clouds."""
     require("compressai.models")

@@ -7,14 +7,12 @@ import math
 import torch
 from torch import Tensor
 
-LIKELIHOOD = "likelihood"
-UNITS = {  # their name in messages, and the bits in one of them; likelihoods go to the kernel as they are
-    LIKELIHOOD: ("likelihoods", 0.0),
-    "bits": ("bits", 1.0),
-    "nats": ("nats", 1 / math.log(2)),
-    "log2": ("log2-likelihoods", -1.0),
-    "log": ("log-likelihoods", -1 / math.log(2)),
-}
+from .. import choices
+
+LIKELIHOOD = choices.UNITS[0]
+NOUNS = ("likelihoods", "bits", "nats", "log2-likelihoods", "log-likelihoods")
+FACTORS = (0.0, 1.0, 1 / math.log(2), -1.0, -1 / math.log(2))  # bits in one; likelihoods go to the kernel as they are
+UNITS = dict(zip(choices.UNITS, zip(NOUNS, FACTORS, strict=True), strict=True))  # their name in messages, and factor
 LANES = 8
 COST_SLACK = 1e-3  # bits below zero that rounding may leave in a cost, which may be a sum over a cell
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from .. import memory
+from ..byte_sizes import format_bytes
 from ..io.windowed import ImageSource
 from ..memory import Footprint, MemoryLimitError
 from ..models.adapter import ModelAdapter
 from ..ops.strips import ROWS
-from ..units import format_bytes
 from .downsample import downsampled_size
 from .tiling import Size, Tiling, measure_halo
 
