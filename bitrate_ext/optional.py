@@ -38,18 +38,23 @@ def require(module: str) -> Any:
         ImportError: it is not installed, or what is first on Python's path under its name is damaged or another version
             without what is needed of it; names its folder, and says what to install.
     """
-    install = f"install it with {install_command(module)}"
-    folder = folder_of(module.partition(".")[0])
-    remedy = install if folder is None else f"{take_off(folder)}, or {install}"
-    where = "" if folder is None else f"; it would be that in {folder}"
     try:
         found = importlib.import_module(module)
     except Exception as error:  # a broken package may raise anything while it is imported
+        folder, remedy = _instead_of(module)
+        where = "" if folder is None else f"; it would be that in {folder}"
         raise ImportError(f"{module} cannot be imported ({error}){where}; {remedy}") from error
     missing = _missing(module, found)
     if missing:
+        folder, remedy = _instead_of(module)
         raise ImportError(f"{folder} is not the package that is needed, without {', '.join(missing)}; {remedy}")
     return found
+
+
+def _instead_of(module: str) -> tuple[str | None, str]:
+    """Return the folder that a module is looked for in, if there is one, and what to do to have another."""
+    folder, install = folder_of(module.partition(".")[0]), f"install it with {install_command(module)}"
+    return folder, install if folder is None else f"{take_off(folder)}, or {install}"
 
 
 def missing_names(package: str) -> list[str]:
