@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..choices import PADDING_SIDES, PADDINGS
 from ..coding.coder import Coder, noise
 from ..models.adapter import ModelAdapter, check_eval_mode, check_images
 from ..ops.projection import choose_projections
@@ -19,10 +20,17 @@ from .mapper import AnyProjection
 PROBE = 128  # pixels, each way, of the two frames that a model is probed with: what ssf2020 pads to
 
 
-def coded_video(model: Any, frames: Sequence[Tensor], *, projection: AnyProjection = "bilinear") -> list[BitrateResult]:
+def coded_video(
+    model: Any,
+    frames: Sequence[Tensor],
+    *,
+    projection: AnyProjection = "bilinear",
+    padding: str = PADDINGS[0],
+    padding_side: str = PADDING_SIDES[0],
+) -> list[BitrateResult]:
     """Map the bits that a video model's own ``compress`` writes, frame by frame.
 
-    Frames are padded as ``BitrateMapper`` pads images. The first is coded as a key frame, each later one from the one
+    The first is coded as a key frame, each later one from the one
     before it as the decoder has it, without the clamping to [0, 1] that CompressAI's evaluation does in between.
 
     Args:
@@ -30,6 +38,7 @@ def coded_video(model: Any, frames: Sequence[Tensor], *, projection: AnyProjecti
             and ``compress`` returns the strings of each.
         frames: tensors ``[N, 3, H, W]`` of one size, in [0, 1]; N videos side by side.
         projection: as for ``bitrate_map``; a dict names all latents, as ``"keyframe.y"``, ``"motion.z"``.
+        padding, padding_side: as for ``BitrateMapper``.
 
     Returns:
         For each frame its maps, its ledger and what the tables expect, see ``BitrateResult``. ``maps`` has the latents
@@ -37,7 +46,8 @@ def coded_video(model: Any, frames: Sequence[Tensor], *, projection: AnyProjecti
 
     Raises:
         TypeError: ``frames`` is no list of tensors, or ``model`` no video model.
-        ValueError: frames differ in shape or are no images in [0, 1]; the model is in train mode or has no tables.
+        ValueError: frames differ in shape or are no images in [0, 1]; the model is in train mode or has no tables;
+            unknown ``padding`` or ``padding_side``.
         CodingError: the model's coder cannot be recorded.
     """
     coder = Coder(model)
@@ -54,7 +64,8 @@ def coded_video(model: Any, frames: Sequence[Tensor], *, projection: AnyProjecti
     first = frames[0]
     probes = [noise((1, first.shape[1], PROBE, PROBE), first, seed) for seed in (0, 1)]
     grids = coder.learn(probes, {})
-    adapter = ModelAdapter(model, {name: (PROBE // h, PROBE // w) for name, (h, w) in grids.items()})
+    strides = {name: (PROBE // h, PROBE // w) for name, (h, w) in grids.items()}
+    adapter = ModelAdapter(model, strides, padding=padding, padding_side=padding_side)
     size, crop = adapter.canvas(first.shape[2], first.shape[3])
     with torch.no_grad():
         padded = [adapter.pad(frame)[0] for frame in frames]

@@ -108,7 +108,7 @@ def bitrate_map(
 def latent_bits(
     values: Tensor, *, impl: str = "auto", dtype: torch.dtype | None = None, unit: str = LIKELIHOOD
 ) -> Tensor:
-    """Return the bits per latent cell, ``[N, h, w]``, of likelihoods ``[N, C, h, w]``.
+    """Return the bits per latent cell, ``[N, h, w]``, of likelihoods ``[N, C, h, w]`` or of costs in another unit.
 
     The cell sums that ``bitrate_map`` projects. Sum them in float64 (``dtype=torch.float64``) for totals: a float32 sum
     over a large map is off in the fifth digit. Other arguments and errors as for ``bitrate_map``.

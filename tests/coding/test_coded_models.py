@@ -34,10 +34,17 @@ def video() -> Any:
 
 
 @pytest.mark.medium
-def test_every_frame_and_branch_of_a_video_adds_up(video: Any) -> None:
+@pytest.mark.parametrize(
+    ("way", "edges", "mode"),
+    [
+        ({}, (53, 53, 29, 29), "constant"),
+        ({"padding": "replicate", "padding_side": "end"}, (0, 106, 0, 58), "replicate"),
+    ],
+)
+def test_every_frame_and_branch_of_a_video_adds_up(video: Any, way: dict[str, str], edges: Any, mode: str) -> None:
     frames = [torch.rand(1, 3, 70, 150) for _ in range(3)]
-    results = bitrate_ext.coded_video(video, frames)
-    padded = [torch.nn.functional.pad(frame, (53, 53, 29, 29)) for frame in frames]
+    results = bitrate_ext.coded_video(video, frames, **way)
+    padded = [torch.nn.functional.pad(frame, edges, mode=mode) for frame in frames]
     with torch.no_grad():
         strings, _ = video.compress(padded)
     assert [sorted(result.maps) for result in results] == [
