@@ -188,16 +188,30 @@ def _needs_gradient(tensors: Sequence[Tensor]) -> bool:
     return (torch.is_grad_enabled() and any([t.requires_grad for t in tensors])) or in_forward_mode()
 
 
+def is_traced() -> bool:
+    """Tell whether a compiler, a ``torch.func`` transform or a dispatch mode is at work, which must see operators."""
+    return torch.compiler.is_compiling() or in_function_transform() or bool(dispatch_modes())
+
+
 def is_plain(tensors: Sequence[Tensor]) -> bool:
     """Return whether these are eager tensors of which no gradient is wanted, and may go straight to the kernel."""
-    if torch.compiler.is_compiling() or in_function_transform() or dispatch_modes():
-        return False
-    return not _needs_gradient(tensors) and all([type(t) is Tensor for t in tensors])
+    return not is_traced() and not _needs_gradient(tensors) and all([type(t) is Tensor for t in tensors])
 
 
-def call_map(values: Sequence[Tensor], geometry: MapGeometry, dtype: torch.dtype) -> Tensor:
-    """Call the operator, under any transform."""
+def run_map(values: Sequence[Tensor], geometry: MapGeometry, dtype: torch.dtype) -> Tensor:
+    """Return the map by the kernel: at once where that will do, else by the operator, under any transform."""
+    if is_plain(values):
+        return project_into(values, geometry, new_map(values, geometry, dtype))
     result: Tensor = _call_map(values, *geometry, dtype)
+    return result
+
+
+def run_backward(grad: Tensor, values: Tensor, geometry: MapGeometry, native: bool) -> Tensor:
+    """Return the projection's adjoint of a map's gradient, in the shape of bits ``[N, h, w]`` float64."""
+    if not native:
+        return _cell_gradient(grad.double(), values, geometry)
+    canvas, window, (key,), conserve, scales = geometry
+    result: Tensor = _call_backward(grad, values, canvas, window, key, conserve, scales)
     return result
 
 

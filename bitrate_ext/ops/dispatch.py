@@ -97,6 +97,11 @@ vars(_bands_of)["_dynamo_marked_constant"] = True
 _captured: dict[int, list[Tensor]] = {}  # bands that a CUDA graph reads, which may be replayed for ever
 
 
+def is_capturing(device: torch.device) -> bool:
+    """Tell whether a CUDA graph records what is called on this device."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
 def _keep_alive(tensors: list[Tensor], device: torch.device) -> None:
     """See that bands live as long as the GPU reads them, though the cache may drop them when the call has returned.
 
@@ -140,10 +145,12 @@ def new_map(tensors: Sequence[Tensor], geometry: MapGeometry, dtype: torch.dtype
     return tensors[0].new_empty((tensors[0].shape[0], 1, *geometry.window[2:]), dtype=dtype or torch.float32)
 
 
-def project_into(tensors: Sequence[Tensor], geometry: MapGeometry, out: Tensor) -> Tensor:
-    """Run the native kernel into ``out``, of any strides, and return it."""
+def project_into(
+    tensors: Sequence[Tensor], geometry: MapGeometry, out: Tensor, guide: Tensor | None = None
+) -> Tensor:
+    """Run the native kernel into ``out``, of any strides, and return it; a guide of the window multiplies its pixels."""
     target = out if out.is_contiguous() else torch.empty(out.shape, dtype=out.dtype, device=out.device)
-    torch.ops.bitrate_ext._project(tensors, cached_bands(tensors, geometry)[1], target)
+    torch.ops.bitrate_ext._project(tensors, cached_bands(tensors, geometry)[1], guide, target)
     return out if target is out else out.copy_(target)
 
 
@@ -163,5 +170,5 @@ def project_bands_into(tensors: Sequence[Tensor], bands: Bands, out: Tensor, nat
     ]  # fmt: skip
     if out.is_cuda:
         _keep_alive(flat, out.device)
-    torch.ops.bitrate_ext._project(tensors, flat, out)
+    torch.ops.bitrate_ext._project(tensors, flat, None, out)
     return out

@@ -54,11 +54,13 @@ struct ProjectParams {
   ProjectTerm terms[kMaxTerms];
   int32_t height, width;
   void* map;
+  Guide guide;          // of a float32 map
   Tiles rows, columns;  // of pixels
   int32_t count;        // of terms
   int32_t lane_cells;   // cells whose lanes shared memory holds at once
   bool map_is_double;
   bool wide_stores;          // rows of the map start at multiples of 16 bytes
+  bool wide_guide;           // and those of the guide
   bool whole;                // each term's cells of a tile fit in one stage, and the stages side by side
   Shared<double> product;    // [kLanes, lane_cells]
   Shared<int32_t> exponent;  // [kLanes, lane_cells]

@@ -64,8 +64,9 @@ Band cpu_band(const Tensor& start, const Tensor& weight, int64_t rows, int64_t c
   return checked_band(start, weight, rows, columns);
 }
 
-void project_cpu(std::vector<Tensor> values, std::vector<Tensor> bands, Tensor out) {
+void project_cpu(std::vector<Tensor> values, std::vector<Tensor> bands, std::optional<Tensor> guide, Tensor out) {
   const Image<void> map = checked_map<void>("out", out);
+  STD_TORCH_CHECK(!guide.has_value() || guide->is_cpu(), "guide must be on the CPU");
   STD_TORCH_CHECK(bands.size() == 4 * values.size(), "bands must be four tensors a latent, got ", bands.size(), " for ",
                   values.size());
   std::vector<Term> terms;
@@ -74,7 +75,7 @@ void project_cpu(std::vector<Tensor> values, std::vector<Tensor> bands, Tensor o
     terms.push_back({latent, cpu_band(bands[4 * k], bands[4 * k + 1], map.height, latent.h),
                      cpu_band(bands[4 * k + 2], bands[4 * k + 3], map.width, latent.w)});
   }
-  project(terms, map, kernels(), run_parallel);
+  project(terms, checked_guide(guide, map), map, kernels(), run_parallel);
 }
 
 void project_backward_cpu(Tensor grad, Tensor values, std::vector<Tensor> bands, Tensor gradient) {
@@ -96,7 +97,7 @@ STABLE_TORCH_LIBRARY(bitrate_ext, m) {
   m.def(
       "bitrate_map_backward(Tensor grad, Tensor values, SymInt[] canvas, SymInt[] window, str projection, "
       "bool conserve, float[] scales) -> Tensor");
-  m.def("_project(Tensor[] values, Tensor[] bands, Tensor(a!) out) -> ()");
+  m.def("_project(Tensor[] values, Tensor[] bands, Tensor? guide, Tensor(a!) out) -> ()");
   m.def("_project_backward(Tensor grad, Tensor values, Tensor[] bands, Tensor(a!) gradient) -> ()");
   m.def("_choose_instruction_set(int index) -> int");
 }

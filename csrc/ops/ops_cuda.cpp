@@ -43,11 +43,12 @@ BandPair checked_bands(const std::vector<Tensor>& bands, size_t first, int64_t r
   return {band, host.start};
 }
 
-void project_cuda(std::vector<Tensor> values, std::vector<Tensor> bands, Tensor out) {
+void project_cuda(std::vector<Tensor> values, std::vector<Tensor> bands, std::optional<Tensor> guide, Tensor out) {
   const Image<void> map = checked_map<void>("out", out);
   const int32_t device = out.get_device_index();
   STD_TORCH_CHECK(bands.size() == 6 * values.size(), "bands must be six tensors a latent, got ", bands.size(), " for ",
                   values.size());
+  if (guide.has_value()) check_device(*guide, device);
   std::vector<PlannedTerm> terms;
   for (size_t k = 0; k < values.size(); ++k) {
     check_device(values[k], device);
@@ -58,7 +59,7 @@ void project_cuda(std::vector<Tensor> values, std::vector<Tensor> bands, Tensor 
   }
   if (map.batch == 0 || map.height == 0 || map.width == 0) return;
   const DeviceGuard guard(device);
-  start(plan_project(terms, map, device_limits(), overrides), current_stream(device));
+  start(plan_project(terms, checked_guide(guide, map), map, device_limits(), overrides), current_stream(device));
 }
 
 void project_backward_cuda(Tensor grad, Tensor values, std::vector<Tensor> bands, Tensor gradient) {

@@ -1,0 +1,111 @@
+"""Maps that follow a guide: inside its projection's reach, each cell puts its bits where the guide is large.
+
+With ``K`` the projection and ``g`` the guide, ``map(p) = g(p) sum_i b_i K(p, i) / D_i`` where ``D_i = sum_p K(p, i) g(p)``
+is the guide as cell ``i`` sees it. A cell's weights add up to one whatever the guide is, so every bit is conserved. Three
+linear steps, each of which is an operator of its own: the projection's adjoint makes ``D``, the projection itself lays
+``b / D`` out, and the guide multiplies the pixels, in the same launch where no gradient is recorded.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import autograd, dispatch, reference
+from .arguments import Call
+from .dispatch import MapGeometry
+from .units import kernel_input, value_range
+
+# Smaller values of a guide count as this, so that a cell whose guide is zero all over spreads its bits as without a
+# guide; larger ones as that, so that one infinite pixel takes all of a cell's bits.
+LEAST, MOST = 2.0**-100, 2.0**100
+
+
+def check_guide(guide: object, call: Call) -> None:
+    """Check a guide for a call: shape, dtype, device; and its values, where looking at them costs no recording.
+
+    Raises:
+        TypeError, ValueError: naming what was expected and what came.
+    """
+    first = next(iter(call.latents.values()))
+    shape = (first.shape[0], 1, *call.canvas)
+    if not isinstance(guide, Tensor):
+        raise TypeError(f"guide must be a tensor, got {type(guide).__name__}")
+    if guide.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"guide must be float32 or float64, got {guide.dtype}")
+    if tuple(guide.shape) != shape:
+        raise ValueError(f"guide must be {list(shape)}, one value a pixel of size=, got shape {list(guide.shape)}")
+    if guide.device != first.device:
+        raise ValueError(f"guide must be on {first.device} like the latents, got {guide.device}")
+
+
+def _bounded(guide: Tensor) -> Tensor:
+    """Return the guide between ``LEAST`` and ``MOST``: as it is, where it lies there. NaN stays.
+
+    Raises:
+        ValueError: it is negative somewhere, or nowhere more than zero. Compiled, transformed and captured calls, which
+            cannot look, take negative values for ``LEAST``.
+    """
+    if autograd.is_traced() or dispatch.is_capturing(guide.device):
+        return guide.clamp(LEAST, MOST)
+    low, high = value_range(guide)
+    if guide.numel() and (low < 0 or high <= 0):
+        raise ValueError(f"guide must be positive, got values from {low:.8g} to {high:.8g}")
+    return guide if low >= LEAST and high <= MOST else guide.clamp(LEAST, MOST)
+
+
+def _cells(values: Tensor, native: bool) -> Tensor:
+    """Return the bits of cells, float64 ``[N, h, w]``."""
+    if values.dim() == 3 or not native:
+        return reference.cell_bits(values, torch.float64)
+    grid = (values.shape[-2], values.shape[-1])
+    own = MapGeometry(grid, (0, 0, *grid), ["nearest"], True, (0.0, 0.0))
+    return autograd.run_map([values], own, torch.float64).squeeze(1)
+
+
+def guide_sums(guide: Tensor, grid: tuple[int, int], geometry: MapGeometry, native: bool) -> Tensor:
+    """Return the window of a guide as each cell sees it, float64 ``[N, h, w]``: its pixels by the cell's weights.
+
+    Args:
+        guide: ``[N, 1, height, width]`` of the window.
+        grid: (h, w) of the latent.
+        geometry: with the keys of the latent's terms, which are added.
+        native: the kernel, or the reference.
+    """
+    cells = guide.new_zeros((guide.shape[0], *grid), dtype=torch.float64)  # of the latent's shape; not read
+    sums = torch.zeros_like(cells)
+    for key in geometry.projections:
+        sums = sums + autograd.run_backward(guide, cells, geometry._replace(projections=[key]), native)
+    return sums
+
+
+def guided_bits(call: Call, guide: Tensor) -> list[Tensor]:
+    """Return what the projection lays out: for each term the bits of cells over the guide's sums, float64."""
+    whole = (0, 0, *call.canvas)
+    laid_out = []
+    for tensor, projection in zip(call.latents.values(), call.projections.values(), strict=True):
+        keys = [term.key for term in projection.terms]
+        geometry = MapGeometry(call.canvas, whole, keys, call.conserve, call.scales)
+        cells = _cells(kernel_input(tensor, call.unit), call.native)
+        sums = guide_sums(guide, (tensor.shape[-2], tensor.shape[-1]), geometry, call.native)
+        laid_out += [cells / torch.where(sums == 0, 1, sums)] * len(keys)  # zero: no pixel of the canvas is its own
+    return laid_out
+
+
+def guided_map(call: Call, guide: Tensor, out: Tensor | None = None) -> Tensor:
+    """Return the map of a call under a guide ``[N, 1, H, W]``, or write it into ``out``; see the module."""
+    guide = _bounded(guide)
+    bits = guided_bits(call, guide)
+    _, geometry = call.terms()
+    top, left, height, width = call.window
+    window = guide[:, :, top : top + height, left : left + width]
+    single = guide.dtype == call.dtype == torch.float32
+    if call.native and single and autograd.is_plain([*bits, guide]):
+        target = dispatch.new_map(bits, geometry, call.dtype) if out is None else out
+        return dispatch.project_into(bits, geometry, target, window)
+    if call.native:
+        laid_out = autograd.run_map(bits, geometry, torch.float64)
+    else:
+        laid_out = dispatch.project_by_reference(bits, geometry, torch.float64)
+    result = (laid_out * window).to(call.dtype)
+    return result if out is None else out.copy_(result)
