@@ -92,9 +92,20 @@ def _curvature(values: Tensor, direction: Tensor, cell_gradient: Tensor) -> Tens
 
 
 def _cell_gradient(grad: Tensor, values: Tensor, geometry: MapGeometry) -> Tensor:
-    """Return the gradient of cells ``[N, h, w]`` from that of the map, by the reference."""
+    """Return the gradient of cells ``[N, h, w]`` from that of the map: in plain PyTorch, or as a traced operator."""
+    if dispatch_modes():
+        return run_backward(grad, grad.new_zeros((len(grad), *values.shape[-2:])), geometry, True)
     ((rows, columns),), _ = cached_bands([values], geometry, transposed=True)
     return reference.project(grad.squeeze(1), rows, columns)
+
+
+def _lay_out(bits: Tensor, geometry: MapGeometry) -> Tensor:
+    """Return the map of bits ``[N, h, w]`` in their dtype: in plain PyTorch, or as a traced operator."""
+    if dispatch_modes():
+        traced: Tensor = _call_map([bits], *geometry, bits.dtype)
+        return traced
+    (bands,), _ = cached_bands([bits], geometry)
+    return reference.project(bits, *bands).unsqueeze(1)
 
 
 class _Map(torch.autograd.Function):
@@ -160,10 +171,11 @@ class _MapBackward(torch.autograd.Function):
         that is ``A V``.
         """
         grad, values = ctx.saved_tensors
-        geometry = _backward_geometry(ctx.arguments)
         wide, direction = values.to(grad.dtype), direction.to(grad.dtype)
-        (bands,), _ = cached_bands([values], geometry)
-        in_grad = reference.project(_change_of_bits(wide, direction), *bands).unsqueeze(1)
+        geometry = _backward_geometry(ctx.arguments)
+        in_grad = _lay_out(_change_of_bits(wide, direction), geometry)
+        if values.dim() == 3:  # the gradient of bits does not depend on them
+            return None, in_grad, None
         in_values = _curvature(wide, direction, _cell_gradient(grad, values, geometry))
         return None, in_grad, in_values.to(values.dtype)
 

@@ -145,10 +145,8 @@ def new_map(tensors: Sequence[Tensor], geometry: MapGeometry, dtype: torch.dtype
     return tensors[0].new_empty((tensors[0].shape[0], 1, *geometry.window[2:]), dtype=dtype or torch.float32)
 
 
-def project_into(
-    tensors: Sequence[Tensor], geometry: MapGeometry, out: Tensor, guide: Tensor | None = None
-) -> Tensor:
-    """Run the native kernel into ``out``, of any strides, and return it; a guide of the window multiplies its pixels."""
+def project_into(tensors: Sequence[Tensor], geometry: MapGeometry, out: Tensor, guide: Tensor | None = None) -> Tensor:
+    """Run the native kernel into ``out``, of any strides, and return it; a window's guide multiplies its pixels."""
     target = out if out.is_contiguous() else torch.empty(out.shape, dtype=out.dtype, device=out.device)
     torch.ops.bitrate_ext._project(tensors, cached_bands(tensors, geometry)[1], guide, target)
     return out if target is out else out.copy_(target)

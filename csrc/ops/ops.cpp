@@ -66,7 +66,6 @@ Band cpu_band(const Tensor& start, const Tensor& weight, int64_t rows, int64_t c
 
 void project_cpu(std::vector<Tensor> values, std::vector<Tensor> bands, std::optional<Tensor> guide, Tensor out) {
   const Image<void> map = checked_map<void>("out", out);
-  STD_TORCH_CHECK(!guide.has_value() || guide->is_cpu(), "guide must be on the CPU");
   STD_TORCH_CHECK(bands.size() == 4 * values.size(), "bands must be four tensors a latent, got ", bands.size(), " for ",
                   values.size());
   std::vector<Term> terms;
