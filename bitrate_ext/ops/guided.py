@@ -1,9 +1,9 @@
 """Maps that follow a guide: inside its projection's reach, each cell puts its bits where the guide is large.
 
 With ``K`` the projection and ``g`` the guide, ``map(p) = g(p) sum_i b_i K(p, i) / D_i``, where the guide as cell ``i``
-sees it is ``D_i = sum_p K(p, i) g(p)``. A cell's weights add up to one whatever the guide is, so every bit is conserved.
-Three linear steps, each of which is an operator of its own: the projection's adjoint makes ``D``, the projection itself
-lays ``b / D`` out, and the guide multiplies the pixels, in the same launch where no gradient is recorded.
+sees it is ``D_i = sum_p K(p, i) g(p)``. A cell's weights add up to one whatever the guide is, so no bit is lost. Three
+linear steps, each of which is an operator of its own: the projection's adjoint makes ``D``, the projection itself lays
+``b / D`` out, and the guide multiplies the pixels, in the same launch where no gradient is recorded.
 """
 
 from __future__ import annotations

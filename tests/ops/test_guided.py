@@ -44,7 +44,7 @@ def exact_map(case, guide):
         )
         seen = rows.T @ values @ columns
         total += rows @ (exact_bits(p) / np.where(seen == 0, 1, seen)) @ columns.T
-    return (values * total)[:, None, *case.window]
+    return (values * total)[(slice(None), None, *case.window)]
 
 
 def test_every_case_against_dense_matrices(device, rng):
