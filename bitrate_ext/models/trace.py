@@ -267,7 +267,7 @@ class ModelTrace:
         given = self._synthesis
         method = watch_method(given, after, before) if _can_be_watched(given) else contextlib.nullcontext()
         with watch_calls(parts, after, before), method:
-            self.likelihoods = self.adapter.run(padded, forward_kwargs)[1]
+            self.output, self.likelihoods = self.adapter.run(padded, forward_kwargs)
         for latent, values in self.likelihoods.items():
             if values.dim() != 4:
                 raise ValueError(

@@ -8,12 +8,15 @@ linear steps, each of which is an operator of its own: the projection's adjoint 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from . import autograd, dispatch, reference
+from . import autograd, dispatch, library, reference
 from .arguments import Call
 from .dispatch import MapGeometry
+from .projection import Projection
 from .units import kernel_input, value_range
 
 # Smaller values of a guide count as this, so that a cell whose guide is zero all over spreads its bits as without a
@@ -77,6 +80,19 @@ def guide_sums(guide: Tensor, grid: tuple[int, int], geometry: MapGeometry, nati
     for key in geometry.projections:
         sums = sums + autograd.run_backward(guide, cells, geometry._replace(projections=[key]), native)
     return sums
+
+
+def outside_share(
+    guide: Tensor, projection: Projection, grid: tuple[int, int], canvas: tuple[int, int], window: Sequence[int]
+) -> Tensor:
+    """Return the part of each cell's bits that falls outside a window of the canvas, float64 ``[N, h, w]``."""
+    top, left, height, width = window
+    native = not library.why_absent(guide.device)
+    geometry = MapGeometry(canvas, (0, 0, *canvas), [term.key for term in projection.terms], True, (0.0, 0.0))
+    whole = guide_sums(guide, grid, geometry, native)
+    part = guide[:, :, top : top + height, left : left + width]
+    inside = guide_sums(part, grid, geometry._replace(window=window), native)
+    return ((whole - inside) / whole).clamp_min(0)
 
 
 def guided_bits(call: Call, guide: Tensor) -> list[Tensor]:

@@ -37,12 +37,16 @@ from ..models.trace import (
     symbol_bits,
 )
 from ..models.zoo import torch_folder
+from ..ops.functional import latent_bits
 from ..ops.projection import Projection, Reach, get_projection
 from ..ops.units import LIKELIHOOD
+from .energy import spread_by_energy
 from .field import FORMAT, ReceptiveField, Term
+from .guide import Example, fit_guide
 from .separable import separable_terms
 
 METHOD = 1  # of measuring: what is in the cache of another one is not used
+EXAMPLE_PASSES, EXAMPLE_SIDE, MOST_EXAMPLES = 64, 512, 8  # of the Jacobian maps that a guide is fitted to
 NORM_PASSES = 16  # passes in reverse mode for each image; their noise averages out over the symbols
 SPARE_CELLS = (8, 3)  # by which the bundled photograph is made larger than the reach, of y and of z
 
@@ -55,6 +59,7 @@ def calibrate(
     samples: int = SAMPLES,
     *,
     synthesis: Synthesis = None,
+    guide: bool = False,
     cache: bool | Path = True,
     notice: Callable[[str], object] | None = None,
     unit: str = LIKELIHOOD,
@@ -75,6 +80,9 @@ def calibrate(
             or a callable that takes the latent ``[N, C, h, w]`` to an image: a method that the model's ``forward``
             calls, as ``model.decode``, or any function, as ``lambda y: model.decoder(y.flatten(2).mT)`` for tokens.
             A function is given what an entropy model returns beside the latent's likelihoods; its result is not kept.
+        guide: also fit the guide of ``projection="guided"`` to Jacobian maps of the images, of which at most
+            8 are taken, and their middles; kept as ``field.guide``. None where it would not help, or where the latent
+            is followed through another; see ``Guide``.
         cache: keep the result, and look for it, in PyTorch's folder for downloads (``torch.hub.get_dir()``), or in the
             folder given. It is found again by the weights and all arguments.
         notice: called with the latent's name where it has to be measured, which may take a minute.
@@ -89,7 +97,9 @@ def calibrate(
           kernel itself (half the L1 distance of the two, less what is noise);
         - ``fit["sampling_error"]``: the same between the measured kernel and what infinitely many samples would give,
           estimated from the distance of two halves of the samples;
-        - ``fit["locations"]``: how many cells were probed.
+        - ``fit["locations"]``: how many cells were probed;
+        - of a guide: ``fit["unguided_distance"]`` and ``fit["guided_distance"]``, the L1 distance of maps to Jacobian
+          maps of images that were not in the fit, in per cent of the bits, without and with a guide.
 
     Raises:
         ValueError: no such latent; no synthesis transform found, or one that spreads each cell over the whole picture;
@@ -102,7 +112,12 @@ def calibrate(
     check_eval_mode(model)
     given = _checked_images(images)
     name = _name(model, checked_synthesis(model, synthesis))
-    key = _key(model, (latent, samples, name, adapter.unit, adapter.given_multiple), given, forward_kwargs)
+    key = _key(
+        model,
+        (latent, samples, name, adapter.unit, adapter.given_multiple, *(["guide"] if guide else [])),
+        given,
+        forward_kwargs,
+    )
     folder = _cache_folder() if cache is True else Path(cache) if cache else None
     if (synthesis is not None and name is None) or adapter.has_functions:
         folder = None  # nothing tells one function from another
@@ -121,12 +136,20 @@ def calibrate(
 
     def painted(onto: str) -> ReceptiveField:
         return calibrate(
-            adapter, onto, images, samples, synthesis=synthesis, cache=cache, notice=notice, **forward_kwargs
+            adapter,
+            onto,
+            images,
+            samples,
+            synthesis=synthesis,
+            guide=guide,
+            cache=cache,
+            notice=notice,
+            **forward_kwargs,
         )
 
     transform = dict(model.named_modules()).get(synthesis, synthesis) if isinstance(synthesis, str) else synthesis
     with leave_as_found(model):
-        field = _Calibration(adapter, given, samples, transform, forward_kwargs, painted).measure(latent)
+        field = _Calibration(adapter, given, samples, transform, forward_kwargs, painted).measure(latent, guide)
     if stored is not None:
         try:
             stored.parent.mkdir(parents=True, exist_ok=True)
@@ -143,8 +166,9 @@ def receptive_fields(
     forward_kwargs: dict[str, Any],
     notice: Callable[[str], object] | None = None,
     synthesis: Synthesis = None,
+    guide: bool = False,
 ) -> dict[str, Projection]:
-    """Choose a projection for each latent of a model; ``synthesis`` is that of ``calibrate``.
+    """Choose a projection for each latent of a model; ``synthesis`` and ``guide`` are those of ``calibrate``.
 
     - A latent that a synthesis transform reads: its kernel.
     - One that a hyper-synthesis transform reads: through it onto the latent that it describes, and on with that one's
@@ -170,7 +194,9 @@ def receptive_fields(
             except ValueError as error:
                 paints, trouble = False, trouble or error
         if paints:
-            chosen[latent] = calibrate(adapter, latent, images, synthesis=synthesis, notice=notice, **forward_kwargs)
+            chosen[latent] = calibrate(
+                adapter, latent, images, synthesis=synthesis, guide=guide, notice=notice, **forward_kwargs
+            )
         else:
             chosen[latent] = get_projection("nearest")
     if trouble is not None and not any(isinstance(one, ReceptiveField) for one in chosen.values()):
@@ -196,11 +222,15 @@ class _Calibration:
         self.painted = painted
         self.adapter = _image_adapter(adapter, self.images[0], forward_kwargs)
 
-    def measure(self, latent: str) -> ReceptiveField:
+    def measure(self, latent: str, guide: bool) -> ReceptiveField:
         run = self._run(self.images[0], (1, 1))
         hyper = run.hyper_synthesis(latent)
         if hyper is None:
-            return self._kernel(latent, None, run.synthesis(latent), (1, 1))
+            field = self._kernel(latent, None, run.synthesis(latent), (1, 1))
+            if guide:
+                field.guide, found = fit_guide(field, field.stride, self._examples(latent))
+                field.fit.update(found)
+            return field
         painted = self.painted(hyper[1])
         return _followed(self._kernel(latent, painted.latent, hyper[0], painted.stride), painted)
 
@@ -220,6 +250,21 @@ class _Calibration:
             rows, columns = (cells * step for step in self.adapter.strides[latent])
             probe = self._transform(self._run(self.images[0], (rows, columns), True), latent, onto, probe.name)
         return probe.reach()
+
+    def _examples(self, latent: str) -> list[Example]:
+        """Return Jacobian maps of some of the images, or of their middles, for a guide to be fitted to."""
+        examples, generator = [], torch.Generator().manual_seed(0)
+        for image in self.images[:MOST_EXAMPLES]:
+            top, left = (max(0, length - EXAMPLE_SIDE) // 2 for length in image.shape[-2:])
+            run = self._run(image[..., top : top + EXAMPLE_SIDE, left : left + EXAMPLE_SIDE], (1, 1))
+            bits = symbol_bits(run.likelihoods[latent], run.adapter.unit)
+            with torch.no_grad():
+                spread, _ = spread_by_energy(run.synthesis(latent), bits, EXAMPLE_PASSES, generator)
+            x_hat = run.output.get("x_hat")
+            picture = x_hat if isinstance(x_hat, Tensor) and x_hat.shape == run.padded.shape else run.padded
+            cells = latent_bits(run.likelihoods[latent], dtype=torch.float64, unit=run.adapter.unit)
+            examples.append(Example(cells.detach().cpu(), picture.detach().cpu(), spread.detach().cpu()))
+        return examples
 
     def _kernel(
         self, latent: str, onto: str | None, probe: SynthesisTransform, pixels: tuple[int, int]
@@ -345,6 +390,7 @@ def _followed(on_grid: ReceptiveField, painted: ReceptiveField) -> ReceptiveFiel
         latent=on_grid.latent,
         fit=on_grid.fit,
         origin=f"{on_grid.origin}, onto {painted.latent!r}; {painted.origin}",
+        guide=painted.guide,
     )
 
 
