@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from .. import choices
 from .._version import __version__
 from ..byte_sizes import parse_bytes
-from ..io.files import shown, unusable
+from ..io.files import STDIN, shown, unusable
 from .console import UsageError
 from .model_options import add_device, add_model, check_checkpoint, check_device, check_forward, check_model, qualities
 from .outputs import prepare_folder, prepare_videos
@@ -238,7 +238,7 @@ def _add_calibrate(command: argparse.ArgumentParser) -> None:
 def _check_calibrate(arguments: argparse.Namespace) -> None:
     check_model(arguments)
     for image in arguments.images:
-        reason = unusable(image, "an image")
+        reason = None if image == STDIN else unusable(image, "an image")
         if reason is not None:
             raise UsageError(f"--images: {shown(image)}: {reason}")
 

@@ -16,7 +16,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 
-from ..io.files import shown, unusable
+from ..io.files import STDIN, shown, unusable
 from ..optional import remedy_of
 from .arguments import make_parser
 from .console import (
@@ -66,7 +66,8 @@ def _nothing_to_read(arguments: argparse.Namespace) -> bool:
     if arguments.inputs is None:
         return False
     what, names = arguments.inputs[0], getattr(arguments, arguments.inputs[1])
-    reasons = {name: unusable(name, "an image" if what == "image" else "a video") for name in names}
+    kind = "an image" if what == "image" else "a video"
+    reasons = {name: None if name == STDIN else unusable(name, kind) for name in names}
     if not all(reasons.values()):
         return False
     failures = [tell_failure(what, name, f"{shown(name)}: {reason}") for name, reason in reasons.items()]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .. import choices
-from ..io.files import shown
+from ..io.files import STDIN, shown
 from .console import UsageError
 
 
@@ -72,6 +72,11 @@ def refusal(targets: Sequence[Path], inputs: Sequence[str | None], overwrite: bo
     return None
 
 
+def file_name(name: str) -> str:
+    """Return the last part of an input's name, which its results are called after."""
+    return "stdin" if name == STDIN else Path(name).name
+
+
 class Names:
     """The names of results: the folder of ``--output``, the input's stem, and what each kind of result ends in.
 
@@ -95,14 +100,16 @@ class Names:
 
     def _places(self, inputs: Sequence[str]) -> dict[str, Path]:
         parents = {one: Path(os.path.abspath(one)).parent for one in inputs}
-        found = {one: self._folder / Path(one).stem for one in inputs}
+        found = {one: self._folder / Path(file_name(one)).stem for one in inputs}
         owners = {(str(path).casefold(), parents[one]) for one, path in found.items()}
         if len({path for path, _ in owners}) < len(owners):
             common = os.path.commonpath(list(parents.values()))
-            found = {one: self._folder / os.path.relpath(parents[one], common) / Path(one).stem for one in inputs}
+            found = {
+                one: self._folder / os.path.relpath(parents[one], common) / Path(file_name(one)).stem for one in inputs
+            }
         count = Counter(str(path).casefold() for path in found.values())
         return {
-            one: path if count[str(path).casefold()] == 1 else path.with_name(Path(one).name)
+            one: path if count[str(path).casefold()] == 1 else path.with_name(file_name(one))
             for one, path in found.items()
         }
 
@@ -123,6 +130,13 @@ class Names:
             reason = f"its results would replace those of {shown(owner)}; map it by itself, into another folder with -o"
         if reason is not None:
             raise ValueError(f"{shown(name)}: {reason}")
+        made = [folder for folder in (base.parent, *base.parent.parents) if not folder.exists()]
         base.parent.mkdir(parents=True, exist_ok=True)
-        yield targets
+        try:
+            yield targets
+        except BaseException:
+            for folder in made:
+                with contextlib.suppress(OSError):  # it holds something
+                    folder.rmdir()
+            raise
         self._written[str(base).casefold()] = name

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 import bitrate_ext
 from bitrate_ext.cli import main as cli
+from bitrate_ext.io.facts import PictureFacts
 from bitrate_ext.models import demo_codec, zoo
 from bitrate_ext.viz import map_figure
 
@@ -77,6 +79,7 @@ def test_numbers_agree_with_one_another(photos: Callable) -> None:
         "jacobian": None,
         "tiles": None,
         "bits": "estimated",
+        "picture": asdict(PictureFacts("PNG", "RGB", 8, 8)),
         "warnings": [],
         "ledger": None,
         "channels": None,
