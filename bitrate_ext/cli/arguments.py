@@ -24,7 +24,7 @@ GROUP = 32  # frames from one keyframe of a video codec to the next
 MAP_NOTES = """\
 For each IMAGE (PNG, JPEG, WebP, TIFF or BMP) DIR gets
   STEM.bitrate.png   the map with a colour bar in bits per pixel
-  STEM.overlay.png   the map laid over the photograph
+  STEM.overlay.png   the map laid over the photograph, with a legend below: the brighter, the more bits
   STEM.bitrate.npz   float32 arrays [H, W], bits per pixel: "map", and "maps/y", "maps/z" ... for each latent;
                      "metadata" holds the JSON record as text
   STEM.json          sizes, bits, bits per pixel, bits of each latent, PSNR

@@ -115,7 +115,7 @@ def _map_whole(job: MapJob, image: str, path: str, files: dict[str, Path]) -> Re
         map_figure.map_figure(result.map, title=title, subtitle=record.subtitle, **scale).save(
             file["map"], format="PNG"
         )
-        map_figure.overlay(x, result.map, **scale).save(file["overlay"], format="PNG")
+        map_figure.overlay_figure(x, result.map, **scale).save(file["overlay"], format="PNG")
         np.savez(file["arrays"], metadata=np.array(text), **numbers)
         file["record"].write(f"{text}\n".encode())
     return record

@@ -129,7 +129,7 @@ def _draw(
     for top in range(0, laid.height, OVERLAID_ROWS):
         rows = slice(top, top + OVERLAID_ROWS)
         laid.paste(map_figure.overlay(result.reduced_picture[rows], result.reduced[rows], limit=limit), (0, top))
-    laid.save(overlay_file, format="PNG")
+    map_figure.with_legend(laid, limit).save(overlay_file, format="PNG")
 
 
 def _reduced_rim(result: PictureResult, shape: tuple[int, ...]) -> Rim:

@@ -45,7 +45,8 @@ def test_map_writes_four_files(photos: Callable, capsys: pytest.CaptureFixture[s
     assert second == f"Written: {', '.join(written)}"
     assert captured.err == ""
     with Image.open("new/out/cat.overlay.png") as overlay:
-        assert overlay.size == (100, 70)
+        legend = map_figure.legend(100, 1.0)
+        assert overlay.size == (legend.width, 70 + legend.height)
     with Image.open("new/out/cat.bitrate.png") as picture:
         assert picture.mode == "RGB"
         assert picture.width > 700
