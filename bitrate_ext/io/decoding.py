@@ -22,7 +22,7 @@ from .files import shown, unusable
 from .headers import NAMES, SNIFFED, Stated, kind_of, stated
 from .netpbm import NetpbmFile
 from .pixels import TURNS, Samples, has_transparent, to_tensor, turned
-from .tiff_tags import BITS_PER_SAMPLE, OTHERWISE, PHOTOMETRIC, WHITE_IS_ZERO, tags_of, why_unread_tiff
+from .tiff_tags import BITS_PER_SAMPLE, OTHERWISE, PHOTOMETRIC, WHITE_IS_ZERO, hushed, tags_of, why_unread_tiff
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -49,6 +49,12 @@ _BLOCK_ROW = 16  # rows of pixels that a JPEG's blocks take at most
 _UNSUPPORTED = re.compile(  # in what Pillow and its plug-ins say of files that are not damaged
     "unsupported|not supported|cannot handle|unknown (raw mode|pixel mode|data organi)|value for samples", re.IGNORECASE
 )
+
+_SAID = {  # what tells a user nothing, or something wrong
+    "not identified by this driver": "no size or kind of pixels in its header",
+    "Please build `libjxl`": "its decoder gives no reason",
+    "Missing dimensions": "no size in its header",
+}
 
 
 class ImageError(ValueError):
@@ -267,7 +273,8 @@ def open_checked(path: Path, most_bytes: int | None = None) -> Iterator[PictureF
                 raise ImageError(f"{shown(path)}: not a {', '.join(list(NAMES.values())[:-1])}, {NAMES['PNM']} image")
             _check_reader(path, kind)
             lifted = contextlib.nullcontext() if most_bytes is None else lift_pixel_limit()
-            with lifted, contextlib.closing(PictureFile(path, kind, start)) as picture:
+            quiet = hushed() if kind == "TIFF" else contextlib.nullcontext()
+            with lifted, quiet, contextlib.closing(PictureFile(path, kind, start)) as picture:
                 if most_bytes is None:
                     check_pixels(path, picture.width, picture.height)
                 else:
@@ -304,6 +311,7 @@ def why_unread(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno is not None:
         return f"cannot be read ({error.strerror})"
     reason = " ".join(str(error).split()) or type(error).__name__
+    reason = next((words for said, words in _SAID.items() if said in reason), reason)
     if _UNSUPPORTED.search(reason):
         return f"is of a kind that is not read here ({reason}); {OTHERWISE}"
     return f"the image is damaged or cut short ({reason})"
@@ -313,7 +321,7 @@ def _why_unidentified(path: Path, kind: str) -> str:
     """Say why Pillow opens no file of that content: it swallows what the format's own reader raises."""
     from PIL import Image
 
-    with path.open("rb") as file, warnings.catch_warnings():
+    with path.open("rb") as file, warnings.catch_warnings(), hushed():
         warnings.simplefilter("ignore")
         try:
             Image.OPEN[kind][0](file, str(path)).close()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Mapping
+import logging
+import os
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,50 @@ OTHERWISE = "convert it, to PNG for instance"
 ADVICE = "convert it to 8 bits a channel, or to PNG, of which 16 are read"
 _COMPRESSIONS = {34712: "JPEG 2000", 34887: "LERC", 34925: "LZMA", 50000: "Zstandard", 50001: "WebP", 50002: "JPEG XL"}
 _OPTIONAL_CODECS = ("lzma", "zstd", "webp")  # of libtiff; Pillow's names
+
+
+class _Hush:
+    """The process's second file descriptor, turned away while somebody asks for it."""
+
+    def __init__(self) -> None:
+        self._lock, self._asking, self._kept = threading.Lock(), 0, -1
+
+    def begin(self) -> None:
+        with self._lock:
+            self._asking += 1
+            if self._asking == 1:
+                with contextlib.suppress(OSError):  # there is none
+                    self._kept = os.dup(2)
+                    nowhere = os.open(os.devnull, os.O_WRONLY)
+                    os.dup2(nowhere, 2)
+                    os.close(nowhere)
+
+    def end(self) -> None:
+        with self._lock:
+            self._asking -= 1
+            if not self._asking and self._kept >= 0:
+                os.dup2(self._kept, 2)
+                os.close(self._kept)
+                self._kept = -1
+
+
+_HUSH = _Hush()
+
+
+@contextlib.contextmanager
+def hushed() -> Iterator[None]:
+    """Keep from the terminal what libtiff writes there by itself, past Python, and what its callers log of tags."""
+    loggers = [logging.getLogger(name) for name in ("PIL.TiffImagePlugin", "tifffile")]
+    silence = logging.Filter("nothing of")
+    for logger in loggers:
+        logger.addFilter(silence)
+    _HUSH.begin()
+    try:
+        yield
+    finally:
+        _HUSH.end()
+        for logger in loggers:
+            logger.removeFilter(silence)
 
 
 def why_unread_tiff(tags: Mapping[int, Any], plain_grey: bool = False) -> str | None:

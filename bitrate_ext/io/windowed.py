@@ -8,7 +8,6 @@ hold what ``load_image`` gives for the whole file.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import zlib
 from abc import ABC, abstractmethod
@@ -33,6 +32,7 @@ from .decoding import (
 from .facts import PictureFacts, profile_of
 from .files import shown
 from .pixels import Samples, to_tensor
+from .tiff_tags import hushed
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -272,11 +272,8 @@ def _tiff_in_parts(path: Path, most_bytes: int | None) -> TiffImage | None:
         return None
     import tifffile
 
-    logger = logging.getLogger("tifffile")
-    silence = logging.Filter("nothing of")  # it remarks on damaged metadata
-    logger.addFilter(silence)
     try:
-        with path.open("rb") as file, tifffile.TiffFile(file) as tiff:  # a name it would look for links in
+        with hushed(), path.open("rb") as file, tifffile.TiffFile(file) as tiff:  # a name it would look for links in
             page = tiff.pages.first
             if not _is_plain(page):
                 return None
@@ -285,8 +282,6 @@ def _tiff_in_parts(path: Path, most_bytes: int | None) -> TiffImage | None:
         raise
     except Exception:  # of damaged tags anything; Pillow says what there is to say
         return None
-    finally:
-        logger.removeFilter(silence)
     try:
         if most_bytes is not None:
             check_declared(path, (image.width, image.height), image.least_bytes, most_bytes)
