@@ -235,6 +235,16 @@ def test_kinds_that_need_something_else_say_what(
     assert f"install it with {optional.install_command(module)}" in str(raised.value).replace("another", "it")
 
 
+def test_depth_and_colours_that_headers_state() -> None:
+    depth, colour = b"\0\0\0\x10pixi\0\0\0\0\3\x0a\x0a\x0a", b"\0\0\0\x13colrnclx\0\x09\0\x10\0\x09\x80"
+    for kind in ("AVIF", "HEIF"):
+        assert headers.stated(kind, BOXES["avif"] + depth + colour) == headers.Stated(10, 9, 16)
+    for flags, bits in ((0x00, 8), (0x40, 10), (0x60, 12)):
+        assert headers.stated("AVIF", BOXES["avif"] + b"\0\0\0\x0cav1C\x81\0" + bytes([flags, 0])).bits == bits
+    sizes = b"\xff\x4f\xff\x51" + bytes(36) + b"\0\3" + b"\x0b\1\1\x8f\1\1\x07\1\1" + b"\xff" * 9
+    assert headers.stated("JPEG2000", sizes).bits == 16
+
+
 # JPEG files that are cut short.
 
 
