@@ -22,8 +22,8 @@ from .outputs import prepare_folder, prepare_videos
 
 GROUP = 32  # frames from one keyframe of a video codec to the next
 MAP_NOTES = """\
-For each IMAGE (PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000, PBM, PGM, PPM, and by plug-ins HEIC and JPEG XL; - reads
-stdin) DIR gets
+For each IMAGE (PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000, PBM, PGM, PPM, by plug-ins HEIC and JPEG XL; - is the
+standard input) DIR gets
   STEM.bitrate.png   the map with a colour bar in bits per pixel
   STEM.overlay.png   the map laid over the photograph, with a legend below: the brighter, the more bits
   STEM.bitrate.npz   float32 arrays [H, W], bits per pixel: "map", and "maps/y", "maps/z" ... for each latent;
@@ -35,7 +35,8 @@ Files that exist are kept, and the image is refused, unless --overwrite is given
 written. Where images in different folders have one stem, the folders below the images' common one are made in DIR, too;
 where such are in one folder, their results are called after the whole name, NAME.png.json.
 Transparent parts of an image are laid on white, colour profiles are not applied; the record's "picture" and "warnings"
-tell of it. A JPEG without its end is mapped as far as it goes, with a warning. PSNR is that of the unrounded reconstruction, cut to [0, 1].
+tell of it. A JPEG without its end is mapped as far as it goes, with a warning. PSNR is that of the unrounded
+reconstruction, cut to [0, 1].
 A picture that does not fit into memory goes through the model in tiles, and its maps are written strip by strip.
 --max-memory, --tile and --format ask for that way; its pictures are reduced to 4096 pixels a side, its arrays are not.
 With --max-memory, files with more pixels than Pillow's limit are read, too. TIFF files, uncompressed or deflated, come

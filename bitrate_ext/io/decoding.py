@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 PLUGINS = {"HEIF": "pillow_heif", "JXL": "pillow_jxl"}
 _FEATURES = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}  # of Pillow, which may be built without
 _WHOLE = {
+    "TIFF": 4,
     "WEBP": 12,
     "AVIF": 12,
     "HEIF": 12,
