@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .. import choices
-from ..io.files import STDIN, shown
+from ..io.files import STDIN, STDIN_NAME, shown
 from .console import UsageError
 
 
@@ -74,7 +74,7 @@ def refusal(targets: Sequence[Path], inputs: Sequence[str | None], overwrite: bo
 
 def file_name(name: str) -> str:
     """Return the last part of an input's name, which its results are called after."""
-    return "stdin" if name == STDIN else Path(name).name
+    return STDIN_NAME if name == STDIN else Path(name).name
 
 
 class Names:

@@ -17,7 +17,7 @@ _CHUNK = 1 << 20  # bytes
 
 def shown(path: str | PathLike[str]) -> str:
     """Return a file's name as messages have it: quoted where it is empty or a character cannot be printed."""
-    text = "stdin" if fspath(path) == STDIN else fspath(path)
+    text = STDIN_NAME if fspath(path) == STDIN else fspath(path)
     return text if text.isprintable() and text else repr(text)
 
 
