@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from os import PathLike, fspath
 
-STDIN = "-"  # what the standard input is called on the command line
+STDIN, STDIN_NAME = "-", "stdin"  # the standard input: on the command line, and in messages and results
 MOST_SPOOLED = 64 << 30  # bytes of the standard input
 _CHUNK = 1 << 20  # bytes
 
@@ -101,5 +101,5 @@ def spooled_stdin(kind: str, most: int = MOST_SPOOLED) -> Iterator[str]:
         try:
             yield name
         except ValueError as error:
-            error.args = tuple(one.replace(name, "stdin") if isinstance(one, str) else one for one in error.args)
+            error.args = tuple(one.replace(name, STDIN_NAME) if isinstance(one, str) else one for one in error.args)
             raise

@@ -69,8 +69,9 @@ def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     if not os.path.exists("/dev/full"):
         pytest.skip("the system has no /dev/full")
     feed(monkeypatch, b"abc" * 100_000)
-    for maker in ("TemporaryFile", "NamedTemporaryFile"):
-        monkeypatch.setattr(files.tempfile, maker, lambda **_: Path("/dev/full").open("r+b", buffering=0))
     message = r"^stdin: cannot be kept in .* \(No space left on device\); .*TMPDIR"
-    with pytest.raises(ValueError, match=message), spooled_stdin("a video"):
-        pass
+    with open("/dev/full", "r+b", buffering=0) as full:
+        for maker in ("TemporaryFile", "NamedTemporaryFile"):
+            monkeypatch.setattr(files.tempfile, maker, lambda **_: full)
+        with pytest.raises(ValueError, match=message), spooled_stdin("a video"):
+            pass

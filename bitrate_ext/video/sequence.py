@@ -1,0 +1,191 @@
+"""Numbered images as a video: named by a pattern, ``frame_%04d.png``, or by their folder, in order of their numbers."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from ..io.files import shown, unusable
+from .source import USUAL_RATE, Ended, VideoError, VideoFacts, VideoFrame
+
+_PATTERN = re.compile(r"%(?:0(\d))?d")
+_TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+_ORIENTATION = 274
+_MOST_NAMED = 3  # files, in one message
+
+
+def is_sequence(path: str | PathLike[str]) -> bool:
+    """Tell whether a name is that of several images: a folder, or a pattern where no file has that very name."""
+    text = os.fspath(path)
+    if "\0" in text:
+        return False
+    return os.path.isdir(text) or (bool(_PATTERN.search(os.path.basename(text))) and not os.path.lexists(text))
+
+
+def unusable_video(path: str | PathLike[str]) -> str | None:
+    """Say why a name cannot be that of a video or of numbered images; None where it can. Opens nothing."""
+    if not is_sequence(path):
+        return unusable(path, "a video")
+    return None if Path(path).is_dir() or _matching(Path(path)) else _no_match(Path(path))
+
+
+def _no_match(path: Path) -> str:
+    return f"no such file, and none in {shown(path.parent)} that has a number there"
+
+
+def _matching(pattern: Path) -> list[Path]:
+    """Return the files of a pattern, by number."""
+    parts = _PATTERN.split(pattern.name)  # texts, and between them the digits that are filled up with zeros
+    if len(parts) != 3:
+        return []
+    before, width, after = parts
+    number = rf"\d{{{width}}}|[1-9]\d{{{width},}}" if width else r"0|[1-9]\d*"
+    name = re.compile(f"{re.escape(before)}({number}){re.escape(after)}", re.ASCII)
+    try:
+        found = [match for one in os.listdir(pattern.parent) if (match := name.fullmatch(one))]
+    except OSError:
+        return []
+    return [pattern.parent / match[0] for match in sorted(found, key=lambda match: int(match[1]))]
+
+
+def _natural(name: str) -> list[tuple[str, int]]:
+    """Return a key by which "frame10" comes after "frame9"."""
+    return [(text.casefold(), int(digits or -1)) for text, digits in re.findall(r"([^0-9]*)([0-9]*)", name)]
+
+
+def _in_folder(folder: Path) -> tuple[list[Path], list[str]]:
+    """Return the images in a folder in natural order, told by their endings, and the names of other files."""
+    from PIL import Image
+
+    from ..io.images import FORMATS
+
+    endings = {ending for ending, form in Image.registered_extensions().items() if form in FORMATS}
+    try:
+        entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".") and not entry.is_dir()]
+    except OSError as error:
+        raise VideoError(f"{shown(folder)}: cannot be read ({error.strerror})") from None
+    names = sorted((entry.name for entry in entries), key=lambda name: (_natural(name), name))
+    images = [folder / name for name in names if Path(name).suffix.lower() in endings]
+    return images, [name for name in names if Path(name).suffix.lower() not in endings]
+
+
+class NumberedImages:
+    """Images as the frames of a video; a ``VideoSource``. Their headers are looked at first, so that all have one size.
+
+    Args:
+        path: a folder or a pattern.
+        rate: frames a second; where it is None, the usual one, which is told.
+        frames: so many are looked at beforehand; all, where it is None.
+        max_pixels: of an image.
+
+    Raises:
+        VideoError: there is none, one cannot be read, or their sizes differ.
+    """
+
+    def __init__(self, path: str | PathLike[str], rate: Fraction | None, frames: int | None, max_pixels: int) -> None:
+        path, others = Path(path), list[str]()
+        if path.is_dir():
+            self._files, others = _in_folder(path)
+            if not self._files:
+                raise VideoError(f"{shown(path)}: is a folder without images")
+        else:
+            self._files = _matching(path)
+            if not self._files:
+                raise VideoError(f"{shown(path)}: {_no_match(path)}")
+        self._rate = rate or USUAL_RATE
+        self._read, self._unread = 0, list[str]()
+        self.facts = VideoFacts(
+            rate=self._rate,
+            count=len(self._files),
+            container="images",
+            codec=self._check_sizes(self._files[:frames], max_pixels),
+            sandboxed=False,
+            picture={"matrix": "RGB", "matrix_stated": True, "range": "full", "range_stated": True},
+            warnings=list(self._remarks(rate, others)),
+        )
+
+    def _check_sizes(self, files: list[Path], max_pixels: int) -> str:
+        """Check that the images are of one size, by their headers; return the formats."""
+        from ..io.images import ImageError, open_checked
+
+        first: tuple[int, int] | None = None
+        formats: dict[str, None] = {}
+        for file in files:
+            try:
+                with open_checked(file) as image:
+                    size = image.size[::-1] if image.getexif().get(_ORIENTATION) in _TURNED else image.size
+                    formats[str(image.format).lower()] = None
+            except ImageError as error:
+                if first is None:
+                    raise VideoError(str(error)) from error
+                continue  # left out, and told at the end
+            if size[0] * size[1] > max_pixels:
+                raise VideoError(f"{shown(file)}: is {size[0]} x {size[1]}, more than {max_pixels:,} pixels")
+            if first is not None and size != first:
+                raise VideoError(
+                    f"{shown(file)}: is {size[0]} x {size[1]}, and the images before it {first[0]} x {first[1]}; leave "
+                    "it out, or name images of one size by a pattern such as frame_%04d.png"
+                )
+            first = size
+        return ", ".join(formats)
+
+    def _remarks(self, rate: Fraction | None, others: list[str]) -> Iterator[str]:
+        if rate is None:
+            yield f"images are shown at {USUAL_RATE} frames a second, as is usual; --rate chooses"
+        if others:
+            yield f"files that are no images are left out: {_some(others)}"
+        kinds = dict.fromkeys(file.suffix.lower() for file in self._files)
+        if len(kinds) > 1:
+            yield f"images of several kinds follow one another ({', '.join(kinds)})"
+        gaps = list(_gaps([file.name for file in self._files]))
+        if gaps:
+            yield f"numbers are missing, and passed over: {_some(gaps)}"
+
+    def frame(self, index: int) -> VideoFrame:
+        """Return the next image that can be read, at the time of its place; raises ``Ended``."""
+        import torch
+
+        from ..io.images import ImageError, load_image
+
+        while self._read < len(self._files):
+            file, place = self._files[self._read], self._read
+            self._read += 1
+            try:
+                x: Any = 255 * load_image(file)[0]
+            except ImageError as error:
+                self._unread.append(str(error))
+                continue
+            rounded = x.round()
+            if not index and (x - rounded).abs().max() > 0.01:
+                self.facts.warnings.append("16 bits a channel are rounded to 8")
+            pixels = rounded.to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+            return VideoFrame(index, place / self._rate, pixels)
+        raise Ended
+
+    def remarks(self, reasons: tuple[str, ...]) -> list[str]:
+        """Say which images could not be read."""
+        return [f"images that cannot be read: {len(self._unread)} ({self._unread[0]})"] if self._unread else []
+
+    def close(self) -> None:
+        """Do nothing: no file is kept open."""
+
+
+def _gaps(names: list[str]) -> Iterator[str]:
+    """Yield the places where the last number of the names goes up by more than the least step."""
+    numbers = [int(found[-1]) if (found := re.findall("[0-9]+", Path(name).stem)) else None for name in names]
+    steps = [None if a is None or b is None else b - a for a, b in itertools.pairwise(numbers)]
+    least = min((step for step in steps if step is not None and step > 0), default=None)
+    for step, (before, after) in zip(steps, itertools.pairwise(names), strict=True):
+        if step is not None and step != least:
+            yield f"between {shown(before)} and {shown(after)}"
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(map(shown, names[:_MOST_NAMED])) + more
