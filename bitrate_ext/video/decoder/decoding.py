@@ -17,7 +17,7 @@ from .truncation import Input, is_cut_short, stated_frames, time_missing
 
 READ_BYTES = 1 << 18  # of the video at a time
 
-RAW, Y4M = "rawvideo", "yuv4mpegpipe"
+RAW, Y4M, Y4M_HEADER = "rawvideo", "yuv4mpegpipe", b"YUV4MPEG2"
 # FFmpeg's names of the containers that are read. None of these opens another file; playlists and image sequences do.
 CONTAINERS = {
     "mov": "MP4", "matroska": "Matroska", "webm": "WebM", "avi": "AVI", "mpegts": "MPEG-TS", "mpeg": "MPEG-PS",
@@ -57,6 +57,9 @@ def open_container(video: Input, raw: dict[str, str] | None = None) -> Any:
             io_open=refuse_to_open,
         )
     except av.error.FFmpegError as error:
+        header = video.at(0, 80).split(b"\n")[0]
+        if header.startswith(Y4M_HEADER):
+            raise Unreadable(f"its Y4M header states what is not read: {str(header, 'ascii', 'replace')}") from None
         if error.errno == errno.EINVAL:  # what FFmpeg says of a container that is not on the list
             names = ", ".join(dict.fromkeys(CONTAINERS.values()))
             raise Unreadable(f"is not in a container that is read ({names})") from None
@@ -118,7 +121,7 @@ def decode(video: Input, size: int, max_pixels: int, sandboxed: bool, wishes: di
             break
         if packet is None:
             break
-        cut += bool(packet.is_corrupt)
+        cut += raw is None and bool(packet.is_corrupt)
         if packet.pos is not None:
             read_to = packet.pos + packet.size
         try:
