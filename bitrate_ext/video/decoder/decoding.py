@@ -137,7 +137,7 @@ def decode(video: Input, size: int, max_pixels: int, sandboxed: bool, wishes: di
         for frame in decoded:
             if not frames:
                 yield message(INFO, json.dumps(stated | picture.describe(frame)).encode())
-            for words in picture.changes(frame, frames):
+            for words in picture.changes(frame):
                 yield message(TELL, words.encode())
             time = shown(frame)
             pts = NO_PTS if time is None or abs(time) >= 2**62 else time

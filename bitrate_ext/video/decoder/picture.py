@@ -98,6 +98,7 @@ class Picture:
 
         self._stream, self._chosen = stream, chosen
         self._reformatter = VideoReformatter()  # keeps its tables from frame to frame
+        self._first_aspect = stream.codec_context.sample_aspect_ratio
         self._seen: set[tuple[Any, ...]] = set()
         self._first: dict[str, Any] = {}
         self._told: set[str] = set()  # departures
@@ -107,10 +108,13 @@ class Picture:
         """Return the frame as 8-bit RGB."""
         return to_rgb(frame, self._reformatter, self._chosen)
 
-    def changes(self, frame: Any, index: int) -> list[str]:
-        """Say, once, what of a frame is other than in the first; of the first, nothing."""
+    def changes(self, frame: Any) -> list[str]:
+        """Say, once, what of a frame is other than in the first; of the first, nothing.
+
+        What the codec states of all frames may be that of a later one: the decoder is ahead.
+        """
         context = self._stream.codec_context
-        labels = context.color_trc, context.color_primaries, context.sample_aspect_ratio
+        labels = context.color_trc, context.color_primaries, self._aspect()
         key = (frame.format.name, frame.colorspace, frame.color_range, bool(frame.interlaced_frame), *labels)
         if key in self._seen:
             return []
@@ -122,8 +126,8 @@ class Picture:
         changed = [name for name, fact in facts.items() if fact != self._first[name] and name not in self._changed]
         self._changed.update(changed)
         told = ", ".join(f"{name} from {_word(self._first[name])} to {_word(facts[name])}" for name in changed)
-        words = [f"with frame {index} the video changes its {told}; each frame is taken by its own"] if told else []
-        words += [f"from frame {index} on, {said}" for name, said in departures.items() if name not in self._told]
+        words = [f"frames change on the way: {told}; each is taken by its own"] if told else []
+        words += [f"later, {said}" for name, said in departures.items() if name not in self._told]
         self._told.update(departures)
         return words
 
@@ -131,6 +135,13 @@ class Picture:
         """Return what INFO says of how frames are converted, by the first one: facts, and departures in words."""
         facts, departures, aspect = self._look_at(frame)
         return {"picture": facts, "warnings": list(departures.values()), "pixel_aspect": aspect}
+
+    def _aspect(self) -> tuple[int, int]:
+        """Return width and height of a pixel: the codec's, which may change, unless the container states another."""
+        ratio, own = self._stream.sample_aspect_ratio, self._stream.codec_context.sample_aspect_ratio
+        if own and ratio == self._first_aspect:
+            ratio = own
+        return (ratio.numerator, ratio.denominator) if ratio and ratio > 0 else (1, 1)
 
     def _look_at(self, frame: Any) -> tuple[dict[str, Any], dict[str, str], list[int]]:
         stream, chosen, pixels = self._stream, self._chosen, frame.format
@@ -140,7 +151,7 @@ class Picture:
         matrix = "RGB" if pixels.is_rgb else MATRICES[matrix_of(frame, chosen)]
         foreign = stated and own_matrix and not pixels.is_rgb and frame.colorspace not in MATRICES
         context, turn = stream.codec_context, rotation_of(frame)
-        across, down = _aspect_of(context.sample_aspect_ratio or stream.sample_aspect_ratio)
+        across, down = self._aspect()
         aspect = [down, across] if (turn or 0) & TRANSPOSED else [across, down]
         facts = {
             "pixel_format": pixels.name,
@@ -177,13 +188,6 @@ class Picture:
             ),
         }
         return facts, {name: words for name, (departs, words) in departures.items() if departs}, aspect
-
-
-def _aspect_of(ratio: Any) -> tuple[int, int]:
-    """Return width and height of a pixel; where none is stated, or nonsense, they are equal."""
-    if ratio and 0 < ratio.numerator < 2**31 and 0 < ratio.denominator < 2**31:
-        return ratio.numerator, ratio.denominator
-    return 1, 1
 
 
 def _word(fact: Any) -> str:
