@@ -20,7 +20,7 @@ from ..optional import require
 
 TICK = Fraction(1, 90_000)  # seconds; holds the frames of all usual rates exactly
 MATROSKA_TICK = Fraction(1, 1000)  # what its muxer keeps
-ASPECTS = Fraction(1, 255), Fraction(255)  # of a pixel: least and most
+ASPECTS = Fraction(1, 16), Fraction(16)  # of a pixel: least and most; FFmpeg leaves out what makes a side vanish
 MOST_PIXELS = 16_384  # of a side: what x264 takes
 _BT709, _TV_RANGE = 1, 1  # FFmpeg's AVColorSpace and kin, AVColorRange
 
