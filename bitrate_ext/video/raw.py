@@ -144,7 +144,7 @@ def layout_of(
         ValueError: an argument out of range.
         VideoError: the size is not known, or the file's length or samples do not go with the layout.
     """
-    if size is not None and not (len(size) == 2 and all(1 <= side <= _SIDE for side in size)):
+    if size is not None and not (len(size) == 2 and all(isinstance(side, int) and 1 <= side <= _SIDE for side in size)):
         raise ValueError(f"size must be width and height, of 1 to {_SIDE:,} pixels, got {size!r}")
     given = None if pixel_format is None else pixel_format_of(pixel_format)
     named = _read_name(path.stem)

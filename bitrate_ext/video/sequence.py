@@ -15,6 +15,10 @@ from ..io.files import shown, unusable
 from .source import USUAL_RATE, Ended, VideoError, VideoFacts, VideoFrame
 
 _PATTERN = re.compile(r"%(?:0(\d))?d")
+_ENDINGS = {  # of images in a folder
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif", ".avif"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".heic", ".heif", ".jxl"),
+}
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _ORIENTATION = 274
 _MOST_NAMED = 3  # files, in one message
@@ -32,10 +36,20 @@ def unusable_video(path: str | PathLike[str]) -> str | None:
     """Say why a name cannot be that of a video or of numbered images; None where it can. Opens nothing."""
     if not is_sequence(path):
         return unusable(path, "a video")
-    return None if Path(path).is_dir() or _matching(Path(path)) else _no_match(Path(path))
+    try:
+        return None if _images_of(Path(path))[0] else _without_images(Path(path))
+    except OSError as error:
+        return "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
 
 
-def _no_match(path: Path) -> str:
+def _images_of(path: Path) -> tuple[list[Path], list[str]]:
+    """Return the images that a name stands for, in order, and the names of other files beside them in a folder."""
+    return _in_folder(path) if path.is_dir() else (_matching(path), [])
+
+
+def _without_images(path: Path) -> str:
+    if path.is_dir():
+        return f"is a folder without images; name the videos in it, if there are ({shown(path / '*')})"
     return f"no such file, and none in {shown(path.parent)} that has a number there"
 
 
@@ -47,10 +61,7 @@ def _matching(pattern: Path) -> list[Path]:
     before, width, after = parts
     number = rf"\d{{{width}}}|[1-9]\d{{{width},}}" if width else r"0|[1-9]\d*"
     name = re.compile(f"{re.escape(before)}({number}){re.escape(after)}", re.ASCII)
-    try:
-        found = [match for one in os.listdir(pattern.parent) if (match := name.fullmatch(one))]
-    except OSError:
-        return []
+    found = [match for one in os.listdir(pattern.parent) if (match := name.fullmatch(one))]
     return [pattern.parent / match[0] for match in sorted(found, key=lambda match: int(match[1]))]
 
 
@@ -61,18 +72,10 @@ def _natural(name: str) -> list[tuple[str, int]]:
 
 def _in_folder(folder: Path) -> tuple[list[Path], list[str]]:
     """Return the images in a folder in natural order, told by their endings, and the names of other files."""
-    from PIL import Image
-
-    from ..io.images import FORMATS
-
-    endings = {ending for ending, form in Image.registered_extensions().items() if form in FORMATS}
-    try:
-        entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".") and not entry.is_dir()]
-    except OSError as error:
-        raise VideoError(f"{shown(folder)}: cannot be read ({error.strerror})") from None
-    names = sorted((entry.name for entry in entries), key=lambda name: (_natural(name), name))
-    images = [folder / name for name in names if Path(name).suffix.lower() in endings]
-    return images, [name for name in names if Path(name).suffix.lower() not in endings]
+    names = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".") and not entry.is_dir()]
+    names.sort(key=lambda name: (_natural(name), name))
+    images = [name for name in names if Path(name).suffix.lower() in _ENDINGS]
+    return [folder / name for name in images], [name for name in names if name not in set(images)]
 
 
 class NumberedImages:
@@ -89,42 +92,40 @@ class NumberedImages:
     """
 
     def __init__(self, path: str | PathLike[str], rate: Fraction | None, frames: int | None, max_pixels: int) -> None:
-        path, others = Path(path), list[str]()
-        if path.is_dir():
-            self._files, others = _in_folder(path)
-            if not self._files:
-                raise VideoError(f"{shown(path)}: is a folder without images")
-        else:
-            self._files = _matching(path)
-            if not self._files:
-                raise VideoError(f"{shown(path)}: {_no_match(path)}")
+        reason = unusable_video(path)
+        if reason is not None:
+            raise VideoError(f"{shown(path)}: {reason}")
+        self._files, others = _images_of(Path(path))
         self._rate = rate or USUAL_RATE
         self._read, self._unread = 0, list[str]()
         self.facts = VideoFacts(
             rate=self._rate,
             count=len(self._files),
             container="images",
-            codec=self._check_sizes(self._files[:frames], max_pixels),
+            codec=self._check_sizes(frames, max_pixels),
             sandboxed=False,
             picture={"matrix": "RGB", "matrix_stated": True, "range": "full", "range_stated": True},
             warnings=list(self._remarks(rate, others)),
         )
 
-    def _check_sizes(self, files: list[Path], max_pixels: int) -> str:
-        """Check that the images are of one size, by their headers; return the formats."""
+    def _check_sizes(self, frames: int | None, max_pixels: int) -> str:
+        """Check that so many images are of one size, by their headers; return the formats."""
         from ..io.images import ImageError, open_checked
 
         first: tuple[int, int] | None = None
+        trouble: ImageError | None = None
         formats: dict[str, None] = {}
-        for file in files:
+        looked_at = 0
+        for file in self._files:
+            if looked_at == frames:
+                break
             try:
                 with open_checked(file) as image:
                     size = image.size[::-1] if image.getexif().get(_ORIENTATION) in _TURNED else image.size
                     formats[str(image.format).lower()] = None
-            except ImageError as error:
-                if first is None:
-                    raise VideoError(str(error)) from error
-                continue  # left out, and told at the end
+            except ImageError as error:  # it is left out, and told at the end
+                trouble = trouble or error
+                continue
             if size[0] * size[1] > max_pixels:
                 raise VideoError(f"{shown(file)}: is {size[0]} x {size[1]}, more than {max_pixels:,} pixels")
             if first is not None and size != first:
@@ -132,7 +133,9 @@ class NumberedImages:
                     f"{shown(file)}: is {size[0]} x {size[1]}, and the images before it {first[0]} x {first[1]}; leave "
                     "it out, or name images of one size by a pattern such as frame_%04d.png"
                 )
-            first = size
+            first, looked_at = size, looked_at + 1
+        if first is None:
+            raise VideoError(str(trouble)) from trouble
         return ", ".join(formats)
 
     def _remarks(self, rate: Fraction | None, others: list[str]) -> Iterator[str]:
@@ -182,7 +185,7 @@ def _gaps(names: list[str]) -> Iterator[str]:
     steps = [None if a is None or b is None else b - a for a, b in itertools.pairwise(numbers)]
     least = min((step for step in steps if step is not None and step > 0), default=None)
     for step, (before, after) in zip(steps, itertools.pairwise(names), strict=True):
-        if step is not None and step != least:
+        if step is not None and least is not None and step > least:
             yield f"between {shown(before)} and {shown(after)}"
 
 

@@ -218,6 +218,7 @@ ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
     "size": ({"size": (0, 48)}, "size must be width and height, of 1 to"),
     "a negative size": ({"size": (-64, 48)}, "size must be width and height"),
     "a huge size": ({"size": (10**9, 48)}, "size must be width and height"),
+    "no whole size": ({"size": (64.5, 48)}, "size must be width and height"),
     "one side": ({"size": (64,)}, "size must be width and height"),
     "pixel format": ({"size": (64, 48), "pixel_format": "yuv420p11le"}, "pixel_format must be yuv420p, "),
     "rate": ({"size": (64, 48), "rate": 0}, "rate must be 0.001 to 1000 frames a second, got 0"),

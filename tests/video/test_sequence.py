@@ -91,12 +91,17 @@ def test_only_the_first(tmp_path: Path) -> None:
     with VideoReader(tmp_path, frames=2) as video:
         check(video, [0, 1])
     assert video.partial is None
+    make(tmp_path, "f3.png")
+    (tmp_path / "f1.png").write_bytes(b"")
+    with VideoReader(tmp_path, frames=1) as video:
+        assert len(list(video)) == 1
 
 
 @pytest.mark.parametrize("damage", ["header", "pixels", "empty", "pipe"])
-def test_an_image_that_cannot_be_read_is_left_out_and_told(damage: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", [0, 1])
+def test_an_image_that_cannot_be_read_is_left_out_and_told(damage: str, place: int, tmp_path: Path) -> None:
     make(tmp_path, "f1.png", "f2.png", "f3.png")
-    bad = tmp_path / "f2.png"
+    bad = tmp_path / f"f{place + 1}.png"
     data = bad.read_bytes()
     bad.unlink()
     if damage == "pipe":
@@ -105,12 +110,19 @@ def test_an_image_that_cannot_be_read_is_left_out_and_told(damage: str, tmp_path
         bad.write_bytes({"header": b"x" * 99, "pixels": data[: len(data) // 2], "empty": b""}[damage])
     with VideoReader(tmp_path, rate=25) as video:
         frames = list(video)
-    assert [frame.time for frame in frames] == [0, Fraction(2, 25)]
+    assert [frame.time for frame in frames] == [Fraction(index, 25) for index in range(3) if index != place]
     np.testing.assert_array_equal(frames[1].pixels, picture(2))
     assert video.partial is not None
     assert video.partial.startswith(f"images that cannot be read: 1 ({bad}: ")
     with VideoReader(tmp_path, rate=25, frames=2) as video:  # as the second pass of a command asks for them
         assert len(list(video)) == 2
+
+
+def test_no_image_can_be_read(tmp_path: Path) -> None:
+    for name in ("f1.png", "f2.png"):
+        (tmp_path / name).write_bytes(b"hello")
+    with pytest.raises(VideoError, match=rf"^{tmp_path}/f1\.png: not a PNG"):
+        VideoReader(tmp_path)
 
 
 def test_images_of_other_sizes_are_named(tmp_path: Path) -> None:
@@ -145,8 +157,7 @@ def test_names_without_images(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(VideoError, match=message):
             VideoReader(tmp_path / name)
-        reason = unusable_video(tmp_path / name)
-        assert (reason is None) is (name == "")
+        assert unusable_video(tmp_path / name) is not None
     (tmp_path / "a%d.png").write_text("a file of that very name")
     assert not is_sequence(tmp_path / "a%d.png")
 
