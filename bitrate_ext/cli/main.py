@@ -69,7 +69,8 @@ def _nothing_to_read(arguments: argparse.Namespace) -> bool:
     what, names = arguments.inputs[0], getattr(arguments, arguments.inputs[1])
     look: Callable[[str], str | None] = partial(unusable, kind="an image")
     if what == "video":
-        look = importlib.import_module("..video.sequence", __package__).unusable_video
+        raw = {option: getattr(arguments, option) for option in ("size", "pixel_format", "rate")}
+        look = partial(importlib.import_module("..video.sequence", __package__).unusable_video, **raw)
     reasons = {name: None if name == STDIN else look(name) for name in names}
     if not all(reasons.values()):
         return False

@@ -7,7 +7,6 @@ import os
 import re
 from dataclasses import dataclass, field
 from fractions import Fraction
-from os import PathLike
 from pathlib import Path
 
 from ..choices import RATES
@@ -110,21 +109,6 @@ class _Named:
     rates: list[Fraction] = field(default_factory=list)
 
 
-def is_raw(path: str | PathLike[str], video: int, asked: bool) -> bool:
-    """Tell whether a file is to be read as raw video: ``asked`` for, or by its name; not one with a header.
-
-    Raises:
-        VideoError: asked for, but the file has a header that states its layout.
-    """
-    head = os.pread(video, 16, 0)
-    headed = any(head[at:].startswith(magic) for magic, at in _HEADERS.items())
-    if asked and headed:
-        raise VideoError(
-            f"{shown(path)}: is no raw video, but has a header that states its layout; leave size and pixel_format out"
-        )
-    return asked or (Path(path).suffix.lower() in SUFFIXES and not headed)
-
-
 def layout_of(
     path: Path,
     video: int,
@@ -132,8 +116,10 @@ def layout_of(
     pixel_format: str | None,
     rate: Fraction | None,
     max_pixels: int,
-) -> RawLayout:
-    """Find how the frames of a raw video are laid out.
+) -> RawLayout | None:
+    """Find how the frames of a raw video are laid out; None where the file is another kind of video.
+
+    It is raw by its name, unless it has a header, or where its size or pixel format is given.
 
     Args:
         path, video: its name and its descriptor.
@@ -142,8 +128,21 @@ def layout_of(
 
     Raises:
         ValueError: an argument out of range.
-        VideoError: the size is not known, or the file's length or samples do not go with the layout.
+        VideoError: the size is not known; the file's length or samples do not go with the layout; the file has a header
+            that states what is given.
     """
+    head, asked = os.pread(video, 16, 0), size is not None or pixel_format is not None
+    headed = any(head[at:].startswith(magic) for magic, at in _HEADERS.items())
+    if asked and headed:
+        raise VideoError(
+            f"{shown(path)}: is no raw video, but has a header that states its layout; leave size and pixel_format out"
+        )
+    if headed or not (asked or path.suffix.lower() in SUFFIXES):
+        if rate is None:
+            return None
+        raise VideoError(
+            f"{shown(path)}: states its own times; rate is for raw video, with its size, and numbered images"
+        )
     if size is not None and not (len(size) == 2 and all(isinstance(side, int) and 1 <= side <= _SIDE for side in size)):
         raise ValueError(f"size must be width and height, of 1 to {_SIDE:,} pixels, got {size!r}")
     given = None if pixel_format is None else pixel_format_of(pixel_format)

@@ -17,7 +17,7 @@ from typing import Any
 from ..choices import MATRICES, RANGES, check_choice, check_rate
 from ..io.files import open_regular, shown
 from .decoded import DecodedVideo
-from .raw import is_raw, layout_of
+from .raw import layout_of
 from .sequence import NumberedImages, is_sequence
 from .source import MAX_MEMORY, MAX_PIXELS, TIMEOUT, Ended, VideoError, VideoFrame, VideoSource
 
@@ -154,13 +154,9 @@ class VideoReader:
         """Start to decode a file, in a child."""
         video = open_regular(path, "a video", VideoError)
         try:
-            if not is_raw(path, video, size is not None or pixel_format is not None):
-                if rate is not None:
-                    raise VideoError(
-                        f"{self._name}: states its own times; rate is for raw video, with its size, and numbered images"
-                    )
-                return DecodedVideo(self._name, video, wishes, *limits)
             layout = layout_of(Path(path), video, size, pixel_format, rate, limits[-1])
+            if layout is None:
+                return DecodedVideo(self._name, video, wishes, *limits)
             source = DecodedVideo(self._name, video, wishes | {"raw": layout.options}, *limits, layout.rate)
             source.facts.count = layout.count
             source.facts.picture["guessed"] = layout.guessed

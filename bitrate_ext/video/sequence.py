@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ..io.files import shown, unusable
-from .source import USUAL_RATE, Ended, VideoError, VideoFacts, VideoFrame
+from .raw import layout_of
+from .source import MAX_PIXELS, USUAL_RATE, Ended, VideoError, VideoFacts, VideoFrame
 
 _PATTERN = re.compile(r"%(?:0(\d))?d")
 _ENDINGS = {  # of images in a folder
@@ -32,10 +33,32 @@ def is_sequence(path: str | PathLike[str]) -> bool:
     return os.path.isdir(text) or (bool(_PATTERN.search(os.path.basename(text))) and not os.path.lexists(text))
 
 
-def unusable_video(path: str | PathLike[str]) -> str | None:
-    """Say why a name cannot be that of a video or of numbered images; None where it can. Opens nothing."""
-    if not is_sequence(path):
-        return unusable(path, "a video")
+def unusable_video(
+    path: str | PathLike[str],
+    size: tuple[int, int] | None = None,
+    pixel_format: str | None = None,
+    rate: Fraction | None = None,
+) -> str | None:
+    """Say why a name cannot be that of a video, raw video or numbered images; None where it can, as far as is seen.
+
+    Args:
+        path, size, pixel_format, rate: as ``VideoReader``.
+    """
+    if is_sequence(path):
+        return _unusable_images(path)
+    reason = unusable(path, "a video")
+    if reason is None:
+        try:
+            with open(path, "rb") as video:
+                layout_of(Path(path), video.fileno(), size, pixel_format, rate, MAX_PIXELS)
+        except OSError as error:
+            return f"cannot be read ({error.strerror})"
+        except ValueError as error:
+            return str(error).removeprefix(f"{shown(path)}: ")
+    return reason
+
+
+def _unusable_images(path: str | PathLike[str]) -> str | None:
     try:
         return None if _images_of(Path(path))[0] else _without_images(Path(path))
     except OSError as error:
@@ -92,7 +115,7 @@ class NumberedImages:
     """
 
     def __init__(self, path: str | PathLike[str], rate: Fraction | None, frames: int | None, max_pixels: int) -> None:
-        reason = unusable_video(path)
+        reason = _unusable_images(path)
         if reason is not None:
             raise VideoError(f"{shown(path)}: {reason}")
         self._files, others = _images_of(Path(path))

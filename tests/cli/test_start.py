@@ -78,6 +78,9 @@ SAID = {  # arguments, with "a.png" there: what has to be said, on stdout or std
     "video sub": "bitrate-ext: error: sub: is a folder without images; name the videos in it, if there are (sub/*)",
     "video f%d.png": "bitrate-ext: error: f%d.png: no such file, and none in . that has a number there",
     "video absent/f%d.png": "bitrate-ext: error: absent/f%d.png: no such file",
+    "video raw.yuv": "bitrate-ext: error: raw.yuv: raw video states no size, and its name none such as _1920x1080_",
+    "video raw.yuv --size 64x48": "bitrate-ext: error: raw.yuv: its 4 bytes are 0.00 frames of 64 x 48 yuv420p",
+    "video a.png --rate 25": "bitrate-ext: error: a.png: states its own times; rate is for raw video",
     "video - -": "-: the standard input can be read once",
     "video a.png --size 64": "argument --size: expected width and height in pixels such as 1920x1080, got '64'",
     "video a.png --pixel-format yuv": "argument --pixel-format: pixel_format must be yuv420p, ",
@@ -98,6 +101,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("start")
     (folder / "a.png").write_bytes(b"not looked at")
     (folder / "empty.png").touch()
+    (folder / "raw.yuv").write_bytes(b"abcd")
     (folder / "sub").mkdir()
     printed = in_new_process(f"""
         import contextlib, io, os, sys
@@ -109,7 +113,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
             heavy = [name for name in {HEAVY!r} if name in sys.modules]
             print(repr((code, heavy, said.getvalue())))
     """)
-    assert sorted(entry.name for entry in folder.iterdir()) == ["a.png", "empty.png", "sub"]
+    assert sorted(entry.name for entry in folder.iterdir()) == ["a.png", "empty.png", "raw.yuv", "sub"]
     return printed.splitlines()
 
 

@@ -120,7 +120,9 @@ def layout(tmp_path: Path, name: str, length: int, start: bytes = b"", **given: 
     descriptor = os.open(path, os.O_RDONLY)
     try:
         arguments = {"size": None, "pixel_format": None, "rate": None, "max_pixels": 1 << 26} | given
-        return raw_video.layout_of(path, descriptor, **arguments)
+        found = raw_video.layout_of(path, descriptor, **arguments)
+        assert found is not None
+        return found
     finally:
         os.close(descriptor)
 
