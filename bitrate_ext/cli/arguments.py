@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
+import re
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any, NoReturn
 
 from .. import choices
@@ -20,6 +22,7 @@ from .console import UsageError
 from .model_options import add_device, add_model, check_checkpoint, check_device, check_forward, check_model, qualities
 from .outputs import prepare_folder, prepare_videos
 
+READING = ("size", "pixel_format", "rate", "matrix", "range")  # of ``video``: what ``VideoReader`` is told
 GROUP = 32  # frames from one keyframe of a video codec to the next
 MAP_NOTES = """\
 For each IMAGE (PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000, PBM, PGM, PPM, by plug-ins HEIC and JPEG XL; - is the
@@ -81,6 +84,9 @@ OUT is STEM.bitrate in this folder, or what -o names: a file that ends in .mp4, 
 stems are told apart as by bitrate-ext map. Files that exist are kept unless --overwrite is given. A video that is
 damaged or cut short is mapped as far as it goes: its files are called OUT.partial.mp4 and so on, the exit code is 1.
 Videos are decoded in a process of their own. Sound is left out.
+Raw video (.yuv, or what --size is given for) is laid out as --size, --pixel-format and --rate say; what they do not say
+is taken from names such as Beauty_1920x1080_120fps_420_10bit.yuv and foreman_cif.yuv, and told. Numbered images are
+named by a pattern, frame_%04d.png, or by their folder; of - the results are called stdin.
 
 With --animate, VIDEO is a photograph: OUT.png is an animation of its maps over all qualities of --model, or over the
 checkpoints that are named, in one scale of colours.
@@ -248,7 +254,12 @@ def _check_calibrate(arguments: argparse.Namespace) -> None:
 
 def _add_video(command: argparse.ArgumentParser) -> None:
     command.set_defaults(inputs=("video", "videos"), prepare=prepare_videos)
-    command.add_argument("videos", nargs="+", metavar="VIDEO", help="videos; with --animate a photograph")
+    command.add_argument(
+        "videos",
+        nargs="+",
+        metavar="VIDEO",
+        help="videos, folders of images, patterns such as frame_%%04d.png, - for stdin; with --animate a photograph",
+    )
     _add_output(command, "OUT", "a file, or a folder; made if absent")
     add_model(command)
     command.add_argument("--projection", choices=(*choices.PROJECTIONS, choices.RECEPTIVE_FIELD), default="bilinear")
@@ -264,6 +275,18 @@ def _add_video(command: argparse.ArgumentParser) -> None:
         "end in bits per pixel",
     )
     command.add_argument("--frames", type=_at_least(1), metavar="N", help="only the first N")
+    command.add_argument("--size", type=_size, metavar="WxH", help="of raw video, pixels; default: by its name")
+    command.add_argument(
+        "--pixel-format",
+        type=_pixel_format,
+        metavar="NAME",
+        help="of raw video, FFmpeg's name, such as yuv420p10le",
+    )
+    command.add_argument(
+        "--rate", type=_rate, metavar="R", help="of raw video and images, frames a second, such as 50 or 30000/1001"
+    )
+    command.add_argument("--matrix", choices=tuple(choices.MATRICES), help="of the video's colours, whatever it states")
+    command.add_argument("--range", choices=tuple(choices.RANGES), help="of the video's samples, whatever it states")
     command.add_argument(
         "--batch", type=_at_least(1), default=1, metavar="N", help="frames that an image codec sees at once"
     )
@@ -302,9 +325,14 @@ def _add_video(command: argparse.ArgumentParser) -> None:
 
 
 def _check_video(arguments: argparse.Namespace) -> None:
+    if arguments.videos.count(STDIN) > 1:
+        raise UsageError(f"{STDIN}: the standard input can be read once")
     if arguments.animate is None:
         check_model(arguments)
         return
+    for option in READING:
+        if getattr(arguments, option) is not None:
+            raise UsageError(f"--{option.replace('_', '-')} is for videos and cannot go with --animate")
     arguments.inputs = ("image", "videos")
     check_device(arguments)
     check_forward(arguments)
@@ -361,6 +389,32 @@ def _positive(text: str) -> float:
         if math.isfinite(value) and value > 0:
             return value
     raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r}")
+
+
+def _size(text: str) -> tuple[int, int]:
+    sides = re.fullmatch(r"([1-9]\d{0,4})[xX]([1-9]\d{0,4})", text, re.ASCII)
+    if sides is None:
+        raise argparse.ArgumentTypeError(f"expected width and height in pixels such as 1920x1080, got {text!r}")
+    return int(sides[1]), int(sides[2])
+
+
+def _pixel_format(text: str) -> str:
+    from ..video.raw import pixel_format_of
+
+    try:
+        return pixel_format_of(text).name
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _rate(text: str) -> Fraction:
+    try:
+        return choices.check_rate(Fraction(text[:40]))
+    except (ValueError, ZeroDivisionError):
+        least, most = choices.RATES
+        raise argparse.ArgumentTypeError(
+            f"expected {float(least):g} to {most} frames a second, such as 50, 29.97 or 30000/1001, got {text!r}"
+        ) from None
 
 
 def _scale(text: str) -> str | float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -45,7 +46,7 @@ def prepare_videos(arguments: argparse.Namespace) -> None:
     output, videos = Path(arguments.output), arguments.videos
     if arguments.animate is not None:
         if output.suffix.lower() not in (".png", ".apng"):
-            output = output / f"{Path(videos[0]).stem}.bitrate.png"
+            output = output / f"{_stem(videos[0])}.bitrate.png"
         ensure_output_dir(str(output.parent))
         reason = refusal([output], [*videos, *arguments.animate], arguments.overwrite)
         if reason is not None:
@@ -59,6 +60,17 @@ def prepare_videos(arguments: argparse.Namespace) -> None:
     middle, kind, base = ("", output.suffix, output.with_suffix("")) if is_file else (".bitrate", ".mp4", None)
     endings = [f"{middle}{part}{end}" for part in ("", choices.PARTIAL) for end in (kind, ".csv", ".json")]
     arguments.names = Names(arguments, videos, endings, base)
+
+
+def _stem(name: str) -> str:
+    """Return what results of an input are called after; of a pattern of names, what is left without the number."""
+    if name == STDIN:
+        return STDIN_NAME
+    path = Path(os.path.abspath(name))
+    if path.is_dir():
+        return path.name
+    pattern = "%" in path.name and not path.exists()
+    return (re.sub(r"[ ._-]*%0?\d*d", "", path.stem) or path.parent.name) if pattern else path.stem
 
 
 def refusal(targets: Sequence[Path], inputs: Sequence[str | None], overwrite: bool) -> str | None:
@@ -100,16 +112,14 @@ class Names:
 
     def _places(self, inputs: Sequence[str]) -> dict[str, Path]:
         parents = {one: Path(os.path.abspath(one)).parent for one in inputs}
-        found = {one: self._folder / Path(file_name(one)).stem for one in inputs}
+        found = {one: self._folder / _stem(one) for one in inputs}
         owners = {(str(path).casefold(), parents[one]) for one, path in found.items()}
         if len({path for path, _ in owners}) < len(owners):
             common = os.path.commonpath(list(parents.values()))
-            found = {
-                one: self._folder / os.path.relpath(parents[one], common) / Path(file_name(one)).stem for one in inputs
-            }
+            found = {one: self._folder / os.path.relpath(parents[one], common) / _stem(one) for one in inputs}
         count = Counter(str(path).casefold() for path in found.values())
         return {
-            one: path if count[str(path).casefold()] == 1 else path.with_name(file_name(one))
+            one: path if count[str(path).casefold()] == 1 else path.with_name(file_name(one) or _stem(one))
             for one, path in found.items()
         }
 
@@ -120,7 +130,7 @@ class Names:
         Raises:
             ValueError: they would replace an input, those of another one, or, without ``--overwrite``, a file.
         """
-        if not Path(name).stem:
+        if not name or not _stem(name):
             raise ValueError(f"{name!r}: not the name of an input file")
         base = self._bases[name]
         targets = [Path(f"{base}{ending}") for ending in self._endings]

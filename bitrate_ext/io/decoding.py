@@ -40,6 +40,7 @@ _WHOLE = {
 _COUNTED_APART = ("GIF", "TIFF")  # counting frames goes through the file, which may be damaged behind the first
 _SHIFTED_UP = ("JPEG2000", "HEIF")  # what has less than 16 bits, in those of 16
 _ORIENTATION = 274
+_ASIDE = (5, 6, 7, 8)  # orientations that swap width and height
 _DEEP = {  # colour types of a 16-bit PNG: what Pillow is to make of it, and of which bytes, so that none is lost
     2: ("RGB", ("RGB;16B", "RGB;16L")),
     4: ("RGBA", ("RGBA",)),  # two bytes of grey, two of opacity
@@ -72,7 +73,7 @@ class PictureFile:
     """
 
     def __init__(self, path: Path, kind: str, start: bytes) -> None:
-        self._path, self._kind = path, kind
+        self._path, self.kind = path, kind
         self._stated = Stated() if kind == "PNM" else stated(kind, start)
         self._colour = start[25] if kind == "PNG" and len(start) > 25 else None  # PNG's colour type
         self._netpbm = NetpbmFile(path) if kind == "PNM" else None
@@ -87,14 +88,20 @@ class PictureFile:
             self._image.__exit__()
 
     @property
+    def upright(self) -> tuple[int, int]:
+        """Return width and height as EXIF data turn them; of JPEG XL, as they are stored."""
+        turned_aside = self._image is not None and self._turn(self._image) in _ASIDE
+        return (self.height, self.width) if turned_aside else (self.width, self.height)
+
+    @property
     def decoding_bytes(self) -> int:
         """Return the most bytes that decoding takes, from the header."""
         if self._netpbm is not None:
             return self._netpbm.decoding_bytes
-        each = _WHOLE.get(self._kind, 0) + (4 if self._image is None else _pixel_bytes(self._image))
+        each = _WHOLE.get(self.kind, 0) + (4 if self._image is None else _pixel_bytes(self._image))
         if self._is_deep_png:
             each = 32
-        if self._kind == "JPEG" and self._image is not None and self._image.info.get("progressive"):
+        if self.kind == "JPEG" and self._image is not None and self._image.info.get("progressive"):
             each += 2 * len(self._image.getbands())  # 16-bit coefficients of all its samples
         return int(self.width * self.height) * each
 
@@ -105,11 +112,11 @@ class PictureFile:
     def _open(self) -> Image.Image:
         from PIL import Image
 
-        if self._kind == "HEIF":
+        if self.kind == "HEIF":
             heif: Image.Image = import_module(PLUGINS["HEIF"]).HeifImageFile(self._path)
             return heif
-        image = Image.open(self._path, formats=(self._kind,))
-        if self._kind == "TIFF":
+        image = Image.open(self._path, formats=(self.kind,))
+        if self.kind == "TIFF":
             plain_grey = image.mode.startswith("I;16") and image.tag_v2.get(PHOTOMETRIC) != WHITE_IS_ZERO
             reason = why_unread_tiff(image.tag_v2, plain_grey)
             if reason is not None:
@@ -127,10 +134,10 @@ class PictureFile:
             samples, more = self._netpbm.read()
             mode = "RGB" if samples.values.shape[2] == 3 else "L"
             bits = self._netpbm.bits
-            return samples, PictureFacts(self._kind, mode, bits, bits, frames=None if more else 1)
+            return samples, PictureFacts(self.kind, mode, bits, bits, frames=None if more else 1)
         image = self._image = self._image or self._open()
         frames = self._frames(image)
-        missing = _load(image, ended=self._kind == "JPEG")
+        missing = _load(image, ended=self.kind == "JPEG")
         decoded: Image.Image | Samples = self._deep_png(image) if self._is_deep_png else image
         turn = self._turn(image)
         if turn != 1:
@@ -138,7 +145,7 @@ class PictureFile:
                 check_declared(self._path, image.size, 2 * image.width * image.height * _pixel_bytes(image), most_bytes)
             decoded = turned(decoded, turn)
         bits = self._bits(image)
-        if self._kind in _SHIFTED_UP and image.mode == "I;16" and bits < 16:
+        if self.kind in _SHIFTED_UP and image.mode == "I;16" and bits < 16:
             decoded = Samples(np.asarray(decoded)[:, :, None] >> (16 - bits), (1 << bits) - 1)
         if image.mode == "F":
             raise ImageError(f"{shown(self._path)}: has floating-point samples; {OTHERWISE}")
@@ -146,7 +153,7 @@ class PictureFile:
         return decoded, self._facts(image, decoded, frames, turn, missing)
 
     def _frames(self, image: Image.Image) -> int | None:
-        if self._kind not in _COUNTED_APART:
+        if self.kind not in _COUNTED_APART:
             return None if self._stated.animated else int(getattr(image, "n_frames", 1))
         with contextlib.suppress(Exception), self._open() as counted:  # damaged behind the first
             return int(getattr(counted, "n_frames", 1))
@@ -154,7 +161,7 @@ class PictureFile:
 
     def _turn(self, image: Image.Image) -> int:
         """Return EXIF's number of the turn that is to be applied; JPEG XL's decoder has turned what is not a JPEG."""
-        if self._kind == "JXL" and not getattr(image, "jpeg", False):
+        if self.kind == "JXL" and not getattr(image, "jpeg", False):
             return 1
         with contextlib.suppress(Exception):  # of damaged EXIF data anything
             turn = image.getexif().get(_ORIENTATION, 1)
@@ -180,7 +187,7 @@ class PictureFile:
         return Samples(values, 65535, None if hidden is None else (values == np.array(hidden)).all(axis=2))
 
     def _bits(self, image: Image.Image) -> int:
-        if self._kind == "TIFF":
+        if self.kind == "TIFF":
             return int(max(image.tag_v2.get(BITS_PER_SAMPLE, (1,))))
         return int(image.info.get("bit_depth", self._stated.bits))  # which HEIF's plug-in tells
 
@@ -200,7 +207,7 @@ class PictureFile:
         if plain or not isinstance(gamma, float) or abs(gamma / GAMMA - 1) < 0.02:
             gamma = None
         return PictureFacts(
-            image.format or self._kind,
+            image.format or self.kind,
             image.mode,
             bits,
             min(bits, 16 if deep else 8),
