@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,18 +14,24 @@ from ..models.adapter import ModelAdapter, crop_canvas
 from ..models.trace import ModelTrace, Synthesis, SynthesisTransform, symbol_bits
 from ..ops.functional import bitrate_map, latent_bits
 from ..ops.projection import get_projection
-from ..receptive_field.energy import spread_by_energy
+from ..receptive_field.energy import REVERSE, spread_by_energy
 from .result import Attribution
 
 
 def follow_decoder(
-    adapter: ModelAdapter, x: Tensor, passes: int, synthesis: Synthesis, seed: int, forward_kwargs: dict[str, Any]
+    adapter: ModelAdapter,
+    x: Tensor,
+    passes: int,
+    synthesis: Synthesis,
+    seed: int,
+    forward_kwargs: dict[str, Any],
+    progress: Callable[[int, int], object] | None = None,
 ) -> Attribution:
     """Attribute bits to the pixels that the decoder paints with them; see ``attribute``."""
     if not len(x):
         raise ValueError(f"x must hold at least one image, got shape {list(x.shape)}")
     images = [
-        _follow_one(adapter, one, passes, synthesis, seed, adapter.arguments_of(index, forward_kwargs))
+        _follow_one(adapter, one, passes, synthesis, seed, adapter.arguments_of(index, forward_kwargs), progress)
         for index, one in enumerate(torch.split(x, 1))
     ]
     maps = {name: torch.cat([image.maps[name] for image in images]) for name in images[0].maps}
@@ -40,10 +48,22 @@ def follow_decoder(
 
 
 def _follow_one(
-    adapter: ModelAdapter, x: Tensor, passes: int, synthesis: Synthesis, seed: int, forward_kwargs: dict[str, Any]
+    adapter: ModelAdapter,
+    x: Tensor,
+    passes: int,
+    synthesis: Synthesis,
+    seed: int,
+    forward_kwargs: dict[str, Any],
+    progress: Callable[[int, int], object] | None,
 ) -> Attribution:
     run = ModelTrace(adapter, x, forward_kwargs, synthesis)
     transforms = _transforms(run)
+    count = itertools.count(1)  # of both modes
+
+    def on_pass() -> None:
+        if progress is not None:
+            progress(-(-next(count) // (1 + REVERSE)), passes * len(transforms))
+
     generator = torch.Generator().manual_seed(seed)
     maps: dict[str, Tensor] = {}
     total = padding = wrong = torch.zeros(1, dtype=torch.float64, device=x.device)
@@ -54,7 +74,7 @@ def _follow_one(
         total = total + cells.sum()
         if latent in transforms:
             bits = symbol_bits(likelihoods, adapter.unit)
-            spread, error = spread_by_energy(transforms[latent], bits, passes, generator)
+            spread, error = spread_by_energy(transforms[latent], bits, passes, generator, on_pass)
             inside = crop_canvas(spread, run.crop)
             wrong = wrong + error * cells.sum()
             padding = padding + (spread.sum() - inside.sum())

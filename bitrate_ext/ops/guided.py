@@ -17,6 +17,7 @@ from . import autograd, dispatch, library, reference
 from .arguments import Call
 from .dispatch import MapGeometry
 from .projection import Projection
+from .torch_internals import are_eager
 from .units import kernel_input, value_range
 
 # Smaller values of a guide count as this, so that a cell whose guide is zero all over spreads its bits as without a
@@ -30,16 +31,16 @@ def check_guide(guide: object, call: Call) -> None:
     Raises:
         TypeError, ValueError: naming what was expected and what came.
     """
-    first = next(iter(call.latents.values()))
-    shape = (first.shape[0], 1, *call.canvas)
+    made, canvas = call.setting.map, call.setting.geometry.canvas
+    shape = (made.shape[0], 1, *canvas)
     if not isinstance(guide, Tensor):
         raise TypeError(f"guide must be a tensor, got {type(guide).__name__}")
     if guide.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"guide must be float32 or float64, got {guide.dtype}")
     if tuple(guide.shape) != shape:
         raise ValueError(f"guide must be {list(shape)}, one value a pixel of size=, got shape {list(guide.shape)}")
-    if guide.device != first.device:
-        raise ValueError(f"guide must be on {first.device} like the latents, got {guide.device}")
+    if guide.device != made.device:
+        raise ValueError(f"guide must be on {made.device} like the latents, got {guide.device}")
 
 
 def _bounded(guide: Tensor) -> Tensor:
@@ -49,7 +50,7 @@ def _bounded(guide: Tensor) -> Tensor:
         ValueError: it is negative somewhere, or nowhere more than zero. Compiled, transformed and captured calls, which
             cannot look, take negative values for ``LEAST``.
     """
-    if autograd.is_traced() or dispatch.is_capturing(guide.device):
+    if not are_eager([guide]) or dispatch.is_capturing(guide.device):
         return guide.clamp(LEAST, MOST)
     low, high = value_range(guide)
     if guide.numel() and (low < 0 or high <= 0):
@@ -63,7 +64,7 @@ def _cells(values: Tensor, native: bool) -> Tensor:
         return reference.cell_bits(values, torch.float64)
     grid = (values.shape[-2], values.shape[-1])
     own = MapGeometry(grid, (0, 0, *grid), ["nearest"], True, (0.0, 0.0))
-    return autograd.run_map([values], own, torch.float64).squeeze(1)
+    return autograd.call_map([values], own, torch.float64).squeeze(1)
 
 
 def guide_sums(guide: Tensor, grid: tuple[int, int], geometry: MapGeometry, native: bool) -> Tensor:
@@ -97,32 +98,29 @@ def outside_share(
 
 def guided_bits(call: Call, guide: Tensor) -> list[Tensor]:
     """Return what the projection lays out: for each term the bits of cells over the guide's sums, float64."""
-    whole = (0, 0, *call.canvas)
-    laid_out = []
-    for tensor, projection in zip(call.latents.values(), call.projections.values(), strict=True):
-        keys = [term.key for term in projection.terms]
-        geometry = MapGeometry(call.canvas, whole, keys, call.conserve, call.scales)
+    canvas, _, keys, conserve, scales = call.setting.geometry
+    whole = (0, 0, *canvas)
+    laid_out: list[Tensor] = []
+    for tensor, copies in zip(call.latents.values(), call.setting.copies, strict=True):
+        own = keys[len(laid_out) : len(laid_out) + copies]
+        grid = (tensor.shape[-2], tensor.shape[-1])
         cells = _cells(kernel_input(tensor, call.unit), call.native)
-        sums = guide_sums(guide, (tensor.shape[-2], tensor.shape[-1]), geometry, call.native)
-        laid_out += [cells / torch.where(sums == 0, 1, sums)] * len(keys)  # zero: no pixel of the canvas is its own
+        sums = guide_sums(guide, grid, MapGeometry(canvas, whole, own, conserve, scales), call.native)
+        laid_out += [cells / torch.where(sums == 0, 1, sums)] * copies  # zero: no pixel of the canvas is its own
     return laid_out
 
 
 def guided_map(call: Call, guide: Tensor, out: Tensor | None = None) -> Tensor:
     """Return the map of a call under a guide ``[N, 1, H, W]``, or write it into ``out``; see the module."""
-    guide = _bounded(guide)
+    guide, setting = _bounded(guide), call.setting
     bits = guided_bits(call, guide)
-    _, geometry = call.terms()
-    top, left, height, width = call.window
+    top, left, height, width = setting.geometry.window
     window = guide[:, :, top : top + height, left : left + width]
-    single = guide.dtype == call.dtype == torch.float32
-    if call.native and single and autograd.is_plain([*bits, guide]):
-        target = dispatch.new_map(bits, geometry, call.dtype) if out is None else out
+    single = guide.dtype == setting.map.dtype == torch.float32
+    if call.native and single and are_eager([*bits, guide]) and not autograd.needs_gradient([*bits, guide]):
+        target = bits[0].new_empty(setting.map.shape, dtype=setting.map.dtype) if out is None else out
         window = window if window.stride(3) == 1 else window.contiguous()
-        return dispatch.project_into(bits, geometry, target, window)
-    if call.native:
-        laid_out = autograd.run_map(bits, geometry, torch.float64)
-    else:
-        laid_out = dispatch.project_by_reference(bits, geometry, torch.float64)
-    result = (laid_out * window).to(call.dtype)
+        return dispatch.project_into(bits, setting.bands(), target, window)
+    project = autograd.call_map if call.native else dispatch.project_by_reference
+    result = (project(bits, setting.geometry, torch.float64) * window).to(setting.map.dtype)
     return result if out is None else out.copy_(result)

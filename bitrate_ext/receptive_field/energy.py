@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,11 @@ WINDOW = 9  # of the filter, pixels
 
 
 def spread_by_energy(
-    transform: SynthesisTransform, bits: Tensor, passes: int, generator: torch.Generator
+    transform: SynthesisTransform,
+    bits: Tensor,
+    passes: int,
+    generator: torch.Generator,
+    on_pass: Callable[[], object] = lambda: None,
 ) -> tuple[Tensor, Tensor]:
     """Estimate where each symbol's bits go by the energy of its impulse response, and how far that is off.
 
@@ -33,6 +38,7 @@ def spread_by_energy(
         transform: of one image.
         bits: ``[1, C, h, w]``, what each symbol costs.
         passes: in forward mode; twice as many in reverse mode find the energy of each symbol's response.
+        on_pass: called after each of either.
 
     Returns:
         float64 ``[H, W]`` that adds up to the bits, and the expected L1 distance to what infinitely many passes give,
@@ -44,7 +50,7 @@ def spread_by_energy(
     bits = bits.double().clamp_min(0)
     repeated = max(1, passes // REPEATED)
     parts = passes - repeated
-    energy = transform.symbol_energy(REVERSE * passes, generator)
+    energy = transform.symbol_energy(REVERSE * passes, generator, on_pass)
     amplitude = torch.where(energy > 0, bits / energy, 0).sqrt().to(transform.inputs)
     start = torch.randint(parts, bits.shape[2:], generator=generator).to(bits.device)
     rank = bits.argsort(dim=1, descending=True, stable=True).argsort(dim=1, stable=True)
@@ -52,7 +58,9 @@ def spread_by_energy(
 
     def driven(part: int) -> Tensor:
         tangent = random_signs(amplitude, generator) * amplitude
-        return transform.energy(torch.where(part_of == part, tangent, 0)).double()[0]
+        energy = transform.energy(torch.where(part_of == part, tangent, 0)).double()[0]
+        on_pass()
+        return energy
 
     total = noise = torch.zeros(())
     for part in range(parts):

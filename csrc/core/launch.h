@@ -66,6 +66,12 @@ struct ProjectParams {
   Shared<int32_t> exponent;  // [kLanes, lane_cells]
   Shared<double> cells;      // [stage_rows, stage_columns] of one term
   Shared<double> partial;    // [kSide * kSide, blocks of a tile], unless `whole`
+
+  void set_guide(const Guide& given) {
+    guide = given;
+    wide_guide = reinterpret_cast<uintptr_t>(given.data) % 16 == 0 && width % 4 == 0 && given.row_stride % 4 == 0 &&
+                 given.batch_stride % 4 == 0;
+  }
 };
 static_assert(sizeof(ProjectParams) <= 4096, "too large for kernel parameters");
 

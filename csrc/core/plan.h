@@ -20,6 +20,8 @@ struct PlannedTerm {
   Latent latent;
   Band rows, columns;
   const int32_t *row_starts, *column_starts;
+
+  bool has_cells() const { return rows.taps > 0 && columns.taps > 0; }
 };
 
 struct PlannedGradient {
@@ -211,8 +213,8 @@ inline double block_bytes(const ProjectParams& p, const Cut& rows, const Cut& co
 }  // namespace planning
 
 // A launch of `project_tile` for a map that is not empty.
-inline Launch<ProjectParams> plan_project(const std::vector<PlannedTerm>& terms, const Guide& guide, const Image<void>& map,
-                                          DeviceLimits device, LaunchOverrides overrides = {}) {
+inline Launch<ProjectParams> plan_project(const std::vector<PlannedTerm>& terms, const Image<void>& map, DeviceLimits device,
+                                          LaunchOverrides overrides = {}) {
   using namespace planning;
   Launch<ProjectParams> launch{};
   ProjectParams& p = launch.params;
@@ -221,13 +223,10 @@ inline Launch<ProjectParams> plan_project(const std::vector<PlannedTerm>& terms,
   p.height = int32_t(map.height);
   p.width = int32_t(map.width);
   p.wide_stores = reinterpret_cast<uintptr_t>(map.data) % 16 == 0 && map.width % kSide == 0;
-  p.guide = guide;
-  p.wide_guide = reinterpret_cast<uintptr_t>(guide.data) % 16 == 0 && map.width % kSide == 0 &&
-                 guide.row_stride % kSide == 0 && guide.batch_stride % kSide == 0;
   std::vector<HostBand> row_bands, column_bands;
   for (const PlannedTerm& term : terms) {
     check_sizes(term.latent, map.height, map.width);
-    if (term.rows.taps == 0 || term.columns.taps == 0) continue;  // no cells
+    if (!term.has_cells()) continue;
     check(p.count < kMaxTerms,
           "a GPU adds at most " + std::to_string(kMaxTerms) + " latents in one launch, got " + std::to_string(terms.size()));
     row_bands.push_back(host_band(term.rows, term.row_starts));

@@ -251,7 +251,7 @@ def test_last_guards_of_the_kernel():
         (torch.ones(1, 1, 2, 2).mT.contiguous().mT, "its rows contiguous"),
     ):
         with pytest.raises(RuntimeError, match=words):
-            torch.ops.bitrate_ext._project([values], band, guide, out)
+            torch.ops.bitrate_ext._project([values], band, out, None, guide)
 
 
 def test_bounds_are_what_the_docstring_says():

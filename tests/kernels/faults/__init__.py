@@ -9,6 +9,8 @@ a file; each is a line ``NAME: CHECK``, lines ``- `` that occur once in the file
 - ``races.txt``: the CPU path again, caught by ``native/threads.cpp`` under the thread sanitizer, with these words.
 - ``kernels.txt``: the GPU kernels' bodies and their plan. CHECK is one of ``kernel_checks.py`` or of
   ``kernel_addresses.py``, which gets an executor with the fault.
+- ``host.txt``: the host's side of the CUDA path, caught by ``native/cuda_host.cpp``, which prints CHECK; a race by the
+  thread sanitizer.
 """
 
 from __future__ import annotations
