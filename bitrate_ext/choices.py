@@ -10,6 +10,7 @@ from typing import Any
 PROJECTIONS = ("nearest", "bilinear", "area")
 RECEPTIVE_FIELD = "receptive-field"  # a projection measured on the model's own decoder
 GUIDED = "guided"  # the same, and within its reach after edges and texture of the reconstruction
+MEASURED = (RECEPTIVE_FIELD, GUIDED)
 ESTIMATED, CODED = "estimated", "coded"  # sources of bits: likelihoods, or the range coder
 METHODS = JACOBIAN, INTEGRATED_GRADIENTS, GRAD_CAM = "jacobian", "integrated-gradients", "grad-cam"  # of attribution
 PASSES, FEWEST_PASSES = 16, 4  # of attribution

@@ -141,9 +141,10 @@ def _add_map(command: argparse.ArgumentParser) -> None:
     add_model(command)
     command.add_argument(
         "--projection",
-        choices=(*choices.PROJECTIONS, choices.RECEPTIVE_FIELD, choices.JACOBIAN),
+        choices=(*choices.PROJECTIONS, *choices.MEASURED, choices.JACOBIAN),
         default="bilinear",
         help="default bilinear; receptive-field is measured on the model's own decoder, see bitrate-ext calibrate; "
+        "guided also follows edges and texture of the reconstruction, as the decoder does; "
         "jacobian follows the bits of each image through the decoder, pixel by pixel",
     )
     command.add_argument(
@@ -207,8 +208,8 @@ def tiles_asked_for(arguments: argparse.Namespace) -> bool:
 
 def whole_only(arguments: argparse.Namespace) -> str | None:
     """Return the option of ``map``, if any, that tiles cannot serve."""
-    if arguments.projection == choices.JACOBIAN:
-        return f"--projection {choices.JACOBIAN}"
+    if arguments.projection in (choices.JACOBIAN, choices.GUIDED):
+        return f"--projection {arguments.projection}"
     if arguments.bits == choices.CODED:
         return f"--bits {choices.CODED}"
     if arguments.channel is not None:
@@ -241,6 +242,9 @@ def _add_calibrate(command: argparse.ArgumentParser) -> None:
         help=f"passes (default {choices.SAMPLES})",
     )
     command.add_argument("--synthesis", metavar="MODULE", help="the decoder's name in the model; default: found")
+    command.add_argument(
+        "--guide", action="store_true", help="fit the guide of --projection guided, too, and say how much it helps"
+    )
     command.add_argument("--no-cache", action="store_true", help="measure in any case, and keep nothing")
 
 
@@ -262,7 +266,7 @@ def _add_video(command: argparse.ArgumentParser) -> None:
     )
     _add_output(command, "OUT", "a file, or a folder; made if absent")
     add_model(command)
-    command.add_argument("--projection", choices=(*choices.PROJECTIONS, choices.RECEPTIVE_FIELD), default="bilinear")
+    command.add_argument("--projection", choices=(*choices.PROJECTIONS, *choices.MEASURED), default="bilinear")
     command.add_argument(
         "--view", choices=choices.VIEWS, default="side", help="picture and map beside each other (default) ..."
     )

@@ -17,6 +17,7 @@ from torch import nn
 
 from .._version import __version__
 from ..atomic import open_all_or_none
+from ..choices import GUIDED
 from ..io.files import shown
 from ..io.images import Picture, load_image, load_picture
 from ..mapping.mapper import BitrateMapper
@@ -24,6 +25,7 @@ from ..models.demo_codec import demo_photograph
 from ..ops.projection import Projection
 from ..receptive_field import calibration
 from ..receptive_field.field import ReceptiveField
+from ..receptive_field.guide import GUIDED_DISTANCE, UNGUIDED_DISTANCE
 from ..viz import kernel_figure
 from .console import OK, UsageError, count_passes, echo, one_line, telling, warn
 from .model_options import forward_options, mapper_options
@@ -55,6 +57,7 @@ class Measurement:
     seconds: float
     kept: bool  # from an earlier time
     version: str
+    guide: dict[str, Any] | None = None  # where one was asked for: weights, or None where none helps, and distances
     pictures: list[dict[str, Any]] = field(default_factory=list)  # that it was measured on, as in STEM.json of map
     files: dict[str, str] = field(default_factory=dict)
 
@@ -84,6 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
             [picture.pixels.to(device) for picture in pictures] or None,
             arguments.samples,
             synthesis=arguments.synthesis,
+            guide=arguments.guide,
             cache=not arguments.no_cache,
             notice=notice,
             progress=count_passes,
@@ -110,12 +114,21 @@ def measured_projections(
         UsageError: there are none; said once, and not for each image.
     """
     measuring = telling("Measuring the receptive fields")
-    with usage_errors("--projection receptive-field: ", MEASURING, model), measuring:
+    with usage_errors(f"--projection {arguments.projection}: ", MEASURING, model), measuring:
         adapter = BitrateMapper(model, **mapper_options(arguments, BitrateMapper)).adapter
         mapper_options(arguments, calibration.calibrate, ("unit",))  # where a kernel's weights depend on it
         photograph, forward = load_image(demo_photograph()).to(device), forward_options(arguments)
         adapter.prepare(photograph, forward)
-        return calibration.receptive_fields(adapter, photograph, forward, progress=count_passes)
+        guide = arguments.projection == GUIDED
+        return calibration.receptive_fields(adapter, photograph, forward, progress=count_passes, guide=guide)
+
+
+def describe_guide(measured: ReceptiveField) -> dict[str, Any] | None:
+    """Return the guide of a field for a record, and how well it does: per cent of the bits beside Jacobian maps."""
+    if UNGUIDED_DISTANCE not in measured.fit:
+        return None
+    weights = None if measured.guide is None else list(measured.guide.weights)
+    return {"weights": weights, **{name: measured.fit[name] for name in (UNGUIDED_DISTANCE, GUIDED_DISTANCE)}}
 
 
 def _measurement(measured: ReceptiveField, model: str, device: str, seconds: float, kept: bool) -> Measurement:
@@ -139,6 +152,7 @@ def _measurement(measured: ReceptiveField, model: str, device: str, seconds: flo
         seconds=seconds,
         kept=kept,
         version=__version__,
+        guide=describe_guide(measured),
     )
 
 
@@ -175,6 +189,16 @@ def _write(measured: ReceptiveField, measurement: Measurement, targets: Sequence
     measurement.files = dict(zip(OUTPUTS, map(str, targets), strict=True))
 
 
+def _guide_rows(guide: dict[str, Any] | None) -> dict[str, str]:
+    if guide is None:
+        return {}
+    left_out = "of the bits elsewhere than in Jacobian maps of pictures left out of the fit"
+    without, fitted = (f"{guide[name]:.1f} %" for name in (UNGUIDED_DISTANCE, GUIDED_DISTANCE))
+    if guide["weights"] is None:
+        return {"guide": f"none: it does not help, {fitted} {left_out}, {without} without"}
+    return {"guide": f"{fitted} {left_out}, {without} without"}
+
+
 def _file_name(text: str) -> str:
     """Make a text part of a file name: whatever is no letter, digit, ``_``, ``.`` or ``+`` becomes a dash."""
     return re.sub(r"[^\w.+]+", "-", text).strip("-.") or "unnamed"
@@ -190,6 +214,7 @@ def _table(measurement: Measurement) -> str:
         "spread": "{:.2f}, {:.2f}".format(*measurement.spread),
         "terms": str(measurement.terms),
         "separable error": _percent(measurement.separable_error),
+        **_guide_rows(measurement.guide),
         "sampling error": _percent(measurement.sampling_error),
         "cells probed": "unknown" if measurement.cells_probed is None else f"{measurement.cells_probed:,}",
         "seconds": f"{measurement.seconds:.1f}" + (" (kept from an earlier time)" if measurement.kept else ""),

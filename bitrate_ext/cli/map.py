@@ -14,7 +14,7 @@ import numpy as np
 
 from ..atomic import open_all_or_none
 from ..attribution.attribute import attribute
-from ..choices import CODED, ESTIMATED, JACOBIAN, PASSES, PROJECTIONS, RECEPTIVE_FIELD
+from ..choices import CODED, ESTIMATED, JACOBIAN, MEASURED, PASSES, PROJECTIONS
 from ..io.files import shown
 from ..io.images import load_picture
 from ..mapping.mapper import AnyProjection, BitrateMapper
@@ -34,12 +34,12 @@ def run(arguments: argparse.Namespace) -> int:
     device = checked_device(arguments.device)
     forward_only = arguments.bits == ESTIMATED and arguments.projection in PROJECTIONS
     taken: Callable[..., Any] = BitrateMapper.__call__
-    if arguments.projection in (JACOBIAN, RECEPTIVE_FIELD):
+    if arguments.projection not in PROJECTIONS:
         taken = attribute if arguments.projection == JACOBIAN else calibration.calibrate
     coded = arguments.bits == CODED
     model, name = load_model(device, arguments, forward_only=forward_only, coded=coded, taken=taken)
     projection: AnyProjection = arguments.projection
-    if projection == RECEPTIVE_FIELD:
+    if projection in MEASURED:
         projection = calibrate.measured_projections(model, device, arguments)
     projection = "nearest" if projection == JACOBIAN else projection
     mapper = BitrateMapper(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from .._version import __version__
-from ..choices import RECEPTIVE_FIELD
+from ..choices import MEASURED
 from ..io.facts import PictureFacts
 from ..mapping.layout import BitrateResult
 from ..mapping.mapper import BitrateMapper
@@ -94,7 +94,7 @@ class MapJob:
             version=__version__,
             picture=asdict(facts),
             warnings=facts.warnings,
-            receptive_field=_layouts(self.mapper) if self.arguments.projection == RECEPTIVE_FIELD else None,
+            receptive_field=_layouts(self.mapper) if self.arguments.projection in MEASURED else None,
             files={name: str(path) for name, path in files.items()},
         )
 
@@ -119,4 +119,6 @@ def _layouts(mapper: BitrateMapper) -> dict[str, dict[str, Any]]:
             "centroid": list(centroid),
             "spread": list(spread),
         }
+        if isinstance(projection, ReceptiveField) and projection.guide is not None:
+            found[latent]["guide"] = list(projection.guide.weights)
     return found

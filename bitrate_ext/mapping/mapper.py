@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..choices import CODED, ESTIMATED, GUIDED, PADDING_SIDES, PADDINGS, RECEPTIVE_FIELD
+from ..choices import CODED, ESTIMATED, GUIDED, MEASURED, PADDING_SIDES, PADDINGS
 from ..coding.coder import Coder
 from ..models.adapter import ModelAdapter
 from ..models.trace import Synthesis
@@ -96,7 +96,7 @@ class BitrateMapper:
         if isinstance(projection, Mapping):
             for one in projection.values():
                 get_projection(one)
-        elif projection not in (RECEPTIVE_FIELD, GUIDED):
+        elif projection not in MEASURED:
             get_projection(projection)
         self.projections: dict[str, Projection] = {}
 
@@ -154,7 +154,7 @@ class BitrateMapper:
         self.adapter.prepare(x, forward_kwargs, size)
         if self.projections.keys() == self.strides.keys():
             return
-        if self._asked in (RECEPTIVE_FIELD, GUIDED):
+        if self._asked in MEASURED:
             guide = self._asked == GUIDED
             self.projections = receptive_fields(self.adapter, x, forward_kwargs, synthesis=self._synthesis, guide=guide)
         else:

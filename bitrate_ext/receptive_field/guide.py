@@ -27,6 +27,7 @@ FEATURES = 4
 STEPS, RATE = 150, 0.03  # of Adam, which fits the weights
 MOST_WEIGHT = 4.0  # with which a guide stays within the operator's bounds
 HELP = 0.5  # per cent of the bits that a guide must put right on photographs it was not fitted on
+UNGUIDED_DISTANCE, GUIDED_DISTANCE = "unguided_distance", "guided_distance"  # of a field's fit
 Floats = NDArray[np.float64]
 
 
@@ -142,8 +143,8 @@ def fit_guide(
         for one in parts[fold::folds]:
             unguided.append(float(distance(projection, None, one)))
             guided.append(float(distance(projection, guide(one.picture), one)))
-    found = {"unguided_distance": float(np.mean(unguided)), "guided_distance": float(np.mean(guided))}
-    helps = found["guided_distance"] <= found["unguided_distance"] - HELP
+    found = {UNGUIDED_DISTANCE: float(np.mean(unguided)), GUIDED_DISTANCE: float(np.mean(guided))}
+    helps = found[GUIDED_DISTANCE] <= found[UNGUIDED_DISTANCE] - HELP
     return (_fitted(projection, stride, list(examples)) if helps else None), found
 
 

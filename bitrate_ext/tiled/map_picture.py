@@ -100,6 +100,8 @@ class TiledRun:
         self._kwargs = dict(forward_kwargs or {})
         sample = self._sample()
         mapper.resolve(sample, self._kwargs, (image.height, image.width))
+        if any(projection.guide is not None for projection in mapper.projections.values()):
+            raise ValueError("projection 'guided' needs the whole reconstruction at once; tiles take 'receptive-field'")
         adapter.fit(sample, self._kwargs)
         self._like = sample[:, :, :1, :1].clone()
         self._latents, self._psnr, self._x_hat = latents, psnr, x_hat
