@@ -372,10 +372,12 @@ def check_halves(module: ModuleType, seed: int = 11) -> None:
     assert (summary["row_tiles"], summary["column_tiles"]) == (5, 11)
 
 
-def check_grid_limits(module: ModuleType, seed: int = 14) -> None:
+def check_grid_limits(
+    module: ModuleType, seed: int = 14, lengths: tuple[int, ...] = (65_535, 65_536, 65_537, 2**20)
+) -> None:
     """N * C, H and W at the limits of other kernels' grids."""
     rng = seeded(seed)
-    for long in (65_535, 65_536, 65_537, 2**20):
+    for long in lengths:
         shapes = [((1, 1, long, 1), (long, 1)), ((1, 1, 1, long), (1, long)), ((1, long, 1, 1), (3, 2))]
         if long < 2**20:  # a block an image: fibers for a million blocks take too long
             shapes.append(((long, 1, 1, 1), (1, 1)))
