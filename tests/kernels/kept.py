@@ -16,7 +16,9 @@ def kept(name: str, of: Iterable[str | bytes | Path], make: Callable[[Path], obj
     """Return the file of that name that ``make`` writes to the path that it gets, from what ``of`` lists alone."""
     digest = hashlib.sha256()
     for part in of:
-        digest.update(part.read_bytes() if isinstance(part, Path) else part if isinstance(part, bytes) else part.encode())
+        digest.update(
+            part.read_bytes() if isinstance(part, Path) else part if isinstance(part, bytes) else part.encode()
+        )
         digest.update(b"\0")
     stem, end = name.rsplit(".", 1)
     target = CACHE / f"{stem}-{digest.hexdigest()[:16]}.{end}"

@@ -36,7 +36,7 @@ def _latent(
 
 
 def _strides(rng: np.random.Generator, sizes: list[int]) -> list[int]:
-    """Return the strides of a contiguous or channels_last tensor, of one with room between rows, or more than 2^32 long."""
+    """Return the strides of a contiguous or channels_last tensor, of one with room between rows, or beyond 2^32."""
     n, c, h, w = sizes
     if n <= 64 and max(h, w) <= 3000 and rng.random() < 0.6:
         return [3 << 36, 5 << 34, 7 << 32, 1] if rng.random() < 0.5 else [3 << 36, 1, 5 << 34, 7 << 32]

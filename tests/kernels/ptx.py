@@ -31,12 +31,17 @@ PIECE = re.compile(
     | (?P<statement>[^;]+); | \Z )""",
     re.VERBOSE,
 )
-PARAM = re.compile(r"\.param\s+(?:\.align\s+(\d+)\s+)?\.(\w+)\s+(\w+)(?:\[(\d+)\])?")
+PARAM = re.compile(
+    r"\.param\s+(?:\.align\s+(\d+)\s+)?\.(\w+)\s+(?:\.ptr\s+(?:\.(?:global|const|shared)\s+)?(?:\.align\s+\d+\s+)?)?"
+    r"(\w+)(?:\[(\d+)\])?"
+)
 VARIABLE = re.compile(
     r"(?P<extern>\.extern\s+)?(?:\.visible\s+)?\.(?P<space>shared|const|global)\s+(?:\.align\s+(?P<align>\d+)\s+)?"
     r"\.(?P<type>\w+)\s+(?P<name>\w+)\s*(?:\[(?P<count>\d*)\])?\s*(?:=\s*\{?(?P<values>[^}]*)\}?)?"
 )
-INSTRUCTION = re.compile(r"(?:@(?P<not>!?)(?P<guard>%\w+)\s+)?(?P<opcode>[a-z][\w.]*)(?:\s+(?P<operands>.*))?", re.DOTALL)
+INSTRUCTION = re.compile(
+    r"(?:@(?P<not>!?)(?P<guard>%\w+)\s+)?(?P<opcode>[a-z][\w.]*)(?:\s+(?P<operands>.*))?", re.DOTALL
+)
 
 
 class UnknownPtx(Exception):
@@ -284,15 +289,18 @@ class Program:
             return
         self.symbols[name] = f"reinterpret_cast<uint64_t>(table_{name})"
         values = re.sub(r"0[dDfF](?=[0-9A-Fa-f]{8})", "0x", found["values"] or "0")
+        of = f"alignas({found['align'] or 1}) const {TYPES[found['type']]}"
         self.tables.append(
-            f"alignas({found['align'] or 1}) const {TYPES[found['type']]} table_{name}[{found['count'] or 1}] = {{{values}}};\n"
+            f"{of} table_{name}[{found['count'] or 1}] = {{{values}}};\n"
             f"const bool known_{name} = (tables.push_back({{table_{name}, sizeof(table_{name})}}), true);"
         )
 
     def places(self, change: Change) -> list[re.Match[str]]:
         """Return where a change of its kernel may be made."""
         pattern = re.compile(change.pattern.replace("%_", r"%\w+"), re.MULTILINE)
-        return [found for kernel in self.kernels if kernel.name == change.kernel for found in pattern.finditer(kernel.code)]
+        return [
+            found for kernel in self.kernels if kernel.name == change.kernel for found in pattern.finditer(kernel.code)
+        ]
 
     def _changed(self, kernel: _Kernel, change: Change) -> tuple[int, str]:
         """Return the index of the piece that changes, and its new text."""

@@ -1,4 +1,4 @@
-"""What the assembler makes of the kernels for each architecture, as far as rounding goes. Needs cuobjdump and no GPU."""
+"""What the assembler makes of the kernels, as far as rounding goes. Needs cuobjdump and no GPU."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def misrounded(sass: Counter[str], ptx: Counter[str]) -> list[str]:
 
     A product that was joined with a sum is gone: each product and quotient of the PTX still has its own. Copies that
     the assembler makes of a loop add to them. Fused instructions on floats are those of the PTX, and one a quotient of
-    doubles, which compares exponents. Flushes to zero belong to the division of integers, whose other steps are as many.
+    doubles, which compares exponents. Flushes to zero belong to divisions of integers, whose other steps are as many.
     """
     found = []
     quotients = ptx["div.rn.f64"]

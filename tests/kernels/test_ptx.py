@@ -30,6 +30,7 @@ SETTINGS = {name: {"count": scaled(count)} for name, count in COUNTS.items()} | 
     "wide_loads": {"count": scaled(300)},
     "gradient_tiles": {"count": scaled(300)},
     "special_values": {"count": scaled(400)},
+    "stages": {"count": scaled(60)},
     "addresses": {"count": scaled(300)},
     "gradient_addresses": {"count": scaled(600)},
     "grid_limits": {} if SCALE == 1 else {"lengths": (65_537,)},

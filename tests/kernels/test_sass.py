@@ -17,7 +17,9 @@ LIBRARIES = sorted((device_code.ROOT / "bitrate_ext").glob("_ops_cuda*.so"))
 def cuobjdump() -> Path:
     found = sass.find_cuobjdump()
     if found is None:
-        pytest.skip("no cuobjdump, of a CUDA toolkit or of the package triton: the library's instructions are unchecked")
+        pytest.skip(
+            "no cuobjdump, of a CUDA toolkit or of the package triton: the library's instructions are unchecked"
+        )
     return found
 
 
@@ -43,9 +45,7 @@ def test_the_library_rounds_as_its_ptx(cuobjdump: Path) -> None:
         ("f[0] = f[1] * f[2];", ["--fmad=false", "--ftz=true"], "FTZ"),
     ],
 )
-def test_what_rounds_otherwise_is_seen(
-    line: str, flags: list[str], seen: str, cuobjdump: Path, tmp_path: Path
-) -> None:
+def test_what_rounds_otherwise_is_seen(line: str, flags: list[str], seen: str, cuobjdump: Path, tmp_path: Path) -> None:
     nvcc = device_code.need_nvcc()
     source = tmp_path / "flawed.cu"
     source.write_text(f"__global__ void flawed_kernel(double* x, float* f) {{\n  {line}\n}}\n")

@@ -52,7 +52,8 @@ Summary index_project(const std::vector<TermView>& terms, const TensorView& map,
 Summary index_backward(const TensorView& grad, const TermView& term, const TensorView& gradient, const Setting& setting,
                        const std::vector<int64_t>& blocks, std::vector<Touched>& touched);
 
-// Of an executor of PTX: its pieces without a branch, and which have been run. From now on change `planted` is made, see ptx.py.
+// Of an executor of PTX: its pieces without a branch, and which have been run. From now on change `planted` is made, see
+// ptx.py.
 struct PtxBlock {
   std::string kernel;
   int line;

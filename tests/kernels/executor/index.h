@@ -24,8 +24,7 @@ struct Real {
 
 class IndexContext {
  public:
-  IndexContext(int32_t block, int32_t thread, int32_t threads, const std::vector<Real>& real,
-               std::vector<Touched>& touched)
+  IndexContext(int32_t block, int32_t thread, int32_t threads, const std::vector<Real>& real, std::vector<Touched>& touched)
       : block_(block), thread_(thread), threads_(threads), real_(real), touched_(touched) {}
 
   int32_t block() const { return block_; }

@@ -191,33 +191,20 @@ struct Kernel {
   }
 };
 
-// ---- instructions: of one, two or three operands of a type
+// ---- instructions, each a function of a type of operand
 
-#define BITRATE_EXT_OP1(name, ...) \
-  template <typename T>            \
-  T op_##name(T a) {               \
-    __VA_ARGS__;                   \
-  }
-#define BITRATE_EXT_OP2(name, ...) \
-  template <typename T>            \
-  T op_##name(T a, T b) {          \
-    __VA_ARGS__;                   \
-  }
-#define BITRATE_EXT_OP3(name, ...) \
-  template <typename T>            \
-  T op_##name(T a, T b, T c) {     \
-    __VA_ARGS__;                   \
+#define BITRATE_EXT_OP(type, name, parameters, ...) \
+  template <typename T>                             \
+  type op_##name parameters {                       \
+    __VA_ARGS__;                                    \
   }
 
-BITRATE_EXT_OP1(mov, return a)
-BITRATE_EXT_OP1(cvta_to_global, return a)
-BITRATE_EXT_OP2(and, return a & b)
-BITRATE_EXT_OP2(or, return a | b)
-BITRATE_EXT_OP2(xor, return a ^ b)
-template <typename T>
-T op_selp(T a, T b, bool first) {
-  return first ? a : b;
-}
+BITRATE_EXT_OP(T, mov, (T a), return a)
+BITRATE_EXT_OP(T, cvta_to_global, (T a), return a)
+BITRATE_EXT_OP(T, and, (T a, T b), return a & b)
+BITRATE_EXT_OP(T, or, (T a, T b), return a | b)
+BITRATE_EXT_OP(T, xor, (T a, T b), return a ^ b)
+BITRATE_EXT_OP(T, selp, (T a, T b, bool first), return first ? a : b)
 template <typename T>
 T op_not(T a) {
   if constexpr (std::is_same_v<T, bool>) return !a;
@@ -235,20 +222,14 @@ template <typename T, bool kSigned = std::is_signed_v<T>>  // twice as wide
 using Wide = Either<sizeof(T) == 8, Either<kSigned, __int128, unsigned __int128>,
                     Either<sizeof(T) == 4, Either<kSigned, s64, u64>, Either<kSigned, s32, u32>>>;
 
-BITRATE_EXT_OP2(add, static_assert(kInteger<T>); return T(u64(a) + u64(b)))
-BITRATE_EXT_OP2(sub, static_assert(kInteger<T>); return T(u64(a) - u64(b)))
-BITRATE_EXT_OP2(mul_lo, return T(u64(a) * u64(b)))
-BITRATE_EXT_OP3(mad_lo, return T(u64(a) * u64(b) + u64(c)))
-BITRATE_EXT_OP2(mul_hi, return T(Wide<T>(a) * Wide<T>(b) >> kBits<T>))
-BITRATE_EXT_OP3(mad_hi, return T(u64(op_mul_hi(a, b)) + u64(c)))
-template <typename T>
-Wide<T> op_mul_wide(T a, T b) {
-  return Wide<T>(a) * Wide<T>(b);
-}
-template <typename T>
-Wide<T> op_mad_wide(T a, T b, Wide<T> c) {
-  return Wide<T>(u64(op_mul_wide(a, b)) + u64(c));
-}
+BITRATE_EXT_OP(T, add, (T a, T b), static_assert(kInteger<T>); return T(u64(a) + u64(b)))
+BITRATE_EXT_OP(T, sub, (T a, T b), static_assert(kInteger<T>); return T(u64(a) - u64(b)))
+BITRATE_EXT_OP(T, mul_lo, (T a, T b), return T(u64(a) * u64(b)))
+BITRATE_EXT_OP(T, mad_lo, (T a, T b, T c), return T(u64(a) * u64(b) + u64(c)))
+BITRATE_EXT_OP(T, mul_hi, (T a, T b), return T(Wide<T>(a) * Wide<T>(b) >> kBits<T>))
+BITRATE_EXT_OP(T, mad_hi, (T a, T b, T c), return T(u64(op_mul_hi(a, b)) + u64(c)))
+BITRATE_EXT_OP(Wide<T>, mul_wide, (T a, T b), return Wide<T>(a) * Wide<T>(b))
+BITRATE_EXT_OP(Wide<T>, mad_wide, (T a, T b, Wide<T> c), return Wide<T>(u64(op_mul_wide(a, b)) + u64(c)))
 
 template <typename T>
 void check_division(T a, T b) {
@@ -257,34 +238,16 @@ void check_division(T a, T b) {
     throw BrokenRule("the division of " + std::to_string(a) + " by " + std::to_string(b));
   }
 }
-BITRATE_EXT_OP2(div, check_division(a, b); return a / b)
-BITRATE_EXT_OP2(rem, check_division(a, b); return a % b)
+BITRATE_EXT_OP(T, div, (T a, T b), check_division(a, b); return a / b)
+BITRATE_EXT_OP(T, rem, (T a, T b), check_division(a, b); return a % b)
 
 // Shifts by the width or more leave nothing but the sign.
-template <typename T>
-T op_shl(T a, u32 by) {
-  return by < kBits<T> ? T(u64(a) << by) : T(0);
-}
-template <typename T>
-T op_shr(T a, u32 by) {
-  return by < kBits<T> ? T(a >> by) : T(a < 0 ? -1 : 0);
-}
-template <typename T>
-T op_shf_l_wrap(T low, T high, u32 by) {
-  return T((u64(high) << 32 | low) << (by & 31) >> 32);
-}
-template <typename T>
-T op_shf_r_wrap(T low, T high, u32 by) {
-  return T((u64(high) << 32 | low) >> (by & 31));
-}
-template <typename T>
-u32 op_popc(T a) {
-  return u32(__builtin_popcountll(a));
-}
-template <typename T>
-u32 op_clz(T a) {
-  return a == 0 ? kBits<T> : u32(__builtin_clzll(a)) - (64 - kBits<T>);
-}
+BITRATE_EXT_OP(T, shl, (T a, u32 by), return by < kBits<T> ? T(u64(a) << by) : T(0))
+BITRATE_EXT_OP(T, shr, (T a, u32 by), return by < kBits<T> ? T(a >> by) : T(a < 0 ? -1 : 0))
+BITRATE_EXT_OP(T, shf_l_wrap, (T low, T high, u32 by), return T((u64(high) << 32 | low) << (by & 31) >> 32))
+BITRATE_EXT_OP(T, shf_r_wrap, (T low, T high, u32 by), return T((u64(high) << 32 | low) >> (by & 31)))
+BITRATE_EXT_OP(u32, popc, (T a), return u32(__builtin_popcountll(a)))
+BITRATE_EXT_OP(u32, clz, (T a), return a == 0 ? kBits<T> : u32(__builtin_clzll(a)) - (64 - kBits<T>))
 template <typename T>
 T op_bfe(T a, u32 first, u32 length) {
   static_assert(!std::is_signed_v<T>);
@@ -307,14 +270,14 @@ T op_prmt(T a, T b, u32 selector) {
 }
 
 // Of floating-point numbers: rounded to the nearest, and no subnormal is lost.
-BITRATE_EXT_OP2(add_rn, return result(a + b))
-BITRATE_EXT_OP2(sub_rn, return result(a - b))
-BITRATE_EXT_OP2(mul_rn, return result(a * b))
-BITRATE_EXT_OP2(div_rn, return result(a / b))
-BITRATE_EXT_OP3(fma_rn, return result(std::fma(a, b, c)))
-BITRATE_EXT_OP1(sqrt_rn, return result(std::sqrt(a)))
-BITRATE_EXT_OP1(rcp_rn, return result(T(1) / a))
-BITRATE_EXT_OP2(copysign, return std::copysign(b, a))
+BITRATE_EXT_OP(T, add_rn, (T a, T b), return result(a + b))
+BITRATE_EXT_OP(T, sub_rn, (T a, T b), return result(a - b))
+BITRATE_EXT_OP(T, mul_rn, (T a, T b), return result(a * b))
+BITRATE_EXT_OP(T, div_rn, (T a, T b), return result(a / b))
+BITRATE_EXT_OP(T, fma_rn, (T a, T b, T c), return result(std::fma(a, b, c)))
+BITRATE_EXT_OP(T, sqrt_rn, (T a), return result(std::sqrt(a)))
+BITRATE_EXT_OP(T, rcp_rn, (T a), return result(T(1) / a))
+BITRATE_EXT_OP(T, copysign, (T a, T b), return std::copysign(b, a))
 
 // Of both. -0 comes before 0; of a number and NaN the number counts.
 template <typename T>
@@ -324,14 +287,16 @@ bool before(T a, T b) {
   }
   return a < b;
 }
-BITRATE_EXT_OP2(min, return a != a || b != b ? result(a != a ? b : a) : before(b, a) ? b : a)
-BITRATE_EXT_OP2(max, return a != a || b != b ? result(a != a ? b : a) : before(a, b) ? b : a)
+BITRATE_EXT_OP(T, min, (T a, T b), return a != a || b != b ? result(a != a ? b : a) : before(b, a) ? b : a)
+BITRATE_EXT_OP(T, max, (T a, T b), return a != a || b != b ? result(a != a ? b : a) : before(a, b) ? b : a)
 template <typename T>
 T op_neg(T a) {
   if constexpr (kInteger<T>) return T(-u64(a));
   return result(-a);
 }
-BITRATE_EXT_OP1(abs, return before(a, T(0)) ? op_neg(a) : result(a))
+BITRATE_EXT_OP(T, abs, (T a), return before(a, T(0)) ? op_neg(a) : result(a))
+
+#undef BITRATE_EXT_OP
 
 // ---- comparisons: those with "u" are true of NaN, too
 
@@ -357,7 +322,7 @@ BITRATE_EXT_COMPARISON(le, a <= b)
 BITRATE_EXT_COMPARISON(gt, a > b)
 BITRATE_EXT_COMPARISON(ge, a >= b)
 BITRATE_EXT_COMPARISON(eq, a == b)
-BITRATE_EXT_COMPARISON(ne, a < b || a > b)
+BITRATE_EXT_COMPARISON(ne, a<b || a> b)
 BITRATE_EXT_COMPARISON(ltu, !(a >= b))
 BITRATE_EXT_COMPARISON(leu, !(a > b))
 BITRATE_EXT_COMPARISON(gtu, !(a <= b))
