@@ -195,7 +195,8 @@ def test_instructions(tmp_path: Path) -> None:
 def test_what_is_unknown_is_refused(instruction: str, named: str, tmp_path: Path) -> None:
     path = tmp_path / "once.ptx"
     path.write_text(
-        f"{HEAD}.entry once(.param .u64 to, .param .u64 from, .param .u32 count)\n{{\n{REGISTERS}\n{instruction};\nret;\n}}\n"
+        f"{HEAD}.entry once(.param .u64 to, .param .u64 from, .param .u32 count)\n"
+        f"{{\n{REGISTERS}\n{instruction};\nret;\n}}\n"
     )
     with pytest.raises(ptx.UnknownPtx, match=named):
         _compiled(path, tmp_path)
