@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,13 +24,19 @@ WINDOW = 9  # of the filter, pixels
 
 
 def follow_decoder(
-    adapter: ModelAdapter, x: Tensor, passes: int, synthesis: Synthesis, seed: int, forward_kwargs: dict[str, Any]
+    adapter: ModelAdapter,
+    x: Tensor,
+    passes: int,
+    synthesis: Synthesis,
+    seed: int,
+    forward_kwargs: dict[str, Any],
+    progress: Callable[[int, int], object] | None = None,
 ) -> Attribution:
     """Attribute bits to the pixels that the decoder paints with them; see ``attribute``."""
     if not len(x):
         raise ValueError(f"x must hold at least one image, got shape {list(x.shape)}")
     images = [
-        _follow_one(adapter, one, passes, synthesis, seed, adapter.arguments_of(index, forward_kwargs))
+        _follow_one(adapter, one, passes, synthesis, seed, adapter.arguments_of(index, forward_kwargs), progress)
         for index, one in enumerate(torch.split(x, 1))
     ]
     maps = {name: torch.cat([image.maps[name] for image in images]) for name in images[0].maps}
@@ -45,10 +53,22 @@ def follow_decoder(
 
 
 def _follow_one(
-    adapter: ModelAdapter, x: Tensor, passes: int, synthesis: Synthesis, seed: int, forward_kwargs: dict[str, Any]
+    adapter: ModelAdapter,
+    x: Tensor,
+    passes: int,
+    synthesis: Synthesis,
+    seed: int,
+    forward_kwargs: dict[str, Any],
+    progress: Callable[[int, int], object] | None,
 ) -> Attribution:
     run = ModelTrace(adapter, x, forward_kwargs, synthesis)
     transforms = _transforms(run)
+    count = itertools.count(1)  # of both modes
+
+    def on_pass() -> None:
+        if progress is not None:
+            progress(-(-next(count) // (1 + REVERSE)), passes * len(transforms))
+
     generator = torch.Generator().manual_seed(seed)
     maps: dict[str, Tensor] = {}
     total = padding = wrong = torch.zeros(1, dtype=torch.float64, device=x.device)
@@ -59,7 +79,7 @@ def _follow_one(
         total = total + cells.sum()
         if latent in transforms:
             bits = symbol_bits(likelihoods, adapter.unit)
-            spread, error = spread_by_energy(transforms[latent], bits, passes, generator)
+            spread, error = spread_by_energy(transforms[latent], bits, passes, generator, on_pass)
             inside = crop_canvas(spread, run.crop)
             wrong = wrong + error * cells.sum()
             padding = padding + (spread.sum() - inside.sum())
@@ -93,7 +113,11 @@ def _transforms(run: ModelTrace) -> dict[str, SynthesisTransform]:
 
 
 def spread_by_energy(
-    transform: SynthesisTransform, bits: Tensor, passes: int, generator: torch.Generator
+    transform: SynthesisTransform,
+    bits: Tensor,
+    passes: int,
+    generator: torch.Generator,
+    on_pass: Callable[[], object] = lambda: None,
 ) -> tuple[Tensor, Tensor]:
     """Estimate where each symbol's bits go by the energy of its impulse response, and how far that is off.
 
@@ -110,6 +134,7 @@ def spread_by_energy(
         transform: of one image.
         bits: ``[1, C, h, w]``, what each symbol costs.
         passes: in forward mode; twice as many in reverse mode find the energy of each symbol's response.
+        on_pass: called after each of either.
 
     Returns:
         float64 ``[H, W]`` that adds up to the bits, and the expected L1 distance to what infinitely many passes give,
@@ -121,7 +146,7 @@ def spread_by_energy(
     bits = bits.double().clamp_min(0)
     repeated = max(1, passes // REPEATED)
     parts = passes - repeated
-    energy = transform.symbol_energy(REVERSE * passes, generator)
+    energy = transform.symbol_energy(REVERSE * passes, generator, on_pass)
     amplitude = torch.where(energy > 0, bits / energy, 0).sqrt().to(transform.inputs)
     start = torch.randint(parts, bits.shape[2:], generator=generator).to(bits.device)
     rank = bits.argsort(dim=1, descending=True, stable=True).argsort(dim=1, stable=True)
@@ -129,7 +154,9 @@ def spread_by_energy(
 
     def driven(part: int) -> Tensor:
         tangent = random_signs(amplitude, generator) * amplitude
-        return transform.energy(torch.where(part_of == part, tangent, 0)).double()[0]
+        energy = transform.energy(torch.where(part_of == part, tangent, 0)).double()[0]
+        on_pass()
+        return energy
 
     total = noise = torch.zeros(())
     for part in range(parts):

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,17 +18,17 @@ from torch import nn
 from .._version import __version__
 from ..atomic import open_all_or_none
 from ..io.files import shown
-from ..io.images import load_image
+from ..io.images import Picture, load_image, load_picture
 from ..mapping.mapper import BitrateMapper
 from ..models.demo_codec import demo_photograph
 from ..ops.projection import Projection
 from ..receptive_field import calibration
 from ..receptive_field.field import ReceptiveField
 from ..viz import kernel_figure
-from .console import OK, UsageError, echo, one_line, telling
+from .console import OK, UsageError, count_passes, echo, one_line, telling, warn
 from .model_options import forward_options, mapper_options
 from .outputs import refusal
-from .serving import checked_device, load_model, usage_errors
+from .serving import checked_device, input_file, load_model, usage_errors
 
 MEASURING = "to measure the receptive field"
 OUTPUTS = {"kernel": ".receptive-field.npz", "picture": ".receptive-field.png"}
@@ -54,6 +55,7 @@ class Measurement:
     seconds: float
     kept: bool  # from an earlier time
     version: str
+    pictures: list[dict[str, Any]] = field(default_factory=list)  # that it was measured on, as in STEM.json of map
     files: dict[str, str] = field(default_factory=dict)
 
 
@@ -61,29 +63,37 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, write the files, print."""
     device = checked_device(arguments.device)
     try:
-        images = [load_image(image).to(device) for image in arguments.images]
+        pictures = [_picture(image) for image in arguments.images]
     except (ValueError, OSError) as error:
         raise UsageError(f"--images: {one_line(error)}") from error
     model, name = load_model(device, arguments, taken=calibration.calibrate)
 
+    inputs = [*arguments.images, arguments.checkpoint]
     measured_latents: list[str] = []
+
+    def notice(latent: str) -> None:
+        if not measured_latents:  # those after it are measured for its sake
+            _targets(name, latent, arguments.folder, inputs, arguments.overwrite)
+        measured_latents.append(latent)
+
     before = time.perf_counter()
     with usage_errors("", MEASURING, model), telling("Measuring the receptive field"):
         measured = calibration.calibrate(
             model,
             arguments.latent,
-            images or None,
+            [picture.pixels.to(device) for picture in pictures] or None,
             arguments.samples,
             synthesis=arguments.synthesis,
             cache=not arguments.no_cache,
-            notice=measured_latents.append,
+            notice=notice,
+            progress=count_passes,
             **mapper_options(arguments, calibration.calibrate),
             **forward_options(arguments),
         )
     seconds = time.perf_counter() - before
     measurement = _measurement(measured, name, str(device), seconds, kept=not measured_latents)
-    inputs = [*arguments.images, arguments.checkpoint]
-    _write(measured, measurement, arguments.folder, inputs, arguments.overwrite)
+    measurement.pictures = [asdict(picture.facts) for picture in pictures]
+    _write(measured, measurement, _targets(name, measured.latent, arguments.folder, inputs, arguments.overwrite))
     if arguments.json:
         echo(json.dumps(asdict(measurement), indent=2, allow_nan=False), sys.stdout)
     else:
@@ -105,7 +115,7 @@ def measured_projections(
         mapper_options(arguments, calibration.calibrate, ("unit",))  # where a kernel's weights depend on it
         photograph, forward = load_image(demo_photograph()).to(device), forward_options(arguments)
         adapter.prepare(photograph, forward)
-        return calibration.receptive_fields(adapter, photograph, forward)
+        return calibration.receptive_fields(adapter, photograph, forward, progress=count_passes)
 
 
 def _measurement(measured: ReceptiveField, model: str, device: str, seconds: float, kept: bool) -> Measurement:
@@ -132,22 +142,36 @@ def _measurement(measured: ReceptiveField, model: str, device: str, seconds: flo
     )
 
 
-def _write(
-    measured: ReceptiveField, measurement: Measurement, folder: Path, inputs: Sequence[str | None], overwrite: bool
-) -> None:
-    """Write the kernel and its picture, both or none."""
-    stem = f"{_file_name(measurement.model)}.{_file_name(measurement.latent)}"
-    targets = [folder / f"{stem}{ending}" for ending in OUTPUTS.values()]
+def _picture(image: str) -> Picture:
+    with input_file(image) as path:
+        picture = load_picture(path)
+    warn(image, picture.facts.warnings)
+    return picture
+
+
+def _targets(model: str, latent: str, folder: Path, inputs: Sequence[str | None], overwrite: bool) -> list[Path]:
+    """Return where the results go.
+
+    Raises:
+        UsageError: they would replace something.
+    """
+    targets = [folder / f"{_file_name(model)}.{_file_name(latent)}{ending}" for ending in OUTPUTS.values()]
     reason = refusal(targets, inputs, overwrite)
     if reason is not None:
         raise UsageError(reason)
+    return targets
+
+
+def _write(measured: ReceptiveField, measurement: Measurement, targets: Sequence[Path]) -> None:
+    """Write the kernel and its picture, both or none."""
     try:
         with open_all_or_none(targets) as (kernel_file, picture_file):
             measured.save(kernel_file)
             kernel_figure.kernel_figure(measured, model=measurement.model).save(picture_file, format="PNG")
     except OSError as error:
         reason = error.strerror or one_line(error)
-        raise UsageError(f"{shown(folder / stem)}: the results cannot be written ({reason})") from error
+        base = str(targets[0]).removesuffix(OUTPUTS["kernel"])
+        raise UsageError(f"{shown(base)}: the results cannot be written ({reason})") from error
     measurement.files = dict(zip(OUTPUTS, map(str, targets), strict=True))
 
 

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from . import library, reference
 from .dispatch import MapGeometry, cached_bands, new_map, project_into
-from .torch_internals import BelowAutograd, dispatch_modes, in_forward_mode, in_function_transform
+from .torch_internals import BelowAutograd, in_forward_mode, in_function_transform
 
 # The operators. Their schemas are in csrc/ops/ops.cpp: tensors, then the fields of a MapGeometry, then what is left.
 
 
 def _map(values: Sequence[Tensor], *arguments: Any) -> Tensor:
     geometry, dtype = _geometry_and_dtype(arguments)
-    return project_into(values, geometry, new_map(values, geometry, dtype))
+    return project_into(values, cached_bands(values, geometry), new_map(values, geometry, dtype))
 
 
 def _map_fake(values: Sequence[Tensor], *arguments: Any) -> Tensor:
@@ -41,8 +41,8 @@ def _backward_geometry(arguments: Sequence[Any]) -> MapGeometry:
 
 def _map_backward(grad: Tensor, values: Tensor, *arguments: Any) -> Tensor:
     gradient = torch.empty_like(values)
-    _, bands = cached_bands([values], _backward_geometry(arguments), transposed=True)
-    torch.ops.bitrate_ext._project_backward(grad.contiguous(), values, bands, gradient)
+    bands = cached_bands([values], _backward_geometry(arguments), transposed=True)
+    torch.ops.bitrate_ext._project_backward(grad.contiguous(), values, bands.flat, gradient, bands.plans)
     return gradient
 
 
@@ -93,7 +93,7 @@ def _curvature(values: Tensor, direction: Tensor, cell_gradient: Tensor) -> Tens
 
 def _cell_gradient(grad: Tensor, values: Tensor, geometry: MapGeometry) -> Tensor:
     """Return the gradient of cells ``[N, h, w]`` from that of the map, by the reference."""
-    ((rows, columns),), _ = cached_bands([values], geometry, transposed=True)
+    ((rows, columns),) = cached_bands([values], geometry, transposed=True).pairs
     return reference.project(grad.squeeze(1), rows, columns)
 
 
@@ -127,7 +127,7 @@ class _Map(torch.autograd.Function):
         maps = [
             reference.project(_change_of_bits(one.to(ctx.dtype), tangent.to(ctx.dtype)), *pair)
             for one, tangent, pair in zip(
-                ctx.saved_tensors, tangents, cached_bands(ctx.saved_tensors, geometry)[0], strict=True
+                ctx.saved_tensors, tangents, cached_bands(ctx.saved_tensors, geometry).pairs, strict=True
             )
             if tangent is not None
         ]
@@ -162,7 +162,7 @@ class _MapBackward(torch.autograd.Function):
         grad, values = ctx.saved_tensors
         geometry = _backward_geometry(ctx.arguments)
         wide, direction = values.to(grad.dtype), direction.to(grad.dtype)
-        (bands,), _ = cached_bands([values], geometry)
+        (bands,) = cached_bands([values], geometry).pairs
         in_grad = reference.project(_change_of_bits(wide, direction), *bands).unsqueeze(1)
         in_values = _curvature(wide, direction, _cell_gradient(grad, values, geometry))
         return None, in_grad, in_values.to(values.dtype)
@@ -183,16 +183,9 @@ class _MapBackward(torch.autograd.Function):
         return _map_backward_vmap(info, in_dims[1:], *tensors, *arguments)
 
 
-def _needs_gradient(tensors: Sequence[Tensor]) -> bool:
+def needs_gradient(tensors: Sequence[Tensor]) -> bool:
     """Tell whether reverse mode is recorded, or forward mode is on."""
     return (torch.is_grad_enabled() and any([t.requires_grad for t in tensors])) or in_forward_mode()
-
-
-def is_plain(tensors: Sequence[Tensor]) -> bool:
-    """Return whether these are eager tensors of which no gradient is wanted, and may go straight to the kernel."""
-    if torch.compiler.is_compiling() or in_function_transform() or dispatch_modes():
-        return False
-    return not _needs_gradient(tensors) and all([type(t) is Tensor for t in tensors])
 
 
 def call_map(values: Sequence[Tensor], geometry: MapGeometry, dtype: torch.dtype) -> Tensor:
@@ -218,13 +211,13 @@ def _call_backward(grad: Tensor, values: Tensor, *arguments: Any) -> Any:
 
 
 def _map_autograd(values: Sequence[Tensor], *arguments: Any) -> Any:
-    if _needs_gradient(values):
+    if needs_gradient(values):
         return _Map.apply(arguments, *values)
     return _Map.forward(arguments, *values)
 
 
 def _map_backward_autograd(grad: Tensor, values: Tensor, *arguments: Any) -> Any:
-    if _needs_gradient((grad, values)):
+    if needs_gradient((grad, values)):
         return _MapBackward.apply(arguments, grad, values)
     return _MapBackward.forward(arguments, grad, values)
 

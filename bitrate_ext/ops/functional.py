@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 
 from . import autograd, dispatch, reference
-from .arguments import Latents, Projections, check_out, checked_dtype, checked_tensors, resolve, split_frames, unwrap
+from .arguments import (
+    Latents,
+    Projections,
+    check_kinds,
+    check_out,
+    checked_dtype,
+    resolve,
+    split_frames,
+    unwrap,
+)
 from .arguments import image_latents as image_latents
 from .arguments import map_dtype as map_dtype
 from .arguments import named_likelihoods as named_likelihoods
@@ -91,18 +100,19 @@ def bitrate_map(
             for frame in frames
         ]
     call = resolve(latents, size, scale_factor, projection, conserve, impl, dtype, crop, unit, check)
-    tensors, geometry = call.terms()
+    tensors, setting = call.terms(), call.setting
     if out is not None:
-        check_out(out, call, call.window[2], noun)
+        check_out(out, call, setting.map.shape[2], noun)
         with torch.no_grad():
             if call.native:
-                return dispatch.project_into(tensors, geometry, out)
-            return out.copy_(dispatch.project_by_reference(tensors, geometry, call.dtype))
+                return dispatch.project_into(tensors, setting.bands(), out)
+            return out.copy_(dispatch.project_by_reference(tensors, setting.geometry, setting.map.dtype))
     if not call.native:
-        return dispatch.project_by_reference(tensors, geometry, call.dtype)
-    if autograd.is_plain(tensors):
-        return dispatch.project_into(tensors, geometry, dispatch.new_map(tensors, geometry, call.dtype))
-    return autograd.call_map(tensors, geometry, call.dtype)
+        return dispatch.project_by_reference(tensors, setting.geometry, setting.map.dtype)
+    if call.eager and not autograd.needs_gradient(tensors):
+        new = tensors[0].new_empty(setting.map.shape, dtype=setting.map.dtype)
+        return dispatch.project_into(tensors, setting.bands(), new)
+    return autograd.call_map(tensors, setting.geometry, setting.map.dtype)
 
 
 def latent_bits(
@@ -117,7 +127,7 @@ def latent_bits(
     if not isinstance(values, Tensor):
         raise TypeError(f"{noun} must be a tensor, got {type(values).__name__}")
     if 0 in values.shape[-2:]:
-        checked_tensors(values, unit)
+        check_kinds({"": values}, unit)
         return reference.cell_bits(kernel_input(values, unit), checked_dtype(dtype, [values]))
     # The map at the grid's own size, where each pixel is its cell.
     cells: Tensor = bitrate_map(values, values.shape[-2:], projection="nearest", impl=impl, dtype=dtype, unit=unit)

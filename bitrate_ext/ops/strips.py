@@ -142,7 +142,8 @@ def map_strips(
         if not out.is_contiguous():
             raise ValueError("out must be contiguous, got a tensor of strides " + str(list(out.stride())))
     grids = {name: (t.shape[-2], t.shape[-1]) for name, t in call.latents.items()}
-    projector = RowProjector(grids, call.canvas, call.window, call.projections, conserve=call.conserve)
+    where = call.setting.geometry
+    projector = RowProjector(grids, where.canvas, where.window, call.setting.projections, conserve=where.conserve)
     return _strips(call, projector, rows, out)
 
 
@@ -164,6 +165,8 @@ def _strips(call: Call, projector: RowProjector, rows: int, out: Tensor | None) 
             held[name] = low, kernel_input(part, call.unit)
         shape = (first.shape[0], 1, count, projector.width)
         strip = (
-            first.new_empty(shape, dtype=call.dtype) if out is None else out.flatten()[: math.prod(shape)].view(shape)
+            first.new_empty(shape, dtype=call.setting.map.dtype)
+            if out is None
+            else out.flatten()[: math.prod(shape)].view(shape)
         )
         yield top, projector.map(held, top, strip, native=call.native)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -59,6 +60,7 @@ def calibrate(
     notice: Callable[[str], object] | None = None,
     unit: str = LIKELIHOOD,
     multiple: int | Sequence[int] | None = None,
+    progress: Callable[[int, int], object] | None = None,
     **forward_kwargs: Any,
 ) -> ReceptiveField:
     """Measure where a decoder spends the bits of a latent.
@@ -78,6 +80,7 @@ def calibrate(
         cache: keep the result, and look for it, in PyTorch's folder for downloads (``torch.hub.get_dir()``), or in the
             folder given. It is found again by the weights and all arguments.
         notice: called with the latent's name where it has to be measured, which may take a minute.
+        progress: called with the passes done and their number, for each transform that is followed.
         unit, multiple: as for ``BitrateMapper``; ``model`` may be a ``ModelAdapter`` with them.
         **forward_kwargs: for the model's ``forward``.
 
@@ -121,12 +124,20 @@ def calibrate(
 
     def painted(onto: str) -> ReceptiveField:
         return calibrate(
-            adapter, onto, images, samples, synthesis=synthesis, cache=cache, notice=notice, **forward_kwargs
+            adapter,
+            onto,
+            images,
+            samples,
+            synthesis=synthesis,
+            cache=cache,
+            notice=notice,
+            progress=progress,
+            **forward_kwargs,
         )
 
     transform = dict(model.named_modules()).get(synthesis, synthesis) if isinstance(synthesis, str) else synthesis
     with leave_as_found(model):
-        field = _Calibration(adapter, given, samples, transform, forward_kwargs, painted).measure(latent)
+        field = _Calibration(adapter, given, samples, transform, forward_kwargs, painted, progress).measure(latent)
     if stored is not None:
         try:
             stored.parent.mkdir(parents=True, exist_ok=True)
@@ -143,6 +154,7 @@ def receptive_fields(
     forward_kwargs: dict[str, Any],
     notice: Callable[[str], object] | None = None,
     synthesis: Synthesis = None,
+    progress: Callable[[int, int], object] | None = None,
 ) -> dict[str, Projection]:
     """Choose a projection for each latent of a model; ``synthesis`` is that of ``calibrate``.
 
@@ -170,7 +182,9 @@ def receptive_fields(
             except ValueError as error:
                 paints, trouble = False, trouble or error
         if paints:
-            chosen[latent] = calibrate(adapter, latent, images, synthesis=synthesis, notice=notice, **forward_kwargs)
+            chosen[latent] = calibrate(
+                adapter, latent, images, synthesis=synthesis, notice=notice, progress=progress, **forward_kwargs
+            )
         else:
             chosen[latent] = get_projection("nearest")
     if trouble is not None and not any(isinstance(one, ReceptiveField) for one in chosen.values()):
@@ -189,11 +203,12 @@ class _Calibration:
         synthesis: Synthesis,
         forward_kwargs: dict[str, Any],
         painted: Callable[[str], ReceptiveField],
+        progress: Callable[[int, int], object] | None,
     ) -> None:
         self.images = given or [_bundled(adapter.module)]
         self.mirrored = not given  # the bundled photograph may be enlarged; the user's are taken as they are
         self.samples, self.synthesis, self.forward_kwargs = samples, synthesis, forward_kwargs
-        self.painted = painted
+        self.painted, self.progress = painted, progress
         self.adapter = _image_adapter(adapter, self.images[0], forward_kwargs)
 
     def measure(self, latent: str) -> ReceptiveField:
@@ -234,6 +249,12 @@ class _Calibration:
         generator = torch.Generator().manual_seed(0)
         halves = np.zeros((2, *(last - first + 1 for first, last in reach)))
         locations = taken = 0
+        done, of_all = itertools.count(1), self.samples + NORM_PASSES * min(self.samples, len(self.images))
+
+        def on_pass() -> None:
+            if self.progress is not None:
+                self.progress(next(done), of_all)
+
         for index, image in enumerate(self.images):
             passes = self.samples // len(self.images) + (index < self.samples % len(self.images))
             if not passes:
@@ -247,9 +268,11 @@ class _Calibration:
                     f"images[{index}] has {height} x {width}, of which the model takes {run.size[0]} x {run.size[1]}"
                 )
             transform = self._transform(run, latent, onto, probe.name)
-            amplitude = _amplitude(transform, symbol_bits(run.likelihoods[latent], run.adapter.unit), generator)
+            bits = symbol_bits(run.likelihoods[latent], run.adapter.unit)
+            amplitude = _amplitude(transform, bits, generator, on_pass)
             for _ in range(passes):
                 energy, count = _probed(transform, amplitude, reach, stride, generator)
+                on_pass()
                 halves[taken % 2] += energy
                 locations, taken = locations + count, taken + 1
         total = halves.sum(axis=0)
@@ -275,7 +298,9 @@ class _Calibration:
         )
 
 
-def _amplitude(transform: SynthesisTransform, bits: Tensor, generator: torch.Generator) -> Tensor:
+def _amplitude(
+    transform: SynthesisTransform, bits: Tensor, generator: torch.Generator, on_pass: Callable[[], object]
+) -> Tensor:
     """Return ``sqrt(bits / energy)`` of each symbol ``[N, C, h, w]``: so driven, it responds with its bits as energy.
 
     Where nothing costs bits, as in a model that was never trained, every symbol counts the same.
@@ -283,7 +308,7 @@ def _amplitude(transform: SynthesisTransform, bits: Tensor, generator: torch.Gen
     bits = torch.where(bits.isfinite(), bits, 0).clamp_min(0)
     if not bits.any():
         bits = torch.ones_like(bits)
-    energy = transform.symbol_energy(NORM_PASSES, generator)
+    energy = transform.symbol_energy(NORM_PASSES, generator, on_pass)
     return torch.where(energy > 0, bits / energy, 0).sqrt()
 
 

@@ -308,6 +308,7 @@ def map_picture(
             if max_memory is not None:
                 check_whole_number("max_memory", max_memory, 1)
             image = stack.enter_context(open_image(picture, decoding_room(device_of(mapper.model), max_memory)))
+            image.facts.warn(picture, stacklevel=2)
         run = TiledRun(
             mapper,
             image,

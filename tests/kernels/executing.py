@@ -115,7 +115,7 @@ def case_bands(case: Any, tensors: list[Tensor], transposed: bool = False) -> di
     window = case.crop or (0, 0, *case.canvas)
     scales = case.scale or (0.0, 0.0)
     geometry = dispatch.MapGeometry(case.canvas, window, keys, case.conserve, scales)
-    return dispatch.cached_bands(tensors, geometry, transposed=transposed)[0]
+    return dispatch.cached_bands(tensors, geometry, transposed=transposed).pairs
 
 
 def new_map(tensors: list[Tensor], bands: dispatch.Bands, dtype: torch.dtype) -> Tensor:

@@ -6,6 +6,7 @@ fault, where the check that the fault names has to fail.
 
 from __future__ import annotations
 
+import itertools
 from types import ModuleType
 from typing import Any
 
@@ -351,6 +352,32 @@ def check_special_values(module: ModuleType, count: int = 60, seed: int = 15) ->
         (turned,) = executing.case_bands(case, [p], transposed=True)
         grad = torch.from_numpy(rng.choice([0.0, -0.0, 1.0, -2.0, np.inf, np.nan], (1, 1, *case.canvas))).float()
         assert_gradient(module, p, turned, grad, p, **launches(rng))
+
+
+def check_special_channels(module: ModuleType, channels: int = 200, seed: int = 18) -> None:
+    """Each special value at each of 200 channels: compiled code takes up to 192 at a time, each by its own."""
+    rng = seeded(seed)
+    every = np.arange(channels)
+    for dtype, last, width in itertools.product(DTYPES, (False, True), (1, 4)):
+        if dtype == torch.float64 and width == 4:
+            continue  # never loaded so
+        alone = _plain(rng, (1, channels, len(SPOILS), channels), dtype)  # a cell for each value at each channel
+        dense = _plain(rng, (1, channels, 2, len(SPOILS) // 2), dtype)  # for gradients, which no other channel spoils
+        for index, value in enumerate(SPOILS):
+            alone[0, every, index, every] = value
+            place = (every + index) % len(SPOILS)
+            dense[0, every, place // dense.shape[3], place % dense.shape[3]] = value
+        if last:
+            alone, dense = (p.contiguous(memory_format=torch.channels_last) for p in (alone, dense))
+        bands, (turned,) = (
+            executing.case_bands(Case([p], tuple(p.shape[2:]), mode="nearest"), [p], transposed=p is dense)
+            for p in (alone, dense)
+        )
+        kind = torch.float64 if dtype == torch.float64 else torch.float32
+        what, order = (dtype, last, width), int(rng.integers(3))
+        assert_map(module, [alone], bands, kind, what, width=width, order=order)
+        grad = torch.from_numpy(rng.standard_normal((1, 1, *dense.shape[2:]))).to(kind)
+        assert_gradient(module, dense, turned, grad, what, width=width, order=order)
 
 
 def check_map_alignment(module: ModuleType, seed: int = 10) -> None:

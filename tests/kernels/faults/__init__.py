@@ -11,6 +11,8 @@ a file; each is a line ``NAME: CHECK``, lines ``- `` that occur once in the file
   ``kernel_addresses.py``, which gets an executor with the fault.
 - ``ptx.txt``: single instructions of what nvcc compiles. FILE is a kernel; what is replaced is the first group of a
   regular expression, where it is found first, and CHECK one of the same: see ``ptx.Change`` and ``test_ptx.py``.
+- ``host.txt``: the host's side of the CUDA path, caught by ``native/cuda_host.cpp``, which prints CHECK; a race by the
+  thread sanitizer.
 """
 
 from __future__ import annotations
