@@ -62,6 +62,7 @@ def misrounded(sass: Counter[str], ptx: Counter[str]) -> list[str]:
         found.append(f"{fused} FFMA, {sass['MUFU.RCP64H']} quotients")
     flushing = {name: count for name, count in sass.items() if ".FTZ" in name}
     whole = flushing.pop("F2I.FTZ.U32.TRUNC.NTZ", 0)
-    if whole > sass["I2F.RP"] or flushing:
-        found.append(f"{whole} F2I.FTZ.U32.TRUNC.NTZ, {sass['I2F.RP']} divisions of integers, {flushing}")
+    divisions = sum(count for name, count in sass.items() if re.fullmatch(r"I2F(\.U32)?\.RP", name))
+    if whole > divisions or flushing:
+        found.append(f"{whole} F2I.FTZ.U32.TRUNC.NTZ, {divisions} divisions of integers, {flushing}")
     return found
