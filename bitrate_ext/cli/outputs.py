@@ -53,7 +53,7 @@ def prepare_videos(arguments: argparse.Namespace) -> None:
             raise UsageError(reason)
         arguments.target = output
         return
-    is_file = output.suffix.lower() in choices.CONTAINERS and not output.is_dir()
+    is_file = output.suffix.lower() in choices.CONTAINERS and not os.path.isdir(output)
     if is_file and len(videos) > 1:
         raise UsageError(f"--output {shown(output)}: one file for {len(videos)} videos; name a folder")
     ensure_output_dir(str(output.parent if is_file else output))
@@ -67,9 +67,9 @@ def _stem(name: str) -> str:
     if name == STDIN:
         return STDIN_NAME
     path = Path(os.path.abspath(name))
-    if path.is_dir():
+    if os.path.isdir(path):  # not the method, which fails at names that are too long
         return path.name
-    pattern = "%" in path.name and not path.exists()
+    pattern = "%" in path.name and not os.path.lexists(path)
     return (re.sub(r"[ ._-]*%0?\d*d", "", path.stem) or path.parent.name) if pattern else path.stem
 
 

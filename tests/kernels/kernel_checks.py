@@ -181,6 +181,11 @@ def check_tiles(module: ModuleType, count: int = 40, seed: int = 4) -> None:
         assert_map(module, [p], bands, torch.float32, p.shape, **tile, **launches(rng))
 
 
+def any_size(rng: np.random.Generator, shape: tuple[int, ...]) -> Tensor:
+    """Return numbers so small that they are subnormal as float16, so large that they are infinite, and others."""
+    return torch.from_numpy(rng.standard_normal(shape) * np.exp2(rng.integers(-30, 20, shape)))
+
+
 def check_gradient_tiles(module: ModuleType, count: int = 24, seed: int = 5) -> None:
     rng = seeded(seed)
     for index in range(count):
@@ -191,12 +196,12 @@ def check_gradient_tiles(module: ModuleType, count: int = 24, seed: int = 5) -> 
             4 * int(rng.integers(1, 8)),
         )
         p = spoiled(rng, _plain(rng, shape, DTYPES[index % 4]))
-        if index % 2:
+        if index // 4 % 2:  # every number format in both layouts
             p = p.contiguous(memory_format=torch.channels_last)
         factor = int(rng.choice([1, 2, 5, 8]))
         case = Case([p], (shape[2] * factor, shape[3] * factor))
         (bands,) = executing.case_bands(case, [p], transposed=True)
-        grad = torch.from_numpy(rng.standard_normal((shape[0], 1, *case.canvas))).float()
+        grad = any_size(rng, (shape[0], 1, *case.canvas)).float()
         tile = {"tile_rows": int(rng.choice([1, 2, 4, 8])), "tile_columns": int(rng.choice([4, 8, 16, 32]))}
         for width in (0, 1):
             assert_gradient(module, p, bands, grad, shape, width=width, **tile, **launches(rng))
@@ -282,7 +287,7 @@ def check_bits(module: ModuleType, count: int = 60, seed: int = 16) -> None:
 def check_bit_gradients(module: ModuleType, count: int = 40, seed: int = 17) -> None:
     rng = seeded(seed)
     for index in range(count):
-        bits = some_bits(rng, int(rng.integers(1, 3)), 1)
+        bits = some_bits(rng, int(rng.integers(1, 3)), 0 if index % 4 == 0 else 1)
         if 0 in bits.stride():
             bits = bits.contiguous()
         size = (int(rng.integers(1, 60)), int(rng.integers(1, 200)))
@@ -290,9 +295,11 @@ def check_bit_gradients(module: ModuleType, count: int = 40, seed: int = 17) -> 
             random_bands(rng, cells, pixels, int(rng.integers(1, pixels + 1)))
             for cells, pixels in zip(bits.shape[-2:], size, strict=True)
         )
-        grad = torch.from_numpy(rng.standard_normal((bits.shape[0], 1, *size)))
+        grad = any_size(rng, (bits.shape[0], 1, *size))
         room = torch.full((*bits.shape, 2), float("nan"), dtype=bits.dtype)
         setting = launches(rng) | ({"shared_bytes": 6000} if index % 2 else {})
+        if index % 4 == 0:  # each thread has several cells
+            setting |= {"tile_rows": 8, "tile_columns": 32, "threads": 32}
         expected = executing.native_gradient(bits, bands, grad if index % 3 else grad.float())
         found, _ = executing.kernel_gradient(
             module, bits, bands, grad if index % 3 else grad.float(), gradient=room[..., 0], **setting
@@ -399,10 +406,12 @@ def check_halves(module: ModuleType, seed: int = 11) -> None:
     assert (summary["row_tiles"], summary["column_tiles"]) == (5, 11)
 
 
-def check_grid_limits(module: ModuleType, seed: int = 14) -> None:
+def check_grid_limits(
+    module: ModuleType, seed: int = 14, lengths: tuple[int, ...] = (65_535, 65_536, 65_537, 2**20)
+) -> None:
     """N * C, H and W at the limits of other kernels' grids."""
     rng = seeded(seed)
-    for long in (65_535, 65_536, 65_537, 2**20):
+    for long in lengths:
         shapes = [((1, 1, long, 1), (long, 1)), ((1, 1, 1, long), (1, long)), ((1, long, 1, 1), (3, 2))]
         if long < 2**20:  # a block an image: fibers for a million blocks take too long
             shapes.append(((long, 1, 1, 1), (1, 1)))

@@ -119,6 +119,11 @@ PYBIND11_MODULE(_executor, m) {
                                            setting_of(setting), blocks, touched);
     return with_touched(summary, touched);
   });
+  m.def("ptx_blocks", [](int planted) {
+    py::list found;
+    for (const PtxBlock& block : ptx_blocks(planted)) found.append(py::make_tuple(block.kernel, block.line, block.reached));
+    return found;
+  });
 }
 
 }  // namespace bitrate
