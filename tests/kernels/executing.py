@@ -127,10 +127,12 @@ def _flat(bands: dispatch.Bands) -> list[Tensor]:
     return [tensor for pair in bands for b in pair for tensor in (b.start, b.weight)]
 
 
-def native_map(tensors: list[Tensor], bands: dispatch.Bands, dtype: torch.dtype = torch.float32) -> Tensor:
+def native_map(
+    tensors: list[Tensor], bands: dispatch.Bands, dtype: torch.dtype = torch.float32, guide: Tensor | None = None
+) -> Tensor:
     """Return the map by the CPU path."""
     out = new_map(tensors, bands, dtype)
-    torch.ops.bitrate_ext._project(tensors, _flat(bands), out)
+    torch.ops.bitrate_ext._project(tensors, _flat(bands), out, None, guide)
     return out
 
 
@@ -147,12 +149,13 @@ def kernel_map(
     bands: dispatch.Bands,
     dtype: torch.dtype = torch.float32,
     out: Tensor | None = None,
+    guide: Tensor | None = None,
     **setting: int,
 ) -> tuple[Tensor, dict[str, Any]]:
     """Return the map by the kernel's body, with the summary of its launch."""
     out = new_map(tensors, bands, dtype) if out is None else out
     terms = [term(p, pair) for p, pair in zip(tensors, bands, strict=True)]
-    return out, module.project(terms, view(out), setting)
+    return out, module.project(terms, None if guide is None else view(guide), view(out), setting)
 
 
 def kernel_gradient(

@@ -116,6 +116,23 @@ def check_maps(module: ModuleType, count: int = 60, seed: int = 1) -> None:
         assert_map(module, tensors, bands, case_dtype(case), case, **launches(rng))
 
 
+def check_guides(module: ModuleType, count: int = 40, seed: int = 19) -> None:
+    """Guides of any values, cut out of larger ones: rows that begin at any address, and loads of one or of four."""
+    rng = seeded(seed)
+    for index in range(count):
+        n, c, h, w = (int(v) for v in rng.integers(1, (4, 6, 6, 9)))
+        height, width = int(rng.integers(1, 40)), int(rng.integers(1, 150))
+        if index % 4:  # rows of whole loads, where the guide's need not be
+            width += -width % 4
+        p = spoiled(rng, likelihoods(rng, (n, c, h, w), DTYPES[index % 4]))
+        pairs = [(random_bands(rng, height, h, min(h, 3)), random_bands(rng, width, w, min(w, 3)))]
+        before, after = (int(4 * v if index % 2 else v) for v in rng.integers(0, 4, 2))
+        whole = torch.from_numpy(rng.uniform(0.01, 9, (n, 1, height + 3, before + width + after))).float()
+        guide = spoiled(rng, whole)[:, :, 2 : 2 + height, before : before + width]
+        found, summary = executing.kernel_map(module, [p], pairs, guide=guide, **launches(rng))
+        assert_same_bytes(found, executing.native_map([p], pairs, guide=guide), (summary, guide.shape, guide.stride()))
+
+
 def check_gradients(module: ModuleType, count: int = 60, seed: int = 2) -> None:
     rng = seeded(seed)
     for _ in range(count):

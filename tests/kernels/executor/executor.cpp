@@ -122,9 +122,14 @@ std::vector<PtxBlock> ptx_blocks(int planted) {
   return found;
 }
 
-Summary run_project(const std::vector<TermView>& terms, const TensorView& map, const Setting& setting) {
-  const Launch<ProjectParams> launch = plan(terms, map, setting);
+Summary run_project(const std::vector<TermView>& terms, const TensorView* guide, const TensorView& map,
+                    const Setting& setting) {
+  Launch<ProjectParams> launch = plan(terms, map, setting);
   GlobalMemory global;
+  if (guide != nullptr) {
+    launch.params.set_guide({static_cast<const float*>(guide->data), guide->strides[0], guide->strides[2]});
+    watch(global, *guide, false);
+  }
   for (const TermView& term : terms) {
     watch(global, term.values, false);
     watch(global, term.rows);

@@ -43,7 +43,8 @@ struct Summary {
 };
 
 // Throw std::invalid_argument where the plan refuses, BrokenRule (a std::runtime_error) where the body breaks a rule.
-Summary run_project(const std::vector<TermView>& terms, const TensorView& map, const Setting& setting);
+Summary run_project(const std::vector<TermView>& terms, const TensorView* guide, const TensorView& map,
+                    const Setting& setting);
 Summary run_backward(const TensorView& grad, const TermView& term, const TensorView& gradient, const Setting& setting);
 
 // The same for some blocks of the grid, without tensors: `data` of each is an address to count from.
