@@ -160,6 +160,7 @@ def test_json_is_one_document_and_nothing_else(capsys: pytest.CaptureFixture[str
         "cells_probed": field.fit["locations"],
         "origin": field.origin,
         "kept": False,
+        "guide": None,
         "pictures": [],
         "version": bitrate_ext.__version__,
         "files": {"kernel": KERNEL, "picture": PICTURE},
@@ -181,6 +182,19 @@ def test_results_are_kept_for_the_next_time(hub: Path, capsys: pytest.CaptureFix
     assert json.loads(capsys.readouterr().out)["kept"] is False
 
 
+@pytest.mark.medium
+def test_a_guide_is_fitted_and_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its weights, or that there is none, and what it does where it was not fitted; in the file, too."""
+    assert cli.main(["calibrate", "--samples", "4", "--guide", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)["guide"]
+    field = ReceptiveField.load(KERNEL)
+    assert said["weights"] == (None if field.guide is None else list(field.guide.weights))
+    assert said["unguided_distance"] == field.fit["unguided_distance"] > 0
+    assert cli.main(["calibrate", "--samples", "4", "--guide", "--overwrite"]) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.strip().startswith("guide"))
+    assert f"{said['unguided_distance']:.1f} % without" in row
+
+
 def test_arguments_reach_the_measurement(
     work: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -195,10 +209,10 @@ def test_arguments_reach_the_measurement(
     argv = ["calibrate", "--images", "a.png", "b.png", "--samples", "6", "--synthesis", "g_s", "--no-cache"]
     assert cli.main([*argv, "--latent", "y"]) == 0
     ((latent, images, samples), options) = asked[0]
-    assert (latent, samples, options) == ("y", 6, {"synthesis": "g_s", "cache": False})
+    assert (latent, samples, options) == ("y", 6, {"synthesis": "g_s", "guide": False, "cache": False})
     assert [tuple(image.shape) for image in images] == [(1, 3, 200, 300)] * 2
     assert cli.main(["calibrate", "--samples", "4", "--overwrite"]) == 0
-    assert asked[1] == ((None, None, 4), {"synthesis": None, "cache": True})
+    assert asked[1] == ((None, None, 4), {"synthesis": None, "guide": False, "cache": True})
 
 
 @pytest.mark.parametrize(
