@@ -49,7 +49,7 @@ def test_eager_tensors_are_plain_and_outside_of_everything():
     assert seen[-1] is True
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: the id of a stream is unchecked")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: the id of a stream is unchecked")
 def test_a_stream_is_told_by_its_id():
     device = torch.device("cuda", 0)
     assert torch_internals.current_stream_id(device) == 0
