@@ -184,12 +184,17 @@ def project_by_reference(tensors: Sequence[Tensor], geometry: MapGeometry, dtype
     return reference.bitrate_map(tensors, cached_bands(tensors, geometry).pairs, dtype)
 
 
-def project_bands_into(tensors: Sequence[Tensor], bands: Bands, out: Tensor, native: bool) -> Tensor:
+def project_bands_into(
+    tensors: Sequence[Tensor], bands: Bands, out: Tensor, native: bool, guide: Tensor | None = None
+) -> Tensor:
     """Run the kernel or the reference with bands of the caller's own, which are on the CPU, into contiguous ``out``."""
+    if guide is not None and not (native and guide.dtype == out.dtype == torch.float32):
+        wide = torch.empty(out.shape, dtype=torch.float64, device=out.device)
+        return out.copy_(project_bands_into(tensors, bands, wide, native) * guide)
     there = [(rows.to(out.device), columns.to(out.device)) for rows, columns in bands]
     if not native:
         return out.copy_(reference.bitrate_map(tensors, there, out.dtype))
     flat = _band_set(there, bands)
     if out.is_cuda:
         keep_alive(flat, out.device)
-    return project_into(tensors, flat, out)
+    return project_into(tensors, flat, out, guide)

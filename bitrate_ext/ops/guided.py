@@ -43,7 +43,7 @@ def check_guide(guide: object, call: Call) -> None:
         raise ValueError(f"guide must be on {made.device} like the latents, got {guide.device}")
 
 
-def _bounded(guide: Tensor) -> Tensor:
+def bounded(guide: Tensor) -> Tensor:
     """Return the guide between ``LEAST`` and ``MOST``: as it is, where it lies there. NaN stays.
 
     Raises:
@@ -58,7 +58,7 @@ def _bounded(guide: Tensor) -> Tensor:
     return guide if low >= LEAST and high <= MOST else guide.clamp(LEAST, MOST)
 
 
-def _cells(values: Tensor, native: bool) -> Tensor:
+def cell_bits(values: Tensor, native: bool) -> Tensor:
     """Return the bits of cells, float64 ``[N, h, w]``."""
     if values.dim() == 3 or not native:
         return reference.cell_bits(values, torch.float64)
@@ -67,7 +67,7 @@ def _cells(values: Tensor, native: bool) -> Tensor:
     return autograd.call_map([values], own, torch.float64).squeeze(1)
 
 
-def guide_sums(guide: Tensor, grid: tuple[int, int], geometry: MapGeometry, native: bool) -> Tensor:
+def sum_guide(guide: Tensor, grid: tuple[int, int], geometry: MapGeometry, native: bool) -> Tensor:
     """Return the window of a guide as each cell sees it, float64 ``[N, h, w]``: its pixels by the cell's weights.
 
     Args:
@@ -90,29 +90,36 @@ def outside_share(
     top, left, height, width = window
     native = not library.why_absent(guide.device)
     geometry = MapGeometry(canvas, (0, 0, *canvas), [term.key for term in projection.terms], True, (0.0, 0.0))
-    whole = guide_sums(guide, grid, geometry, native)
+    whole = sum_guide(guide, grid, geometry, native)
     part = guide[:, :, top : top + height, left : left + width]
-    inside = guide_sums(part, grid, geometry._replace(window=window), native)
+    inside = sum_guide(part, grid, geometry._replace(window=window), native)
     return ((whole - inside) / whole).clamp_min(0)
+
+
+def guide_sums(call: Call, guide: Tensor) -> list[Tensor]:
+    """Return the whole guide as the cells of each latent see it, float64 ``[N, h, w]``; 1 where they see none of it."""
+    canvas, _, keys, conserve, scales = call.setting.geometry
+    found: list[Tensor] = []
+    first = 0
+    for tensor, copies in zip(call.latents.values(), call.setting.copies, strict=True):
+        own, first = keys[first : first + copies], first + copies
+        geometry = MapGeometry(canvas, (0, 0, *canvas), own, conserve, scales)
+        sums = sum_guide(guide, (tensor.shape[-2], tensor.shape[-1]), geometry, call.native)
+        found.append(torch.where(sums == 0, 1, sums))
+    return found
 
 
 def guided_bits(call: Call, guide: Tensor) -> list[Tensor]:
     """Return what the projection lays out: for each term the bits of cells over the guide's sums, float64."""
-    canvas, _, keys, conserve, scales = call.setting.geometry
-    whole = (0, 0, *canvas)
     laid_out: list[Tensor] = []
-    for tensor, copies in zip(call.latents.values(), call.setting.copies, strict=True):
-        own = keys[len(laid_out) : len(laid_out) + copies]
-        grid = (tensor.shape[-2], tensor.shape[-1])
-        cells = _cells(kernel_input(tensor, call.unit), call.native)
-        sums = guide_sums(guide, grid, MapGeometry(canvas, whole, own, conserve, scales), call.native)
-        laid_out += [cells / torch.where(sums == 0, 1, sums)] * copies  # zero: no pixel of the canvas is its own
+    for tensor, copies, sums in zip(call.latents.values(), call.setting.copies, guide_sums(call, guide), strict=True):
+        laid_out += [cell_bits(kernel_input(tensor, call.unit), call.native) / sums] * copies
     return laid_out
 
 
 def guided_map(call: Call, guide: Tensor, out: Tensor | None = None) -> Tensor:
     """Return the map of a call under a guide ``[N, 1, H, W]``, or write it into ``out``; see the module."""
-    guide, setting = _bounded(guide), call.setting
+    guide, setting = bounded(guide), call.setting
     bits = guided_bits(call, guide)
     top, left, height, width = setting.geometry.window
     window = guide[:, :, top : top + height, left : left + width]

@@ -200,6 +200,25 @@ def test_transforms_see_it(device, rng):
     torch.testing.assert_close(gradient, leaf.grad)
 
 
+def test_strips_are_rows_of_the_whole_map(device, rng):
+    """Byte for byte, of any height, crop, dtype and number of latents; by the kernel, and by the reference nearly."""
+    for index in range(scaled(60)):
+        case = random_case(rng, elements=800, pixels=3000, empty=False)
+        if case.scale:
+            continue
+        guide = guide_for(rng, case, dtype=(torch.float32, torch.float64)[index % 2]).to(device)
+        tensors = [p.to(device) for p in case.likelihoods]
+        whole = case.run(tensors, guide=guide)
+        kwargs = {name: case.kwargs[name] for name in ("projection", "conserve", "crop", "dtype")}
+        strips = bitrate_ext.map_strips(
+            case.nested(tensors), case.canvas, rows=int(rng.integers(1, 40)), guide=guide, **kwargs
+        )
+        found = torch.cat([strip for _, strip in strips], dim=2)
+        assert_same_bytes(found, whole, case)
+    with pytest.raises(ValueError, match=r"guide must be \[2, 1, 16, 20\]"):
+        bitrate_ext.map_strips(P, (16, 20), guide=GUIDE[:1])
+
+
 @pytest.mark.medium
 def test_compiled_in_one_graph(device, rng):
     need_native(device)
