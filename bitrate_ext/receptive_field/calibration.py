@@ -9,10 +9,9 @@ responses, each divided by its own sum, weighted by what the symbol costs.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +41,11 @@ from ..ops.functional import latent_bits
 from ..ops.projection import Projection, Reach, get_projection
 from ..ops.units import LIKELIHOOD
 from .energy import spread_by_energy
-from .field import FORMAT, ReceptiveField, Term
+from .field import ReceptiveField, Term
+from .fingerprint import fingerprint
 from .guide import Example, fit_guide
 from .separable import separable_terms
 
-METHOD = 1  # of measuring: what is in the cache of another one is not used
 EXAMPLE_PASSES, EXAMPLE_SIDE, MOST_EXAMPLES = 64, 512, 8  # of the Jacobian maps that a guide is fitted to
 NORM_PASSES = 16  # passes in reverse mode for each image; their noise averages out over the symbols
 SPARE_CELLS = (8, 3)  # by which the bundled photograph is made larger than the reach, of y and of z
@@ -115,7 +114,7 @@ def calibrate(
     check_eval_mode(model)
     given = _checked_images(images)
     name = _name(model, checked_synthesis(model, synthesis))
-    key = _key(
+    key = fingerprint(
         model,
         (latent, samples, name, adapter.unit, adapter.given_multiple, *(["guide"] if guide else [])),
         given,
@@ -495,45 +494,3 @@ def _name(model: nn.Module, synthesis: Synthesis) -> str | None:
     owner = getattr(synthesis, "__self__", None)
     named = {id(module): name for name, module in model.named_modules()}
     return f"{named[id(owner)]}.{getattr(synthesis, '__name__', '')}()" if id(owner) in named else None
-
-
-def _key(
-    model: nn.Module,
-    arguments: tuple[Any, ...],
-    images: Iterable[Tensor],
-    forward_kwargs: dict[str, Any],
-) -> str:
-    """Hash all that a measurement depends on."""
-    digest = hashlib.sha256()
-    kind = f"{type(model).__module__}.{type(model).__qualname__}"
-    digest.update(repr((FORMAT, METHOD, kind, str(model), *arguments)).encode())
-    for name, value in [*model.state_dict().items(), *enumerate(images), *sorted(forward_kwargs.items())]:
-        digest.update(repr(name).encode())
-        _enter(digest, value)
-    return digest.hexdigest()[:32]
-
-
-def _bytes_of(tensor: Tensor) -> bytes:
-    """Return the bytes of a tensor's values, in order, whatever its layout."""
-    if tensor.is_quantized:
-        tensor = tensor.dequantize()
-    elif tensor.layout != torch.strided:
-        tensor = tensor.to_dense()
-    flat = tensor.resolve_conj().resolve_neg().reshape(-1).clone(memory_format=torch.contiguous_format)
-    return flat.view(torch.uint8).numpy().tobytes()
-
-
-def _enter(digest: hashlib._Hash, value: Any) -> None:
-    """Hash a value with all that is in it: tensors of any layout, dtype and shape by their bytes."""
-    if isinstance(value, Tensor) and value.is_nested:
-        _enter(digest, value.unbind())
-    elif isinstance(value, Tensor):
-        digest.update(repr((value.dtype, tuple(value.shape))).encode())
-        if not value.is_meta:  # which has no values
-            digest.update(_bytes_of(value.detach().cpu()))
-    elif isinstance(value, (Mapping, list, tuple)):
-        digest.update(f"{type(value).__name__} of {len(value)}".encode())
-        for part in value.items() if isinstance(value, Mapping) else value:
-            _enter(digest, part)
-    else:
-        digest.update(repr(value).encode())
