@@ -26,7 +26,7 @@ LEAST, MOST = 2.0**-100, 2.0**100
 
 
 def check_guide(guide: object, call: Call) -> None:
-    """Check a guide for a call: shape, dtype, device; and its values, where looking at them costs no recording.
+    """Check a guide's shape, dtype and device for a call; its values are looked at by ``bounded``.
 
     Raises:
         TypeError, ValueError: naming what was expected and what came.

@@ -82,8 +82,8 @@ def calibrate(
             calls, as ``model.decode``, or any function, as ``lambda y: model.decoder(y.flatten(2).mT)`` for tokens.
             A function is given what an entropy model returns beside the latent's likelihoods; its result is not kept.
         guide: also fit the guide of ``projection="guided"`` to Jacobian maps of the images, of which at most
-            8 are taken, and their middles; kept as ``field.guide``. None where it would not help, or where the latent
-            is followed through another; see ``Guide``.
+            8 are taken, and their middles; kept as ``field.guide``. None where it would not help. A latent that is
+            followed through another has that one's; see ``Guide``.
         cache: keep the result, and look for it, in PyTorch's folder for downloads (``torch.hub.get_dir()``), or in the
             folder given. It is found again by the weights and all arguments.
         notice: called with the latent's name where it has to be measured, which may take a minute.
