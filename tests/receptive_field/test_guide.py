@@ -53,6 +53,18 @@ def test_features_of_grey_and_beyond_the_range() -> None:
     assert torch.equal(features(picture * 3 - 1), features((picture * 3 - 1).clamp(0, 1)))
 
 
+def test_the_guide_of_a_part_is_the_whole_ones(rng: np.random.Generator) -> None:
+    """From its reach inside the part's borders on; the places in the cells are those of the whole picture."""
+    picture, guide, reach = torch.from_numpy(rng.random((2, 3, 50, 60))), some_guide(rng, 7), guides.REACH
+    whole = guide(picture)
+    for top, left, height, width in ((0, 0, 50, 60), (13, 22, 20, 31), (36, 1, 14, 59), (3, 20, 11, 11)):
+        part = guide(picture[..., top : top + height, left : left + width], origin=(top, left))
+        inside = (..., slice(reach, -reach), slice(reach, -reach))
+        expected = whole[..., top : top + height, left : left + width]
+        torch.testing.assert_close(part[inside], expected[inside], rtol=1e-6, atol=0)
+        assert (top, left) == (0, 0) or not torch.allclose(part, expected, rtol=1e-3)
+
+
 def test_a_planted_guide_is_found(rng: np.random.Generator) -> None:
     """Maps made by a guide are its own best fit: little is left on pictures that were not in the fit."""
     field, planted = random_field(rng, STRIDE, (-STRIDE, 2 * STRIDE)), some_guide(rng)
