@@ -9,9 +9,7 @@ from torch import Tensor
 
 from ..ops.projection import Projection
 
-NO_RECONSTRUCTION = (
-    "the guide of the map is made of the image itself, for the model gives no reconstruction of its size"
-)
+FROM_IMAGE = "the guide of the map is made of the image itself, for the model gives no reconstruction of its size"
 Guides = Mapping[str, Tensor]  # [N, 1, H, W] on the canvas, of the latents that have one
 
 
@@ -35,7 +33,7 @@ def make_guides(projections: Mapping[str, Projection], x_hat: Any, padded: Tenso
         picture = x_hat
     else:
         picture = padded
-        warnings.append(NO_RECONSTRUCTION)
+        warnings.append(FROM_IMAGE)
     picture = picture.detach().float()
     wanted = {name: one.guide for name, one in projections.items() if one.guide is not None}
     made = {id(guide): guide(picture) for guide in {id(guide): guide for guide in wanted.values()}.values()}

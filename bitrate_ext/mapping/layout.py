@@ -246,10 +246,13 @@ def outside_bits(
     """
     grid, canvas = (bits.shape[-2], bits.shape[-1]), (size[0], size[1])
     if guide is not None:
-        share = guided.outside_share(guide, projection, grid, canvas, crop)
-    else:
-        share = _outside_shares(projection, grid, canvas, crop).to(bits.device)
-    return torch.where(share > 0, share * bits, 0).sum(dim=(1, 2))  # where: a cell of infinite bits may be inside
+        return share_of(bits, guided.outside_share(guide, projection, grid, canvas, crop))
+    return share_of(bits, _outside_shares(projection, grid, canvas, crop).to(bits.device))
+
+
+def share_of(bits: Tensor, share: Tensor) -> Tensor:
+    """Return the bits, float64 ``[N]``, of shares of cells; none of a cell whose share is none, infinite or not."""
+    return torch.where(share > 0, share * bits, 0).sum(dim=(1, 2))
 
 
 @lru_cache(maxsize=16)

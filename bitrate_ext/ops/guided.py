@@ -95,6 +95,11 @@ def outside_share(
     whole = sum_guide(guide, grid, geometry, native)
     part = guide[:, :, top : top + height, left : left + width]
     inside = sum_guide(part, grid, geometry._replace(window=window), native)
+    return share_left(whole, inside)
+
+
+def share_left(whole: Tensor, inside: Tensor) -> Tensor:
+    """Return what part of a cell's guide lies outside, given the sum of all of it and that inside."""
     return ((whole - inside) / whole).clamp_min(0)
 
 

@@ -7,26 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import random_field
+from cases import random_field, some_guide, with_guide
 from torch import Tensor, nn
 from zoo import small_model
 
 import bitrate_ext
 from bitrate_ext.receptive_field import guide as guides
 from bitrate_ext.receptive_field.field import ReceptiveField
-from bitrate_ext.receptive_field.guide import Example, Guide, distance, features, fit_guide
-from bitrate_ext.tiled.map_picture import map_picture
+from bitrate_ext.receptive_field.guide import Example, distance, features, fit_guide
 
 STRIDE = 4
 
 
-def some_guide(rng: np.random.Generator, stride: int = STRIDE) -> Guide:
-    return Guide.of_arrays(rng.uniform(-0.5, 0.5, guides.FEATURES), rng.uniform(-0.3, 0.3, (stride, stride)))
-
-
 def guided_field(rng: np.random.Generator, stride: int = STRIDE) -> ReceptiveField:
-    field = random_field(rng, stride, (-stride, 2 * stride))
-    return ReceptiveField(field.stride, field.reach, field.kernel, guide=some_guide(rng, stride))
+    return with_guide(random_field(rng, stride, (-stride, 2 * stride)), some_guide(rng, stride))
 
 
 def textured(rng: np.random.Generator, height: int = 64, width: int = 96) -> Tensor:
@@ -67,7 +61,7 @@ def test_the_guide_of_a_part_is_the_whole_ones(rng: np.random.Generator) -> None
 
 def test_a_planted_guide_is_found(rng: np.random.Generator) -> None:
     """Maps made by a guide are its own best fit: little is left on pictures that were not in the fit."""
-    field, planted = random_field(rng, STRIDE, (-STRIDE, 2 * STRIDE)), some_guide(rng)
+    field, planted = random_field(rng, STRIDE, (-STRIDE, 2 * STRIDE)), some_guide(rng, STRIDE)
     examples = []
     for _ in range(4):
         picture, cells = textured(rng), torch.from_numpy(rng.uniform(1, 9, (1, 16, 24)))
@@ -180,12 +174,6 @@ def test_coded_bits_and_their_gap_lie_under_one_guide(rng: np.random.Generator) 
     torch.testing.assert_close(result.map - result.gap, estimated.map, rtol=1e-4, atol=1e-4)
     total = float(result.total_bits)
     assert abs(float(result.map.double().sum() + result.padding_bits) - total) <= 1e-6 * total
-
-
-def test_tiles_refuse_it(rng: np.random.Generator, tmp_path: Any) -> None:
-    mapper = bitrate_ext.BitrateMapper(Codec().eval(), projection={"y": guided_field(rng), "z": "nearest"})
-    with pytest.raises(ValueError, match="'guided' needs the whole reconstruction at once; tiles take 'receptive-fie"):
-        map_picture(mapper, torch.rand(1, 3, 64, 96), tmp_path / "map.npz", tile=32)
 
 
 @pytest.mark.medium
