@@ -1,6 +1,8 @@
 """Compare projections with the exact attribution of each bit, and draw them, for docs/projections.md.
 
     python tools/compare_projections.py --table                  # as Markdown; ten minutes on two cores
+    python tools/compare_projections.py --random                 # decoders of random weights
+    python tools/compare_projections.py --folder PHOTOGRAPHS     # one's own, reduced to 768 pixels
     python tools/compare_projections.py --picture docs/images/projections.png
 
 The exact map spreads each symbol's bits by the energy of its own impulse response, which is found one channel and one
@@ -27,16 +29,25 @@ from bitrate_ext.receptive_field.field import ReceptiveField, Term
 
 SIDE = 192  # of the photographs' middles, pixels
 BATCH = 8  # combs at a time
+RANDOM = {"mbt2018-mean": {"N": 24, "M": 32}, "cheng2020-anchor": {"N": 12}, "bmshj2018-factorized": {"N": 24, "M": 32}}
 SKIMAGE, SKLEARN = ("astronaut", "chelsea", "coffee", "rocket"), ("china", "flower")
+REDUCED = 768  # longest side that photographs of a folder are reduced to, pixels
 STATIC = ("nearest", "bilinear", "area", "centred bilinear", "receptive field")
 
 
 def photograph(name: str, side: int = SIDE) -> Tensor:
-    """The middle of a photograph, ``[1, 3, side, side]`` in [0, 1]."""
+    """The middle of a photograph, by its name or path, ``[1, 3, side, side]`` in [0, 1]."""
     import skimage.data
+    from PIL import Image
     from sklearn.datasets import load_sample_image
 
-    pixels = load_sample_image(f"{name}.jpg") if name in SKLEARN else getattr(skimage.data, name)()
+    if Path(name).is_file():
+        with Image.open(name) as opened:
+            picture = opened.convert("RGB")
+        picture.thumbnail((REDUCED, REDUCED), Image.Resampling.BOX)
+        pixels = np.asarray(picture)
+    else:
+        pixels = load_sample_image(f"{name}.jpg") if name in SKLEARN else getattr(skimage.data, name)()
     image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].float() / 255
     top, left = (image.shape[2] - side) // 2, (image.shape[3] - side) // 2
     return image[..., top : top + side, left : left + side]
@@ -98,7 +109,7 @@ def random_model(name: str) -> nn.Module:
     from compressai.registry import MODELS
 
     torch.manual_seed(0)
-    model = MODELS[name](**{"cheng2020-anchor": {"N": 12}, "mbt2018-mean": {"N": 24, "M": 32}}[name]).eval()
+    model = MODELS[name](**RANDOM[name]).eval()
     with torch.no_grad():
         [m for m in model.g_a.modules() if isinstance(m, nn.Conv2d)][-1].weight.mul_(30)
     return model
@@ -140,7 +151,7 @@ def compare(model: nn.Module, names: tuple[str, ...], passes: tuple[int, ...], s
 
 
 def table(found: dict[str, list[float]], names: tuple[str, ...]) -> str:
-    lines = [f"| | {' | '.join(names)} | mean |", "|---" * (len(names) + 2) + "|"]
+    lines = [f"| | {' | '.join(Path(name).stem for name in names)} | mean |", "|---" * (len(names) + 2) + "|"]
     for method, values in found.items():
         numbers = " | ".join(f"{value:.1f}" for value in (*values, sum(values) / len(values)))
         lines.append(f"| {method} | {numbers} |")
@@ -189,15 +200,24 @@ def draw(path: Path, name: str = "chelsea") -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", action="store_true")
+    parser.add_argument("--random", action="store_true")
+    parser.add_argument("--folder", type=Path)
     parser.add_argument("--picture", type=Path)
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore", category=FutureWarning)
     if arguments.table:
         names = SKIMAGE + SKLEARN
         print(table(compare(bitrate_ext.load_demo_codec(), names, (16, 64), SIDE), names), flush=True)
-        for random in ("mbt2018-mean", "cheng2020-anchor"):
+    if arguments.random:
+        names = SKIMAGE[:2]
+        for random in RANDOM:
             print(f"\n{random}, random weights\n", flush=True)
-            print(table(compare(random_model(random), names[:2], (16, 64), SIDE), names[:2]), flush=True)
+            print(table(compare(random_model(random), names, (16, 64), SIDE), names), flush=True)
+    if arguments.folder:
+        names = tuple(
+            sorted(str(path) for path in arguments.folder.iterdir() if path.suffix.lower() in (".jpg", ".png"))
+        )
+        print(table(compare(bitrate_ext.load_demo_codec(), names, (16,), SIDE), names), flush=True)
     if arguments.picture:
         draw(arguments.picture)
 
