@@ -96,7 +96,7 @@ def contenders(model: torch.nn.Module, device: torch.device) -> dict[str, Conten
 
 def stages(source: Path, target: Path, model: torch.nn.Module, device: torch.device) -> dict[str, float]:
     """Seconds a frame of each stage, one after the other: nothing overlaps."""
-    watch = Stopwatch(synchronise=True)
+    watch = Stopwatch(synchronise=device)
     mapper = FrameMapper(model, prefetch=0, watch=watch)
     count = 0
     with VideoReader(source) as reader:

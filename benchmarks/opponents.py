@@ -74,10 +74,10 @@ def kernel(workload: Workload, buffers: Buffers) -> Call:
     canvas = workload.size
     geometry = dispatch.MapGeometry(canvas, (0, 0, *canvas), ["bilinear"], True, (0.0, 0.0))
     p = buffers.likelihoods["y"].detach()
-    bands, gradient = dispatch.cached_bands([p], geometry, transposed=True)[1], torch.empty_like(p)
+    bands, gradient = dispatch.cached_bands([p], geometry, transposed=True), torch.empty_like(p)
 
     def call() -> list[Tensor]:
-        torch.ops.bitrate_ext._project_backward(buffers.out, p, bands, gradient)
+        torch.ops.bitrate_ext._project_backward(buffers.out, p, bands.flat, gradient, bands.plans)
         return [gradient]
 
     return call

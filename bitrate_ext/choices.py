@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from fractions import Fraction
 from typing import Any
 
 PROJECTIONS = ("nearest", "bilinear", "area")
 RECEPTIVE_FIELD = "receptive-field"  # a projection measured on the model's own decoder
+GUIDED = "guided"  # the same, and within its reach after edges and texture of the reconstruction
+MEASURED = (RECEPTIVE_FIELD, GUIDED)
 ESTIMATED, CODED = "estimated", "coded"  # sources of bits: likelihoods, or the range coder
 METHODS = JACOBIAN, INTEGRATED_GRADIENTS, GRAD_CAM = "jacobian", "integrated-gradients", "grad-cam"  # of attribution
 PASSES, FEWEST_PASSES = 16, 4  # of attribution
@@ -19,6 +23,9 @@ ARRAYS = ("npz", "tiff")  # formats of maps as numbers
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}  # of videos, by the file's ending
 PARTIAL = ".partial"  # in the names of what a video gives that ends before its end
+RATES = Fraction(1, 1000), Fraction(1000)  # frames a second: least and most
+MATRICES = {"bt601": 5, "bt709": 1, "bt2020nc": 9, "fcc": 4, "smpte240m": 7}  # FFmpeg's numbers
+RANGES = {"limited": 1, "full": 2}
 VIEWS = ("side", "overlay", "map")
 SCALES = ("clip", "frame")  # of a video's colours, besides a number
 PRECISIONS = ("float32", "bfloat16", "float16")  # of a network
@@ -58,6 +65,17 @@ def check_choice(what: str, choice: object, choices: Iterable[Any]) -> None:
     known = list(choices)
     if choice not in known:
         raise ValueError(f"{what} must be one of {', '.join(map(repr, known))}, got {choice!r}")
+
+
+def check_rate(rate: Fraction | float) -> Fraction:
+    """Return a number of frames a second, exact.
+
+    Raises:
+        ValueError: it is out of range.
+    """
+    if not math.isfinite(rate) or not RATES[0] <= rate <= RATES[1]:
+        raise ValueError(f"rate must be {float(RATES[0]):g} to {RATES[1]} frames a second, got {float(rate):g}")
+    return Fraction(rate).limit_denominator(100_000)  # of a float what was meant
 
 
 def check_published(name: str, quality: int | None, metric: str) -> None:

@@ -17,7 +17,11 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE, DISTRIBUTION = Path(__file__).resolve().parent, "bitrate-ext"
-DISTRIBUTIONS = {"PIL": "pillow"}  # that bring modules of other names
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "pillow_heif": "pillow-heif",
+    "pillow_jxl": "pillow-jxl-plugin",
+}  # that bring modules of other names
 ZOO = ("model_urls", "model_architectures")
 NEEDED: dict[str, tuple[str, ...]] = {  # of a module, what is used of it
     "compressai.ans": ("RansEncoder", "BufferedRansEncoder"),

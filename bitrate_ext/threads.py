@@ -70,13 +70,13 @@ def prefetch(items: Iterable[Item], depth: int) -> Generator[Item, None, None]:
 class Stopwatch:
     """Seconds by stage, added up: ``with watch("network"): ...``.
 
-    Work on a GPU goes on after the call that started it has returned. With ``synchronise`` each stage waits for it at
-    both ends, which is right for measuring stages and spoils their overlap.
+    Work on a GPU goes on after the call that started it has returned. Each stage waits at both ends for the device that
+    ``synchronise`` names, which is right for measuring stages and spoils their overlap.
     """
 
-    def __init__(self, synchronise: bool = False) -> None:
+    def __init__(self, synchronise: torch.device | None = None) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
-        self._synchronise = synchronise and torch.cuda.is_available()
+        self._gpu = synchronise if synchronise is not None and synchronise.type == "cuda" else None
 
     @contextlib.contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
@@ -87,6 +87,6 @@ class Stopwatch:
             self.seconds[stage] += self._now() - start
 
     def _now(self) -> float:
-        if self._synchronise:
-            torch.cuda.synchronize()
+        if self._gpu is not None:
+            torch.cuda.synchronize(self._gpu)
         return time.perf_counter()

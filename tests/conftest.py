@@ -66,13 +66,17 @@ def _seeded():
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Tell how many planted faults were caught, by group (see test_faults.py)."""
-    groups = {}
+    """Tell how many planted faults were caught, by group, and what tests counted of compiled kernels."""
+    groups, counted = {}, {}
     for outcome in ("passed", "failed"):
         for report in terminalreporter.stats.get(outcome, []):
             for name, group in report.user_properties:
                 if name == "planted fault":
                     groups.setdefault(group, []).append(outcome == "passed")
+                elif name.startswith("compiled kernels"):
+                    counted[name] = counted.get(name, 0) + group
     if groups:
         counts = ", ".join(f"{sum(caught)} of {len(caught)} ({group})" for group, caught in groups.items())
         terminalreporter.write_line(f"planted faults caught: {counts}")
+    for name, count in counted.items():
+        terminalreporter.write_line(f"{name}: {count}")

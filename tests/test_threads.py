@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 from bitrate_ext.threads import Stopwatch, prefetch
 
@@ -65,3 +66,13 @@ def test_a_watch_adds_up() -> None:
         raise ValueError("x")
     assert 0.03 <= watch.seconds["one"] < 60
     assert set(watch.seconds) == {"one", "two"}
+
+
+def test_a_watch_waits_for_the_device_that_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for the current one, which may be another."""
+    waited: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    for device in (None, torch.device("cpu"), torch.device("cuda", 1)):
+        with Stopwatch(device)("one"):
+            pass
+    assert waited == [torch.device("cuda", 1)] * 2

@@ -40,25 +40,25 @@ def take(handed: DupFd) -> int:
     return handed.detach()
 
 
-def run(video: int, control: int, frames: int, *limits: int) -> None:
+def run(video: int, control: int, frames: int, *arguments: int | str) -> None:
     """In the fork."""
     os.dup2(control, 0)
     os.dup2(frames, 1)
     os.close(control)
     os.close(frames)
-    importlib.import_module("decoder.child").main([str(video), *map(str, limits)])
+    importlib.import_module("decoder.child").main([str(video), *map(str, arguments)])
     os._exit(0)
 
 
 class Fork:
-    """Stands in for ``video_reader._start``: a child, as ``subprocess.Popen`` would show it."""
+    """Stands in for ``decoded._start``: a child, as ``subprocess.Popen`` would show it."""
 
-    def __init__(self, video: int, max_memory: int, max_pixels: int) -> None:
+    def __init__(self, video: int, max_memory: int, max_pixels: int, wishes: str) -> None:
         (control_end, control), (frames, frames_end) = os.pipe(), os.pipe()
         self.stdin: IO[bytes] = os.fdopen(control, "wb", 0)
         self.stdout: IO[bytes] = os.fdopen(frames, "rb", 0)
         descriptors = map(Descriptor, (video, control_end, frames_end))
-        self._process = CONTEXT.Process(target=run, args=(*descriptors, max_memory, max_pixels), daemon=True)
+        self._process = CONTEXT.Process(target=run, args=(*descriptors, max_memory, max_pixels, wishes), daemon=True)
         self._process.start()
         os.close(control_end)
         os.close(frames_end)

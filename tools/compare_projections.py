@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import bitrate_ext
-from bitrate_ext.mapping.mapper import BitrateMapper
+from bitrate_ext.models.adapter import ModelAdapter
 from bitrate_ext.models.trace import ModelTrace, symbol_bits
 from bitrate_ext.ops.projection import Projection
 from bitrate_ext.receptive_field.field import ReceptiveField, Term
@@ -87,6 +87,12 @@ def statics(model: nn.Module) -> dict[str, str | Projection]:
     return dict(zip(STATIC, ("nearest", "bilinear", "area", hat(field), field), strict=True))
 
 
+def guided(model: nn.Module, name: str) -> ReceptiveField:
+    """The field with its guide, which has not seen the photograph: fitted to the bundled one, or instead of that."""
+    others = [photograph(other, 384) for other in SKIMAGE if other != name] if name == "chelsea" else None
+    return bitrate_ext.calibrate(model, images=others, guide=True)
+
+
 def random_model(name: str) -> nn.Module:
     """Random weights, latents spread over many symbols."""
     from compressai.registry import MODELS
@@ -114,12 +120,16 @@ def compare(model: nn.Module, names: tuple[str, ...], passes: tuple[int, ...], s
     projections = statics(model)
     for name in names:
         x = photograph(name, side)
-        run = ModelTrace(BitrateMapper(model), x, {})
+        run = ModelTrace(ModelAdapter.of(model), x, {})
         truth, seconds = timed(lambda run=run: exact(run))
         print(f"{name}: exact in {seconds:.0f} s", flush=True)
         for method, projection in projections.items():
             one = bitrate_ext.bitrate_map(run.likelihoods["y"], run.size, projection=projection)[0, 0]
             found.setdefault(method, []).append(distance(one, truth))
+        field = guided(model, name)
+        guide = field.guide and field.guide(run.output["x_hat"])
+        one = bitrate_ext.bitrate_map(run.likelihoods["y"], run.size, projection=field, guide=guide)[0, 0]
+        found.setdefault("guided", []).append(distance(one, truth))
         for count in passes:
             result, seconds = timed(lambda x=x, count=count: bitrate_ext.attribute(model, x, passes=count))
             found.setdefault(f"Jacobian, {count} passes", []).append(distance(result.maps["y"][0, 0], truth))
@@ -143,13 +153,17 @@ def draw(path: Path, name: str = "chelsea") -> None:
     from matplotlib.figure import Figure
 
     codec, x = bitrate_ext.load_demo_codec(), photograph(name)
-    run = ModelTrace(BitrateMapper(codec), x, {})
+    run = ModelTrace(ModelAdapter.of(codec), x, {})
     truth = exact(run)
     panels: dict[str, Tensor] = {
         method: bitrate_ext.bitrate_map(run.likelihoods["y"], run.size, projection=projection)[0, 0]
         for method, projection in statics(codec).items()
-        if method != "area"  # the same as nearest at whole-number scales
+        if method not in ("nearest", "area")  # squares, the same at whole-number scales
     }
+    field = guided(codec, name)
+    assert field.guide is not None
+    guide = field.guide(run.output["x_hat"])
+    panels["guided"] = bitrate_ext.bitrate_map(run.likelihoods["y"], run.size, projection=field, guide=guide)[0, 0]
     for passes in (16, 64):
         panels[f"Jacobian, {passes} passes"] = bitrate_ext.attribute(codec, x, passes=passes).maps["y"][0, 0]
     panels["exact"] = truth

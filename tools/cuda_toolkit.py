@@ -96,7 +96,13 @@ def find_toolkit(wanted: str) -> tuple[Path | None, str]:
 
 
 def architectures(nvcc: Path, seen: Collection[tuple[int, int]]) -> str:
-    """List what to compile for: the GPUs seen, or each that this nvcc knows, with PTX for what comes after."""
+    """List what to compile for: the GPUs seen, or else each of ours that this nvcc knows.
+
+    The newest comes with PTX, from which drivers compile for what comes after. With no GPU seen the oldest does, too:
+    boards of 8.7, 8.8 and 11.0 do not run the code of their neighbours.
+    """
     wanted = {f"{major}.{minor}" for major, minor in seen} or set(ARCHITECTURES)
     known = {f"{major}.{minor}" for major, minor in re.findall(r"sm_(\d+)(\d)\b", ask(nvcc, "--list-gpu-code")[1])}
-    return ";".join(sorted(wanted & known, key=float) or ["7.5"]) + "+PTX"
+    names = sorted(wanted & known, key=float) or [ARCHITECTURES[0]]
+    with_ptx = {names[-1]} if seen else {names[0], names[-1]}
+    return ";".join(f"{name}+PTX" if name in with_ptx else name for name in names)

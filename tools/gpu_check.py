@@ -4,7 +4,8 @@ It builds a copy of the tree for the GPU that is here, runs the tests that need 
 benchmarks, prints a line for each step, and writes a dated JSON to benchmarks/results/, which is to be committed.
 It needs a Python that has torch with CUDA, setuptools, NumPy and pytest, nvcc and a C++ compiler; no network.
 
-A step is "ok", "FAIL", or "could not be run", which is no ok, but fails nothing.
+A step is "ok", "FAIL", or "could not be run", which is no ok, but fails nothing. So is the answer to each question of
+docs/gpu.md, told at the end.
 """
 
 from __future__ import annotations
@@ -29,6 +30,19 @@ UNWANTED = ("TORCH_CUDA_ARCH_LIST", "BITRATE_EXT_", "PYTEST_ADDOPTS", "TRITON_IN
 SCALE = 0.3 * min(1.0, (os.cpu_count() or 1) / 12)  # of the numbers of cases of the suite, which the CPU runs in full
 RESULTS = ROOT / "benchmarks/results"
 SANITIZER, MEMORY = "tests/gpu/test_compute_sanitizer.py", "tests/gpu/test_memory.py"
+RUNTIME, STREAMS, SPEED = "tests/gpu/test_runtime.py", "tests/gpu/test_streams.py", "benchmarks"
+QUESTIONS = {  # what only a GPU can answer, and the test or the step that does; docs/gpu.md has the same list
+    "the CUDA runtime that is linked in, beside PyTorch's": f"{RUNTIME}::test_errors_of_pytorch_are_not_ours",
+    "a GPU that is not the current one": f"{RUNTIME}::test_a_device_that_is_not_the_current_one",
+    "kernels that are loaded inside a capture": f"{RUNTIME}::test_a_first_launch_inside_a_capture",
+    "replays of graphs": f"{STREAMS}::test_graph_replays_with_new_inputs",
+    "calls that return before their work": f"{RUNTIME}::test_a_call_returns_before_its_work",
+    "data that come late, on other streams": f"{STREAMS}::test_a_producer_that_comes_late",
+    "bands that are let go while a kernel waits": f"{RUNTIME}::test_bands_let_go_while_a_kernel_waits",
+    "an allocator under pressure": f"{RUNTIME}::test_little_memory",
+    "code that the driver compiles from PTX": f"{RUNTIME}::test_code_that_the_driver_compiles_from_ptx",
+    "speed, beside the recipe, Triton and a copy": SPEED,
+}
 DEVICE = """
 import json, platform, sys
 try: import torch
@@ -75,6 +89,7 @@ class GpuCheck:
         self.start = time.monotonic()
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self.steps: list[dict[str, Any]] = []
+        self.said = ""  # by all programs
         self.failed = False
         self.device: dict[str, Any] = {}
         paths = [str(self.tree), str(self.tree / "tests"), os.environ.get("PYTHONPATH", "")]
@@ -124,6 +139,7 @@ class GpuCheck:
             code = None
         self.stop(name)
         said = (self.folder / f"{name}.log").read_text(errors="replace")
+        self.said += said
         wrong = re.findall(r"^(?:FAILED |ERROR |bitrate_ext: ).*", said, re.MULTILINE)  # of pytest and of setup.py
         skipped = re.findall(r"^SKIPPED (.*)", said, re.MULTILINE)
         if code != 0 or wrong or not (skipped or sign in last_line(said)):
@@ -134,6 +150,16 @@ class GpuCheck:
         if skipped:
             self.tell(f"{name}, skipped", NOT_RUN, "; ".join(skipped))
         return said
+
+    def answers(self) -> dict[str, str]:
+        """Return the outcome of each question: that of its step, or of all runs of its test."""
+        found = {}
+        for question, shown_by in QUESTIONS.items():
+            outcomes = {step["outcome"] for step in self.steps if step["name"] == shown_by}
+            for word in re.findall(rf"^{re.escape(shown_by)}(?:\[.*\])? ([A-Z]+)", self.said, re.MULTILINE):
+                outcomes.add({"PASSED": OK, "SKIPPED": NOT_RUN}.get(word, FAIL))
+            found[question] = next((one for one in (FAIL, NOT_RUN, OK) if one in outcomes), NOT_RUN)
+        return found
 
     def run(self) -> None:
         """Take the steps in turn, each until its second."""
@@ -175,6 +201,7 @@ class GpuCheck:
             "driver": output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
             "nvcc": last_line(output_of("nvcc", "--version")),
             "steps": self.steps,
+            "questions": self.answers(),
         }
         name = re.sub(r"[^a-z0-9]+", "-", self.device["name"].lower()).strip("-")
         RESULTS.mkdir(parents=True, exist_ok=True)
@@ -194,6 +221,8 @@ def main() -> int:
         for name in list(check.running):
             check.stop(name)
         if check.device:
+            for question, outcome in check.answers().items():
+                print(f"{outcome:<4} question: {question}")
             print(f"record: {check.write()}")
     return 1 if check.failed else 0
 

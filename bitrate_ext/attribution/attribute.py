@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ def attribute(
     padding: str = PADDINGS[0],
     padding_side: str = PADDING_SIDES[0],
     multiple: int | Sequence[int] | None = None,
+    progress: Callable[[int, int], object] | None = None,
     **forward_kwargs: Any,
 ) -> Attribution:
     """Follow the bits of these very images.
@@ -62,6 +63,7 @@ def attribute(
         layer: for "grad-cam", the name of a module whose output has the latent's grid or another.
         seed: of the random signs of "jacobian".
         unit, padding, padding_side, multiple: as for ``BitrateMapper``.
+        progress: called with the passes of "jacobian" done and their number, for each image.
         **forward_kwargs: for the model's ``forward``.
 
     Raises:
@@ -80,7 +82,7 @@ def attribute(
         adapter.prepare(x, forward_kwargs)
         x = x.detach().clone()  # an inference tensor cannot be differentiated
         if method == "jacobian":
-            return follow_decoder(adapter, x, passes, synthesis, seed, forward_kwargs)
+            return follow_decoder(adapter, x, passes, synthesis, seed, forward_kwargs, progress)
         if method == "integrated-gradients":
             return encoder_side.integrated_gradients(adapter, x, passes, baseline, forward_kwargs)
         return encoder_side.grad_cam(adapter, x, layer, forward_kwargs)

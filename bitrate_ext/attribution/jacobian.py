@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
-import math
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..mapping.layout import outside_bits
 from ..models.adapter import ModelAdapter, crop_canvas
-from ..models.trace import ModelTrace, Synthesis, SynthesisTransform, random_signs, symbol_bits
+from ..models.trace import ModelTrace, Synthesis, SynthesisTransform, symbol_bits
 from ..ops.functional import bitrate_map, latent_bits
 from ..ops.projection import get_projection
+from ..receptive_field.energy import REVERSE, spread_by_energy
 from .result import Attribution
-
-REVERSE = 2  # passes in reverse mode for each in forward mode
-REPEATED = 32  # one pass in so many, and at least one, is spent on measuring the noise
-WINDOW = 9  # of the filter, pixels
 
 
 def follow_decoder(
-    adapter: ModelAdapter, x: Tensor, passes: int, synthesis: Synthesis, seed: int, forward_kwargs: dict[str, Any]
+    adapter: ModelAdapter,
+    x: Tensor,
+    passes: int,
+    synthesis: Synthesis,
+    seed: int,
+    forward_kwargs: dict[str, Any],
+    progress: Callable[[int, int], object] | None = None,
 ) -> Attribution:
     """Attribute bits to the pixels that the decoder paints with them; see ``attribute``."""
     if not len(x):
         raise ValueError(f"x must hold at least one image, got shape {list(x.shape)}")
     images = [
-        _follow_one(adapter, one, passes, synthesis, seed, adapter.arguments_of(index, forward_kwargs))
+        _follow_one(adapter, one, passes, synthesis, seed, adapter.arguments_of(index, forward_kwargs), progress)
         for index, one in enumerate(torch.split(x, 1))
     ]
     maps = {name: torch.cat([image.maps[name] for image in images]) for name in images[0].maps}
@@ -45,10 +48,22 @@ def follow_decoder(
 
 
 def _follow_one(
-    adapter: ModelAdapter, x: Tensor, passes: int, synthesis: Synthesis, seed: int, forward_kwargs: dict[str, Any]
+    adapter: ModelAdapter,
+    x: Tensor,
+    passes: int,
+    synthesis: Synthesis,
+    seed: int,
+    forward_kwargs: dict[str, Any],
+    progress: Callable[[int, int], object] | None,
 ) -> Attribution:
     run = ModelTrace(adapter, x, forward_kwargs, synthesis)
     transforms = _transforms(run)
+    count = itertools.count(1)  # of both modes
+
+    def on_pass() -> None:
+        if progress is not None:
+            progress(-(-next(count) // (1 + REVERSE)), passes * len(transforms))
+
     generator = torch.Generator().manual_seed(seed)
     maps: dict[str, Tensor] = {}
     total = padding = wrong = torch.zeros(1, dtype=torch.float64, device=x.device)
@@ -59,7 +74,7 @@ def _follow_one(
         total = total + cells.sum()
         if latent in transforms:
             bits = symbol_bits(likelihoods, adapter.unit)
-            spread, error = spread_by_energy(transforms[latent], bits, passes, generator)
+            spread, error = spread_by_energy(transforms[latent], bits, passes, generator, on_pass)
             inside = crop_canvas(spread, run.crop)
             wrong = wrong + error * cells.sum()
             padding = padding + (spread.sum() - inside.sum())
@@ -90,75 +105,3 @@ def _transforms(run: ModelTrace) -> dict[str, SynthesisTransform]:
     if trouble is not None and not found:
         raise trouble
     return found
-
-
-def spread_by_energy(
-    transform: SynthesisTransform, bits: Tensor, passes: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Estimate where each symbol's bits go by the energy of its impulse response, and how far that is off.
-
-    Each forward pass drives its own part of the symbols, with random signs, so that a symbol's response has the energy
-    of its bits. Squared and added up over the passes, products of two symbols' responses remain only within a pass, and
-    cancel on average. The symbols of a cell take turns by their bits, from a random start: the costly ones of a
-    neighbourhood fall into different passes. With as many passes as symbols that overlap, nothing is left to cancel.
-
-    What remains is speckle, of a relative variance that is measured by driving some parts again with other signs. It is
-    filtered as in radar images (Lee 1980, doi 10.1109/TPAMI.1980.4766994): towards the mean of the neighbourhood,
-    by as much as the noise explains the variance there.
-
-    Args:
-        transform: of one image.
-        bits: ``[1, C, h, w]``, what each symbol costs.
-        passes: in forward mode; twice as many in reverse mode find the energy of each symbol's response.
-
-    Returns:
-        float64 ``[H, W]`` that adds up to the bits, and the expected L1 distance to what infinitely many passes give,
-        as a share of the bits.
-
-    Raises:
-        ValueError: symbols that cost bits change nothing.
-    """
-    bits = bits.double().clamp_min(0)
-    repeated = max(1, passes // REPEATED)
-    parts = passes - repeated
-    energy = transform.symbol_energy(REVERSE * passes, generator)
-    amplitude = torch.where(energy > 0, bits / energy, 0).sqrt().to(transform.inputs)
-    start = torch.randint(parts, bits.shape[2:], generator=generator).to(bits.device)
-    rank = bits.argsort(dim=1, descending=True, stable=True).argsort(dim=1, stable=True)
-    part_of = (rank + start) % parts
-
-    def driven(part: int) -> Tensor:
-        tangent = random_signs(amplitude, generator) * amplitude
-        return transform.energy(torch.where(part_of == part, tangent, 0)).double()[0]
-
-    total = noise = torch.zeros(())
-    for part in range(parts):
-        one = driven(part)
-        if part < repeated:
-            other = driven(part)
-            noise = noise + (one - other).square().sum() / 2  # variance of one draw
-            one = (one + other) / 2
-        total = total + one
-    if not total.sum() > 0:
-        if bits.any():
-            raise ValueError(f"symbols that cost bits change nothing of what {transform.name} returns")
-        return total.double(), total.sum()
-    variance = noise / repeated * (parts - repeated / 2)
-    relative = float(variance / (total.square().sum() - variance).clamp_min(variance))
-    filtered, wrong = _without_speckle(total, relative)
-    return filtered * (bits.sum() / filtered.sum()), wrong.sum() / filtered.sum()
-
-
-def _without_speckle(noisy: Tensor, relative: float) -> tuple[Tensor, Tensor]:
-    """Lee's filter for noise of that relative variance: the map ``[H, W]`` and its expected absolute error."""
-
-    def mean(values: Tensor) -> Tensor:
-        return F.avg_pool2d(values[None], WINDOW, 1, WINDOW // 2, count_include_pad=False)[0]
-
-    average = mean(noisy)
-    variance = (mean(noisy.square()) - average.square()).clamp_min(0)
-    signal = ((variance - relative * average.square()) / (1 + relative)).clamp_min(0)
-    noise = relative * (average.square() + signal)
-    trust = signal / (signal + noise).clamp_min(torch.finfo(noisy.dtype).tiny)
-    squared = trust * noise + (1 - trust).square() * noise / WINDOW**2
-    return average + trust * (noisy - average), (2 / math.pi * squared).sqrt()

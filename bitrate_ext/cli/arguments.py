@@ -9,22 +9,26 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
+import re
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any, NoReturn
 
 from .. import choices
 from .._version import __version__
 from ..byte_sizes import parse_bytes
-from ..io.files import shown, unusable
+from ..io.files import STDIN, shown, unusable
 from .console import UsageError
 from .model_options import add_device, add_model, check_checkpoint, check_device, check_forward, check_model, qualities
 from .outputs import prepare_folder, prepare_videos
 
+READING = ("size", "pixel_format", "rate", "matrix", "range")  # of ``video``: what ``VideoReader`` is told
 GROUP = 32  # frames from one keyframe of a video codec to the next
 MAP_NOTES = """\
-For each IMAGE (PNG, JPEG, WebP, TIFF or BMP) DIR gets
+For each IMAGE (PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000, PBM, PGM, PPM, by plug-ins HEIC and JPEG XL; - is the
+standard input) DIR gets
   STEM.bitrate.png   the map with a colour bar in bits per pixel
-  STEM.overlay.png   the map laid over the photograph
+  STEM.overlay.png   the map laid over the photograph, with a legend below: the brighter, the more bits
   STEM.bitrate.npz   float32 arrays [H, W], bits per pixel: "map", and "maps/y", "maps/z" ... for each latent;
                      "metadata" holds the JSON record as text
   STEM.json          sizes, bits, bits per pixel, bits of each latent, PSNR
@@ -33,11 +37,13 @@ are in the arrays, too.
 Files that exist are kept, and the image is refused, unless --overwrite is given; then they are replaced once all are
 written. Where images in different folders have one stem, the folders below the images' common one are made in DIR, too;
 where such are in one folder, their results are called after the whole name, NAME.png.json.
-Transparent parts of an image are laid on white. PSNR is that of the unrounded reconstruction, cut to [0, 1].
+Transparent parts of an image are laid on white, colour profiles are not applied; the record's "picture" and "warnings"
+tell of it. A JPEG without its end is mapped as far as it goes, with a warning. PSNR is that of the unrounded
+reconstruction, cut to [0, 1].
 A picture that does not fit into memory goes through the model in tiles, and its maps are written strip by strip.
 --max-memory, --tile and --format ask for that way; its pictures are reduced to 4096 pixels a side, its arrays are not.
 With --max-memory, files with more pixels than Pillow's limit are read, too. TIFF files, uncompressed or deflated, come
-in parts; others are decoded as a whole, with 1 to 4 bytes a pixel.
+in parts; others are decoded as a whole, with 1 to 36 bytes a pixel.
 """
 CHECK_NOTES = """\
 Each IMAGE is coded with the model's own compress(), and the bits of every symbol are counted as the range coder spends
@@ -78,6 +84,9 @@ OUT is STEM.bitrate in this folder, or what -o names: a file that ends in .mp4, 
 stems are told apart as by bitrate-ext map. Files that exist are kept unless --overwrite is given. A video that is
 damaged or cut short is mapped as far as it goes: its files are called OUT.partial.mp4 and so on, the exit code is 1.
 Videos are decoded in a process of their own. Sound is left out.
+Raw video (.yuv, or what --size is given for) is laid out as --size, --pixel-format and --rate say; what they do not say
+is taken from names such as Beauty_1920x1080_120fps_420_10bit.yuv and foreman_cif.yuv, and told. Numbered images are
+named by a pattern, frame_%04d.png, or by their folder; of - the results are called stdin.
 
 With --animate, VIDEO is a photograph: OUT.png is an animation of its maps over all qualities of --model, or over the
 checkpoints that are named, in one scale of colours.
@@ -132,9 +141,10 @@ def _add_map(command: argparse.ArgumentParser) -> None:
     add_model(command)
     command.add_argument(
         "--projection",
-        choices=(*choices.PROJECTIONS, choices.RECEPTIVE_FIELD, choices.JACOBIAN),
+        choices=(*choices.PROJECTIONS, *choices.MEASURED, choices.JACOBIAN),
         default="bilinear",
         help="default bilinear; receptive-field is measured on the model's own decoder, see bitrate-ext calibrate; "
+        "guided also follows edges and texture of the reconstruction, as the decoder does; "
         "jacobian follows the bits of each image through the decoder, pixel by pixel",
     )
     command.add_argument(
@@ -198,8 +208,8 @@ def tiles_asked_for(arguments: argparse.Namespace) -> bool:
 
 def whole_only(arguments: argparse.Namespace) -> str | None:
     """Return the option of ``map``, if any, that tiles cannot serve."""
-    if arguments.projection == choices.JACOBIAN:
-        return f"--projection {choices.JACOBIAN}"
+    if arguments.projection in (choices.JACOBIAN, choices.GUIDED):
+        return f"--projection {arguments.projection}"
     if arguments.bits == choices.CODED:
         return f"--bits {choices.CODED}"
     if arguments.channel is not None:
@@ -232,23 +242,31 @@ def _add_calibrate(command: argparse.ArgumentParser) -> None:
         help=f"passes (default {choices.SAMPLES})",
     )
     command.add_argument("--synthesis", metavar="MODULE", help="the decoder's name in the model; default: found")
+    command.add_argument(
+        "--guide", action="store_true", help="fit the guide of --projection guided, too, and say how much it helps"
+    )
     command.add_argument("--no-cache", action="store_true", help="measure in any case, and keep nothing")
 
 
 def _check_calibrate(arguments: argparse.Namespace) -> None:
     check_model(arguments)
     for image in arguments.images:
-        reason = unusable(image, "an image")
+        reason = None if image == STDIN else unusable(image, "an image")
         if reason is not None:
             raise UsageError(f"--images: {shown(image)}: {reason}")
 
 
 def _add_video(command: argparse.ArgumentParser) -> None:
     command.set_defaults(inputs=("video", "videos"), prepare=prepare_videos)
-    command.add_argument("videos", nargs="+", metavar="VIDEO", help="videos; with --animate a photograph")
+    command.add_argument(
+        "videos",
+        nargs="+",
+        metavar="VIDEO",
+        help="videos, folders of images, patterns such as frame_%%04d.png, - for stdin; with --animate a photograph",
+    )
     _add_output(command, "OUT", "a file, or a folder; made if absent")
     add_model(command)
-    command.add_argument("--projection", choices=(*choices.PROJECTIONS, choices.RECEPTIVE_FIELD), default="bilinear")
+    command.add_argument("--projection", choices=(*choices.PROJECTIONS, *choices.MEASURED), default="bilinear")
     command.add_argument(
         "--view", choices=choices.VIEWS, default="side", help="picture and map beside each other (default) ..."
     )
@@ -261,6 +279,18 @@ def _add_video(command: argparse.ArgumentParser) -> None:
         "end in bits per pixel",
     )
     command.add_argument("--frames", type=_at_least(1), metavar="N", help="only the first N")
+    command.add_argument("--size", type=_size, metavar="WxH", help="of raw video, pixels; default: by its name")
+    command.add_argument(
+        "--pixel-format",
+        type=_pixel_format,
+        metavar="NAME",
+        help="of raw video, FFmpeg's name, such as yuv420p10le",
+    )
+    command.add_argument(
+        "--rate", type=_rate, metavar="R", help="of raw video and images, frames a second, such as 50 or 30000/1001"
+    )
+    command.add_argument("--matrix", choices=tuple(choices.MATRICES), help="of the video's colours, whatever it states")
+    command.add_argument("--range", choices=tuple(choices.RANGES), help="of the video's samples, whatever it states")
     command.add_argument(
         "--batch", type=_at_least(1), default=1, metavar="N", help="frames that an image codec sees at once"
     )
@@ -299,9 +329,14 @@ def _add_video(command: argparse.ArgumentParser) -> None:
 
 
 def _check_video(arguments: argparse.Namespace) -> None:
+    if arguments.videos.count(STDIN) > 1:
+        raise UsageError(f"{STDIN}: the standard input can be read once")
     if arguments.animate is None:
         check_model(arguments)
         return
+    for option in READING:
+        if getattr(arguments, option) is not None:
+            raise UsageError(f"--{option.replace('_', '-')} is for videos and cannot go with --animate")
     arguments.inputs = ("image", "videos")
     check_device(arguments)
     check_forward(arguments)
@@ -358,6 +393,32 @@ def _positive(text: str) -> float:
         if math.isfinite(value) and value > 0:
             return value
     raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r}")
+
+
+def _size(text: str) -> tuple[int, int]:
+    sides = re.fullmatch(r"([1-9]\d{0,4})[xX]([1-9]\d{0,4})", text, re.ASCII)
+    if sides is None:
+        raise argparse.ArgumentTypeError(f"expected width and height in pixels such as 1920x1080, got {text!r}")
+    return int(sides[1]), int(sides[2])
+
+
+def _pixel_format(text: str) -> str:
+    from ..video.raw import pixel_format_of
+
+    try:
+        return pixel_format_of(text).name
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _rate(text: str) -> Fraction:
+    try:
+        return choices.check_rate(Fraction(text[:40]))
+    except (ValueError, ZeroDivisionError):
+        least, most = choices.RATES
+        raise argparse.ArgumentTypeError(
+            f"expected {float(least):g} to {most} frames a second, such as 50, 29.97 or 30000/1001, got {text!r}"
+        ) from None
 
 
 def _scale(text: str) -> str | float:

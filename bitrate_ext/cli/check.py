@@ -5,21 +5,21 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import asdict
 from typing import IO, TYPE_CHECKING, Any
 
 from ..choices import ALL_PADDINGS, CODED, PADDINGS
 from ..io.files import shown
-from ..io.images import load_image
+from ..io.images import load_picture
 from ..mapping.layout import BitrateResult
 from ..mapping.mapper import BitrateMapper
 from ..mapping.psnr import measure_psnr
 from ..viz.channel_figure import channel_figure
 from ..viz.map_figure import map_figure
-from .console import FAILED, OK, echo, finite, number, print_document
+from .console import FAILED, OK, echo, finite, number, print_document, warn
 from .model_options import MAPPER, forward_options, mapper_options
 from .record import Record
-from .serving import checked_device, load_model, run_each, with_progress
+from .serving import checked_device, input_file, load_model, run_each, with_progress
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,9 +40,13 @@ def run(arguments: argparse.Namespace) -> int:
     forward = forward_options(arguments)
 
     def serve(image: str) -> dict[str, Any]:
-        x = load_image(image)
+        with input_file(image) as path:
+            picture = load_picture(path)
+        x, facts = picture.pixels, picture.facts
         height, width = x.shape[-2:]
         document = {"image": image, "width": width, "height": height, "model": name, "device": str(device)}
+        document["picture"] = asdict(facts)
+        warn(image, facts.warnings)
         coded = {}
         for mapper in mappers:
             padding = mapper.adapter.padding.mode
@@ -54,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         if every:
             document |= {"closes": all(one["closes"] for one in coded.values()), "paddings": coded}
         else:
+            coded[arguments.padding]["warnings"][:0] = facts.warnings
             document |= coded[arguments.padding]
         if not arguments.json:
             echo(_comparison(document) if every else _table(document), sys.stdout)
@@ -161,7 +166,8 @@ def map_outputs(arguments: argparse.Namespace) -> dict[str, str]:
 
 def complete_record(record: Record, result: BitrateResult, channels: bool) -> None:
     """Add where the bits come from, warnings, their ledger and, if asked for, their channels."""
-    record.bits, record.warnings = result.bits, list(result.warnings)
+    record.bits = result.bits
+    record.warnings += result.warnings
     if result.ledger is not None:
         record.ledger = ledger_document(result)
         del record.ledger["warnings"]
@@ -204,9 +210,3 @@ def _picture(name: str, result: BitrateResult, title: str, model: str) -> Image.
 def array_names(result: BitrateResult) -> dict[str, Any]:
     """Return the maps that ``STEM.bitrate.npz`` has besides."""
     return {name: one for name, one in (("gap", result.gap), ("entropy", result.entropy)) if one is not None}
-
-
-def warn(result: BitrateResult, image: str) -> None:
-    """Print each warning as a line on stderr."""
-    for warning in result.warnings:
-        echo(f"bitrate-ext: warning: {shown(Path(image).name)}: {warning}", sys.stderr)

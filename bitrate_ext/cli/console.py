@@ -8,13 +8,15 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import IO, Any
 
 from .._version import __version__
 from ..io.files import shown
 
 OK, PARTIAL, FAILED, INTERRUPTED = 0, 1, 2, 130  # exit codes; see main.py
+_passes: list[str] = []  # how far what is told is, innermost last
 PATIENCE = 3.0  # seconds after which it is said what takes so long, and after which again
 
 
@@ -39,6 +41,12 @@ def tell_failures(what: str, failures: Sequence[dict[str, str]], count: int) -> 
     if failures and count > 1:
         failed = ", ".join(shown(failure[what]) for failure in failures)
         echo(f"Failed: {len(failures)} of {count} {what}s: {failed}", sys.stderr)
+
+
+def warn(name: str, warnings: Iterable[str]) -> None:
+    """Print each warning of a file as a line on stderr."""
+    for words in warnings:
+        echo(f"bitrate-ext: warning: {shown(Path(name).name)}: {words}", sys.stderr)
 
 
 def one_line(error: BaseException) -> str:
@@ -76,13 +84,17 @@ def echo(text: str, stream: IO[str]) -> None:
 
 @contextlib.contextmanager
 def telling(what: str) -> Iterator[None]:
-    """Say on stderr what is being done where it takes ``PATIENCE`` seconds, and again after as many."""
-    done, start = threading.Event(), time.monotonic()
+    """Say on stderr what is being done where it takes ``PATIENCE`` seconds, and again after as many.
+
+    With the passes that ``count_passes`` was called with in the block.
+    """
+    done, start, level = threading.Event(), time.monotonic(), len(_passes)
+    _passes.append("")
 
     def tell() -> None:
         with contextlib.suppress(OSError):  # whoever read it has gone
             while not done.wait(PATIENCE):
-                echo(f"{what} ... {time.monotonic() - start:.0f} s", sys.stderr)
+                echo(f"{what} ... {time.monotonic() - start:.0f} s{_passes[level]}", sys.stderr)
 
     teller = threading.Thread(target=tell, daemon=True)
     teller.start()
@@ -91,3 +103,10 @@ def telling(what: str) -> Iterator[None]:
     finally:
         done.set()
         teller.join()
+        del _passes[level:]
+
+
+def count_passes(done: int, total: int) -> None:
+    """Have the lines of the innermost ``telling`` say how far it is."""
+    if _passes:
+        _passes[-1] = f", pass {done} of {total}"

@@ -41,6 +41,8 @@ OPTIONAL = {  # module to what needs it
     "captum": "integrated gradients and Grad-CAM",
     "av": "videos",
     "tifffile": "TIFF files in parts",
+    "pillow_heif": "HEIC pictures",
+    "pillow_jxl": "JPEG XL pictures",
 }
 
 

@@ -15,8 +15,9 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 
-from ..io.files import shown, unusable
+from ..io.files import STDIN, shown, unusable
 from ..optional import remedy_of
 from .arguments import make_parser
 from .console import (
@@ -66,7 +67,11 @@ def _nothing_to_read(arguments: argparse.Namespace) -> bool:
     if arguments.inputs is None:
         return False
     what, names = arguments.inputs[0], getattr(arguments, arguments.inputs[1])
-    reasons = {name: unusable(name, "an image" if what == "image" else "a video") for name in names}
+    look: Callable[[str], str | None] = partial(unusable, kind="an image")
+    if what == "video":
+        raw = {option: getattr(arguments, option) for option in ("size", "pixel_format", "rate")}
+        look = partial(importlib.import_module("..video.sequence", __package__).unusable_video, **raw)
+    reasons = {name: None if name == STDIN else look(name) for name in names}
     if not all(reasons.values()):
         return False
     failures = [tell_failure(what, name, f"{shown(name)}: {reason}") for name, reason in reasons.items()]

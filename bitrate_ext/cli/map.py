@@ -14,19 +14,19 @@ import numpy as np
 
 from ..atomic import open_all_or_none
 from ..attribution.attribute import attribute
-from ..choices import CODED, ESTIMATED, JACOBIAN, PASSES, PROJECTIONS, RECEPTIVE_FIELD
+from ..choices import CODED, ESTIMATED, JACOBIAN, MEASURED, PASSES, PROJECTIONS
 from ..io.files import shown
-from ..io.images import load_image
+from ..io.images import load_picture
 from ..mapping.mapper import AnyProjection, BitrateMapper
 from ..mapping.psnr import measure_psnr
 from ..receptive_field import calibration
 from ..viz import map_figure
 from . import calibrate, check, map_tiled
-from .console import FAILED, OK, echo, finite, number, print_document, tell_failures
+from .console import FAILED, OK, count_passes, echo, finite, number, print_document, tell_failures, warn
 from .model_options import mapper_options
-from .outputs import Names
+from .outputs import Names, file_name
 from .record import MapJob, Record
-from .serving import checked_device, load_model, run_each, with_progress
+from .serving import checked_device, input_file, load_model, run_each, with_progress
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -34,12 +34,12 @@ def run(arguments: argparse.Namespace) -> int:
     device = checked_device(arguments.device)
     forward_only = arguments.bits == ESTIMATED and arguments.projection in PROJECTIONS
     taken: Callable[..., Any] = BitrateMapper.__call__
-    if arguments.projection in (JACOBIAN, RECEPTIVE_FIELD):
+    if arguments.projection not in PROJECTIONS:
         taken = attribute if arguments.projection == JACOBIAN else calibration.calibrate
     coded = arguments.bits == CODED
     model, name = load_model(device, arguments, forward_only=forward_only, coded=coded, taken=taken)
     projection: AnyProjection = arguments.projection
-    if projection == RECEPTIVE_FIELD:
+    if projection in MEASURED:
         projection = calibrate.measured_projections(model, device, arguments)
     projection = "nearest" if projection == JACOBIAN else projection
     mapper = BitrateMapper(
@@ -55,9 +55,11 @@ def run(arguments: argparse.Namespace) -> int:
     names = Names(arguments, arguments.images, list(endings.values()))
 
     def serve(image: str) -> Record:
-        with names.take(image) as paths:
+        with names.take(image) as paths, input_file(image) as path:
             files = dict(zip(endings, paths, strict=True))
-            record = (map_tiled.map_in_tiles if map_tiled.needed(job, image) else _map_whole)(job, image, files)
+            map_it = map_tiled.map_in_tiles if map_tiled.needed(job, path) else _map_whole
+            record = map_it(job, image, path, files)
+        warn(image, record.warnings)
         if not arguments.json:
             echo(_summary(record), sys.stdout)
         return record
@@ -72,26 +74,27 @@ def run(arguments: argparse.Namespace) -> int:
     return FAILED if failures else OK
 
 
-def _map_whole(job: MapJob, image: str, files: dict[str, Path]) -> Record:
-    """Map one image and write its files, all or none."""
+def _map_whole(job: MapJob, image: str, path: str, files: dict[str, Path]) -> Record:
+    """Map one image, to be read from a path, and write its files, all or none."""
     arguments = job.arguments
-    x = load_image(image)
+    picture = load_picture(path)
+    x = picture.pixels
     result = job.mapper(x.to(job.device), **job.forward)
     psnr = None if result.x_hat is None else measure_psnr(result.x_hat, x)
     jacobian = None
     if arguments.projection == JACOBIAN:
         passes = PASSES if arguments.passes is None else arguments.passes
-        followed = attribute(job.mapper.adapter, x.to(job.device), passes=passes, **job.forward)
+        adapter = job.mapper.adapter
+        followed = attribute(adapter, x.to(job.device), passes=passes, progress=count_passes, **job.forward)
         result = replace(result, map=followed.map, maps=followed.maps, padding_bits=followed.padding)
         jacobian = {"passes": passes, "error": None if followed.error is None else finite(followed.error.item())}
-    record = job.record(image, (x.shape[2], x.shape[3]), result, psnr, files)
+    record = job.record(image, picture.facts, (x.shape[2], x.shape[3]), result, psnr, files)
     record.jacobian = jacobian
     check.complete_record(record, result, arguments.channels)
     one_channel = None
     if arguments.channel is not None:
         latent, number_of_it = arguments.channel or result.costliest_channel()
         one_channel, record.channel = result.channel_map(latent, number_of_it), f"{latent}:{number_of_it}"
-    check.warn(result, image)
     text = json.dumps(asdict(record), indent=2, allow_nan=False)
     arrays = {"map": result.map, **{f"maps/{name}": one for name, one in result.maps.items()}}
     arrays |= check.array_names(result)
@@ -99,7 +102,7 @@ def _map_whole(job: MapJob, image: str, files: dict[str, Path]) -> Record:
         arrays["channel"] = one_channel
     numbers = {key: one[0, 0].float().cpu().numpy() for key, one in arrays.items()}
 
-    title = shown(Path(image).name)
+    title = shown(file_name(image))
     with open_all_or_none(list(files.values())) as opened:
         file = dict(zip(files, opened, strict=True))
         check.write_pictures(file, result, title, job.model)
@@ -112,7 +115,7 @@ def _map_whole(job: MapJob, image: str, files: dict[str, Path]) -> Record:
         map_figure.map_figure(result.map, title=title, subtitle=record.subtitle, **scale).save(
             file["map"], format="PNG"
         )
-        map_figure.overlay(x, result.map, **scale).save(file["overlay"], format="PNG")
+        map_figure.overlay_figure(x, result.map, **scale).save(file["overlay"], format="PNG")
         np.savez(file["arrays"], metadata=np.array(text), **numbers)
         file["record"].write(f"{text}\n".encode())
     return record

@@ -27,6 +27,7 @@ from ..viz import map_figure
 from ..viz.colormap import Rim, colour_limit, inside_rim
 from .arguments import tiles_asked_for, whole_only
 from .console import echo
+from .outputs import file_name
 from .record import MapJob, Record
 
 MODEST = 2048 * 2048  # pixels; pictures up to that go through the model whole without a measurement
@@ -82,11 +83,11 @@ def fits(adapter: ModelAdapter, height: int, width: int, device: torch.device, f
         return True
 
 
-def map_in_tiles(job: MapJob, image: str, files: dict[str, Path]) -> Record:
-    """Map one picture in tiles and write its files, all or none."""
+def map_in_tiles(job: MapJob, image: str, path: str, files: dict[str, Path]) -> Record:
+    """Map one picture, to be read from a path, in tiles and write its files, all or none."""
     arguments = job.arguments
     form = arguments.format or "npz"
-    with _named(image), open_image(image, decoding_room(job.device, arguments.max_memory)) as picture:
+    with _named(image), open_image(path, decoding_room(job.device, arguments.max_memory)) as picture:
         run = TiledRun(
             job.mapper,
             picture,
@@ -102,7 +103,7 @@ def map_in_tiles(job: MapJob, image: str, files: dict[str, Path]) -> Record:
             _progress() as progress,
             write_map(run, array_file, form, files["arrays"].parent, progress) as (result, finish),
         ):
-            record = job.record(image, result.size, result, result.psnr_db, files)
+            record = job.record(image, picture.facts, result.size, result, result.psnr_db, files)
             record.tiles = result.plan.record()
             text = json.dumps(asdict(record), indent=2, allow_nan=False)
             finish(text)
@@ -119,7 +120,7 @@ def _draw(
 
     panel = Downsampler(result.reduced.shape, long_side=PANEL)
     panel.add(result.reduced)
-    title = shown(Path(record.image).name)
+    title = shown(file_name(record.image))
     rim = _reduced_rim(result, panel.pixels.shape)
     figure = map_figure.map_figure(panel.pixels, title=title, subtitle=record.subtitle, limit=limit, rim=rim)
     figure.save(map_file, format="PNG")
@@ -128,7 +129,7 @@ def _draw(
     for top in range(0, laid.height, OVERLAID_ROWS):
         rows = slice(top, top + OVERLAID_ROWS)
         laid.paste(map_figure.overlay(result.reduced_picture[rows], result.reduced[rows], limit=limit), (0, top))
-    laid.save(overlay_file, format="PNG")
+    map_figure.with_legend(laid, limit).save(overlay_file, format="PNG")
 
 
 def _reduced_rim(result: PictureResult, shape: tuple[int, ...]) -> Rim:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .. import choices
-from ..io.files import shown
+from ..io.files import STDIN, STDIN_NAME, shown
 from .console import UsageError
 
 
@@ -45,20 +46,31 @@ def prepare_videos(arguments: argparse.Namespace) -> None:
     output, videos = Path(arguments.output), arguments.videos
     if arguments.animate is not None:
         if output.suffix.lower() not in (".png", ".apng"):
-            output = output / f"{Path(videos[0]).stem}.bitrate.png"
+            output = output / f"{_stem(videos[0])}.bitrate.png"
         ensure_output_dir(str(output.parent))
         reason = refusal([output], [*videos, *arguments.animate], arguments.overwrite)
         if reason is not None:
             raise UsageError(reason)
         arguments.target = output
         return
-    is_file = output.suffix.lower() in choices.CONTAINERS and not output.is_dir()
+    is_file = output.suffix.lower() in choices.CONTAINERS and not os.path.isdir(output)
     if is_file and len(videos) > 1:
         raise UsageError(f"--output {shown(output)}: one file for {len(videos)} videos; name a folder")
     ensure_output_dir(str(output.parent if is_file else output))
     middle, kind, base = ("", output.suffix, output.with_suffix("")) if is_file else (".bitrate", ".mp4", None)
     endings = [f"{middle}{part}{end}" for part in ("", choices.PARTIAL) for end in (kind, ".csv", ".json")]
     arguments.names = Names(arguments, videos, endings, base)
+
+
+def _stem(name: str) -> str:
+    """Return what results of an input are called after; of a pattern of names, what is left without the number."""
+    if name == STDIN:
+        return STDIN_NAME
+    path = Path(os.path.abspath(name))
+    if os.path.isdir(path):  # not the method, which fails at names that are too long
+        return path.name
+    pattern = "%" in path.name and not os.path.lexists(path)
+    return (re.sub(r"[ ._-]*%0?\d*d", "", path.stem) or path.parent.name) if pattern else path.stem
 
 
 def refusal(targets: Sequence[Path], inputs: Sequence[str | None], overwrite: bool) -> str | None:
@@ -70,6 +82,11 @@ def refusal(targets: Sequence[Path], inputs: Sequence[str | None], overwrite: bo
         if os.path.lexists(target) and not overwrite:
             return f"{shown(target)} exists; choose another name or folder with -o, or replace it with --overwrite"
     return None
+
+
+def file_name(name: str) -> str:
+    """Return the last part of an input's name, which its results are called after."""
+    return STDIN_NAME if name == STDIN else Path(name).name
 
 
 class Names:
@@ -95,14 +112,14 @@ class Names:
 
     def _places(self, inputs: Sequence[str]) -> dict[str, Path]:
         parents = {one: Path(os.path.abspath(one)).parent for one in inputs}
-        found = {one: self._folder / Path(one).stem for one in inputs}
+        found = {one: self._folder / _stem(one) for one in inputs}
         owners = {(str(path).casefold(), parents[one]) for one, path in found.items()}
         if len({path for path, _ in owners}) < len(owners):
             common = os.path.commonpath(list(parents.values()))
-            found = {one: self._folder / os.path.relpath(parents[one], common) / Path(one).stem for one in inputs}
+            found = {one: self._folder / os.path.relpath(parents[one], common) / _stem(one) for one in inputs}
         count = Counter(str(path).casefold() for path in found.values())
         return {
-            one: path if count[str(path).casefold()] == 1 else path.with_name(Path(one).name)
+            one: path if count[str(path).casefold()] == 1 else path.with_name(file_name(one) or _stem(one))
             for one, path in found.items()
         }
 
@@ -113,7 +130,7 @@ class Names:
         Raises:
             ValueError: they would replace an input, those of another one, or, without ``--overwrite``, a file.
         """
-        if not Path(name).stem:
+        if not name or not _stem(name):
             raise ValueError(f"{name!r}: not the name of an input file")
         base = self._bases[name]
         targets = [Path(f"{base}{ending}") for ending in self._endings]
@@ -123,6 +140,13 @@ class Names:
             reason = f"its results would replace those of {shown(owner)}; map it by itself, into another folder with -o"
         if reason is not None:
             raise ValueError(f"{shown(name)}: {reason}")
+        made = [folder for folder in (base.parent, *base.parent.parents) if not folder.exists()]
         base.parent.mkdir(parents=True, exist_ok=True)
-        yield targets
+        try:
+            yield targets
+        except BaseException:
+            for folder in made:
+                with contextlib.suppress(OSError):  # it holds something
+                    folder.rmdir()
+            raise
         self._written[str(base).casefold()] = name

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .._version import __version__
-from ..choices import RECEPTIVE_FIELD
+from ..choices import MEASURED
+from ..io.facts import PictureFacts
 from ..mapping.layout import BitrateResult
 from ..mapping.mapper import BitrateMapper
 from ..receptive_field.field import ReceptiveField
@@ -39,6 +40,7 @@ class Record:
     jacobian: dict[str, Any] | None = None  # for that one: passes, and the share of the bits expected in wrong places
     tiles: dict[str, Any] | None = None  # how a picture was cut that went in tiles, and what memory was planned
     bits: str = "estimated"  # or "coded"
+    picture: dict[str, Any] = field(default_factory=dict)  # what its file states, and what was made of it
     warnings: list[str] = field(default_factory=list)
     ledger: dict[str, Any] | None = None  # of coded bits
     channels: dict[str, dict[str, list[Any]]] | None = None  # on request: bits of each channel, most first
@@ -70,6 +72,7 @@ class MapJob:
     def record(
         self,
         image: str,
+        facts: PictureFacts,
         size: tuple[int, int],
         result: BitrateResult | PictureResult,
         psnr_db: float | None,
@@ -89,7 +92,9 @@ class MapJob:
             latent_bits={name: finite(bits.double().sum().item()) for name, bits in result.latent_bits.items()},
             psnr_db=finite(psnr_db),
             version=__version__,
-            receptive_field=_layouts(self.mapper) if self.arguments.projection == RECEPTIVE_FIELD else None,
+            picture=asdict(facts),
+            warnings=facts.warnings,
+            receptive_field=_layouts(self.mapper) if self.arguments.projection in MEASURED else None,
             files={name: str(path) for name, path in files.items()},
         )
 
@@ -114,4 +119,6 @@ def _layouts(mapper: BitrateMapper) -> dict[str, dict[str, Any]]:
             "centroid": list(centroid),
             "spread": list(spread),
         }
+        if isinstance(projection, ReceptiveField) and projection.guide is not None:
+            found[latent]["guide"] = list(projection.guide.weights)
     return found

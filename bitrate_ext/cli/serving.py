@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from ..io.files import shown
+from ..io.files import STDIN, shown, spooled_stdin
 from ..mapping.mapper import BitrateMapper
 from ..mapping.sequential import is_sequential
 from ..memory import is_out_of_memory
@@ -23,6 +23,7 @@ from ..optional import folder_of
 from .console import UsageError, one_line, tell_failure, telling
 from .model_options import forward_options, is_own
 
+MOST_IMAGE = 4 << 30  # bytes of the standard input
 FIRST_LEVEL = 1  # of CompressAI's variable-rate models, where none is asked for
 Served = TypeVar("Served")
 
@@ -128,6 +129,13 @@ def _check_forward(model: nn.Module, given: dict[str, Any], name: str, coded: bo
                 raise UsageError(
                     f"--forward {argument}=...: {method} of {type(model).__name__} has no such argument; {has}"
                 )
+
+
+@contextlib.contextmanager
+def input_file(name: str) -> Iterator[str]:
+    """Yield the name of an image's file; what comes by the standard input is one while the block runs."""
+    with spooled_stdin("an image", MOST_IMAGE) if name == STDIN else contextlib.nullcontext(name) as path:
+        yield path
 
 
 def run_each(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import csv
 import io
@@ -20,7 +21,7 @@ from torch import nn
 
 from .._version import __version__
 from ..atomic import open_all_or_none
-from ..io.files import shown
+from ..io.files import STDIN, STDIN_NAME, shown, spooled_stdin
 from ..io.images import load_image
 from ..mapping.frames import FrameMapper
 from ..mapping.mapper import BitrateMapper
@@ -29,7 +30,7 @@ from ..video.map_video import map_video, partial_name
 from ..video.record import FrameRow, VideoRecord
 from ..viz.colormap import colour_limit
 from ..viz.map_figure import map_figure
-from .arguments import GROUP
+from .arguments import GROUP, READING
 from .console import FAILED, OK, PARTIAL, UsageError, echo, finite, number, one_line, print_document
 from .model_options import forward_options, mapper_options, qualities
 from .serving import checked_device, load_model, run_each, usage_errors
@@ -49,12 +50,13 @@ def run(arguments: argparse.Namespace) -> int:
     mapper = _mapper(model, arguments)
 
     def serve(video: str) -> dict[str, Any]:
-        with arguments.names.take(video) as (target, *_):
-            document = _map_one(video, target, mapper, name, arguments)
+        called = STDIN_NAME if video == STDIN else video
+        with arguments.names.take(video) as (target, *_), _file(video, "a video") as source:
+            document = _map_one(called, source, target, mapper, name, arguments)
         for warning in document["warnings"]:
-            echo(f"bitrate-ext: warning: {shown(video)}: {warning}", sys.stderr)
+            echo(f"bitrate-ext: warning: {shown(called)}: {warning}", sys.stderr)
         if document["partial"]:
-            echo(f"bitrate-ext: warning: {shown(video)}: {document['partial']}; mapped as far as it goes", sys.stderr)
+            echo(f"bitrate-ext: warning: {shown(called)}: {document['partial']}; mapped as far as it goes", sys.stderr)
         if not arguments.json:
             echo(_summary(document), sys.stdout)
         return document
@@ -65,6 +67,11 @@ def run(arguments: argparse.Namespace) -> int:
     if failures:
         return FAILED
     return PARTIAL if any(document["partial"] for document in documents) else OK
+
+
+def _file(name: str, kind: str) -> contextlib.AbstractContextManager[str]:
+    """Return what gives the name of a file to open: that of an input, or of what the standard input is kept in."""
+    return spooled_stdin(kind) if name == STDIN else contextlib.nullcontext(name)
 
 
 def _mapper(model: nn.Module, arguments: argparse.Namespace) -> FrameMapper:
@@ -91,14 +98,17 @@ def _mapper(model: nn.Module, arguments: argparse.Namespace) -> FrameMapper:
         raise UsageError(one_line(error)) from error
 
 
-def _map_one(video: str, target: Path, mapper: FrameMapper, name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+def _map_one(
+    video: str, source: str, target: Path, mapper: FrameMapper, name: str, arguments: argparse.Namespace
+) -> dict[str, Any]:
     record = map_video(
-        video,
+        source,
         target,
         mapper,
         view=arguments.view,
         scale=arguments.scale,
         frames=arguments.frames,
+        reading={option: getattr(arguments, option) for option in READING},
         crf=arguments.crf,
         preset=arguments.preset,
         progress=progress_on_stderr() if sys.stderr.isatty() else None,
@@ -202,7 +212,8 @@ def _animate(arguments: argparse.Namespace, device: torch.device) -> int:
     """Map a photograph by each model, write one file, print."""
     (name,), output = arguments.videos, arguments.target
     try:
-        x = load_image(name).to(device)
+        with _file(name, "an image") as image:
+            x = load_image(image).to(device)
     except (ValueError, OSError) as error:
         raise UsageError(one_line(error)) from error
     maps, words = [], []
@@ -215,7 +226,7 @@ def _animate(arguments: argparse.Namespace, device: torch.device) -> int:
         words.append(f"{title}   {number(finite(result.bpp.item()), '.3f')} bits per pixel")
         if not arguments.json:
             echo(words[-1], sys.stdout)
-    pictures = animated(maps, shown(Path(name).name), words)
+    pictures = animated(maps, shown(STDIN_NAME if name == STDIN else Path(name).name), words)
     with open_all_or_none([output]) as (file,):
         pictures[0].save(
             file,

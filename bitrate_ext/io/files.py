@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+import sys
+import tempfile
+from collections.abc import Iterator
 from os import PathLike, fspath
+
+STDIN, STDIN_NAME = "-", "stdin"  # the standard input: on the command line, and in messages and results
+MOST_SPOOLED = 64 << 30  # bytes of the standard input
+_CHUNK = 1 << 20  # bytes
 
 
 def shown(path: str | PathLike[str]) -> str:
     """Return a file's name as messages have it: quoted where it is empty or a character cannot be printed."""
-    text = fspath(path)
+    text = STDIN_NAME if fspath(path) == STDIN else fspath(path)
     return text if text.isprintable() and text else repr(text)
 
 
@@ -58,3 +66,40 @@ def open_regular(path: str | PathLike[str], kind: str, error: type[ValueError]) 
         except OSError as trouble:
             reason = f"cannot be read ({trouble.strerror})"
     raise error(f"{shown(path)}: {reason}")
+
+
+@contextlib.contextmanager
+def spooled_stdin(kind: str, most: int = MOST_SPOOLED) -> Iterator[str]:
+    """Yield the name of a temporary file with all of the standard input, for readers that seek or read it twice.
+
+    Where the system lets a file without a name be opened, it has none: it goes with the process, however that ends.
+    Errors from the block name ``stdin`` in its place.
+
+    Args:
+        kind: what it should be, ``"a video"``.
+        most: bytes that are taken.
+
+    Raises:
+        ValueError: it is a terminal or closed, longer than ``most``, or the disk is full.
+    """
+    if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
+        raise ValueError(f"stdin: nothing comes in; send {kind} into it: bitrate-ext ... - < FILE")
+    nameless = os.path.isdir("/proc/self/fd")
+    with (tempfile.TemporaryFile if nameless else tempfile.NamedTemporaryFile)(prefix="bitrate-ext-") as file:
+        try:
+            while chunk := sys.stdin.buffer.read(_CHUNK):
+                if file.tell() + len(chunk) > most:
+                    raise ValueError(f"stdin: is longer than {most:,} bytes; save it, and name the file")
+                file.write(chunk)
+            file.flush()
+        except OSError as error:
+            raise ValueError(
+                f"stdin: cannot be kept in {tempfile.gettempdir()} ({error.strerror}); name a folder with room in the "
+                "environment variable TMPDIR, or save it, and name the file"
+            ) from error
+        name = f"/proc/self/fd/{file.fileno()}" if nameless else str(file.name)
+        try:
+            yield name
+        except ValueError as error:
+            error.args = tuple(one.replace(name, STDIN_NAME) if isinstance(one, str) else one for one in error.args)
+            raise

@@ -8,7 +8,6 @@ hold what ``load_image`` gives for the whole file.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import zlib
 from abc import ABC, abstractmethod
@@ -21,19 +20,19 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, uint8
 
-from .files import shown
-from .images import (
+from .decoding import (
     ImageError,
     check_declared,
     check_file,
     check_pixels,
-    decode_upright,
     lift_pixel_limit,
     open_checked,
-    to_tensor,
-    warn_of_frames,
     why_unread,
 )
+from .facts import PictureFacts, profile_of
+from .files import shown
+from .pixels import Samples, to_tensor
+from .tiff_tags import hushed
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -41,15 +40,16 @@ if TYPE_CHECKING:
 _RAW, _DEFLATED = 1, (8, 32946)  # TIFF's numbers of compressions
 _NO_PREDICTOR, _DIFFERENCES = 1, 2  # TIFF's numbers of predictors
 _KINDS = ((1, 1, ()), (2, 3, ()), (2, 4, (2,)))  # (photometric, samples, extra samples): grey, colour, with opacity
-_ORIENTATION, _XMP = 274, 700
+_ORIENTATION, _XMP, _PROFILE = 274, 700, 34675
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 class ImageSource(ABC):
-    """An image of ``height`` x ``width`` pixels."""
+    """An image of ``height`` x ``width`` pixels, and the facts of the file that it is from."""
 
     height: int
     width: int
+    facts: PictureFacts
 
     @abstractmethod
     def crop(self, top: int, left: int, height: int, width: int) -> Tensor:
@@ -75,6 +75,7 @@ class TensorImage(ImageSource):
             raise TypeError(f"picture must be floating point in [0, 1] or uint8, got {pixels.dtype}")
         self._pixels = pixels
         self.height, self.width = pixels.shape[2:]
+        self.facts = PictureFacts("tensor", "RGB" if pixels.shape[1] == 3 else f"{pixels.shape[1]} channels", 0, 0)
 
     def crop(self, top: int, left: int, height: int, width: int) -> Tensor:
         part = self._pixels[:, :, top : top + height, left : left + width]
@@ -82,24 +83,26 @@ class TensorImage(ImageSource):
 
 
 class DecodedImage(ImageSource):
-    """An image that Pillow has decoded; a part of it is converted as the whole would be.
+    """An image that is decoded; a part of it is converted as the whole would be.
 
     Args:
         image: decoded and upright.
+        facts: of its file.
     """
 
-    def __init__(self, image: Image.Image) -> None:
-        self._image = image
+    def __init__(self, image: Image.Image | Samples, facts: PictureFacts) -> None:
+        self._image, self.facts = image, facts
         self.width, self.height = image.size
 
     def crop(self, top: int, left: int, height: int, width: int) -> Tensor:
+        if (height, width) == (self.height, self.width):
+            return to_tensor(self._image)
         with lift_pixel_limit():
-            part = self._image.crop((left, top, left + width, top + height))
-        return to_tensor(part)
+            return to_tensor(self._image.crop((left, top, left + width, top + height)))
 
 
 class TiffImage(ImageSource):
-    """The first page of a TIFF file of 8 bits a sample, or of 16 in grey; strips or tiles, raw or deflated.
+    """The first page of a TIFF file of 8 or 16 bits a sample; strips or tiles, raw or deflated.
 
     tifffile reads the tags and makes pixels of a strip or tile. What it cannot do within bounds is done here: parts are
     inflated to their declared size and no further (it inflates all that there is), rows of a raw strip are read alone
@@ -108,10 +111,16 @@ class TiffImage(ImageSource):
     """
 
     def __init__(self, path: Path, page: Any, frames: int) -> None:
-        self.frames, self.deflated = frames, page.compression != _RAW
+        self.deflated = page.compression != _RAW
         self.height, self.width = page.imagelength, page.imagewidth
         self._path, self._page = path, page
         self._offsets, self._counts = page.dataoffsets, page.databytecounts
+        mode = {1: "L", 3: "RGB", 4: "RGBA"}[page.samplesperpixel]
+        name, shift = profile_of(page.tags.valueof(_PROFILE), mode)
+        bits, transparent = page.bitspersample, None if page.samplesperpixel == 4 else False
+        self.facts = PictureFacts(
+            "TIFF", mode, bits, bits, frames=frames, transparent=transparent, profile=name, profile_shift=shift
+        )
         self._pixel_bytes = page.samplesperpixel * page.bitspersample // 8
         self._by_rows = not (self.deflated or page.is_tiled)
         self._segment = (
@@ -157,6 +166,8 @@ class TiffImage(ImageSource):
             pixels = read(top, left, height, width)
         except (zlib.error, ValueError, OverflowError, OSError) as error:
             raise ImageError(f"{shown(self._path)}: {why_unread(error)}") from error
+        if pixels.dtype != np.uint8:
+            return to_tensor(Samples(pixels, 65535))
         return to_tensor(Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
 
     def _read_rows(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
@@ -227,13 +238,10 @@ def open_image(path: str | os.PathLike[str], most_bytes: int | None = None) -> I
     tiff = _tiff_in_parts(path, most_bytes)
     if tiff is not None:
         with contextlib.closing(tiff):
-            warn_of_frames(path, tiff.frames, stacklevel=5)
             yield tiff
         return
-    with open_checked(path, most_bytes) as image:
-        frames = getattr(image, "n_frames", 1)
-        decoded = DecodedImage(decode_upright(path, image, most_bytes))
-    warn_of_frames(path, frames, stacklevel=5)
+    with open_checked(path, most_bytes) as file:
+        decoded = DecodedImage(*file.decode(most_bytes))
     yield decoded
 
 
@@ -264,11 +272,8 @@ def _tiff_in_parts(path: Path, most_bytes: int | None) -> TiffImage | None:
         return None
     import tifffile
 
-    logger = logging.getLogger("tifffile")
-    silence = logging.Filter("nothing of")  # it remarks on damaged metadata
-    logger.addFilter(silence)
     try:
-        with tifffile.TiffFile(path) as tiff:
+        with hushed(), path.open("rb") as file, tifffile.TiffFile(file) as tiff:  # a name it would look for links in
             page = tiff.pages.first
             if not _is_plain(page):
                 return None
@@ -277,8 +282,6 @@ def _tiff_in_parts(path: Path, most_bytes: int | None) -> TiffImage | None:
         raise
     except Exception:  # of damaged tags anything; Pillow says what there is to say
         return None
-    finally:
-        logger.removeFilter(silence)
     try:
         if most_bytes is not None:
             check_declared(path, (image.width, image.height), image.least_bytes, most_bytes)
@@ -297,7 +300,7 @@ def _is_plain(page: Any) -> bool:
         return False
     xmp = page.tags.get(_XMP)
     return (
-        bits in ((8, 16) if samples == 1 else (8,))
+        bits in (8, 16)
         and page.sampleformat == 1
         and page.compression in (_RAW, *_DEFLATED)
         and page.predictor in (_NO_PREDICTOR, _DIFFERENCES)

@@ -24,6 +24,7 @@ class ChannelMaps:
     canvas: Size
     crop: Crop
     dtype: torch.dtype
+    picture: Tensor | None = None  # on the canvas, from which guides are made
 
     def map(self, latent: str, channel: int | Sequence[int] | slice) -> Tensor:
         """Return the map of one channel or of several together, ``[N, 1, H, W]``."""
@@ -31,11 +32,14 @@ class ChannelMaps:
             known = ", ".join(map(repr, self.values)) or "none"
             raise ValueError(f"latent must be one of those with channels, {known}, got {latent!r}")
         values = self.values[latent]
+        projection = self.projections[latent]
+        guide = projection.guide and projection.guide(self.picture.float()) if self.picture is not None else None
         made: Tensor = bitrate_map(
             values[:, self._chosen(latent, channel, values.shape[1])],
             self.canvas,
             crop=self.crop,
-            projection=self.projections[latent],
+            projection=projection,
+            guide=guide,
             dtype=self.dtype,
             unit=self.unit,
         )

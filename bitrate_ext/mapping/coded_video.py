@@ -14,7 +14,7 @@ from ..coding.coder import Coder, noise
 from ..models.adapter import ModelAdapter, check_eval_mode, check_images
 from ..ops.projection import choose_projections
 from .coded import in_dtype, lay_out_coded
-from .layout import BitrateResult
+from .layout import BitrateResult, guiding_picture
 from .mapper import AnyProjection
 
 PROBE = 128  # pixels, each way, of the two frames that a model is probed with: what ssf2020 pads to
@@ -72,7 +72,9 @@ def coded_video(
         coded = coder.code(padded, adapter.grids(size), first.shape[0], {})
         warnings = tuple(coder.warnings)
         results = []
-        for latents in coded:
-            result = lay_out_coded(latents, choose_projections(projection, latents), size, crop, padded[0])
-            results.append(in_dtype(replace(result, warnings=warnings), first.dtype))
+        for latents, frame in zip(coded, padded, strict=True):
+            projections, told = choose_projections(projection, latents), list(warnings)
+            picture = guiding_picture(projections, None, frame, told)
+            result = lay_out_coded(latents, projections, size, crop, frame, picture)
+            results.append(in_dtype(replace(result, warnings=tuple(told)), first.dtype))
     return results

@@ -27,7 +27,7 @@ from ..models.copies import copy_model
 from ..models.padding import Crop, Padding
 from ..ops.units import LIKELIHOOD
 from ..threads import Stopwatch, prefetch
-from .layout import BitrateResult, lay_out, map_dtype, sum_cells, value_warnings
+from .layout import BitrateResult, guiding_picture, lay_out, map_dtype, sum_cells, value_warnings
 from .mapper import AnyProjection, BitrateMapper
 from .sequential import HANDED_OVER, INTER, KEYFRAME, Memory, SequentialPart, is_sequential
 
@@ -67,11 +67,11 @@ class FrameMapper:
             is coded from: any nest of tensors, handed on as it is. One that returns no state is given the
             reconstruction cut to [0, 1]. One that keeps state in itself is served as long as ``forward_keyframe`` sets
             it anew. An ``nn.Module`` in eval mode; it is copied, not changed.
-        projection: as for ``BitrateMapper``; of video models a name or ``"receptive-field"``.
+        projection: as for ``BitrateMapper``; of video models a name, ``"receptive-field"`` or ``"guided"``.
         batch: frames that an image model sees at once. 1 for video models.
         group: frames from one keyframe of a video model to the next; None: only the first frame is one.
         reconstruction: give ``x_hat``. Without it an image model's synthesis transform is not run, which takes half of
-            the time, after a first frame has shown that its likelihoods do not depend on it.
+            the time, after a first frame has shown that its likelihoods do not depend on it. Guides need it, too.
         each_latent: give ``maps``, one for each latent.
         channels_last, dtype: how the network runs, see ``bitrate_ext.models.accelerate``. ``dtype`` bfloat16 or
             float16 is for the network alone: likelihoods are float32 in any case.
@@ -192,7 +192,8 @@ class FrameMapper:
         with self.watch("map"):
             dtype = map_dtype(likelihoods.values())
             whole, cells = self._buffer((len(chunk), 1, height, width), dtype), sum_cells(likelihoods, adapter.unit)
-            result = lay_out(cells, projections, size, crop, dtype, out=whole, each=self.each_latent)
+            picture = guiding_picture(projections, output.get("x_hat"), padded, warnings)
+            result = lay_out(cells, projections, size, crop, dtype, picture=picture, out=whole, each=self.each_latent)
         if self.sequential and not self._replayed:
             with self.watch("network"):
                 self._check_replay(loop, kind, padded, _totals(cells))
@@ -234,7 +235,8 @@ class FrameMapper:
             running = _part(self._network, kind)
             # Of video its bare method: an adapter would put back memory that a module has given its buffers.
             adapter = mapper.adapter.with_model(running.forward if self.sequential else running)
-            if kind == IMAGE and not self.reconstruction:
+            guided = any(projection.guide is not None for projection in mapper.projections.values())
+            if kind == IMAGE and not (self.reconstruction or guided):
                 adapter = skip_synthesis(adapter, part, self._forward_kwargs)
             if self._compile and kind != INTER:  # which has the keyframes' network
                 compile_parts(adapter.module if kind == IMAGE else self._network)

@@ -15,6 +15,7 @@ from ..coding.ledger import Ledger
 from ..models.adapter import ModelAdapter, crop_reconstruction
 from ..models.compressai_quirks import likelihood_warnings
 from ..models.padding import Crop, Size
+from ..ops import guided
 from ..ops.functional import bitrate_map, latent_bits
 from ..ops.functional import map_dtype as map_dtype
 from ..ops.projection import Axis, Projection, outside_share
@@ -81,6 +82,15 @@ class BitrateResult:
         return name, int(totals[name].indices)
 
 
+Ran = tuple[Mapping[str, Any], dict[str, Tensor], list[str]]  # a model's output, its likelihoods, and warnings
+
+
+def run_forward(adapter: ModelAdapter, padded: Tensor, forward_kwargs: dict[str, Any]) -> Ran:
+    """Run a model's ``forward`` on padded images."""
+    warnings: list[str] = []
+    return (*adapter.run(padded, forward_kwargs, warnings), warnings)
+
+
 def estimate(
     adapter: ModelAdapter,
     projections: Mapping[str, Projection],
@@ -90,26 +100,46 @@ def estimate(
     dtype: torch.dtype | None = None,
     *,
     channels: bool = False,
+    ran: Ran | None = None,
 ) -> BitrateResult:
     """Map the likelihoods that a model's ``forward`` returns for padded images, in a dtype of one's choice.
 
     With ``channels`` the result has ``channel_bits``, for which each likelihood is read once more, and ``channel_map``.
-    Costs of cells have no channels, and are left out there.
+    Costs of cells have no channels, and are left out there. ``ran`` is what ``forward`` returned, if it has run.
     """
-    unit, warnings = adapter.unit, list[str]()
-    output, likelihoods = adapter.run(padded, forward_kwargs, warnings)
+    unit = adapter.unit
+    output, likelihoods, said = ran or run_forward(adapter, padded, forward_kwargs)
+    warnings = list(said)
     size = (padded.shape[2], padded.shape[3])
     dtype = dtype or map_dtype(likelihoods.values())
-    result = lay_out(sum_cells(likelihoods, unit), projections, size, crop, dtype)
+    picture = guiding_picture(projections, output.get("x_hat"), padded, warnings)
+    result = lay_out(sum_cells(likelihoods, unit), projections, size, crop, dtype, picture=picture)
     warnings += value_warnings(likelihoods, unit)
     by_channel = {name: p for name, p in likelihoods.items() if channels and p.dim() == 4}
     return replace(
         result,
         x_hat=crop_reconstruction(output.get("x_hat"), size, crop),
         channel_bits={name: _channel_bits(p.detach(), unit) for name, p in by_channel.items()},
-        symbols=ChannelMaps(by_channel, unit, projections, size, crop, dtype) if channels else None,
+        symbols=ChannelMaps(by_channel, unit, projections, size, crop, dtype, picture) if channels else None,
         warnings=tuple(warnings),
     )
+
+
+def guiding_picture(
+    projections: Mapping[str, Projection], x_hat: Any, padded: Tensor, warnings: list[str]
+) -> Tensor | None:
+    """Return what guides are made of: the reconstruction on the canvas, or, with a warning, what was coded.
+
+    None where no projection has a guide.
+    """
+    if all(projection.guide is None for projection in projections.values()):
+        return None
+    if isinstance(x_hat, Tensor) and x_hat.shape == padded.shape:
+        return x_hat.detach()
+    warnings.append(
+        "the guide of the map is made of the image itself, for the model gives no reconstruction of its size"
+    )
+    return padded.detach()
 
 
 def value_warnings(values: Mapping[str, Tensor], unit: str = LIKELIHOOD) -> list[str]:
@@ -140,6 +170,7 @@ def lay_out(
     crop: Crop,
     dtype: torch.dtype = torch.float32,
     *,
+    picture: Tensor | None = None,
     out: Tensor | None = None,
     each: bool = True,
 ) -> BitrateResult:
@@ -151,22 +182,20 @@ def lay_out(
         canvas: ``(H, W)`` of the padded images, pixels.
         crop: ``(top, left, height, width)`` of the image on it, pixels.
         dtype: of the maps, float32 or float64.
+        picture: ``[N, C, H, W]`` on the canvas, from which the projections make their guides, where they have them.
         out: a tensor for the map of all latents.
         each: make a map of each latent, too.
     """
-
-    def project(bits: Any, projection: Any, out: Tensor | None = None) -> Tensor:
-        made: Tensor = bitrate_map(bits, canvas, crop=crop, projection=projection, dtype=dtype, out=out, unit="bits")
-        return made
-
-    total_map = project(cells, projections, out)
+    guides = guides_of(projections, picture)
+    place: dict[str, Any] = {"size": canvas, "crop": crop, "unit": "bits"}
+    total_map = _add_maps(cells, projections, guides, dtype, out, place)
     maps = {}
     if each and len(cells) == 1:
         maps = dict.fromkeys(cells, total_map)
     elif each:
-        maps = {name: project(bits, projections[name]) for name, bits in cells.items()}
+        maps = {name: _add_maps({name: one}, projections, guides, dtype, None, place) for name, one in cells.items()}
     total_bits = torch.stack([bits.sum(dim=(1, 2)) for bits in cells.values()]).sum(dim=0)
-    outside = [outside_bits(bits, projections[name], canvas, crop) for name, bits in cells.items()]
+    outside = [outside_bits(bits, projections[name], canvas, crop, guides[name]) for name, bits in cells.items()]
     return BitrateResult(
         map=total_map,
         maps=maps,
@@ -177,6 +206,44 @@ def lay_out(
         x_hat=None,
         rim=rim_of([(bits.shape[-2], bits.shape[-1]) for bits in cells.values()], canvas, crop),
     )
+
+
+def guides_of(projections: Mapping[str, Projection], picture: Tensor | None) -> dict[str, Tensor | None]:
+    """Return the guide of each latent, ``[N, 1, H, W]``, made once of the picture; None where there is none."""
+    made: dict[int, Tensor] = {}
+    guides: dict[str, Tensor | None] = {}
+    for name, projection in projections.items():
+        guide = projection.guide
+        if guide is not None and id(guide) not in made:
+            assert picture is not None, "a guide is made of a picture"
+            made[id(guide)] = guide(picture.float())
+        guides[name] = None if guide is None else made[id(guide)]
+    return guides
+
+
+def _add_maps(
+    cells: Mapping[str, Tensor],
+    projections: Mapping[str, Projection],
+    guides: Mapping[str, Tensor | None],
+    dtype: torch.dtype,
+    out: Tensor | None,
+    place: Mapping[str, Any],
+) -> Tensor:
+    """Return the map of several latents, those of one guide in one call."""
+    groups: dict[int, dict[str, Tensor]] = {}
+    for name, bits in cells.items():
+        groups.setdefault(id(guides[name]), {})[name] = bits
+
+    def project(group: Mapping[str, Tensor], dtype: torch.dtype, out: Tensor | None) -> Tensor:
+        guide = guides[next(iter(group))]
+        made: Tensor = bitrate_map(group, projection=projections, guide=guide, dtype=dtype, out=out, **place)
+        return made
+
+    if len(groups) == 1:
+        return project(cells, dtype, out)
+    total = sum(project(group, torch.float64, None) for group in groups.values())
+    assert isinstance(total, Tensor)
+    return total.to(dtype) if out is None else out.copy_(total)
 
 
 def rim_of(grids: Iterable[Size], canvas: Size, crop: Crop) -> tuple[int, int, int, int]:
@@ -198,13 +265,19 @@ def _channel_bits(values: Tensor, unit: str) -> Tensor:
     return latent_bits(turned, dtype=torch.float64, unit=unit).squeeze(2)
 
 
-def outside_bits(bits: Tensor, projection: Projection, size: Sequence[int], crop: Crop) -> Tensor:
+def outside_bits(
+    bits: Tensor, projection: Projection, size: Sequence[int], crop: Crop, guide: Tensor | None = None
+) -> Tensor:
     """Return the bits, float64 ``[N]``, of the cells ``[N, h, w]`` that the projection puts outside the crop.
 
     From each cell's own shares and not from the map, so the two check each other. A cell leaves the image across
     its rows, its columns or both.
     """
-    share = _outside_shares(projection, (bits.shape[-2], bits.shape[-1]), (size[0], size[1]), crop).to(bits.device)
+    grid, canvas = (bits.shape[-2], bits.shape[-1]), (size[0], size[1])
+    if guide is not None:
+        share = guided.outside_share(guide, projection, grid, canvas, crop)
+    else:
+        share = _outside_shares(projection, grid, canvas, crop).to(bits.device)
     return torch.where(share > 0, share * bits, 0).sum(dim=(1, 2))  # where: a cell of infinite bits may be inside
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..choices import CODED, ESTIMATED, PADDING_SIDES, PADDINGS, RECEPTIVE_FIELD
+from ..choices import CODED, ESTIMATED, GUIDED, MEASURED, PADDING_SIDES, PADDINGS
 from ..coding.coder import Coder
 from ..models.adapter import ModelAdapter
 from ..models.trace import Synthesis
@@ -30,7 +30,8 @@ class BitrateMapper:
             whose ``"likelihoods"`` is a tensor ``[N, C, h, w]`` (which is called ``"y"``) or nested dicts and lists of
             them; models of another shape with ``call``, ``likelihoods`` and ``unit``. Or a ``ModelAdapter``.
         projection: as for ``bitrate_map``, or ``"receptive-field"``: kernels measured on the model's own decoder, see
-            ``calibrate``. Where they are not in the cache, the first call takes up to a minute longer.
+            ``calibrate``; or ``"guided"``: within their reach, bits follow edges and texture of the reconstruction, as
+            the decoder's symbols do. Where they are not in the cache, the first call takes up to minutes longer.
         bits: ``"estimated"``, from the likelihoods that the model's ``forward`` returns; or ``"coded"``, what the range
             coder spends on each symbol while the model's own ``compress`` runs, escapes included. Coded bits come with
             a ``ledger``, which adds up to the strings, and with ``entropy``; without ``x_hat``: nothing is decoded.
@@ -40,7 +41,7 @@ class BitrateMapper:
         compress_kwargs: of coded bits: for the model's ``compress``, besides those of ``forward`` that it takes.
         call, likelihoods, unit: how the model is run and read, see ``ModelAdapter``.
         padding, padding_side, multiple: how images are padded, see ``ModelAdapter``.
-        synthesis: for ``"receptive-field"``: the synthesis transform, see ``calibrate``.
+        synthesis: for ``"receptive-field"`` and ``"guided"``: the synthesis transform, see ``calibrate``.
 
     The size that the model needs is found by running it once on a black image, at the first call; ``strides`` then
     holds pixels per latent cell, ``{"y": (16, 16), ...}``, and ``projections`` how each latent is laid over the image.
@@ -95,7 +96,7 @@ class BitrateMapper:
         if isinstance(projection, Mapping):
             for one in projection.values():
                 get_projection(one)
-        elif projection != RECEPTIVE_FIELD:
+        elif projection not in MEASURED:
             get_projection(projection)
         self.projections: dict[str, Projection] = {}
 
@@ -153,7 +154,8 @@ class BitrateMapper:
         self.adapter.prepare(x, forward_kwargs, size)
         if self.projections.keys() == self.strides.keys():
             return
-        if self._asked == RECEPTIVE_FIELD:
-            self.projections = receptive_fields(self.adapter, x, forward_kwargs, synthesis=self._synthesis)
+        if self._asked in MEASURED:
+            guide = self._asked == GUIDED
+            self.projections = receptive_fields(self.adapter, x, forward_kwargs, synthesis=self._synthesis, guide=guide)
         else:
             self.projections = choose_projections(self._asked, self.strides)

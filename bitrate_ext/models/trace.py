@@ -84,11 +84,14 @@ class SynthesisTransform:
             (pushed,) = torch.autograd.grad(pulled, start, whole)
         return pushed.square().sum(dim=1)
 
-    def symbol_energy(self, passes: int, generator: torch.Generator) -> Tensor:
+    def symbol_energy(
+        self, passes: int, generator: torch.Generator, on_pass: Callable[[], object] = lambda: None
+    ) -> Tensor:
         """Estimate the energy ``[N, C, h, w]`` of each symbol's impulse response, its squares summed over all outputs.
 
         Unbiased: the squares of ``J' s`` averaged over ``passes`` random signs ``s``, each one pass in reverse mode
         (Hutchinson's estimator of the diagonal of ``J' J``). Its relative standard deviation is ``sqrt(2 / passes)``.
+        ``on_pass`` is called after each.
 
         Raises:
             ValueError: the transform has no derivatives.
@@ -98,6 +101,7 @@ class SynthesisTransform:
             with self._differentiated() as (inputs, response):
                 (pulled,) = torch.autograd.grad(response, inputs, random_signs(response, generator))
             total += pulled[:, self.channels].square()
+            on_pass()
         return total / passes
 
     @contextlib.contextmanager
@@ -267,7 +271,7 @@ class ModelTrace:
         given = self._synthesis
         method = watch_method(given, after, before) if _can_be_watched(given) else contextlib.nullcontext()
         with watch_calls(parts, after, before), method:
-            self.likelihoods = self.adapter.run(padded, forward_kwargs)[1]
+            self.output, self.likelihoods = self.adapter.run(padded, forward_kwargs)
         for latent, values in self.likelihoods.items():
             if values.dim() != 4:
                 raise ValueError(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .dispatch import MapGeometry, choose_kernel
+from .dispatch import BandSet, MapGeometry, band_set, choose_kernel, keep_alive
 from .projection import Projection, choose_projections
+from .torch_internals import are_eager
 from .units import LIKELIHOOD, UNITS, kernel_input, noun_of, range_trouble, value_range
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -20,28 +23,54 @@ Latents = Tensor | Mapping[str, "Latents | Sequence[Latents] | None"]
 Projections = str | Projection | Mapping[str, str | Projection]
 
 
+class Kind(NamedTuple):
+    """What a tensor is, without its values."""
+
+    shape: Sequence[int]
+    dtype: torch.dtype
+    device: torch.device
+    layout: torch.layout
+
+    def dim(self) -> int:
+        """Return the number of dimensions, as a tensor does."""
+        return len(self.shape)
+
+
+@dataclass(eq=False)
+class Setting:
+    """What follows from the kinds of tensors and from the other arguments of a call: what can be kept of it."""
+
+    projections: dict[str, Projection]  # by latent
+    copies: list[int]  # how many terms each latent is
+    grids: list[tuple[int, int]]  # of the terms
+    geometry: MapGeometry  # theirs
+    map: Kind
+    _bands: BandSet | None = None
+
+    def bands(self) -> BandSet:
+        """Return the bands of all terms, kept alive for the device's current stream."""
+        if self._bands is None:
+            self._bands = band_set(self.grids, self.geometry, self.map.device)
+        elif self.map.device.type == "cuda":
+            keep_alive(self._bands, self.map.device)
+        return self._bands
+
+
 class Call(NamedTuple):
     """A call of ``bitrate_map`` or of ``map_strips``, with nothing left to decide."""
 
     latents: dict[str, Tensor]
-    projections: dict[str, Projection]
-    canvas: tuple[int, int]  # (H, W) that the latents cover, pixels
-    window: Sequence[int]  # (top, left, height, width) of it that is wanted
-    conserve: bool
-    scales: tuple[float, float]  # pixels per cell each way; zero: from the sizes
-    dtype: torch.dtype  # of the map
+    setting: Setting
+    eager: bool  # outside of any compiler, mode and transform
     native: bool  # the kernel, or the reference
     unit: str  # of the latents
 
-    def terms(self) -> tuple[list[Tensor], MapGeometry]:
-        """Return what is added: each latent with the key of its projection, once for each term of that."""
-        tensors, keys = [], []
-        for tensor, projection in zip(self.latents.values(), self.projections.values(), strict=True):
-            values = kernel_input(tensor, self.unit)
-            for term in projection.terms:
-                tensors.append(values)
-                keys.append(term.key)
-        return tensors, MapGeometry(self.canvas, self.window, keys, self.conserve, self.scales)
+    def terms(self) -> list[Tensor]:
+        """Return what is added: each latent, once for each term of its projection."""
+        found = []
+        for tensor, count in zip(self.latents.values(), self.setting.copies, strict=True):
+            found += [kernel_input(tensor, self.unit)] * count
+        return found
 
 
 def unwrap(values: Any, noun: str, what: str = "") -> Any:
@@ -50,6 +79,8 @@ def unwrap(values: Any, noun: str, what: str = "") -> Any:
     Raises:
         ValueError: a whole output without that entry.
     """
+    if isinstance(values, Tensor):  # most often, and sooner told than what it is not
+        return values
     if isinstance(values, tuple) and hasattr(values, "_asdict"):
         values = values._asdict()
     if isinstance(values, Mapping):
@@ -145,30 +176,30 @@ def split_frames(values: Any, unit: str) -> list[Any] | None:
     return list(values)
 
 
-def checked_tensors(values: Latents, unit: str, check: bool = False) -> dict[str, Tensor]:
-    """Return the tensors by name: of the unit's shape, of one batch and device, and, with ``check``, in its range."""
-    noun = noun_of(unit)
-    named = named_tensors(values, noun)
-    if not named:
-        raise ValueError(f"{noun} must hold at least one tensor, got {values if values else 'an empty dict'}")
-    first = next(iter(named.values()))
-    for name, tensor in named.items():
+def check_kinds(kinds: Mapping[str, Tensor | Kind], unit: str) -> None:
+    """Check that tensors are of the unit's shape, and of one batch and device."""
+    noun, first = noun_of(unit), next(iter(kinds.values()))
+    for name, kind in kinds.items():
         what = f"{noun}[{name!r}]" if name else noun
-        if tensor.dtype not in DTYPES:
-            raise TypeError(f"{what} must be float32, float64, float16 or bfloat16, got {tensor.dtype}")
-        if tensor.dim() != 4 and (unit == LIKELIHOOD or tensor.dim() != 3):
+        if kind.dtype not in DTYPES:
+            raise TypeError(f"{what} must be float32, float64, float16 or bfloat16, got {kind.dtype}")
+        if kind.dim() != 4 and (unit == LIKELIHOOD or kind.dim() != 3):
             shape = "[N, C, h, w]" if unit == LIKELIHOOD else "[N, C, h, w] or [N, h, w]"
-            raise ValueError(f"{what} must be {shape}, got shape {list(tensor.shape)}")
-        if tensor is not first and tensor.shape[0] != first.shape[0]:
-            raise ValueError(f"{what} must have batch size {first.shape[0]} like the first, got {tensor.shape[0]}")
-        if tensor is not first and tensor.device != first.device:
-            raise ValueError(f"{what} must be on {first.device} like the first, got {tensor.device}")
-        if tensor.layout != torch.strided:
-            raise TypeError(f"{what} must be a strided tensor, got layout {tensor.layout}")
-        trouble = range_trouble(what, *value_range(tensor), tensor.dtype, unit) if check else ""
+            raise ValueError(f"{what} must be {shape}, got shape {list(kind.shape)}")
+        if kind is not first and kind.shape[0] != first.shape[0]:
+            raise ValueError(f"{what} must have batch size {first.shape[0]} like the first, got {kind.shape[0]}")
+        if kind is not first and kind.device != first.device:
+            raise ValueError(f"{what} must be on {first.device} like the first, got {kind.device}")
+        if kind.layout != torch.strided:
+            raise TypeError(f"{what} must be a strided tensor, got layout {kind.layout}")
+
+
+def _check_values(latents: Mapping[str, Tensor], unit: str) -> None:
+    for name, tensor in latents.items():
+        what = f"{noun_of(unit)}[{name!r}]" if name else noun_of(unit)
+        trouble = range_trouble(what, *value_range(tensor), tensor.dtype, unit)
         if trouble:
             raise ValueError(trouble)
-    return named
 
 
 def _pair(name: str, value: Any) -> tuple[Any, Any]:
@@ -192,19 +223,20 @@ def _checked_size(size: Any) -> tuple[int, int]:
     return size[0], size[1]
 
 
-def _scaled_size(scale_factor: Any, tensors: list[Tensor]) -> tuple[tuple[int, int], tuple[float, float]]:
+def _scaled_size(
+    scale_factor: Any, scales: tuple[Any, Any], kinds: Sequence[Kind]
+) -> tuple[tuple[int, int], tuple[float, float]]:
     """Return ``floor(cells * scale)`` each way, as ``F.interpolate`` has it, and the two scales."""
-    scales = _pair("scale_factor", scale_factor)
     for scale in scales:
         if isinstance(scale, bool) or not isinstance(scale, (int, float)):
             raise TypeError(f"scale_factor must be a number or a pair of numbers, got {scale_factor!r}")
         if not (math.isfinite(scale) and scale > 0):
             raise ValueError(f"scale_factor must be positive and finite, got {scale_factor!r}")
-    grid = tensors[0].shape[-2:]
-    for tensor in tensors[1:]:
-        if tensor.shape[-2:] != grid:
+    grid = kinds[0].shape[-2:]
+    for kind in kinds[1:]:
+        if kind.shape[-2:] != grid:
             raise ValueError(
-                f"scale_factor needs latents of one grid size, got {list(grid)} and {list(tensor.shape[-2:])}; "
+                f"scale_factor needs latents of one grid size, got {list(grid)} and {list(kind.shape[-2:])}; "
                 "give size=(H, W) instead"
             )
     size = [
@@ -219,21 +251,25 @@ def _scaled_size(scale_factor: Any, tensors: list[Tensor]) -> tuple[tuple[int, i
     return (size[0], size[1]), (float(scales[0]), float(scales[1]))
 
 
-def _checked_crop(crop: Any, size: tuple[int, int]) -> tuple[int, ...]:
+def _four(crop: Any) -> tuple[Any, ...]:
     if not isinstance(crop, Sequence) or isinstance(crop, str) or len(crop) != 4:
         raise TypeError(f"crop must be (top, left, height, width) in pixels, got {crop!r}")
-    top, left, height, width = crop
-    if min(top, left) < 0 or min(height, width) < 1 or top + height > size[0] or left + width > size[1]:
-        raise ValueError(f"crop {tuple(crop)} must lie inside the {size[0]} x {size[1]} map")
     return tuple(crop)
 
 
-def map_dtype(tensors: Iterable[Tensor]) -> torch.dtype:
+def _checked_crop(crop: tuple[Any, ...], size: tuple[int, int]) -> tuple[int, ...]:
+    top, left, height, width = crop
+    if min(top, left) < 0 or min(height, width) < 1 or top + height > size[0] or left + width > size[1]:
+        raise ValueError(f"crop {crop} must lie inside the {size[0]} x {size[1]} map")
+    return crop
+
+
+def map_dtype(tensors: Iterable[Tensor | Kind]) -> torch.dtype:
     """Return the dtype of their map: float64 where one ``[N, C, h, w]`` is; sums over cells are that of anything."""
     return torch.float64 if any([t.dtype == torch.float64 and t.dim() == 4 for t in tensors]) else torch.float32
 
 
-def checked_dtype(dtype: torch.dtype | None, tensors: Iterable[Tensor]) -> torch.dtype:
+def checked_dtype(dtype: torch.dtype | None, tensors: Iterable[Tensor | Kind]) -> torch.dtype:
     """Return the map's: as given, or what follows from the tensors."""
     if dtype is None:
         return map_dtype(tensors)
@@ -244,13 +280,13 @@ def checked_dtype(dtype: torch.dtype | None, tensors: Iterable[Tensor]) -> torch
 
 def check_out(out: Any, call: Call, height: int, noun: str) -> None:
     """Check a tensor for so many rows of a call's map: shape, dtype, device, no gradients, memory of its own."""
-    tensors = list(call.latents.values())
-    device, shape = tensors[0].device, (tensors[0].shape[0], 1, height, call.window[3])
+    (batch, _, _, width), dtype, device, _ = call.setting.map
+    tensors, shape = list(call.latents.values()), (batch, 1, height, width)
     if not isinstance(out, Tensor):
         raise TypeError(f"out must be a tensor, got {type(out).__name__}")
-    if out.shape != shape or out.dtype != call.dtype or out.device != device:
+    if out.shape != shape or out.dtype != dtype or out.device != device:
         raise ValueError(
-            f"out must be {call.dtype} {list(shape)} on {device}, got {out.dtype} {list(out.shape)} on {out.device}"
+            f"out must be {dtype} {list(shape)} on {device}, got {out.dtype} {list(out.shape)} on {out.device}"
         )
     if torch.is_grad_enabled() and (out.requires_grad or any(t.requires_grad for t in tensors)):
         raise ValueError("out cannot be given where gradients are recorded; use torch.no_grad() or leave it out")
@@ -272,16 +308,72 @@ def resolve(
     check: bool = False,
 ) -> Call:
     """Check the arguments of ``bitrate_map``, and settle what follows from them; raises as it says."""
-    latents = checked_tensors(values, unit, check)
-    tensors = list(latents.values())
+    noun = noun_of(unit)
+    latents = named_tensors(values, noun)
+    if not latents:
+        raise ValueError(f"{noun} must hold at least one tensor, got {values if values else 'an empty dict'}")
     if (size is None) == (scale_factor is None):
         raise ValueError("give exactly one of size and scale_factor, got " + ("neither" if size is None else "both"))
-    if size is not None:
-        canvas, scales = _checked_size(size), (0.0, 0.0)
+    chosen: str | Projection | tuple[Projection, ...]
+    if isinstance(projection, (str, Projection)):
+        chosen = projection
     else:
-        canvas, scales = _scaled_size(scale_factor, tensors)
-    window = (0, 0, *canvas) if crop is None else _checked_crop(crop, canvas)
-    projections = choose_projections(projection, latents)
-    dtype = checked_dtype(dtype, tensors)
-    native = choose_kernel(impl, tensors[0].device, sum([len(one.terms) for one in projections.values()]))
-    return Call(latents, projections, canvas, window, conserve, scales, dtype, native, unit)
+        chosen = tuple(choose_projections(projection, latents).values())
+    eager = are_eager(latents.values())
+    setting = (_kept_setting if eager else _settle)(
+        tuple([(name, t.shape, t.dtype, t.device, t.layout) for name, t in latents.items()]),
+        None if size is None else _checked_size(size),
+        scale_factor,
+        *((None, None) if scale_factor is None else _pair("scale_factor", scale_factor)),
+        chosen,
+        conserve,
+        dtype,
+        unit,
+        *(() if crop is None else _four(crop)),
+    )
+    if check:
+        _check_values(latents, unit)
+    native = choose_kernel(impl, setting.map.device, len(setting.grids))
+    return Call(latents, setting, eager, native, unit)
+
+
+def _settle(
+    described: Sequence[tuple[Any, ...]],
+    size: tuple[int, int] | None,
+    scale_factor: Any,
+    vertical: Any,
+    horizontal: Any,
+    projection: str | Projection | tuple[Projection, ...],
+    conserve: bool,
+    dtype: torch.dtype | None,
+    unit: str,
+    *crop: Any,
+) -> Setting:
+    """Settle what does not depend on values. What types may tell apart is an argument by itself: see ``_settled``."""
+    named = {name: Kind(*what) for name, *what in described}
+    check_kinds(named, unit)
+    kinds = list(named.values())
+    canvas, scales = (size, (0.0, 0.0)) if size else _scaled_size(scale_factor, (vertical, horizontal), kinds)
+    window = _checked_crop(crop, canvas) if crop else (0, 0, *canvas)
+    if not isinstance(projection, tuple):
+        projection = tuple(choose_projections(projection, named).values())
+    copies, grids, keys = [], [], []
+    for kind, one in zip(kinds, projection, strict=True):
+        copies.append(len(one.terms))
+        for term in one.terms:
+            grids.append((kind.shape[-2], kind.shape[-1]))
+            keys.append(term.key)
+    geometry = MapGeometry(canvas, window, keys, conserve, scales)
+    made = Kind((kinds[0].shape[0], 1, *window[2:]), checked_dtype(dtype, kinds), kinds[0].device, torch.strided)
+    return Setting(dict(zip(named, projection, strict=True)), copies, grids, geometry, made)
+
+
+_settled = lru_cache(maxsize=256, typed=True)(_settle)  # typed: True is no 1, and 1.0 is no number of pixels
+
+
+def _kept_setting(*arguments: Any) -> Setting:
+    try:
+        return _settled(*arguments)
+    except TypeError:  # of something that cannot be a key, or that is wrong
+        pass
+    return _settle(*arguments)

@@ -23,7 +23,7 @@ from .torch_internals import BelowAutograd, dispatch_modes, in_forward_mode, in_
 
 def _map(values: Sequence[Tensor], *arguments: Any) -> Tensor:
     geometry, dtype = _geometry_and_dtype(arguments)
-    return project_into(values, geometry, new_map(values, geometry, dtype))
+    return project_into(values, cached_bands(values, geometry), new_map(values, geometry, dtype))
 
 
 def _map_fake(values: Sequence[Tensor], *arguments: Any) -> Tensor:
@@ -41,8 +41,8 @@ def _backward_geometry(arguments: Sequence[Any]) -> MapGeometry:
 
 def _map_backward(grad: Tensor, values: Tensor, *arguments: Any) -> Tensor:
     gradient = torch.empty_like(values)
-    _, bands = cached_bands([values], _backward_geometry(arguments), transposed=True)
-    torch.ops.bitrate_ext._project_backward(grad.contiguous(), values, bands, gradient)
+    bands = cached_bands([values], _backward_geometry(arguments), transposed=True)
+    torch.ops.bitrate_ext._project_backward(grad.contiguous(), values, bands.flat, gradient, bands.plans)
     return gradient
 
 
@@ -92,9 +92,20 @@ def _curvature(values: Tensor, direction: Tensor, cell_gradient: Tensor) -> Tens
 
 
 def _cell_gradient(grad: Tensor, values: Tensor, geometry: MapGeometry) -> Tensor:
-    """Return the gradient of cells ``[N, h, w]`` from that of the map, by the reference."""
-    ((rows, columns),), _ = cached_bands([values], geometry, transposed=True)
+    """Return the gradient of cells ``[N, h, w]`` from that of the map: in plain PyTorch, or as a traced operator."""
+    if dispatch_modes():
+        return run_backward(grad, grad.new_zeros((len(grad), *values.shape[-2:])), geometry, True)
+    ((rows, columns),) = cached_bands([values], geometry, transposed=True).pairs
     return reference.project(grad.squeeze(1), rows, columns)
+
+
+def _lay_out(bits: Tensor, geometry: MapGeometry) -> Tensor:
+    """Return the map of bits ``[N, h, w]`` in their dtype: in plain PyTorch, or as a traced operator."""
+    if dispatch_modes():
+        traced: Tensor = _call_map([bits], *geometry, bits.dtype)
+        return traced
+    (bands,) = cached_bands([bits], geometry).pairs
+    return reference.project(bits, *bands).unsqueeze(1)
 
 
 class _Map(torch.autograd.Function):
@@ -127,7 +138,7 @@ class _Map(torch.autograd.Function):
         maps = [
             reference.project(_change_of_bits(one.to(ctx.dtype), tangent.to(ctx.dtype)), *pair)
             for one, tangent, pair in zip(
-                ctx.saved_tensors, tangents, cached_bands(ctx.saved_tensors, geometry)[0], strict=True
+                ctx.saved_tensors, tangents, cached_bands(ctx.saved_tensors, geometry).pairs, strict=True
             )
             if tangent is not None
         ]
@@ -160,10 +171,11 @@ class _MapBackward(torch.autograd.Function):
         that is ``A V``.
         """
         grad, values = ctx.saved_tensors
-        geometry = _backward_geometry(ctx.arguments)
         wide, direction = values.to(grad.dtype), direction.to(grad.dtype)
-        (bands,), _ = cached_bands([values], geometry)
-        in_grad = reference.project(_change_of_bits(wide, direction), *bands).unsqueeze(1)
+        geometry = _backward_geometry(ctx.arguments)
+        in_grad = _lay_out(_change_of_bits(wide, direction), geometry)
+        if values.dim() == 3:  # the gradient of bits does not depend on them
+            return None, in_grad, None
         in_values = _curvature(wide, direction, _cell_gradient(grad, values, geometry))
         return None, in_grad, in_values.to(values.dtype)
 
@@ -183,21 +195,23 @@ class _MapBackward(torch.autograd.Function):
         return _map_backward_vmap(info, in_dims[1:], *tensors, *arguments)
 
 
-def _needs_gradient(tensors: Sequence[Tensor]) -> bool:
+def needs_gradient(tensors: Sequence[Tensor]) -> bool:
     """Tell whether reverse mode is recorded, or forward mode is on."""
     return (torch.is_grad_enabled() and any([t.requires_grad for t in tensors])) or in_forward_mode()
-
-
-def is_plain(tensors: Sequence[Tensor]) -> bool:
-    """Return whether these are eager tensors of which no gradient is wanted, and may go straight to the kernel."""
-    if torch.compiler.is_compiling() or in_function_transform() or dispatch_modes():
-        return False
-    return not _needs_gradient(tensors) and all([type(t) is Tensor for t in tensors])
 
 
 def call_map(values: Sequence[Tensor], geometry: MapGeometry, dtype: torch.dtype) -> Tensor:
     """Call the operator, under any transform."""
     result: Tensor = _call_map(values, *geometry, dtype)
+    return result
+
+
+def run_backward(grad: Tensor, values: Tensor, geometry: MapGeometry, native: bool) -> Tensor:
+    """Return the projection's adjoint of a map's gradient, in the shape of bits ``[N, h, w]`` float64."""
+    if not native:
+        return _cell_gradient(grad.double(), values, geometry)
+    canvas, window, (key,), conserve, scales = geometry
+    result: Tensor = _call_backward(grad, values, canvas, window, key, conserve, scales)
     return result
 
 
@@ -218,13 +232,13 @@ def _call_backward(grad: Tensor, values: Tensor, *arguments: Any) -> Any:
 
 
 def _map_autograd(values: Sequence[Tensor], *arguments: Any) -> Any:
-    if _needs_gradient(values):
+    if needs_gradient(values):
         return _Map.apply(arguments, *values)
     return _Map.forward(arguments, *values)
 
 
 def _map_backward_autograd(grad: Tensor, values: Tensor, *arguments: Any) -> Any:
-    if _needs_gradient((grad, values)):
+    if needs_gradient((grad, values)):
         return _MapBackward.apply(arguments, grad, values)
     return _MapBackward.forward(arguments, grad, values)
 

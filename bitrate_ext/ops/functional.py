@@ -9,10 +9,20 @@ import torch
 from torch import Tensor
 
 from . import autograd, dispatch, reference
-from .arguments import Latents, Projections, check_out, checked_dtype, checked_tensors, resolve, split_frames, unwrap
+from .arguments import (
+    Latents,
+    Projections,
+    check_kinds,
+    check_out,
+    checked_dtype,
+    resolve,
+    split_frames,
+    unwrap,
+)
 from .arguments import image_latents as image_latents
 from .arguments import map_dtype as map_dtype
 from .arguments import named_likelihoods as named_likelihoods
+from .guided import check_guide, guided_map
 from .units import LIKELIHOOD, kernel_input, noun_of
 
 
@@ -27,6 +37,7 @@ def bitrate_map(
     out: Tensor | None = None,
     dtype: torch.dtype | None = None,
     crop: Sequence[int] | None = None,
+    guide: Tensor | None = None,
     unit: str = LIKELIHOOD,
     check: bool = False,
 ) -> Any:
@@ -51,6 +62,10 @@ def bitrate_map(
         out: a tensor for the result; spares a large allocation for each frame. Not with gradients.
         dtype: of the map: float32 or float64. Default float32, float64 where a tensor ``[N, C, h, w]`` is float64.
         crop: ``(top, left, height, width)``: compute only this window of the ``size`` map.
+        guide: positive weights of the pixels of the whole canvas, ``[N, 1, H, W]``, float32 or float64: within its
+            projection's reach each cell puts its bits in proportion to them, and conserves them all the same. Zero
+            takes none, unless it is all that a cell reaches. Differentiable, too. Its values are looked at, which
+            waits for the device. See ``docs/projections.md``.
         unit: what ``values`` are: ``"likelihood"``; or a cost that is known already, ``"bits"``, ``"nats"``, ``"log2"``
             or ``"log"``, the last two logarithms of likelihoods (negative). Costs are those of symbols,
             ``[N, C, h, w]``, or of cells, ``[N, h, w]``, as ``latent_bits`` gives them.
@@ -73,8 +88,9 @@ def bitrate_map(
     latents = unwrap(values, noun)
     frames = split_frames(latents, unit)
     if frames is not None:
-        if out is not None:
-            raise ValueError(f"out goes with one map, but {noun} is a list")
+        for name, given in (("out", out), ("guide", guide)):
+            if given is not None:
+                raise ValueError(f"{name} goes with one map, but {noun} is a list")
         return [
             bitrate_map(
                 frame,
@@ -91,18 +107,23 @@ def bitrate_map(
             for frame in frames
         ]
     call = resolve(latents, size, scale_factor, projection, conserve, impl, dtype, crop, unit, check)
-    tensors, geometry = call.terms()
+    tensors, setting = call.terms(), call.setting
     if out is not None:
-        check_out(out, call, call.window[2], noun)
+        check_out(out, call, setting.map.shape[2], noun)
+    if guide is not None:
+        check_guide(guide, call)
+        return guided_map(call, guide, out)
+    if out is not None:
         with torch.no_grad():
             if call.native:
-                return dispatch.project_into(tensors, geometry, out)
-            return out.copy_(dispatch.project_by_reference(tensors, geometry, call.dtype))
+                return dispatch.project_into(tensors, setting.bands(), out)
+            return out.copy_(dispatch.project_by_reference(tensors, setting.geometry, setting.map.dtype))
     if not call.native:
-        return dispatch.project_by_reference(tensors, geometry, call.dtype)
-    if autograd.is_plain(tensors):
-        return dispatch.project_into(tensors, geometry, dispatch.new_map(tensors, geometry, call.dtype))
-    return autograd.call_map(tensors, geometry, call.dtype)
+        return dispatch.project_by_reference(tensors, setting.geometry, setting.map.dtype)
+    if call.eager and not autograd.needs_gradient(tensors):
+        new = tensors[0].new_empty(setting.map.shape, dtype=setting.map.dtype)
+        return dispatch.project_into(tensors, setting.bands(), new)
+    return autograd.call_map(tensors, setting.geometry, setting.map.dtype)
 
 
 def latent_bits(
@@ -117,7 +138,7 @@ def latent_bits(
     if not isinstance(values, Tensor):
         raise TypeError(f"{noun} must be a tensor, got {type(values).__name__}")
     if 0 in values.shape[-2:]:
-        checked_tensors(values, unit)
+        check_kinds({"": values}, unit)
         return reference.cell_bits(kernel_input(values, unit), checked_dtype(dtype, [values]))
     # The map at the grid's own size, where each pixel is its cell.
     cells: Tensor = bitrate_map(values, values.shape[-2:], projection="nearest", impl=impl, dtype=dtype, unit=unit)

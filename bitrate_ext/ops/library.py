@@ -39,18 +39,32 @@ def _load_cuda() -> str | None:
 
 absent_because = _load("_ops_cpu", "install a C++17 compiler")
 cuda_absent_because = _load_cuda()
+# Looked up once: that takes a tenth of a small call.
+project: Any = torch.ops.bitrate_ext._project.default if absent_because is None else None
 _warned: set[str] = set()
 
 
 @cache
-def _why_unable(device: torch.device) -> str:
-    """Return why this GPU cannot run the kernels that were built; empty where it can, and where there is none."""
-    if not torch.cuda.is_available():
+def _why_unable(index: int) -> str:
+    """Return why that GPU cannot run the kernels that were built; empty where it can, and where there is none.
+
+    Raises:
+        RuntimeError: the GPU does not answer, for a reason that may pass and is asked for again.
+    """
+    because = torch.ops.bitrate_ext._no_cuda_code(index) if torch.cuda.is_available() else ""
+    if not because:
         return ""
-    because = torch.ops.bitrate_ext._cuda_unavailable(
-        torch.cuda.current_device() if device.index is None else device.index
+    major, minor = torch.cuda.get_device_capability(index)
+    return (
+        f"the kernels were not built for compute capability {major}.{minor} ({because}); build again with that GPU "
+        "visible, or name it in TORCH_CUDA_ARCH_LIST"
     )
-    return because and f"{because}; build again with that GPU visible, or name it in TORCH_CUDA_ARCH_LIST"
+
+
+@cache
+def plan_bytes() -> int:
+    """Return the bytes in which the CUDA kernels keep the plans of some bands."""
+    return int(torch.ops.bitrate_ext._plan_bytes()) if cuda_absent_because is None else 0
 
 
 def why_absent(device: torch.device, latents: int = 1) -> str:
@@ -65,7 +79,12 @@ def why_absent(device: torch.device, latents: int = 1) -> str:
         return cuda_absent_because
     if latents > MOST_LATENTS_ON_CUDA:
         return f"one launch adds at most {MOST_LATENTS_ON_CUDA} latents, not {latents} (add maps of fewer)"
-    return "" if torch.compiler.is_compiling() else _why_unable(device)
+    if torch.compiler.is_compiling():
+        return ""
+    index = device.index
+    if index is None:
+        index = torch.cuda.current_device() if torch.cuda.is_available() else 0
+    return _why_unable(index)
 
 
 def available(device: torch.device) -> bool:

@@ -10,7 +10,7 @@ With ``conserve=True`` every column of a band sums to one over the canvas, so th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count
@@ -40,6 +40,7 @@ class Projection(ABC):
     name: str
     key: str  # stands for the object in operator arguments; see `find_projection`
     share: float = 1.0  # of a cell's bits that this projection lays out, as one of several terms
+    guide: Callable[[Tensor], Tensor] | None = None  # what makes the guide of maps from a picture, where one was fitted
 
     @property
     def terms(self) -> tuple[Projection, ...]:

@@ -17,6 +17,7 @@ from ..checks import check_whole_number
 from .arguments import Call, Latents, Projections, check_out, resolve, unwrap
 from .band import Band, Integers
 from .dispatch import choose_kernel, project_bands_into
+from .guided import bounded, cell_bits, check_guide, guide_sums
 from .mapped_memory import read_rows, shared_mapping
 from .projection import Axis, Projection, axis_band
 from .units import LIKELIHOOD, kernel_input, noun_of
@@ -70,7 +71,13 @@ class RowProjector:
         return min(int(np.searchsorted(self._last[name], count, side="right")) for name, count in cells.items())
 
     def map(
-        self, held: Mapping[str, tuple[int, Tensor]], first: int, out: Tensor, *, native: bool | None = None
+        self,
+        held: Mapping[str, tuple[int, Tensor]],
+        first: int,
+        out: Tensor,
+        *,
+        native: bool | None = None,
+        guide: Tensor | None = None,
     ) -> Tensor:
         """Make rows of the map of the latents in ``held``.
 
@@ -80,6 +87,7 @@ class RowProjector:
             first: the first row of pixels.
             out: ``[N, 1, rows, width]``, contiguous, on the device of the latents.
             native: which implementation; default: where there is a kernel.
+            guide: of these rows, ``[N, 1, rows, width]``; ``held`` then has bits over the guide's sums.
 
         Returns:
             ``out``.
@@ -95,7 +103,7 @@ class RowProjector:
         if native is None:
             native = choose_kernel("auto", out.device, len(tensors))
         with torch.no_grad():
-            return project_bands_into(tensors, bands, out, native)
+            return project_bands_into(tensors, bands, out, native, guide)
 
 
 def map_strips(
@@ -109,6 +117,7 @@ def map_strips(
     impl: str = "auto",
     dtype: torch.dtype | None = None,
     out: Tensor | None = None,
+    guide: Tensor | None = None,
     unit: str = LIKELIHOOD,
 ) -> Iterator[tuple[int, Tensor]]:
     """Return the map of ``bitrate_map`` in strips of rows, from top to bottom: the same bytes, in a strip's memory.
@@ -121,7 +130,8 @@ def map_strips(
         values: as for ``bitrate_map``; no lists.
         size: ``(H, W)`` of the whole map, pixels.
         rows: of a strip, at most; the last has what is left.
-        crop, projection, conserve, impl, dtype, unit: as for ``bitrate_map``.
+        crop, projection, conserve, impl, dtype, guide, unit: as for ``bitrate_map``. A guide is read as a whole, once,
+            when the first strip is asked for.
         out: a buffer ``[N, 1, rows, W]`` of the window's width, contiguous: each strip is then a view of it and lasts
             until the next one. Default: a new tensor for each strip.
 
@@ -142,14 +152,25 @@ def map_strips(
         if not out.is_contiguous():
             raise ValueError("out must be contiguous, got a tensor of strides " + str(list(out.stride())))
     grids = {name: (t.shape[-2], t.shape[-1]) for name, t in call.latents.items()}
-    projector = RowProjector(grids, call.canvas, call.window, call.projections, conserve=call.conserve)
-    return _strips(call, projector, rows, out)
+    where = call.setting.geometry
+    projector = RowProjector(grids, where.canvas, where.window, call.setting.projections, conserve=where.conserve)
+    if guide is not None:
+        check_guide(guide, call)
+    return _strips(call, projector, rows, out, guide)
 
 
-def _strips(call: Call, projector: RowProjector, rows: int, out: Tensor | None) -> Iterator[tuple[int, Tensor]]:
+@torch.no_grad()
+def _strips(
+    call: Call, projector: RowProjector, rows: int, out: Tensor | None, guide: Tensor | None
+) -> Iterator[tuple[int, Tensor]]:
     spans = {name: shared_mapping(tensor) for name, tensor in call.latents.items()}
     buffers: dict[str, Tensor] = {}
     first = next(iter(call.latents.values()))
+    sums: dict[str, Tensor] = {}
+    if guide is not None:
+        guide = bounded(guide)
+        sums = dict(zip(call.latents, guide_sums(call, guide), strict=True))
+    _, left, _, width = call.setting.geometry.window
     for top in range(0, projector.height, rows):
         count = min(rows, projector.height - top)
         held = {}
@@ -161,9 +182,14 @@ def _strips(call: Call, projector: RowProjector, rows: int, out: Tensor | None) 
                 if name not in buffers or buffers[name].numel() < part.numel():
                     buffers[name] = tensor.new_empty(part.numel())
                 part = read_rows(tensor, span, low, high, buffers[name])
-            held[name] = low, kernel_input(part, call.unit)
+            values = kernel_input(part, call.unit)
+            held[name] = low, cell_bits(values, call.native) / sums[name][:, low:high] if sums else values
         shape = (first.shape[0], 1, count, projector.width)
         strip = (
-            first.new_empty(shape, dtype=call.dtype) if out is None else out.flatten()[: math.prod(shape)].view(shape)
+            first.new_empty(shape, dtype=call.setting.map.dtype)
+            if out is None
+            else out.flatten()[: math.prod(shape)].view(shape)
         )
-        yield top, projector.map(held, top, strip, native=call.native)
+        above = call.setting.geometry.window[0] + top
+        under = None if guide is None else guide[:, :, above : above + count, left : left + width]
+        yield top, projector.map(held, top, strip, native=call.native, guide=under)

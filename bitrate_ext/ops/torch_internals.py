@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
+from torch import Tensor
 from torch.autograd import forward_ad
 
 # How many dispatch modes are on, such as fake tensors or tracing: they must see the operator, not what it runs.
@@ -21,3 +24,15 @@ BelowAutograd = torch._C._AutoDispatchBelowAutograd
 def in_forward_mode() -> bool:
     """Tell whether a level of forward-mode differentiation is open; ``unpack_dual`` would cost each call more."""
     return forward_ad._current_level >= 0
+
+
+def are_eager(tensors: Iterable[Tensor]) -> bool:
+    """Tell whether these are plain tensors, outside of any compiler, mode and transform."""
+    if torch.compiler.is_compiling() or in_function_transform() or dispatch_modes():
+        return False
+    return all([type(t) is Tensor for t in tensors])
+
+
+def current_stream_id(device: torch.device) -> int:
+    """Return the id of a CUDA device's current stream, 0 of the default one; sooner than ``current_stream``."""
+    return int(torch._C._cuda_getCurrentStream(device.index)[0])

@@ -21,6 +21,7 @@ from ..atomic import open_all_or_none
 from ..choices import RECEPTIVE_FIELD
 from ..io.files import shown
 from ..ops.projection import Projection, Reach
+from .guide import Guide
 
 Rows = tuple[NDArray[np.int64], NDArray[np.float64]]  # first cell [pixels] and weights [taps, pixels] of each pixel
 
@@ -48,6 +49,7 @@ class ReceptiveField(Projection):
     """
 
     name = RECEPTIVE_FIELD
+    guide: Guide | None
 
     def __init__(
         self,
@@ -58,6 +60,7 @@ class ReceptiveField(Projection):
         latent: str = "y",
         fit: Mapping[str, float] | None = None,
         origin: str = "",
+        guide: Guide | None = None,
     ) -> None:
         """Build a projection of a kernel.
 
@@ -68,12 +71,13 @@ class ReceptiveField(Projection):
             latent: whose kernel it is.
             fit: how good it is; see ``calibrate``.
             origin: how it was found, in words.
+            guide: what maps of ``projection="guided"`` follow; see ``calibrate``.
 
         Raises:
             ValueError: sizes that do not go together, negative weights.
         """
         self.stride, self.reach, self.latent = stride, reach, latent
-        self.fit, self.origin = dict(fit or {}), origin
+        self.fit, self.origin, self.guide = dict(fit or {}), origin, guide
         lengths = [last - first + 1 for first, last in reach]
         total = sum(term.share for term in kernel)
         if not kernel or not np.isclose(total, 1.0, rtol=0, atol=1e-9):
@@ -145,8 +149,12 @@ class ReceptiveField(Projection):
             "fit": self.fit,
             "origin": self.origin,
         }
+        guide = {}
+        if self.guide is not None:
+            guide = {"guide": np.array(self.guide.weights), "phases": self.guide.phases}
         np.savez(
             file,
+            **guide,
             about=np.array(json.dumps(about)),
             vertical=np.stack([term.vertical for term in self.kernel]),
             horizontal=np.stack([term.horizontal for term in self.kernel]),
@@ -167,6 +175,7 @@ class ReceptiveField(Projection):
                     raise ValueError(f"of format {about['format']}, this version reads {FORMAT}")
                 (top, bottom), (left, right) = ((int(a), int(b)) for a, b in about["reach"])
                 parts = zip(about["shares"], file["vertical"], file["horizontal"], strict=True)
+                guide = Guide.of_arrays(file["guide"], file["phases"]) if "guide" in file else None
                 return cls(
                     (int(about["stride"][0]), int(about["stride"][1])),
                     ((top, bottom), (left, right)),
@@ -174,6 +183,7 @@ class ReceptiveField(Projection):
                     latent=str(about["latent"]),
                     fit={str(key): float(value) for key, value in about["fit"].items()},
                     origin=str(about["origin"]),
+                    guide=guide,
                 )
         except FileNotFoundError:
             raise

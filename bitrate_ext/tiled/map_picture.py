@@ -100,6 +100,8 @@ class TiledRun:
         self._kwargs = dict(forward_kwargs or {})
         sample = self._sample()
         mapper.resolve(sample, self._kwargs, (image.height, image.width))
+        if any(projection.guide is not None for projection in mapper.projections.values()):
+            raise ValueError("projection 'guided' needs the whole reconstruction at once; tiles take 'receptive-field'")
         adapter.fit(sample, self._kwargs)
         self._like = sample[:, :, :1, :1].clone()
         self._latents, self._psnr, self._x_hat = latents, psnr, x_hat
@@ -308,6 +310,7 @@ def map_picture(
             if max_memory is not None:
                 check_whole_number("max_memory", max_memory, 1)
             image = stack.enter_context(open_image(picture, decoding_room(device_of(mapper.model), max_memory)))
+            image.facts.warn(picture, stacklevel=2)
         run = TiledRun(
             mapper,
             image,

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..choices import PARTIAL, SCALES, VIEWS, check_choice
+from ..choices import PARTIAL, RATES, SCALES, VIEWS, check_choice
 from ..io.files import shown
 from ..mapping.frames import FrameMapper, FrameResult
 from ..ops.functional import bitrate_map
@@ -31,9 +31,9 @@ from ..viz.colormap import ClipLimit, inside_rim
 from .panels import PanelPainter
 from .reader import VideoError, VideoReader
 from .record import FrameRow, VideoRecord
-from .writer import RATES, VideoWriter
+from .source import USUAL_RATE
+from .writer import ASPECTS, VideoWriter
 
-USUAL_RATE = Fraction(25)  # where a video does not state its own
 AHEAD = 2  # items that wait between two stages
 Progress = Callable[[str, int | None], Callable[[], None]]  # (what is done, of how many) to a call for each
 
@@ -46,6 +46,7 @@ def map_video(
     view: str = "side",
     scale: str | float = "clip",
     frames: int | None = None,
+    reading: Mapping[str, Any] | None = None,
     crf: int = 18,
     preset: str = "veryfast",
     progress: Progress | None = None,
@@ -57,7 +58,7 @@ def map_video(
     the record says why.
 
     Args:
-        source: the video file.
+        source: the video file, a folder of images or a pattern of their names, as ``VideoReader`` takes it.
         target: the file to write, as ``VideoWriter`` takes it. It has its name once it is whole.
         mapper: has the model.
         view: ``"side"`` (frame and map beside each other), ``"overlay"`` or ``"map"``. Below are the bits of each
@@ -65,6 +66,7 @@ def map_video(
         scale: of the colours: ``"clip"`` (one for all frames; the video is read twice), ``"frame"``, or its upper end
             in bits per pixel.
         frames: at most so many.
+        reading: what ``VideoReader`` is told of it: ``size``, ``pixel_format``, ``rate``, ``matrix``, ``range``.
         crf, preset: of the encoder.
         progress: is told how far it is.
         watch: adds up seconds by stage: "decode", "network", "map", "colour", "encode". Stages overlap.
@@ -80,7 +82,9 @@ def map_video(
     if not isinstance(scale, str) and not (math.isfinite(scale) and scale > 0):
         raise ValueError(f"scale must be positive and finite, got {scale!r}")
     encoder = {"crf": crf, "preset": preset}
-    job = _Job(Path(source), Path(target), mapper, view, scale, frames, encoder, progress, watch or Stopwatch())
+    job = _Job(
+        Path(source), Path(target), mapper, view, scale, frames, reading or {}, encoder, progress, watch or Stopwatch()
+    )
     return job.run()
 
 
@@ -103,6 +107,7 @@ class _Job:
     view: str
     scale: str | float
     frames: int | None
+    reading: Mapping[str, Any]
     encoder: dict[str, Any]
     progress: Progress | None
     watch: Stopwatch
@@ -163,8 +168,10 @@ class _Job:
                 yield pixels, scene.time
 
         drawn = prefetch(draw(), AHEAD)
+        aspect = reader.pixel_aspect if ASPECTS[0] <= reader.pixel_aspect <= ASPECTS[1] else Fraction(1)
+        encoder = {**self.encoder, "pixel_aspect": aspect}
         with (
-            VideoWriter(self.target, painter.width, painter.height, rate, **self.encoder) as writer,
+            VideoWriter(self.target, painter.width, painter.height, rate, **encoder) as writer,
             contextlib.closing(scenes),
             contextlib.closing(drawn),
         ):
@@ -247,7 +254,7 @@ class _Job:
         return self.rows[-1]
 
     def _open(self, frames: int | None) -> VideoReader:
-        reader = VideoReader(self.source, frames=frames)
+        reader = VideoReader(self.source, frames=frames, **self.reading)
         rate = reader.rate or USUAL_RATE
         if not RATES[0] <= rate <= RATES[1]:
             reader.close()

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..atomic import PartialFile
-from ..choices import CONTAINERS, LARGEST_CRF, PRESETS
+from ..choices import CONTAINERS, LARGEST_CRF, PRESETS, check_rate
 from ..optional import require
 
 TICK = Fraction(1, 90_000)  # seconds; holds the frames of all usual rates exactly
 MATROSKA_TICK = Fraction(1, 1000)  # what its muxer keeps
-RATES = Fraction(1, 1000), Fraction(1000)  # frames a second: least and most
+ASPECTS = Fraction(1, 16), Fraction(16)  # of a pixel: least and most; FFmpeg leaves out what makes a side vanish
 MOST_PIXELS = 16_384  # of a side: what x264 takes
 _BT709, _TV_RANGE = 1, 1  # FFmpeg's AVColorSpace and kin, AVColorRange
 
@@ -54,6 +54,7 @@ class VideoWriter:
         rate: frames a second on average; how long the last frame is shown follows from it.
         crf: x264's constant rate factor, 0 (lossless but for colour) to 51. 18 is hard to tell from the source.
         preset: x264's, from ``"ultrafast"`` (large files) to ``"placebo"``.
+        pixel_aspect: width of a pixel over its height, which players stretch frames by.
 
     Raises:
         ValueError: an argument out of range.
@@ -70,6 +71,7 @@ class VideoWriter:
         *,
         crf: int = 18,
         preset: str = "veryfast",
+        pixel_aspect: Fraction = Fraction(1),
     ) -> None:
         self._partial: PartialFile | None = None
         self._path = target = Path(path)
@@ -79,26 +81,27 @@ class VideoWriter:
         for name, value in {"width": width, "height": height}.items():
             if not 1 <= value <= MOST_PIXELS:
                 raise ValueError(f"{name} must be 1 to {MOST_PIXELS:,} pixels, got {value!r}")
-        if not RATES[0] <= rate <= RATES[1]:
-            raise ValueError(f"rate must be {float(RATES[0]):g} to {RATES[1]} frames a second, got {float(rate):g}")
+        exact = check_rate(rate)
+        if not ASPECTS[0] <= pixel_aspect <= ASPECTS[1]:
+            raise ValueError(f"pixel_aspect must be {ASPECTS[0]} to {ASPECTS[1]}, got {pixel_aspect}")
         if not 0 <= crf <= LARGEST_CRF:
             raise ValueError(f"crf must be 0 to {LARGEST_CRF}, got {crf!r}")
         if preset not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
         if target.is_dir():
             raise IsADirectoryError(f"{target} is a folder")
-        self.width, self.height, self.rate = width, height, Fraction(rate)
+        self.width, self.height, self.rate = width, height, exact
         self._av = require("av")
         self._tick = MATROSKA_TICK if container == "matroska" else TICK
         self._last: int | None = None  # ticks
         self._partial = PartialFile(target, buffering=0)
         try:
-            self._open(self._partial, container, crf, preset)
+            self._open(self._partial, container, crf, preset, pixel_aspect)
         except BaseException:
             self._discard()
             raise
 
-    def _open(self, partial: PartialFile, container: str, crf: int, preset: str) -> None:
+    def _open(self, partial: PartialFile, container: str, crf: int, preset: str, pixel_aspect: Fraction) -> None:
         """Begin; FFmpeg is given no name, and reads back what it wrote to put an MP4 file's index first."""
         self._container = self._av.open(
             _WholeWrites(partial.file),
@@ -114,6 +117,7 @@ class VideoWriter:
         for label in ("colorspace", "color_primaries", "color_trc"):
             setattr(stream.codec_context, label, _BT709)
         stream.codec_context.color_range = _TV_RANGE
+        stream.codec_context.sample_aspect_ratio = Fraction(pixel_aspect).limit_denominator(255)
         self._stream = stream
         self._reformatter = self._av.video.reformatter.VideoReformatter()
         self._picture = self._av.VideoFrame(stream.width, stream.height, "rgb24")  # filled anew for each frame

@@ -4,8 +4,11 @@ Both are look-ups in a table of ``[LEVELS + 1, 256, 3]`` bytes: the level of a p
 what is not a number) and the lightness of the image there. Levels and lightness are whole numbers, so the same map
 gives the same bytes on every device. The table is the only copy of the formula:
 
-    opacity = STRENGTH * share of the limit, tint = colour * (0.45 + 0.55 * light)
-    pixel   = (1 - opacity) * light + opacity * tint
+    brightness = PHOTOGRAPH * light + (1 - PHOTOGRAPH) * brightness of the map's colour
+    pixel      = the map's colour, mixed with black or with white until it has that brightness
+
+So more bits are always brighter, over dark parts of the image as over light ones; light and shade of the image are left
+as far as they fit into its share of the brightness.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ COLOURS = "inferno"  # perceptually even, black where nothing is spent
 DIFFERENCES = "RdBu_r"  # white at zero
 BROKEN = (0.55, 0.55, 0.55)  # of pixels that are not a number
 LEVELS = 256
-STRENGTH = 0.8  # of the colour where the most bits are
+PHOTOGRAPH = 0.35  # of an overlay's brightness is the image's
 PERCENTILE = 99.5  # the colour scale ends there, so that a few extreme pixels do not darken all others
 BINS = 2.0 ** np.arange(-24, 12, 1 / 64)  # bits per pixel; of histograms
 SAMPLE = 20_000  # pixels of a map that are enough to know its scale by
@@ -111,12 +114,12 @@ def apply_colormap(bits: Tensor, limit: float, out: Tensor | None = None) -> Ten
 def overlay_bits(image: Tensor, bits: Tensor, limit: float, out: Tensor | None = None) -> Tensor:
     """Lay the map over its image; returns uint8 ``[H, W, 3]``.
 
-    The image in grey, tinted with the map's colours: the more bits a pixel costs, the more colour it gets. The colour
-    is shaded by the image, so that it stays readable where the most bits are.
+    The map's colours, shaded by the image in grey, dimmed: of two pixels of one lightness the one that costs more is
+    the brighter one.
 
     Args:
         image: uint8 ``[H, W, 3]``, red, green and blue.
-        bits: ``[H, W]``, bits per pixel. Pixels that are not a number get no colour.
+        bits: ``[H, W]``, bits per pixel. Pixels that are not a number show the image in grey, as it is.
         limit: upper end of the colour scale, bits per pixel.
         out: uint8 ``[H, W, 3]``, any strides, for the result.
     """
@@ -140,13 +143,20 @@ def _look_up(table: Tensor, index: Tensor, out: Tensor | None) -> Tensor:
 @lru_cache(maxsize=8)
 def _table(device: torch.device) -> tuple[Tensor, Tensor]:
     """Return uint8 colours of the map alone, ``[LEVELS + 1, 3]``, and of overlays, ``[(LEVELS + 1) * 256, 3]``."""
-    share = (np.arange(LEVELS) / (LEVELS - 1))[:, None, None]
     colour = colour_map()(np.arange(LEVELS))[:, None, :3]
     light = (np.arange(256) / 255)[None, :, None]
-    opacity = STRENGTH * share
-    laid_over = (1 - opacity) * light + opacity * colour * (0.45 + 0.55 * light)
+    own = np.maximum.accumulate(colour @ (np.array(LUMA) / sum(LUMA)))[:, :, None]
+    wanted = PHOTOGRAPH * light + (1 - PHOTOGRAPH) * own
+    dimmed, lightened = wanted / own.clip(1e-9), (wanted - own) / (1 - own)
+    laid_over = np.where(wanted < own, colour * dimmed, colour + (1 - colour) * lightened)
     without = np.broadcast_to(light, (1, 256, 3))
     alone = np.concatenate([colour[:, 0], np.array([BROKEN])])
     over = np.concatenate([laid_over, without]).reshape(-1, 3)
     with torch.inference_mode(False):  # the cache outlives the caller's mode
         return tuple(torch.from_numpy(np.rint(255 * part).astype(np.uint8)).to(device) for part in (alone, over))  # type: ignore[return-value]
+
+
+def overlay_colours() -> NDArray[np.uint8]:
+    """Return the colours of overlays, uint8 ``[256, LEVELS, 3]``: over the image's lightness, and over bits."""
+    over: NDArray[np.uint8] = _table(torch.device("cpu"))[1].view(LEVELS + 1, 256, 3)[:LEVELS].transpose(0, 1).numpy()
+    return over

@@ -9,7 +9,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .colormap import DIFFERENCES, NO_RIM, PERCENTILE, Rim, colour_limit, colour_map, inside_rim, overlay_bits
+from .colormap import (
+    DIFFERENCES,
+    NO_RIM,
+    PERCENTILE,
+    Rim,
+    colour_limit,
+    colour_map,
+    inside_rim,
+    overlay_bits,
+    overlay_colours,
+)
 from .figure import PixelFigure
 
 if TYPE_CHECKING:
@@ -92,6 +102,48 @@ def map_figure(
     return figure.to_image()
 
 
+def legend(width: int, limit: float) -> Image.Image:
+    """Draw what the colours of an overlay mean, on parts of the image from dark to light.
+
+    Args:
+        width: of the overlay, pixels.
+        limit: upper end of the colour scale, bits per pixel.
+
+    Returns:
+        An RGB image, as wide as the overlay where there is room for the numbers.
+    """
+    em = min(max(11.0, width / 50), 30.0)
+    figure = PixelFigure(max(width, 22 * em), 5.5 * em, em)
+    bar = figure.add_axes(1.2 * em, 3.3 * em, figure.width - 2.4 * em, 1.8 * em)
+    bar.imshow(overlay_colours(), aspect="auto", origin="lower", extent=(0, limit, 0, 1), interpolation="bilinear")
+    bar.set_yticks([])
+    bar.set_xlabel("bits per pixel, over dark (below) to light parts of the image", size=em, color="0.15")
+    figure.style_ticks(bar)
+    for side in bar.spines.values():
+        side.set_visible(False)
+    return figure.to_image()
+
+
+def with_legend(laid: Image.Image, limit: float) -> Image.Image:
+    """Return an overlay with its legend below; its pixels stay where they are."""
+    from PIL import Image
+
+    below = legend(laid.width, limit)
+    whole = Image.new("RGB", (max(laid.width, below.width), laid.height + below.height), "white")
+    whole.paste(laid, (0, 0))
+    whole.paste(below, (0, laid.height))
+    return whole
+
+
+def overlay_figure(
+    image: NDArray[Any] | Tensor, bits: NDArray[Any] | Tensor, *, limit: float | None = None, rim: Rim = NO_RIM
+) -> Image.Image:
+    """Lay the map over its image as ``overlay`` does, with a legend below."""
+    values = _checked_map(bits)
+    limit = colour_limit(inside_rim(values, rim)) if limit is None else limit
+    return with_legend(overlay(image, values, limit=limit), limit)
+
+
 def overlay(
     image: NDArray[Any] | Tensor, bits: NDArray[Any] | Tensor, *, limit: float | None = None, rim: Rim = NO_RIM
 ) -> Image.Image:
@@ -99,7 +151,7 @@ def overlay(
 
     Args:
         image: ``[H, W, 3]`` or ``[1, 3, H, W]`` in [0, 1].
-        bits: ``[H, W]`` or ``[1, 1, H, W]``, bits per pixel. Pixels that are not a number get no colour.
+        bits: ``[H, W]`` or ``[1, 1, H, W]``, bits per pixel. Pixels that are not a number show the image in grey.
         limit: upper end of the colour scale, bits per pixel. Default: ``colour_limit`` of the bits inside the rim.
         rim: pixels at the top, bottom, left and right that are beside padding, ``result.rim``.
 

@@ -54,16 +54,24 @@ struct ProjectParams {
   ProjectTerm terms[kMaxTerms];
   int32_t height, width;
   void* map;
+  Guide guide;          // of a float32 map
   Tiles rows, columns;  // of pixels
   int32_t count;        // of terms
   int32_t lane_cells;   // cells whose lanes shared memory holds at once
   bool map_is_double;
   bool wide_stores;          // rows of the map start at multiples of 16 bytes
+  bool wide_guide;           // and those of the guide
   bool whole;                // each term's cells of a tile fit in one stage, and the stages side by side
   Shared<double> product;    // [kLanes, lane_cells]
   Shared<int32_t> exponent;  // [kLanes, lane_cells]
   Shared<double> cells;      // [stage_rows, stage_columns] of one term
   Shared<double> partial;    // [kSide * kSide, blocks of a tile], unless `whole`
+
+  void set_guide(const Guide& given) {
+    guide = given;
+    wide_guide = reinterpret_cast<uintptr_t>(given.data) % 16 == 0 && width % 4 == 0 && given.row_stride % 4 == 0 &&
+                 given.batch_stride % 4 == 0;
+  }
 };
 static_assert(sizeof(ProjectParams) <= 4096, "too large for kernel parameters");
 

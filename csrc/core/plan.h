@@ -20,6 +20,8 @@ struct PlannedTerm {
   Latent latent;
   Band rows, columns;
   const int32_t *row_starts, *column_starts;
+
+  bool has_cells() const { return rows.taps > 0 && columns.taps > 0; }
 };
 
 struct PlannedGradient {
@@ -224,7 +226,7 @@ inline Launch<ProjectParams> plan_project(const std::vector<PlannedTerm>& terms,
   std::vector<HostBand> row_bands, column_bands;
   for (const PlannedTerm& term : terms) {
     check_sizes(term.latent, map.height, map.width);
-    if (term.rows.taps == 0 || term.columns.taps == 0) continue;  // no cells
+    if (!term.has_cells()) continue;
     check(p.count < kMaxTerms,
           "a GPU adds at most " + std::to_string(kMaxTerms) + " latents in one launch, got " + std::to_string(terms.size()));
     row_bands.push_back(host_band(term.rows, term.row_starts));

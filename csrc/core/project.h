@@ -1,7 +1,8 @@
 // Forward, as one thread of a block does it. A block makes a tile of the map:
 //   1, 2. cells: the bits of each cell that the tile reads (cell_sums.h);
 //   3. spread: each cell row is spread over the tile's pixel columns;
-//   4. pixels: each thread sums the spread rows of kSide x kSide pixels, term after term, and rounds once.
+//   4. pixels: each thread sums the spread rows of kSide x kSide pixels, term after term, multiplies them by the guide,
+//      where there is one, and rounds once.
 // Between the steps lie barriers and shared memory. Where a tile's cells do not fit (very wide bands), stages of them are
 // worked off one by one and the pixels' sums wait in shared memory; the order of additions stays the same.
 #pragma once
@@ -69,6 +70,24 @@ BITRATE_HD void add_rows(Ctx& ctx, const ProjectParams& p, const ProjectTerm& te
     }
     for (int r = 0; r < kSide; ++r) {
       for (int v = 0; v < kSide; ++v) sums[r][v] = tap<Arithmetic<double>>(sums[r][v], weights[r], values[v]);
+    }
+  }
+}
+
+// A thread's pixels times the guide's, which are loaded as the map is stored.
+template <typename Ctx>
+BITRATE_HD void multiply_pixels(Ctx& ctx, const ProjectParams& p, int32_t image, Span rows, int32_t x, int32_t y,
+                                int32_t end, double (&sums)[kSide][kSide]) {
+  for (int r = 0; r < kSide; ++r) {
+    if (y + r >= rows.end) break;
+    const int64_t at = image * p.guide.batch_stride + int64_t(y + r) * p.guide.row_stride + x;
+    if (p.wide_guide) {
+      const Pack<float, kSide> values = ctx.template load<kSide>(p.guide.data, at);
+      for (int v = 0; v < kSide; ++v) sums[r][v] = sums[r][v] * double(values.value[v]);
+    } else {
+      for (int v = 0; v < kSide; ++v) {
+        if (x + v < end) sums[r][v] = sums[r][v] * double(read(ctx, p.guide.data, at + v));
+      }
     }
   }
 }
@@ -154,6 +173,7 @@ BITRATE_HD void project_tile(Ctx& ctx, const ProjectParams& p) {
     } else {
       for (int i = 0; i < kSide * kSide; ++i) sums[i / kSide][i % kSide] = get(ctx, p.partial, i * blocks + block);
     }
+    if (p.guide.data != nullptr) multiply_pixels(ctx, p, tile.image, rows, left + column, y, columns.end, sums);
     if (p.map_is_double) {
       store_pixels<double>(ctx, p, tile.image, rows, left + column, y, columns.end, sums);
     } else {

@@ -55,6 +55,12 @@ struct Image {
   int64_t batch, height, width;
 };
 
+// What multiplies the pixels of a map, [batch, height, width]; pixels of a row follow each other. Null: nothing does.
+struct Guide {
+  const float* data;
+  int64_t batch_stride, row_stride;
+};
+
 struct GradientTerm {
   Latent latent;
   void* gradient;  // of the latent's dtype and shape

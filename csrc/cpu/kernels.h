@@ -30,10 +30,10 @@ struct Kernels {
   void (*add_rows)(const double* const* rows, const double* weights, int64_t taps, int64_t count, double* sums);
   void (*add_float_rows)(const float* const* rows, const double* weights, int64_t taps, int64_t count, double* sums);
 
-  // The same from a sum of zero, rounded to the map; `streaming` stores pass the caches by. Where weights and rows are
-  // `regular`, no sum can be NaN or -0.
+  // The same from a sum of zero, times `guide` unless that is null, rounded to the map; `streaming` stores pass the caches
+  // by. Where weights and rows are `regular`, no sum can be NaN or -0.
   void (*write_rows)(const double* const* rows, const double* weights, int64_t taps, int64_t count, bool regular,
-                     bool streaming, float* map);
+                     bool streaming, const float* guide, float* map);
 
   // One bit pattern for NaN and none for -0, in place.
   void (*canonicalise)(double* values, int64_t count);

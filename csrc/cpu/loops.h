@@ -335,14 +335,21 @@ void add_rows(const T* const* rows, const double* weights, int64_t taps, int64_t
   }
 }
 
-template <bool Regular, bool Streaming>
+enum class Pixels { Any, Regular, Guided };
+
+template <Pixels kPixels, bool Streaming>
 void write_few_rows(const double* const* rows, const double* weights, int64_t taps, const double* from, int64_t count,
-                    float* map) {
+                    const float* guide, float* map) {
   const auto write = [&](int64_t x, const auto& sum) {
     if constexpr (std::is_same_v<std::decay_t<decltype(sum)>, double>) {
-      map[x] = Rounded<float>::from(sum);
+      map[x] = Rounded<float>::from(kPixels == Pixels::Guided ? sum * double(guide[x]) : sum);
     } else {
-      const Floats result = Regular ? narrow(sum) : rounded(sum);
+      Floats result;
+      if constexpr (kPixels == Pixels::Guided) {
+        result = rounded(sum * load_doubles(guide + x));
+      } else {
+        result = kPixels == Pixels::Regular ? narrow(sum) : rounded(sum);
+      }
       if constexpr (Streaming) {
         stream(map + x, result);
       } else {
@@ -359,8 +366,13 @@ void write_few_rows(const double* const* rows, const double* weights, int64_t ta
   sum_few_rows(rows, weights, taps, from, head, count, write);
 }
 
+template <Pixels kPixels>
+constexpr auto choose_stores(bool streaming) {
+  return streaming ? write_few_rows<kPixels, true> : write_few_rows<kPixels, false>;
+}
+
 void write_rows(const double* const* rows, const double* weights, int64_t taps, int64_t count, bool regular, bool streaming,
-                float* map) {
+                const float* guide, float* map) {
   double sums[kPixelBlock];
   const double* from = nullptr;
   int64_t done = 0;
@@ -370,9 +382,10 @@ void write_rows(const double* const* rows, const double* weights, int64_t taps, 
     add_rows(rows, weights, done, count, sums);
     from = sums;
   }
-  const auto write = regular ? (streaming ? write_few_rows<true, true> : write_few_rows<true, false>)
-                             : (streaming ? write_few_rows<false, true> : write_few_rows<false, false>);
-  write(rows + done, weights + done, taps - done, from, count, map);
+  const auto write = guide != nullptr ? choose_stores<Pixels::Guided>(streaming)
+                     : regular        ? choose_stores<Pixels::Regular>(streaming)
+                                      : choose_stores<Pixels::Any>(streaming);
+  write(rows + done, weights + done, taps - done, from, count, guide, map);
 }
 
 void canonicalise(double* values, int64_t count) {

@@ -162,8 +162,8 @@ class SpreadRows {
   double* rows_;  // in `memory_`
 };
 
-void sweep_pixels(const std::vector<SlabTerm>& slab, Range images, Range pixel_rows, const Image<void>& map,
-                  const Kernels& kernels, const ParallelFor& parallel) {
+void sweep_pixels(const std::vector<SlabTerm>& slab, Range images, Range pixel_rows, const Guide& guide,
+                  const Image<void>& map, const Kernels& kernels, const ParallelFor& parallel) {
   const bool streaming = map.batch * map.height * map.width * int64_t(sizeof(float)) > kStreamingBytes;
   parallel(images.size() * pixel_rows.size(), task_grain(map.width), [&](int64_t begin, int64_t end) {
     int64_t taps = 0;
@@ -194,7 +194,9 @@ void sweep_pixels(const std::vector<SlabTerm>& slab, Range images, Range pixel_r
             kernels.add_rows(rows.data(), weights.data(), int64_t(rows.size()), count, out);
             kernels.canonicalise(out, count);
           } else {
-            kernels.write_rows(rows.data(), weights.data(), int64_t(rows.size()), count, regular, streaming,
+            const float* guides = guide.data;
+            if (guides != nullptr) guides += (images.begin + image) * guide.batch_stride + y * guide.row_stride + column;
+            kernels.write_rows(rows.data(), weights.data(), int64_t(rows.size()), count, regular, streaming, guides,
                                static_cast<float*>(map.data) + offset);
           }
         }
@@ -207,7 +209,8 @@ void sweep_pixels(const std::vector<SlabTerm>& slab, Range images, Range pixel_r
 
 }  // namespace
 
-void project(const std::vector<Term>& terms, const Image<void>& map, const Kernels& kernels, const ParallelFor& parallel) {
+void project(const std::vector<Term>& terms, const Guide& guide, const Image<void>& map, const Kernels& kernels,
+             const ParallelFor& parallel) {
   if (map.batch == 0 || map.height == 0 || map.width == 0) return;
   int64_t cells = 0;  // of one image, in the buffer
   for (const Term& term : terms) cells += holds_bits(term.latent) ? 0 : term.latent.h * term.latent.w;
@@ -245,7 +248,7 @@ void project(const std::vector<Term>& terms, const Image<void>& map, const Kerne
         bits += images.size() * part.image_stride;
       }
       sweep_cells(slab, images, kernels, parallel);
-      sweep_pixels(slab, images, pixel_rows, map, kernels, parallel);
+      sweep_pixels(slab, images, pixel_rows, guide, map, kernels, parallel);
     }
   }
 }

@@ -7,11 +7,12 @@
 
 namespace bitrate {
 
-// What the plan has to know of the current device. Throws std::runtime_error where CUDA fails.
-DeviceLimits device_limits();
+// What the plan has to know of a device. Throws std::runtime_error where CUDA fails.
+DeviceLimits device_limits(int device);
 
-// Why the current device cannot run these kernels; empty where it can.
-std::string unavailable_reason();
+// Why there is no code for the current device, in CUDA's words; empty where there is. Throws std::runtime_error where
+// CUDA fails for any other reason.
+std::string no_code_reason();
 
 // Put on the stream; the current device is the stream's. Throw std::runtime_error where the launch fails.
 void start(const Launch<ProjectParams>& launch, void* stream);

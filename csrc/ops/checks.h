@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <optional>
 
 #include "../core/tensors.h"
 
@@ -51,6 +52,16 @@ Image<Data> checked_map(const char* name, const Tensor& map) {
   const bool is_double = map.scalar_type() == ScalarType::Double;
   STD_TORCH_CHECK(is_double || map.scalar_type() == ScalarType::Float, name, " must be float32 or float64");
   return {map.data_ptr(), is_double, map.size(0), map.size(2), map.size(3)};
+}
+
+// A guide of a float32 map, or none.
+inline Guide checked_guide(const std::optional<Tensor>& guide, const Image<void>& map) {
+  if (!guide.has_value()) return {};
+  STD_TORCH_CHECK(!map.is_double && guide->scalar_type() == ScalarType::Float, "guide and out must be float32");
+  STD_TORCH_CHECK(guide->dim() == 4 && guide->size(0) == map.batch && guide->size(1) == 1 && guide->size(2) == map.height &&
+                      guide->size(3) == map.width && (map.width <= 1 || guide->stride(3) == 1),
+                  "guide must be of the map's shape, its rows contiguous");
+  return {static_cast<const float*>(guide->data_ptr()), guide->stride(0), guide->stride(2)};
 }
 
 inline void check_start(const Tensor& start, int64_t rows) {

@@ -8,6 +8,7 @@
 #include <pthread.h>
 
 #include <atomic>
+#include <optional>
 #include <vector>
 
 #include "../cpu/project.h"
@@ -64,7 +65,9 @@ Band cpu_band(const Tensor& start, const Tensor& weight, int64_t rows, int64_t c
   return checked_band(start, weight, rows, columns);
 }
 
-void project_cpu(std::vector<Tensor> values, std::vector<Tensor> bands, Tensor out) {
+// Nothing is planned on a CPU.
+void project_cpu(std::vector<Tensor> values, std::vector<Tensor> bands, Tensor out, std::optional<Tensor>,
+                 std::optional<Tensor> guide) {
   const Image<void> map = checked_map<void>("out", out);
   STD_TORCH_CHECK(bands.size() == 4 * values.size(), "bands must be four tensors a latent, got ", bands.size(), " for ",
                   values.size());
@@ -74,10 +77,10 @@ void project_cpu(std::vector<Tensor> values, std::vector<Tensor> bands, Tensor o
     terms.push_back({latent, cpu_band(bands[4 * k], bands[4 * k + 1], map.height, latent.h),
                      cpu_band(bands[4 * k + 2], bands[4 * k + 3], map.width, latent.w)});
   }
-  project(terms, map, kernels(), run_parallel);
+  project(terms, checked_guide(guide, map), map, kernels(), run_parallel);
 }
 
-void project_backward_cpu(Tensor grad, Tensor values, std::vector<Tensor> bands, Tensor gradient) {
+void project_backward_cpu(Tensor grad, Tensor values, std::vector<Tensor> bands, Tensor gradient, std::optional<Tensor>) {
   const Image<const void> image = checked_map<const void>("grad", grad);
   STD_TORCH_CHECK(bands.size() == 4, "bands must be four tensors, got ", bands.size());
   const Latent latent = checked_latent(values, image.batch);
@@ -96,8 +99,10 @@ STABLE_TORCH_LIBRARY(bitrate_ext, m) {
   m.def(
       "bitrate_map_backward(Tensor grad, Tensor values, SymInt[] canvas, SymInt[] window, str projection, "
       "bool conserve, float[] scales) -> Tensor");
-  m.def("_project(Tensor[] values, Tensor[] bands, Tensor(a!) out) -> ()");
-  m.def("_project_backward(Tensor grad, Tensor values, Tensor[] bands, Tensor(a!) gradient) -> ()");
+  m.def("_project(Tensor[] values, Tensor[] bands, Tensor(a!) out, Tensor(b!)? plans=None, Tensor? guide=None) -> ()");
+  m.def(
+      "_project_backward(Tensor grad, Tensor values, Tensor[] bands, Tensor(a!) gradient, Tensor(b!)? plans=None) "
+      "-> ()");
   m.def("_choose_instruction_set(int index) -> int");
 }
 

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 import bitrate_ext
 from bitrate_ext.cli import main as cli
+from bitrate_ext.io.facts import PictureFacts
 from bitrate_ext.models import demo_codec, zoo
 from bitrate_ext.viz import map_figure
 
@@ -43,7 +45,8 @@ def test_map_writes_four_files(photos: Callable, capsys: pytest.CaptureFixture[s
     assert second == f"Written: {', '.join(written)}"
     assert captured.err == ""
     with Image.open("new/out/cat.overlay.png") as overlay:
-        assert overlay.size == (100, 70)
+        legend = map_figure.legend(100, 1.0)
+        assert overlay.size == (legend.width, 70 + legend.height)
     with Image.open("new/out/cat.bitrate.png") as picture:
         assert picture.mode == "RGB"
         assert picture.width > 700
@@ -77,6 +80,7 @@ def test_numbers_agree_with_one_another(photos: Callable) -> None:
         "jacobian": None,
         "tiles": None,
         "bits": "estimated",
+        "picture": asdict(PictureFacts("PNG", "RGB", 8, 8)),
         "warnings": [],
         "ledger": None,
         "channels": None,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,6 +160,8 @@ def test_json_is_one_document_and_nothing_else(capsys: pytest.CaptureFixture[str
         "cells_probed": field.fit["locations"],
         "origin": field.origin,
         "kept": False,
+        "guide": None,
+        "pictures": [],
         "version": bitrate_ext.__version__,
         "files": {"kernel": KERNEL, "picture": PICTURE},
     }
@@ -178,24 +182,37 @@ def test_results_are_kept_for_the_next_time(hub: Path, capsys: pytest.CaptureFix
     assert json.loads(capsys.readouterr().out)["kept"] is False
 
 
+@pytest.mark.medium
+def test_a_guide_is_fitted_and_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its weights, or that there is none, and what it does where it was not fitted; in the file, too."""
+    assert cli.main(["calibrate", "--samples", "4", "--guide", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)["guide"]
+    field = ReceptiveField.load(KERNEL)
+    assert said["weights"] == (None if field.guide is None else list(field.guide.weights))
+    assert said["unguided_distance"] == field.fit["unguided_distance"] > 0
+    assert cli.main(["calibrate", "--samples", "4", "--guide", "--overwrite"]) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.strip().startswith("guide"))
+    assert f"{said['unguided_distance']:.1f} % without" in row
+
+
 def test_arguments_reach_the_measurement(
     work: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     work("a.png", "b.png", size=(200, 300))
     measure, asked = calibration.calibrate, []
 
-    def noted(model: nn.Module, *arguments: Any, notice: Any, **options: Any) -> ReceptiveField:
+    def noted(model: nn.Module, *arguments: Any, notice: Any, progress: Any, **options: Any) -> ReceptiveField:
         asked.append((arguments, options))
-        return measure(model, *arguments, notice=notice, **options)
+        return measure(model, *arguments, notice=notice, progress=progress, **options)
 
     monkeypatch.setattr(calibration, "calibrate", noted)
     argv = ["calibrate", "--images", "a.png", "b.png", "--samples", "6", "--synthesis", "g_s", "--no-cache"]
     assert cli.main([*argv, "--latent", "y"]) == 0
     ((latent, images, samples), options) = asked[0]
-    assert (latent, samples, options) == ("y", 6, {"synthesis": "g_s", "cache": False})
+    assert (latent, samples, options) == ("y", 6, {"synthesis": "g_s", "guide": False, "cache": False})
     assert [tuple(image.shape) for image in images] == [(1, 3, 200, 300)] * 2
     assert cli.main(["calibrate", "--samples", "4", "--overwrite"]) == 0
-    assert asked[1] == ((None, None, 4), {"synthesis": None, "cache": True})
+    assert asked[1] == ((None, None, 4), {"synthesis": None, "guide": False, "cache": True})
 
 
 @pytest.mark.parametrize(
@@ -272,6 +289,45 @@ def test_a_failure_keeps_old_results(
     assert error_of(capsys, "calibrate", "--samples", "4", "--no-cache", "--overwrite") == expected
     assert files() == before
     assert Path(KERNEL).read_text() == "old"
+
+
+@pytest.mark.parametrize("argv", [["--no-cache"], ["--no-cache", "--latent", "y"]], ids=["finest", "named"])
+def test_results_that_exist_are_seen_before_anything_is_measured(
+    argv: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(PICTURE).write_text("old")
+    monkeypatch.setattr(calibration._Calibration, "measure", lambda *_: pytest.fail("measured"))
+    assert f"{PICTURE} exists; choose another name" in error_of(capsys, "calibrate", *argv)
+    assert files() == [PICTURE]
+
+
+def test_lines_of_a_long_measurement_count_passes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "PATIENCE", 0.001)
+    told: list[tuple[int, int]] = []
+    count = console.count_passes
+
+    def counted(done: int, total: int) -> None:
+        told.append((done, total))
+        count(done, total)
+        time.sleep(0.01)
+
+    monkeypatch.setattr("bitrate_ext.cli.calibrate.count_passes", counted)
+    assert cli.main(["calibrate", "--samples", "4", "--no-cache"]) == 0
+    assert told == [(done, 20) for done in range(1, 21)]  # 16 in reverse mode, 4 in forward mode
+    assert re.search(r"Measuring the receptive field \.\.\. \d+ s, pass \d+ of 20\n", capsys.readouterr().err)
+
+
+def test_pictures_are_told_of(work: Callable, capsys: pytest.CaptureFixture[str]) -> None:
+    work("a.png", size=(200, 300))
+    with Image.open("a.png") as image:
+        image.convert("RGBA").save("b.png")
+        image.save("b.gif", save_all=True, append_images=[image.rotate(90)])
+    assert cli.main(["calibrate", "--images", "b.png", "b.gif", "--samples", "4", "--no-cache", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert [(one["format"], one["frames"]) for one in json.loads(captured.out)["pictures"]] == [("PNG", 1), ("GIF", 2)]
+    assert captured.err == "bitrate-ext: warning: b.gif: has 2 frames or pages; only the first is read\n"
 
 
 def test_inputs_are_not_overwritten(work: Callable, capsys: pytest.CaptureFixture[str]) -> None:

@@ -75,7 +75,17 @@ SAID = {  # arguments, with "a.png" there: what has to be said, on stdout or std
     "calibrate --images a.png absent.png": "--images: absent.png: no such file",
     "calibrate --samples 1": "argument --samples: expected a whole number of at least 2, got '1'",
     "video absent.mp4": "bitrate-ext: error: absent.mp4: no such file",
-    "video .": "bitrate-ext: error: .: is a folder, not a video file",
+    "video sub": "bitrate-ext: error: sub: is a folder without images; name the videos in it, if there are (sub/*)",
+    "video f%d.png": "bitrate-ext: error: f%d.png: no such file, and none in . that has a number there",
+    "video absent/f%d.png": "bitrate-ext: error: absent/f%d.png: no such file",
+    "video raw.yuv": "bitrate-ext: error: raw.yuv: raw video states no size, and its name none such as _1920x1080_",
+    "video raw.yuv --size 64x48": "bitrate-ext: error: raw.yuv: its 4 bytes are 0.00 frames of 64 x 48 yuv420p",
+    "video a.png --rate 25": "bitrate-ext: error: a.png: states its own times; rate is for raw video",
+    "video - -": "-: the standard input can be read once",
+    "video a.png --size 64": "argument --size: expected width and height in pixels such as 1920x1080, got '64'",
+    "video a.png --pixel-format yuv": "argument --pixel-format: pixel_format must be yuv420p, ",
+    "video a.png --rate 0": "argument --rate: expected 0.001 to 1000 frames a second, ",
+    "video a.png --range tv": "argument --range: invalid choice: 'tv'",
     "video a.png --crf 99": "argument --crf: expected a whole number from 0 to 51, got '99'",
     "video a.png --scale 0": "expected clip, frame or a positive number of bits per pixel, got '0'",
     "video a.png a.png -o out.mp4": "--output out.mp4: one file for 2 videos; name a folder",
@@ -91,6 +101,8 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("start")
     (folder / "a.png").write_bytes(b"not looked at")
     (folder / "empty.png").touch()
+    (folder / "raw.yuv").write_bytes(b"abcd")
+    (folder / "sub").mkdir()
     printed = in_new_process(f"""
         import contextlib, io, os, sys
         os.chdir({str(folder)!r})
@@ -101,7 +113,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
             heavy = [name for name in {HEAVY!r} if name in sys.modules]
             print(repr((code, heavy, said.getvalue())))
     """)
-    assert sorted(entry.name for entry in folder.iterdir()) == ["a.png", "empty.png"]
+    assert sorted(entry.name for entry in folder.iterdir()) == ["a.png", "empty.png", "raw.yuv", "sub"]
     return printed.splitlines()
 
 

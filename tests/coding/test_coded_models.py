@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 import torch
 import zoo
+from cases import random_field
 from coded_models import string_bits
 from torch import Tensor, nn
 
 import bitrate_ext
 from bitrate_ext import BitrateMapper, CodingError
+from bitrate_ext.receptive_field.guide import FEATURES, Guide
 
 pytest.importorskip("compressai")
 ans = pytest.importorskip("compressai.ans")
@@ -75,6 +77,19 @@ def test_a_batch_of_videos(video: Any) -> None:
         assert batch.ledger is not None
         assert batch.ledger.closes.tolist() == [True, True]
         torch.testing.assert_close(batch.total_bits[1:], single.total_bits, rtol=0.02, atol=50)
+
+
+@pytest.mark.medium
+def test_videos_under_a_guide(video: Any, rng: Any) -> None:
+    """Made of each frame itself, which is told; bits add up."""
+    field = random_field(rng, 16, (-16, 32))
+    field.guide = Guide.of_arrays(rng.uniform(-0.5, 0.5, FEATURES), rng.uniform(-0.3, 0.3, (16, 16)))
+    names = [f"{branch}.{latent}" for branch in ("keyframe", "motion", "residual") for latent in "yz"]
+    projection = {**dict.fromkeys(names, "nearest"), "keyframe.y": field, "residual.y": field}
+    for result in bitrate_ext.coded_video(video, [torch.rand(1, 3, 70, 150) for _ in range(2)], projection=projection):
+        assert any("made of the image itself" in one for one in result.warnings)
+        shown = result.map.double().sum() + result.padding_bits
+        assert float((shown - result.total_bits).abs()) <= 6e-8 * float(result.total_bits)
 
 
 def test_frames_that_are_refused(video: Any) -> None:

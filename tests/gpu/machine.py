@@ -31,7 +31,7 @@ def launch(
 def flat_bands(p: Tensor, size: Sequence[int], projection: str = "bilinear", transposed: bool = False) -> list[Tensor]:
     """Return the bands of a whole canvas, as the kernels of the tensor's device take them."""
     geometry = dispatch.MapGeometry(size, (0, 0, *size), [projection], True, (0.0, 0.0))
-    return dispatch.cached_bands([p], geometry, transposed=transposed)[1]
+    return dispatch.cached_bands([p], geometry, transposed=transposed).flat
 
 
 def differing(a: Tensor, b: Tensor) -> Tensor:

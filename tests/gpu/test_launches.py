@@ -145,22 +145,23 @@ def test_tensors_on_different_devices(cuda, rng):
     bands, back = flat_bands(far, size), flat_bands(far, size, transposed=True)
     out, grad = torch.empty(2, 1, *size, device=cuda), torch.ones(2, 1, *size, device=cuda)
     for arguments, words in (
-        (([near], bands, out), "all tensors must be on GPU"),
-        (([far, near], bands * 2, out), "all tensors must be on GPU"),
-        (([far], [bands[0].cpu(), *bands[1:]], out), "all tensors must be on GPU"),
-        (([far], [bands[0], bands[1].cpu(), *bands[2:]], out), "all tensors must be on GPU"),
+        (([near], bands, out), "likelihoods must be on GPU 0"),
+        (([far, near], bands * 2, out), "likelihoods must be on GPU 0"),
+        (([far], [bands[0].cpu(), *bands[1:]], out), "a band's start must be on GPU 0"),
+        (([far], [bands[0], bands[1].cpu(), *bands[2:]], out), "a band's weight must be on GPU 0"),
         (([far], [*bands[:2], bands[0], *bands[3:]], out), "a band's start must be on the CPU"),
-        (([far], bands, out.cpu()), "all tensors must be on GPU"),
+        (([far], bands, out.cpu()), "out must be on a GPU"),
+        (([far], bands, out, torch.zeros(3, dtype=torch.uint8)), "plans must be contiguous uint8"),
         (([far], bands[:4], out), "bands must be six tensors a latent, got 4 for 1"),
         (([far], bands, out.transpose(2, 3)), "out must be contiguous"),
     ):
         with pytest.raises(RuntimeError, match=words):
             project(*arguments)
     for arguments, words in (
-        ((grad, near, back, torch.empty_like(far)), "all tensors must be on GPU"),
-        ((grad, far, back, torch.empty_like(near)), "all tensors must be on GPU"),
-        ((grad.cpu(), far, back, torch.empty_like(far)), "all tensors must be on GPU"),
-        ((grad, far, [back[0].cpu(), *back[1:]], torch.empty_like(far)), "all tensors must be on GPU"),
+        ((grad, near, back, torch.empty_like(far)), "likelihoods must be on GPU 0"),
+        ((grad, far, back, torch.empty_like(near)), "gradient must be on GPU 0"),
+        ((grad.cpu(), far, back, torch.empty_like(far)), "grad must be on a GPU"),
+        ((grad, far, [back[0].cpu(), *back[1:]], torch.empty_like(far)), "a band's start must be on GPU 0"),
         ((grad, far, back[:5], torch.empty_like(far)), "bands must be six tensors, got 5"),
     ):
         with pytest.raises(RuntimeError, match=words):

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cuda_toolkit
+from kept import ROOT, kept
 
-SOURCE = Path(__file__).parents[2] / "csrc/cuda/kernels.cu"
+SOURCE = ROOT / "csrc/cuda/kernels.cu"
 THREADS = 256  # a block's: kThreads of csrc/core/plan.h
 
 
@@ -37,6 +38,16 @@ def find_nvcc() -> Path | None:
         if cuda_toolkit.nvcc_release(folder):
             return folder / "bin/nvcc"
     return None
+
+
+def need_nvcc() -> Path:
+    """Return the device compiler; a test that has none is skipped, and says so."""
+    import pytest  # not above: tools read this module, too
+
+    found = find_nvcc()
+    if found is None:
+        pytest.skip('no nvcc: what the device compiler makes of the kernels is unchecked (see "CUDA" in README.md)')
+    return found
 
 
 def architectures() -> list[str]:
@@ -68,6 +79,15 @@ def compile_for(nvcc: Path, architecture: str, source: Path = SOURCE) -> list[Co
         spills = int(frame[2]) + int(frame[3])
         found.append(Compiled(kernel[1], int(registers[1]), int(frame[1]), spills, int(shared[1]) if shared else 0))
     return found
+
+
+def ptx(nvcc: Path, architecture: str, source: Path = SOURCE) -> Path:
+    """Return the PTX of the source's kernels, ``compute_75`` say, kept as long as nothing changes that goes into it."""
+    command = [nvcc, *cuda_toolkit.NVCC_FLAGS, "-ptx", f"-arch={architecture}", source]
+    version = subprocess.run([nvcc, "--version"], capture_output=True, check=True).stdout
+    files = [*sorted(ROOT.glob("csrc/core/*.h")), *sorted(source.parent.glob("*.*"))]
+    made = [" ".join(map(str, command)), version, *files]
+    return kept(f"{architecture}.ptx", made, lambda target: subprocess.run([*command, "-o", target], check=True))
 
 
 def misrounded(

@@ -7,27 +7,27 @@ kernel language.
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.util
 import subprocess
 import sysconfig
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+import ptx
 import pybind11
 import torch
 from faults.native import compiler
+from kept import ROOT, kept
 from torch import Tensor
 
 from bitrate_ext.ops import dispatch
 from bitrate_ext.ops.projection import get_projection
 
-ROOT = Path(__file__).parents[2]
 EXECUTOR = Path(__file__).parent / "executor"
-CACHE = ROOT / "build" / "executor"
 CODES = {torch.float64: 0, torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
 # Nothing is visible outside its library and nothing unique in the process: several executors live in one.
 FLAGS = ("-std=c++17", "-O1", "-g0", "-fPIC", "-ffp-contract=off", "-fvisibility=hidden", "-fno-gnu-unique")
@@ -35,33 +35,40 @@ FAULTY = ("-O0", "-w")  # with a fault planted: built often, run briefly
 WARNINGS = ("-Wall", "-Wextra", "-Wno-unknown-pragmas")
 
 
-def _object(source: Path, tree: Path, *flags: str) -> Path:
-    """Return the compiled source with the kernels of a tree, kept under the hash of what went into it."""
-    digest = hashlib.sha256(" ".join([compiler(), *FLAGS, *flags]).encode())
-    for file in [*sorted(tree.glob("csrc/core/*.h")), *sorted(EXECUTOR.glob("*.h")), source]:
-        digest.update(file.read_bytes())
-    target = CACHE / f"{source.stem}-{digest.hexdigest()[:16]}.o"
-    if not target.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=CACHE) as folder:
-            made = Path(folder) / "made.o"
-            command = [compiler(), *FLAGS, *flags, f"-I{tree / 'csrc'}", "-c", source, "-o", made]
-            subprocess.run(command, check=True)
-            made.replace(target)
-    return target
+def _object(source: Path, tree: Path, *flags: str, of: Sequence[Path] = ()) -> Path:
+    """Return the compiled source with the kernels of a tree, kept as long as nothing changes that goes into it."""
+    files = [*sorted(tree.glob("csrc/core/*.h")), *sorted(EXECUTOR.glob("*.h")), source, *of]
+    command = [compiler(), *FLAGS, *flags]
+
+    def make(target: Path) -> None:
+        subprocess.run([*command, f"-I{tree / 'csrc'}", "-c", source, "-o", target], check=True)
+
+    return kept(f"{source.stem}.o", [" ".join(command), *files], make)
 
 
-def build(tree: Path, folder: Path) -> Path:
-    """Build the executor of a tree that holds ``csrc``, into ``folder``."""
+def _library(body: Path, folder: Path) -> Path:
     bindings = _object(
         EXECUTOR / "bindings.cpp",
         ROOT,
         *(f"-I{include}" for include in (pybind11.get_include(), sysconfig.get_path("include"))),
     )
-    body = _object(EXECUTOR / "executor.cpp", tree, *(WARNINGS if tree == ROOT else FAULTY))
     library = folder / f"{body.stem}{sysconfig.get_config_var('EXT_SUFFIX')}"
     subprocess.run([compiler(), "-shared", body, bindings, "-o", library], check=True)
     return library
+
+
+def build(tree: Path, folder: Path) -> Path:
+    """Build the executor of a tree that holds ``csrc``, into ``folder``."""
+    return _library(_object(EXECUTOR / "executor.cpp", tree, *(WARNINGS if tree == ROOT else FAULTY)), folder)
+
+
+def load_ptx(program: ptx.Program, changes: Sequence[ptx.Change] = ()) -> ModuleType:
+    """Load an executor of compiled kernels; change k is made after ``ptx_blocks(k + 1)``."""
+    said = program.cpp(changes)
+    code = kept(f"{program.path.stem}.inc", [said], lambda target: target.write_text(said))
+    body = _object(EXECUTOR / "executor.cpp", ROOT, f'-DBITRATE_EXT_PTX="{code}"', "-w", of=[code])
+    with tempfile.TemporaryDirectory() as folder:
+        return load(_library(body, Path(folder)))
 
 
 def load(library: Path) -> ModuleType:
@@ -108,7 +115,7 @@ def case_bands(case: Any, tensors: list[Tensor], transposed: bool = False) -> di
     window = case.crop or (0, 0, *case.canvas)
     scales = case.scale or (0.0, 0.0)
     geometry = dispatch.MapGeometry(case.canvas, window, keys, case.conserve, scales)
-    return dispatch.cached_bands(tensors, geometry, transposed=transposed)[0]
+    return dispatch.cached_bands(tensors, geometry, transposed=transposed).pairs
 
 
 def new_map(tensors: list[Tensor], bands: dispatch.Bands, dtype: torch.dtype) -> Tensor:
@@ -120,10 +127,12 @@ def _flat(bands: dispatch.Bands) -> list[Tensor]:
     return [tensor for pair in bands for b in pair for tensor in (b.start, b.weight)]
 
 
-def native_map(tensors: list[Tensor], bands: dispatch.Bands, dtype: torch.dtype = torch.float32) -> Tensor:
+def native_map(
+    tensors: list[Tensor], bands: dispatch.Bands, dtype: torch.dtype = torch.float32, guide: Tensor | None = None
+) -> Tensor:
     """Return the map by the CPU path."""
     out = new_map(tensors, bands, dtype)
-    torch.ops.bitrate_ext._project(tensors, _flat(bands), out)
+    torch.ops.bitrate_ext._project(tensors, _flat(bands), out, None, guide)
     return out
 
 
@@ -140,12 +149,13 @@ def kernel_map(
     bands: dispatch.Bands,
     dtype: torch.dtype = torch.float32,
     out: Tensor | None = None,
+    guide: Tensor | None = None,
     **setting: int,
 ) -> tuple[Tensor, dict[str, Any]]:
     """Return the map by the kernel's body, with the summary of its launch."""
     out = new_map(tensors, bands, dtype) if out is None else out
     terms = [term(p, pair) for p, pair in zip(tensors, bands, strict=True)]
-    return out, module.project(terms, view(out), setting)
+    return out, module.project(terms, None if guide is None else view(guide), view(out), setting)
 
 
 def kernel_gradient(

@@ -36,8 +36,10 @@ def _latent(
 
 
 def _strides(rng: np.random.Generator, sizes: list[int]) -> list[int]:
-    """Return the strides of a contiguous or channels_last tensor, or of one with room between rows."""
-    _, c, h, w = sizes
+    """Return the strides of a contiguous or channels_last tensor, of one with room between rows, or beyond 2^32."""
+    n, c, h, w = sizes
+    if n <= 64 and max(h, w) <= 3000 and rng.random() < 0.6:
+        return [3 << 36, 5 << 34, 7 << 32, 1] if rng.random() < 0.5 else [3 << 36, 1, 5 << 34, 7 << 32]
     kind = int(rng.integers(3))
     if kind == 0:
         return [c * h * w, h * w, w, 1]

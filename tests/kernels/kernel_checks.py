@@ -6,6 +6,7 @@ fault, where the check that the fault names has to fail.
 
 from __future__ import annotations
 
+import itertools
 from types import ModuleType
 from typing import Any
 
@@ -115,6 +116,23 @@ def check_maps(module: ModuleType, count: int = 60, seed: int = 1) -> None:
         assert_map(module, tensors, bands, case_dtype(case), case, **launches(rng))
 
 
+def check_guides(module: ModuleType, count: int = 40, seed: int = 19) -> None:
+    """Guides of any values, cut out of larger ones: rows that begin at any address, and loads of one or of four."""
+    rng = seeded(seed)
+    for index in range(count):
+        n, c, h, w = (int(v) for v in rng.integers(1, (4, 6, 6, 9)))
+        height, width = int(rng.integers(1, 40)), int(rng.integers(1, 150))
+        if index % 4:  # rows of whole loads, where the guide's need not be
+            width += -width % 4
+        p = spoiled(rng, likelihoods(rng, (n, c, h, w), DTYPES[index % 4]))
+        pairs = [(random_bands(rng, height, h, min(h, 3)), random_bands(rng, width, w, min(w, 3)))]
+        before, after = (int(4 * v if index % 2 else v) for v in rng.integers(0, 4, 2))
+        whole = torch.from_numpy(rng.uniform(0.01, 9, (n, 1, height + 3, before + width + after))).float()
+        guide = spoiled(rng, whole)[:, :, 2 : 2 + height, before : before + width]
+        found, summary = executing.kernel_map(module, [p], pairs, guide=guide, **launches(rng))
+        assert_same_bytes(found, executing.native_map([p], pairs, guide=guide), (summary, guide.shape, guide.stride()))
+
+
 def check_gradients(module: ModuleType, count: int = 60, seed: int = 2) -> None:
     rng = seeded(seed)
     for _ in range(count):
@@ -180,6 +198,11 @@ def check_tiles(module: ModuleType, count: int = 40, seed: int = 4) -> None:
         assert_map(module, [p], bands, torch.float32, p.shape, **tile, **launches(rng))
 
 
+def any_size(rng: np.random.Generator, shape: tuple[int, ...]) -> Tensor:
+    """Return numbers so small that they are subnormal as float16, so large that they are infinite, and others."""
+    return torch.from_numpy(rng.standard_normal(shape) * np.exp2(rng.integers(-30, 20, shape)))
+
+
 def check_gradient_tiles(module: ModuleType, count: int = 24, seed: int = 5) -> None:
     rng = seeded(seed)
     for index in range(count):
@@ -190,12 +213,12 @@ def check_gradient_tiles(module: ModuleType, count: int = 24, seed: int = 5) -> 
             4 * int(rng.integers(1, 8)),
         )
         p = spoiled(rng, _plain(rng, shape, DTYPES[index % 4]))
-        if index % 2:
+        if index // 4 % 2:  # every number format in both layouts
             p = p.contiguous(memory_format=torch.channels_last)
         factor = int(rng.choice([1, 2, 5, 8]))
         case = Case([p], (shape[2] * factor, shape[3] * factor))
         (bands,) = executing.case_bands(case, [p], transposed=True)
-        grad = torch.from_numpy(rng.standard_normal((shape[0], 1, *case.canvas))).float()
+        grad = any_size(rng, (shape[0], 1, *case.canvas)).float()
         tile = {"tile_rows": int(rng.choice([1, 2, 4, 8])), "tile_columns": int(rng.choice([4, 8, 16, 32]))}
         for width in (0, 1):
             assert_gradient(module, p, bands, grad, shape, width=width, **tile, **launches(rng))
@@ -281,7 +304,7 @@ def check_bits(module: ModuleType, count: int = 60, seed: int = 16) -> None:
 def check_bit_gradients(module: ModuleType, count: int = 40, seed: int = 17) -> None:
     rng = seeded(seed)
     for index in range(count):
-        bits = some_bits(rng, int(rng.integers(1, 3)), 1)
+        bits = some_bits(rng, int(rng.integers(1, 3)), 0 if index % 4 == 0 else 1)
         if 0 in bits.stride():
             bits = bits.contiguous()
         size = (int(rng.integers(1, 60)), int(rng.integers(1, 200)))
@@ -289,9 +312,11 @@ def check_bit_gradients(module: ModuleType, count: int = 40, seed: int = 17) -> 
             random_bands(rng, cells, pixels, int(rng.integers(1, pixels + 1)))
             for cells, pixels in zip(bits.shape[-2:], size, strict=True)
         )
-        grad = torch.from_numpy(rng.standard_normal((bits.shape[0], 1, *size)))
+        grad = any_size(rng, (bits.shape[0], 1, *size))
         room = torch.full((*bits.shape, 2), float("nan"), dtype=bits.dtype)
         setting = launches(rng) | ({"shared_bytes": 6000} if index % 2 else {})
+        if index % 4 == 0:  # each thread has several cells
+            setting |= {"tile_rows": 8, "tile_columns": 32, "threads": 32}
         expected = executing.native_gradient(bits, bands, grad if index % 3 else grad.float())
         found, _ = executing.kernel_gradient(
             module, bits, bands, grad if index % 3 else grad.float(), gradient=room[..., 0], **setting
@@ -346,6 +371,32 @@ def check_special_values(module: ModuleType, count: int = 60, seed: int = 15) ->
         assert_gradient(module, p, turned, grad, p, **launches(rng))
 
 
+def check_special_channels(module: ModuleType, channels: int = 200, seed: int = 18) -> None:
+    """Each special value at each of 200 channels: compiled code takes up to 192 at a time, each by its own."""
+    rng = seeded(seed)
+    every = np.arange(channels)
+    for dtype, last, width in itertools.product(DTYPES, (False, True), (1, 4)):
+        if dtype == torch.float64 and width == 4:
+            continue  # never loaded so
+        alone = _plain(rng, (1, channels, len(SPOILS), channels), dtype)  # a cell for each value at each channel
+        dense = _plain(rng, (1, channels, 2, len(SPOILS) // 2), dtype)  # for gradients, which no other channel spoils
+        for index, value in enumerate(SPOILS):
+            alone[0, every, index, every] = value
+            place = (every + index) % len(SPOILS)
+            dense[0, every, place // dense.shape[3], place % dense.shape[3]] = value
+        if last:
+            alone, dense = (p.contiguous(memory_format=torch.channels_last) for p in (alone, dense))
+        bands, (turned,) = (
+            executing.case_bands(Case([p], tuple(p.shape[2:]), mode="nearest"), [p], transposed=p is dense)
+            for p in (alone, dense)
+        )
+        kind = torch.float64 if dtype == torch.float64 else torch.float32
+        what, order = (dtype, last, width), int(rng.integers(3))
+        assert_map(module, [alone], bands, kind, what, width=width, order=order)
+        grad = torch.from_numpy(rng.standard_normal((1, 1, *dense.shape[2:]))).to(kind)
+        assert_gradient(module, dense, turned, grad, what, width=width, order=order)
+
+
 def check_map_alignment(module: ModuleType, seed: int = 10) -> None:
     """Maps at any address and of any width, float32 and float64, with canaries around."""
     rng = seeded(seed)
@@ -372,10 +423,12 @@ def check_halves(module: ModuleType, seed: int = 11) -> None:
     assert (summary["row_tiles"], summary["column_tiles"]) == (5, 11)
 
 
-def check_grid_limits(module: ModuleType, seed: int = 14) -> None:
+def check_grid_limits(
+    module: ModuleType, seed: int = 14, lengths: tuple[int, ...] = (65_535, 65_536, 65_537, 2**20)
+) -> None:
     """N * C, H and W at the limits of other kernels' grids."""
     rng = seeded(seed)
-    for long in (65_535, 65_536, 65_537, 2**20):
+    for long in lengths:
         shapes = [((1, 1, long, 1), (long, 1)), ((1, 1, 1, long), (1, long)), ((1, long, 1, 1), (3, 2))]
         if long < 2**20:  # a block an image: fibers for a million blocks take too long
             shapes.append(((long, 1, 1, 1), (1, 1)))

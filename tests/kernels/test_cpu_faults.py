@@ -45,7 +45,7 @@ def test_faults_of_the_cpu_path(
 # What is said of all faults.
 
 
-@pytest.mark.parametrize("name", ["cpu", "races", "kernels"])
+@pytest.mark.parametrize("name", ["cpu", "races", "kernels", "host"])
 def test_lists_are_of_these_sources(name: str) -> None:
     faults = listed(name)
     assert len({fault.name for fault in faults}) == len(faults) > 0

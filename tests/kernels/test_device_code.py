@@ -13,10 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def nvcc() -> Path:
-    found = device_code.find_nvcc()
-    if found is None:
-        pytest.skip('no nvcc: what the device compiler makes of the kernels is unchecked (see "CUDA" in README.md)')
-    return found
+    return device_code.need_nvcc()
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import bitrate_ext
 from bitrate_ext import BitrateMapper, FrameMapper
+from bitrate_ext.ops import library
 
 
 class Fixed(nn.Module):
@@ -39,13 +40,13 @@ class Fixed(nn.Module):
 def reads(monkeypatch: pytest.MonkeyPatch) -> Callable[[Fixed], dict[str, float]]:
     """Counts the elements that the kernel is given, as multiples of those that each latent has."""
     given: list[Tensor] = []
-    kernel = torch.ops.bitrate_ext._project
+    kernel = library.project
 
     def watched(tensors: list[Tensor], *arguments: Any) -> Any:
         given.extend(tensors)
         return kernel(tensors, *arguments)
 
-    monkeypatch.setattr(torch.ops.bitrate_ext, "_project", watched)
+    monkeypatch.setattr(library, "project", watched)
 
     def counted(model: Fixed) -> dict[str, float]:
         storages = {p.untyped_storage().data_ptr(): name for name, p in model.likelihoods.items()}

@@ -9,7 +9,7 @@ from cases import MODES, assert_same_bytes, likelihoods, need_native, scaled
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import bitrate_ext
-from bitrate_ext.ops import dispatch, projection
+from bitrate_ext.ops import arguments, dispatch, projection
 
 OPCHECK = scaled(60)
 COMPILED = scaled(24)
@@ -210,7 +210,8 @@ def test_a_compiler_leaves_the_caches_right(rng):
         return bitrate_ext.bitrate_map(q, (5, 4)).square().sum()
 
     expected = [*maps(), torch.func.grad(loss)(p)]
-    for cached in (dispatch._cached_bands, projection.axis_band, projection.transposed_axis_band):
+    caches = (arguments._settled, dispatch._cached_bands, projection.axis_band, projection.transposed_axis_band)
+    for cached in caches:
         cached.cache_clear()
     torch.compile(torch.func.grad(loss), backend="aot_eager")(p)
     for found, one in zip([*maps(), torch.func.grad(loss)(p)], expected, strict=True):

@@ -61,6 +61,22 @@ def test_every_value_at_every_place(instruction_sets, rng):
         assert torch.equal(reference.isinf(), out.isinf()), what
 
 
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_value_at_every_channel(instruction_sets, rng, dtype, last):
+    """Of 200, in a cell of its own each: loops over channels differ along them."""
+    channels = np.arange(200)
+    p = likelihoods(rng, (1, len(channels), len(SPECIAL), len(channels)), dtype, "uniform")
+    for index, value in enumerate(SPECIAL.values()):
+        p[0, channels, index, channels] = value
+    if last:
+        p = p.contiguous(memory_format=torch.channels_last)
+    expected = expected_map(p, p.shape[2:], "nearest", True)
+    for chosen in range(instruction_sets):
+        torch.ops.bitrate_ext._choose_instruction_set(chosen)
+        assert_close_or_cancelled(bitrate_ext.latent_bits(p)[:, None], expected, p, (dtype, last, chosen))
+
+
 def assert_close_or_cancelled(out, exact, p, what) -> None:
     """Compare, where bits of both signs may cancel and the error is relative to what was added up."""
     with np.errstate(all="ignore"):

@@ -66,6 +66,10 @@ def test_a_run_in_which_all_is_well(tmp_path: Path) -> None:
     assert record["steps"][3]["said"].startswith("1 passed, 1 deselected")
     assert record["rows"] == [1]
     assert record["device"] == {"name": "Some GPU"}
+    assert record["questions"] == {
+        question: "ok" if shown_by == gpu_check.SPEED else "could not be run"
+        for question, shown_by in gpu_check.QUESTIONS.items()
+    }
     assert {"date", "commit", "driver", "nvcc"} <= set(record)
 
 
@@ -151,6 +155,35 @@ def test_a_program_over_its_limit_is_stopped_with_its_children(tmp_path: Path) -
     while runs(pid):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_answers_are_those_of_their_tests(tmp_path: Path) -> None:
+    """One that failed counts before one that was skipped, and that before one that passed."""
+    name = gpu_check.QUESTIONS["kernels that are loaded inside a capture"].partition("::")[2]
+    late = gpu_check.QUESTIONS["an allocator under pressure"].partition("::")[2]
+    text = f"""
+import pytest
+@pytest.mark.parametrize("how", ["a", "b"])
+def {name}(how): assert how == "a"
+@pytest.mark.parametrize("how", ["a", "b"])
+def {late}(how): how == "a" or pytest.skip("no")
+def {late}_indeed(): assert 0
+def test_a_call_returns_before_its_work(): pass
+"""
+    code, _, record = end(begin(tmp_path, **{gpu_check.RUNTIME: text}), tmp_path)
+    assert code == 1
+    assert record["questions"]["kernels that are loaded inside a capture"] == "FAIL"
+    assert record["questions"]["an allocator under pressure"] == "could not be run"
+    assert record["questions"]["calls that return before their work"] == "ok"
+
+
+def test_the_page_and_the_script_have_one_list() -> None:
+    """And each of its tests is there."""
+    page = (ROOT / "docs/gpu.md").read_text()
+    assert dict(re.findall(r"^\| ([^|`]+) \| `([^|`]+)` \|", page, re.MULTILINE)) == gpu_check.QUESTIONS
+    for shown_by in gpu_check.QUESTIONS.values():
+        file, _, test = shown_by.partition("::")
+        assert not test or f"\ndef {test}(" in (ROOT / file).read_text()
 
 
 @pytest.mark.parametrize("torch", ["", "raise ImportError"])

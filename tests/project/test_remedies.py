@@ -91,7 +91,8 @@ def test_what_is_missing_of_an_extra_is_named_with_it(monkeypatch: pytest.Monkey
 def test_plain_imports_that_fail_have_a_remedy_if_an_extra_brings_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optional, "installed_version", lambda name: None if name == "pillow" else "1.0")
     assert (
-        optional.remedy_of(ModuleNotFoundError("no", name="PIL.Image")) == '; install it with pip install "pillow>=10"'
+        optional.remedy_of(ModuleNotFoundError("no", name="PIL.Image"))
+        == '; install it with pip install "pillow>=11.3"'
     )
     for error in (ModuleNotFoundError("no", name="my_codec"), ModuleNotFoundError("no"), ImportError("no", name="PIL")):
         assert optional.remedy_of(error) == ""
@@ -201,5 +202,5 @@ def test_options_that_are_named_exist() -> None:
         for text in texts(path)
         for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", text)
     }
-    assert ("images.py", "--max-memory") in named
+    assert ("decoding.py", "--max-memory") in named
     assert {(name, option) for name, option in named if option not in known} == set()

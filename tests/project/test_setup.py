@@ -272,7 +272,7 @@ def test_both_libraries(script: ModuleType, tmp_path: Path, capsys) -> None:
     assert (cpu.name, cuda.name) == ("bitrate_ext._ops_cpu", "bitrate_ext._ops_cuda")
     assert cuda.extra_objects == [str(home / "lib/libcudart_static.a")]
     assert os.environ["CUDA_HOME"] == str(home)
-    assert os.environ["TORCH_CUDA_ARCH_LIST"] == "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
+    assert os.environ["TORCH_CUDA_ARCH_LIST"] == "7.5+PTX;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
     assert all((ROOT / source).is_file() for source in cpu.sources + cuda.sources)
     built = {*cpu.sources, *cuda.sources}
     sources = {str(path.relative_to(ROOT)) for path in [*ROOT.glob("csrc/*/*.cpp"), *ROOT.glob("csrc/*/*.cu")]}
@@ -290,8 +290,8 @@ def test_the_list_of_architectures_is_the_users(script: ModuleType, tmp_path: Pa
 @pytest.mark.parametrize(
     ("seen", "codes", "chosen"),
     [
-        ([], CODES, "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"),
-        ([], "sm_75 sm_80 sm_86 sm_89 sm_90", "7.5;8.0;8.6;8.9;9.0+PTX"),
+        ([], CODES, "7.5+PTX;8.0;8.6;8.9;9.0;10.0;12.0+PTX"),
+        ([], "sm_75 sm_80 sm_86 sm_89 sm_90", "7.5+PTX;8.0;8.6;8.9;9.0+PTX"),
         ([(9, 0), (8, 6), (9, 0)], CODES, "8.6;9.0+PTX"),
         ([(12, 1)], CODES, "12.1+PTX"),
         ([(13, 0)], CODES, "7.5+PTX"),  # newer than nvcc: the driver compiles PTX for it

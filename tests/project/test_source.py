@@ -46,7 +46,7 @@ def unguarded(text: str) -> list[str]:
     """Functions that launch, or ask about the current device, without having chosen it."""
     wrong = []
     for name, body in functions(text).items():
-        uses = re.search(r"\b(start|unavailable_reason|device_limits|current_stream)\(", body)
+        uses = re.search(r"\b(start|no_code_reason|current_stream)\(", body)
         guard = re.search(r"\bDeviceGuard \w+\(", body)
         if uses and name != "current_stream" and (guard is None or guard.start() > uses.start()):
             wrong.append(name)
@@ -73,24 +73,25 @@ def loose_flags(text: str) -> list[str]:
 
 def test_every_launch_is_under_a_device_guard():
     text = (ROOT / "csrc/ops/ops_cuda.cpp").read_text()
-    assert {"project_cuda", "project_backward_cuda", "cuda_unavailable"} <= set(functions(text))
+    assert {"project_cuda", "project_backward_cuda", "no_cuda_code"} <= set(functions(text))
     assert unguarded(text) == []
     broken = text.replace("const DeviceGuard guard(device);", "", 1)
     assert unguarded(broken) == ["project_cuda"]
     late = re.sub(r"(  const DeviceGuard guard\(static_cast.*\n)(.*\n)", r"\2\1", text)
-    assert unguarded(late) == ["cuda_unavailable"]
+    assert unguarded(late) == ["no_cuda_code"]
 
 
 def test_launches_are_in_one_file():
-    files = [path for path in (ROOT / "csrc").rglob("*") if path.is_file() and "<<<" in path.read_text()]
-    assert files == [ROOT / "csrc/cuda/kernels.cu"]
+    sources = [path for path in (ROOT / "csrc").rglob("*") if path.is_file()]
+    assert [path for path in sources if re.search("<<<|cudaLaunch", path.read_text())] == [ROOT / "csrc/cuda/host.h"]
 
 
 def test_no_compiler_may_change_results():
     files = [*python_files(), ROOT / "Makefile", ROOT / "pyproject.toml", *sorted((ROOT / "csrc").rglob("*"))]
     files += [path for path in (ROOT / "tests").rglob("*") if path.suffix in (".cu", ".cpp", ".h")]
-    found = {str(path): loose_flags(path.read_text()) for path in files if path.is_file()}
-    assert {path: flags for path, flags in found.items() if flags} == {}
+    found = {str(path.relative_to(ROOT)): loose_flags(path.read_text()) for path in files if path.is_file()}
+    planted = {"tests/kernels/test_sass.py": ["--ftz=" + "true"]}  # seen to be caught there
+    assert {path: flags for path, flags in found.items() if flags} == planted
     for flag in LOOSE:
         assert loose_flags(f'FLAGS = ["-O3", "{flag}"]') == [flag]
 

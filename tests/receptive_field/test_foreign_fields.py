@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from bitrate_ext import BitrateMapper, FrameMapper, ReceptiveField, attribute, calibrate
 from bitrate_ext.models.adapter import ModelAdapter
-from bitrate_ext.receptive_field.calibration import _key, receptive_fields
+from bitrate_ext.receptive_field.calibration import receptive_fields
+from bitrate_ext.receptive_field.fingerprint import fingerprint
 
 FLOATS = torch.arange(12.0).reshape(3, 4)
 TENSORS = {
@@ -52,7 +53,7 @@ class Small(nn.Module):
 
 
 def key(model: nn.Module, **kwargs: Any) -> str:
-    return _key(model, ("y", 2, None), [], kwargs)
+    return fingerprint(model, ("y", 2, None), [], kwargs)
 
 
 @pytest.mark.parametrize("name", TENSORS)

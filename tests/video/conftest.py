@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 import video_forks
 
-from bitrate_ext.video import reader
+from bitrate_ext.video import decoded
 
 
 @pytest.fixture
 def forked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(reader, "_start", video_forks.Fork)
+    monkeypatch.setattr(decoded, "_start", video_forks.Fork)
     with video_forks.forked():
         yield

@@ -19,9 +19,13 @@ pytest.importorskip("av")
 pytest.importorskip("matplotlib")
 pytest.importorskip("compressai")
 
+import av
 from commands import in_new_process
 from full_disk import largest_file
-from video_clips import clip
+from PIL import Image
+from raw_clips import SIZE as RAW_SIZE
+from raw_clips import raw, stored
+from video_clips import clip, picture
 
 from bitrate_ext import BitrateMapper, FrameMapper
 from bitrate_ext.mapping.frames import FrameResult
@@ -153,6 +157,45 @@ def test_odd_and_small_sizes(tmp_path: Path, size: tuple[int, int]) -> None:
     record = map_video(tmp_path / "clip.y4m", tmp_path / "out.mp4", FrameMapper(BlockCodec().eval()))
     assert (record.width, record.height) == size
     assert len(read(tmp_path / "out.mp4")) == 2
+
+
+@pytest.mark.parametrize("scale", ["clip", 1.0])
+@pytest.mark.parametrize(
+    ("aspect", "kept"), [(Fraction(4, 3), Fraction(4, 3)), (Fraction(10, 11), Fraction(10, 11)), (Fraction(40), None)]
+)
+def test_pixels_keep_their_aspect(scale: str | float, aspect: Fraction, kept: Fraction | None, tmp_path: Path) -> None:
+    """As a probe of the result tells; what no player would show is not handed on."""
+    (tmp_path / "clip.mkv").write_bytes(clip("mkv", frames=2, labels=(("sample_aspect_ratio", aspect),)))
+    record = map_video(tmp_path / "clip.mkv", tmp_path / "out.mp4", FrameMapper(BlockCodec().eval()), scale=scale)
+    assert record.picture["pixel_aspect"] == f"{aspect.numerator}:{aspect.denominator}"
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert container.streams.video[0].sample_aspect_ratio == (kept or 1)
+
+
+@pytest.mark.parametrize("scale", ["clip", 1.0])
+def test_raw_video_costs_what_the_same_frames_cost(scale: str | float, tmp_path: Path) -> None:
+    (tmp_path / "clip.yuv").write_bytes(raw("yuv422p10le"))
+    (tmp_path / "clip.mkv").write_bytes(stored("matroska", "ffv1", "yuv422p10le"))
+    reading = {"size": RAW_SIZE, "pixel_format": "yuv422p10le", "rate": 50, "matrix": "bt709"}
+    mapper = FrameMapper(BlockCodec().eval())
+    found = map_video(tmp_path / "clip.yuv", tmp_path / "a.mp4", mapper, scale=scale, reading=reading)
+    expected = map_video(tmp_path / "clip.mkv", tmp_path / "b.mp4", mapper, scale=scale, reading={"matrix": "bt709"})
+    assert [row.total_bits for row in found.frames] == [row.total_bits for row in expected.frames]
+    assert (found.rate, found.seconds, found.partial) == (50, 3 / 50, None)
+    assert (found.picture["matrix"], found.picture["matrix_chosen"]) == ("BT.709", True)
+
+
+@pytest.mark.parametrize("scale", ["clip", 1.0])
+def test_numbered_images_of_which_one_is_damaged(scale: str | float, tmp_path: Path) -> None:
+    for index in range(4):
+        Image.fromarray(picture(index)).save(tmp_path / f"f{index}.png")
+    (tmp_path / "f1.png").write_bytes((tmp_path / "f1.png").read_bytes()[:200])
+    mapper = FrameMapper(BlockCodec().eval())
+    record = map_video(tmp_path / "f%d.png", tmp_path / "out.mp4", mapper, scale=scale, reading={"rate": 10})
+    assert [row.time for row in record.frames] == [0, 0.2, 0.3]
+    assert record.partial is not None
+    assert record.partial.startswith("images that cannot be read: 1 (")
+    assert len(read(tmp_path / "out.partial.mp4")) == 3
 
 
 def test_one_frame(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import struct
 from fractions import Fraction
@@ -13,15 +14,16 @@ import av
 import numpy as np
 import pytest
 from av.video.reformatter import VideoReformatter
-from video_clips import clip, written
+from video_clips import SIZE, clip, written
 
+from bitrate_ext import choices
 from bitrate_ext.video.decoder import picture
 from bitrate_ext.video.reader import VideoReader
 
 WOVEN = int(av.codec.context.Flags.interlaced_dct) | int(av.codec.context.Flags.interlaced_me)
 PLAIN = {
     "matrix": "BT.601", "matrix_stated": False, "range": "limited", "hdr": None, "primaries": None,
-    "interlaced": False, "pixel_aspect": "1:1", "transparent": False
+    "interlaced": False, "pixel_aspect": "1:1", "transparent": False, "matrix_chosen": False, "range_chosen": False
 }  # fmt: skip
 HDR = {"colorspace": 9, "color_primaries": 9}
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], list[str]]] = {  # clip, labels, facts, warnings
@@ -96,6 +98,108 @@ def test_alpha_counts_where_it_is_seen(pixels: str, seen_through: bool) -> None:
     rgba[20:24, 30:34, 3] = 100 if seen_through else 255
     frame = av.VideoFrame.from_ndarray(rgba, format="rgba").reformat(format=pixels)
     assert picture.is_transparent(frame, SimpleNamespace(metadata={})) is seen_through
+
+
+def pixels_of(path: Path, **options: Any) -> tuple[VideoReader, list[np.ndarray]]:
+    with VideoReader(path, **options) as video:
+        return video, [frame.pixels for frame in video]
+
+
+MATRIX_NUMBERS = {"bt601": 5, "bt709": 1, "bt2020nc": 9, "fcc": 4, "smpte240m": 7}
+
+
+@pytest.mark.parametrize("matrix", choices.MATRICES)
+@pytest.mark.parametrize("limits", choices.RANGES)
+def test_what_is_chosen_counts_in_the_place_of_what_is_stated(
+    matrix: str, limits: str, forked: None, tmp_path: Path
+) -> None:
+    """As if the video stated it: lossless samples, other labels."""
+    labels = (("colorspace", MATRIX_NUMBERS[matrix]), ("color_range", {"limited": 1, "full": 2}[limits]))
+    others = (("colorspace", 1 if matrix != "bt709" else 5), ("color_range", 2 if limits == "limited" else 1))
+    video, expected = pixels_of(written(tmp_path, "a.mkv", clip("mkv", codec="ffv1", frames=2, labels=labels)))
+    chosen = {"matrix": matrix, "range": limits}
+    path = written(tmp_path, "b.mkv", clip("mkv", codec="ffv1", frames=2, labels=others))
+    as_chosen, pixels = pixels_of(path, **chosen)
+    np.testing.assert_array_equal(pixels, expected)
+    flags = ("matrix_stated", "range_stated", "matrix_chosen", "range_chosen")
+    assert [as_chosen.picture[flag] for flag in flags] == [False, False, True, True]
+    assert [video.picture[flag] for flag in flags] == [True, True, False, False]
+    assert (as_chosen.picture["matrix"], as_chosen.picture["range"]) == (video.picture["matrix"], limits)
+    assert (pixels_of(path)[1][0] != expected[0]).any()
+
+
+@pytest.mark.parametrize("limits", choices.RANGES)
+def test_a_range_is_chosen_of_formats_that_have_one(limits: str, forked: None, tmp_path: Path) -> None:
+    """H.264 of full range comes as yuvj420p, which FFmpeg takes to be full whatever it is told."""
+    lossless = {"codec": "libx264", "frames": 2}
+    full = clip("mkv", labels=(("color_range", 2), ("qmin", 0), ("qmax", 0)), **lossless)
+    with av.open(io.BytesIO(full)) as container:
+        assert next(container.decode(video=0)).format.name == "yuvj420p"
+        container.seek(0)
+        frames = [frame.to_ndarray(format="yuvj420p").tobytes() for frame in container.decode(video=0)]
+    same = written(tmp_path, "a.yuv", b"".join(frames))
+    expected = pixels_of(same, size=SIZE, pixel_format="yuv420p", rate=25, range=limits)[1]
+    video, pixels = pixels_of(written(tmp_path, "a.mkv", full), range=limits)
+    np.testing.assert_array_equal(pixels, expected)
+    assert (video.picture["range"], video.picture["range_chosen"]) == (limits, True)
+
+
+@pytest.mark.parametrize("pixels", ["gray", "gray10le", "gray16be"])
+def test_grey_of_limited_range(pixels: str, forked: None, tmp_path: Path) -> None:
+    deep = pixels != "gray"
+    scale = {"gray": 1, "gray10le": 4, "gray16be": 256}[pixels]
+    levels = np.tile(np.arange(64, dtype=np.uint16) * 4 * scale, (48, 1))
+    data = levels.astype((">u2" if "be" in pixels else "<u2") if deep else np.uint8).tobytes()
+    path = written(tmp_path, "a.yuv", data)
+    _, (limited,) = pixels_of(path, size=(64, 48), pixel_format=pixels, rate=25, range="limited")
+    expected = np.clip((np.arange(64) * 4 - 16) * 255 / 219, 0, 255)
+    np.testing.assert_allclose(limited[20], np.repeat(expected[:, None], 3, axis=1), atol=1.1)
+
+
+def test_what_means_nothing_for_rgb_is_told(forked: None, tmp_path: Path) -> None:
+    path = written(tmp_path, "a.gif", clip("gif", frames=2))
+    video, pixels = pixels_of(path, matrix="bt709", range="limited")
+    np.testing.assert_array_equal(pixels, pixels_of(path)[1])
+    assert video.warnings == ("frames are stored as RGB: the matrix and the range that are chosen mean nothing",)
+    assert (video.picture["matrix"], video.picture["matrix_chosen"], video.picture["range_chosen"]) == (
+        "RGB",
+        False,
+        False,
+    )
+
+
+def test_frames_that_change_on_the_way_are_taken_by_their_own_facts_and_told(forked: None, tmp_path: Path) -> None:
+    labels = (
+        (("colorspace", 1), ("color_range", 1), ("sample_aspect_ratio", Fraction(1))),
+        (
+            ("colorspace", 5),
+            ("color_range", 2),
+            ("sample_aspect_ratio", Fraction(4, 3)),
+        ),
+    )
+    parts = [clip("h264", frames=3, labels=label) for label in labels]
+    apart = [pixels_of(written(tmp_path, "a.h264", part))[1] for part in parts]
+    video, pixels = pixels_of(written(tmp_path, "b.h264", parts[0] + parts[1] + parts[0]))
+    np.testing.assert_array_equal(pixels[:9], [*apart[0], *apart[1], *apart[0]])
+    assert len(video.warnings) in (2, 3)
+    told = "; ".join(video.warnings)
+    for words in (
+        "pixel_format from yuv420p to yuvj420p, matrix from BT.709 to BT.601, range from limited to full",
+        "pixel_aspect from 1:1 to 4:3",
+        "later, pixels are not square (4:3), and not scaled",
+    ):
+        assert told.count(words) == 1
+    assert video.picture["matrix"] == "BT.709"
+    assert video.partial is None
+
+
+def test_pixels_of_a_turned_video_are_turned(forked: None, tmp_path: Path) -> None:
+    data = bytearray(clip("mp4", frames=2, labels=(("sample_aspect_ratio", Fraction(4, 3)),)))
+    struct.pack_into(">9i", data, data.index(b"tkhd") + 44, 0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30)
+    with VideoReader(written(tmp_path, "a.mp4", bytes(data))) as video:
+        assert (video.width, video.height) == (48, 64)
+        assert video.pixel_aspect == Fraction(3, 4)
+    assert video.picture["pixel_aspect"] == "3:4"
 
 
 def plain_frame(pixels: str, samples: tuple[int, ...], *, matrix: int, limits: int) -> av.VideoFrame:

@@ -245,7 +245,7 @@ def test_playlists_are_told_by_their_first_bytes(start: str, tmp_path: Path) -> 
     descriptor = os.open(written(tmp_path, "a", start.encode() + b"rest"), os.O_RDONLY)
     try:
         with pytest.raises(decoding.Unreadable, match="is a playlist"):
-            next(decoding.decode(Input(descriptor), 9, 9, False))
+            next(decoding.decode(Input(descriptor), 9, 9, False, {}))
     finally:
         os.close(descriptor)
 
@@ -258,7 +258,7 @@ def test_decoded_frames_are_let_go(tmp_path: Path) -> None:
     gc.disable()
     try:
         most = 0
-        for _ in decoding.decode(Input(descriptor), os.fstat(descriptor).st_size, 1 << 20, False):
+        for _ in decoding.decode(Input(descriptor), os.fstat(descriptor).st_size, 1 << 20, False, {}):
             most = max(most, sum(type(one).__name__ == "VideoFrame" for one in gc.get_objects()))
     finally:
         gc.enable()

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import fetch_clip
 import numpy as np
@@ -22,10 +23,11 @@ import pytest
 import video_clips
 from video_clips import FORMATS, FRAMES, SIZE, clip, written
 
-from bitrate_ext.video import reader as video_reader
+from bitrate_ext.video import decoded
+from bitrate_ext.video.decoded import Clock
 from bitrate_ext.video.decoder.protocol import DONE, FAIL, FRAM, FRAME, INFO, NO_PTS, PREFIX
 from bitrate_ext.video.decoder.sandbox import ARCHITECTURES
-from bitrate_ext.video.reader import Clock, VideoError, VideoReader
+from bitrate_ext.video.reader import VideoError, VideoReader
 
 LINUX = sys.platform == "linux"
 
@@ -132,7 +134,7 @@ def test_files_that_are_no_video(tmp_path: Path) -> None:
         "absent.mp4": "no such file",
         "empty.mp4": "the file is empty",
         "text.mp4": "is damaged, or no video",
-        "folder.mp4": "is a folder, not a video file",
+        "folder.mp4": "is a folder without images",
         "pipe.mp4": "is not a regular file",
         "text.mp4/x": "cannot be read",
         "nul\0l.mp4": "null character",
@@ -170,7 +172,7 @@ def test_arguments_out_of_range(argument: str, tmp_path: Path) -> None:
 
 
 def test_without_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video_reader.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(decoded.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r'pip install .*"av>='):
         VideoReader(written(tmp_path, "a.mp4", clip("mp4")))
 
@@ -217,15 +219,21 @@ def framed(
 
 
 STATED = {"container": "mov", "codec": "h264", "time_base": [1, 25], "rate": [25, 1], "count": 9, "sandboxed": True}
-STATED |= {"picture": {"matrix": "BT.709"}, "warnings": []}
+STATED |= {"picture": {"matrix": "BT.709"}, "warnings": [], "pixel_aspect": [1, 1]}
 HELLO = said(INFO, json.dumps(STATED).encode())
+
+
+def process_of(video: VideoReader) -> Any:
+    return video._source._process
+
+
 Speak = Callable[..., VideoReader]
 
 
 @pytest.fixture
 def speak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Speak:
     def reader(*words: bytes, code: int | None = 0, timeout: float = 60.0) -> VideoReader:
-        monkeypatch.setattr(video_reader, "_start", lambda *_: Said(b"".join(words), code))
+        monkeypatch.setattr(decoded, "_start", lambda *_: Said(b"".join(words), code))
         return VideoReader(written(tmp_path, "a.mp4", b"x"), timeout=timeout)
 
     return reader
@@ -312,8 +320,9 @@ def test_a_video_without_a_frame_is_an_error(greeting: str, speak: Speak) -> Non
 def test_a_child_that_drips(speak: Speak) -> None:
     """Each byte is in time, the frame is not."""
     with speak(HELLO, framed(), code=None, timeout=1.0) as video:
-        assert isinstance(video._process, Said)
-        pipe = os.dup(video._process._write or 0)
+        process = process_of(video)
+        assert isinstance(process, Said)
+        pipe = os.dup(process._write or 0)
         words = iter(framed() + said(DONE, b"[]"))
         done = threading.Event()
 
@@ -376,7 +385,7 @@ def test_a_child_that_is_killed_leaves_its_frames(tmp_path: Path) -> None:
     with VideoReader(long_video(tmp_path)) as video:
         frames = iter(video)
         next(frames)
-        os.kill(video._process.pid, signal.SIGKILL)
+        os.kill(process_of(video).pid, signal.SIGKILL)
         rest = list(frames)
     assert video.partial == f"the decoder died of SIGKILL after {1 + len(rest)} frames"
 
@@ -384,7 +393,7 @@ def test_a_child_that_is_killed_leaves_its_frames(tmp_path: Path) -> None:
 def test_closing_ends_the_child(tmp_path: Path) -> None:
     for leave in (VideoReader.close, VideoReader.__del__, lambda video: video.__exit__(None, None, None)):
         video = VideoReader(long_video(tmp_path))
-        process = video._process
+        process = process_of(video)
         leave(video)
         assert process.returncode == -signal.SIGKILL
         video.close()
@@ -413,7 +422,7 @@ def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
     """However the parent ends."""
     program = (
         "import sys, time; from bitrate_ext.video.reader import VideoReader; "
-        "video = VideoReader(sys.argv[1]); print(video._process.pid, flush=True); time.sleep(300)"
+        "video = VideoReader(sys.argv[1]); print(video._source._process.pid, flush=True); time.sleep(300)"
     )
     command = [sys.executable, "-c", program, str(long_video(tmp_path))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:

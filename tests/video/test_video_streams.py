@@ -16,7 +16,7 @@ import video_clips
 from video_beside import HELD, song
 from video_clips import FRAMES, RATE, SIZE, clip, written
 
-from bitrate_ext.video import reader as video_reader
+from bitrate_ext.video import decoded
 from bitrate_ext.video.reader import VideoError, VideoReader
 
 CASES = [(suffix, beside) for suffix, held in HELD.items() for beside in held]
@@ -102,7 +102,7 @@ def test_with_other_versions_of_pyav(which: str, tmp_path: Path, monkeypatch: py
     assert which == "newest" or version.split(".")[0] == found[1].split(".")[0]
 
     origin = str(folder / "av/__init__.py")
-    monkeypatch.setattr(video_reader.importlib.util, "find_spec", lambda name: SimpleNamespace(origin=origin))
+    monkeypatch.setattr(decoded.importlib.util, "find_spec", lambda name: SimpleNamespace(origin=origin))
     faults = {(suffix, beside): fault(tmp_path / "a.bin", clip(suffix, beside=beside)) for suffix, beside in CASES}
     assert {case: said for case, said in faults.items() if said} == {}
     for name, parts in SONGS.items():

@@ -48,6 +48,14 @@ def test_what_is_written_is_read(suffix: str, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == [path.name]
 
 
+@pytest.mark.parametrize("suffix", writer.CONTAINERS)
+@pytest.mark.parametrize("aspect", [Fraction(4, 3), Fraction(10, 11), Fraction(16), Fraction(1)])
+def test_pixels_that_are_not_square(suffix: str, aspect: Fraction, tmp_path: Path) -> None:
+    write(tmp_path / f"a{suffix}", frames=1, pixel_aspect=aspect)
+    with av.open(str(tmp_path / f"a{suffix}")) as container:
+        assert (container.streams.video[0].sample_aspect_ratio or 1) == aspect
+
+
 @pytest.mark.parametrize("size", [(64, 48), (64, 800)], ids=["small", "HD"])
 def test_colours_come_back(size: tuple[int, int], tmp_path: Path) -> None:
     """Whatever the size, from which players guess the matrix of a video that does not say."""
@@ -211,6 +219,7 @@ def test_names_are_names(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ({"height": 16_385}, "height must be 1 to 16,384 pixels, got 16385"),
         ({"rate": Fraction(0)}, "rate must be 0.001 to 1000 frames a second"),
         ({"crf": 52}, "crf must be 0 to 51, got 52"),
+        ({"pixel_aspect": Fraction(0)}, "pixel_aspect must be 1/16 to 16, got 0"),
         ({"preset": "fastest"}, "preset must be one of ultrafast, .* got 'fastest'"),
     ],
 )

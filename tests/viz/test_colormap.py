@@ -39,13 +39,17 @@ def test_colours_are_matplotlib_s(device: torch.device) -> None:
 def test_overlay_is_its_formula(device: torch.device, rng: np.random.Generator) -> None:
     image = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
     bits = rng.random((40, 50), dtype=np.float32) * 1.2
-    light = (image @ np.array([0.2126, 0.7152, 0.0722]) / 255)[:, :, None]
-    share = np.clip(bits, 0, 1)[:, :, None]
-    colour = colormap.colour_map()(share[:, :, 0])[:, :, :3]
-    opacity = 0.8 * share
-    expected = 255 * ((1 - opacity) * light + opacity * colour * (0.45 + 0.55 * light))
+    luma = np.array([0.2126, 0.7152, 0.0722])
+    light = image @ luma / 255
+    colour = colormap.colour_map()(np.clip(bits, 0, 1))[:, :, :3]
     found = colormap.overlay_bits(torch.from_numpy(image).to(device), torch.from_numpy(bits).to(device), 1.0)
-    assert np.abs(found.cpu().numpy() - expected).max() < 2.5  # 256 levels of bits, and of light
+    found = found.cpu().numpy() / 255
+    wanted = 0.35 * light + 0.65 * (colour @ luma)
+    assert np.abs(found @ luma - wanted).max() < 2.5 / 255  # 256 levels of bits, and of light
+    darker = wanted < colour @ luma
+    assert 0.1 < darker.mean() < 0.9
+    assert np.abs(np.cross(found, colour)[darker]).max() < 0.02  # mixed with black
+    assert np.abs(np.cross(1 - found, 1 - colour)[~darker]).max() < 0.02  # mixed with white
 
 
 def test_what_is_not_a_number_keeps_the_image(rng: np.random.Generator) -> None:

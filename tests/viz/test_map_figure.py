@@ -69,7 +69,11 @@ def test_map_figure_takes_tensors() -> None:
     assert map_figure.map_figure(tensor).tobytes() == map_figure.map_figure(bits).tobytes()
 
 
-def test_overlay_has_the_size_of_the_image_and_keeps_it_where_nothing_is_spent() -> None:
+def luma(pixels: np.ndarray) -> np.ndarray:
+    return pixels.astype(float) @ (np.array(colormap.LUMA) / sum(colormap.LUMA))
+
+
+def test_overlay_has_the_size_of_the_image_and_shows_it_where_bits_are_unknown() -> None:
     photo = np.random.default_rng(0).integers(0, 256, (60, 80, 3)).astype(np.float32) / 255
     bits = ramp()
     bits[:, :40] = 0.0
@@ -78,19 +82,42 @@ def test_overlay_has_the_size_of_the_image_and_keeps_it_where_nothing_is_spent()
     assert (figure.mode, figure.size) == ("RGB", (80, 60))
     pixels = np.asarray(figure)[:, :40].astype(float)
     grey = 255 * (photo[:, :40] @ np.array([0.2126, 0.7152, 0.0722]))
-    assert np.abs(pixels - grey[:, :, None]).max() < 0.501  # rounded, not cut
+    assert np.abs(pixels[:30] - grey[:30, :, None]).max() < 0.501  # rounded, not cut
+    assert np.abs(luma(pixels[30:]) - colormap.PHOTOGRAPH * grey[30:]).max() < 2  # dimmed where nothing is spent
 
 
-def test_overlay_gets_more_colour_with_more_bits_and_stays_readable() -> None:
-    pixels = np.asarray(map_figure.overlay(np.full((60, 80, 3), 0.5, np.float32), ramp())).astype(float)
-    colour = pixels[0].max(axis=-1) - pixels[0].min(axis=-1)
-    assert colour[0] <= 1
-    assert colour[20] < colour[40] < colour[60]
+@pytest.mark.parametrize("light", [0.0, 0.02, 0.25, 0.5, 0.75, 0.98, 1.0])
+def test_overlay_is_brighter_where_more_is_spent(light: float) -> None:
+    """On dark and on light photographs alike, from black or nearly so to nearly white."""
+    shade = luma(np.asarray(map_figure.overlay(np.full((1, 1024, 3), light, np.float32), ramp(1, 1024))))[0]
+    assert (np.diff(shade) > -1).all()  # a level of rounding
+    steps = shade[::64]
+    assert (np.diff(steps) > 2).all()
+    assert shade[-1] - shade[0] > 0.55 * 255
+
+
+def test_a_little_more_bits_outweigh_the_photograph() -> None:
+    """A pixel of half the limit is brighter over black than one of none over white."""
     dark, light = (
-        np.asarray(map_figure.overlay(np.full((1, 1, 3), grey, np.float32), np.ones((1, 1)))).astype(float).mean()
-        for grey in (0.1, 0.9)
+        luma(np.asarray(map_figure.overlay(np.full((1, 80, 3), grey, np.float32), ramp(1)))) for grey in (0.0, 1.0)
     )
-    assert light - dark > 60  # lights and shades are there under the most bits, too
+    assert dark[0, 70] > light[0, 0]
+    assert (light[0] - dark[0] > 60).all()  # lights and shades are there under any bits
+
+
+def test_overlays_have_a_legend_below() -> None:
+    photo, bits = np.full((60, 800, 3), 0.5, np.float32), 4 * ramp(60, 800)
+    figure = np.asarray(map_figure.overlay_figure(photo, bits, limit=2.0))
+    legend = map_figure.legend(800, 2.0)
+    assert figure.shape == (60 + legend.height, 800, 3)
+    assert np.array_equal(figure[:60], np.asarray(map_figure.overlay(photo, bits, limit=2.0)))
+    assert np.array_equal(figure[60:], np.asarray(legend))
+    assert np.asarray(legend).tobytes() != np.asarray(map_figure.legend(800, 3.0)).tobytes()  # numbers
+    row = np.asarray(legend)[legend.height // 4]
+    assert (np.diff(luma(row[40:760])) > -2).all()
+    small = map_figure.overlay_figure(photo[:, :9], bits[:, :9])
+    assert small.width > 200  # there is room for the numbers
+    assert np.array_equal(np.asarray(small)[:60, :9], np.asarray(map_figure.overlay(photo[:, :9], bits[:, :9])))
 
 
 def test_overlay_uses_the_figures_scale() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import json
 import os
 import pkgutil
 from collections.abc import Sequence
@@ -44,15 +45,16 @@ def send(buffers: list[Any]) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Decode; arguments: the descriptor of the video, and limits: address space in bytes, pixels of a frame."""
-    descriptor, max_memory, max_pixels = map(int, arguments)
+    """Decode; arguments: the descriptor of the video, limits (address space in bytes, pixels of a frame), wishes."""
+    descriptor, max_memory, max_pixels = map(int, arguments[:3])
+    wishes = json.loads(arguments[3])
     try:
         warm_up()
         gc.freeze()  # what is there stays: collecting looks at what comes
         size = os.fstat(descriptor).st_size
         end_with_parent(CONTROL)
         sandboxed = lock_in(max_memory)
-        for buffers in decode(Input(descriptor), size, max_pixels, sandboxed):
+        for buffers in decode(Input(descriptor), size, max_pixels, sandboxed, wishes):
             send(buffers)
     except BrokenPipeError:  # the parent wants no more
         pass

@@ -11,17 +11,18 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .picture import describe_picture, rotation_of, to_rgb
-from .protocol import DONE, FRAM, FRAME, INFO, NO_PTS, message
+from .picture import Chosen, Picture, rotation_of
+from .protocol import DONE, FRAM, FRAME, INFO, NO_PTS, TELL, message
 from .truncation import Input, is_cut_short, stated_frames, time_missing
 
 READ_BYTES = 1 << 18  # of the video at a time
 
+RAW, Y4M, Y4M_HEADER = "rawvideo", "yuv4mpegpipe", b"YUV4MPEG2"
 # FFmpeg's names of the containers that are read. None of these opens another file; playlists and image sequences do.
 CONTAINERS = {
     "mov": "MP4", "matroska": "Matroska", "webm": "WebM", "avi": "AVI", "mpegts": "MPEG-TS", "mpeg": "MPEG-PS",
     "mpegvideo": "MPEG video", "ogg": "Ogg", "flv": "FLV", "asf": "ASF", "ivf": "IVF", "obu": "AV1", "h264": "H.264",
-    "hevc": "HEVC", "yuv4mpegpipe": "Y4M", "gif": "GIF"
+    "hevc": "HEVC", Y4M: "Y4M", "gif": "GIF"
 }  # fmt: skip
 # Of these, packets have the time at which they are decoded alone; what FFmpeg makes of it jumps where frames are stored
 # in another order than they are shown in.
@@ -40,24 +41,29 @@ def refuse_to_open(url: str, flags: int, options: dict[str, str]) -> Any:
     raise Unreadable("the video refers to another file, which is not opened")
 
 
-def open_container(video: Input) -> Any:
-    """Open the video as PyAV's container; raises Unreadable."""
+def open_container(video: Input, raw: dict[str, str] | None = None) -> Any:
+    """Open the video as PyAV's container, or as raw video with these options of FFmpeg's; raises Unreadable."""
     import av
 
+    readable = ",".join(CONTAINERS) if raw is None else RAW
     try:
         return av.open(
             video,
             "r",
-            container_options={"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "none"},
+            format=None if raw is None else RAW,
+            container_options={"format_whitelist": readable, "protocol_whitelist": "none", **(raw or {})},
             metadata_errors="replace",
             buffer_size=READ_BYTES,
             io_open=refuse_to_open,
         )
     except av.error.FFmpegError as error:
+        header = video.at(0, 80).split(b"\n")[0]
+        if header.startswith(Y4M_HEADER):
+            raise Unreadable(f"its Y4M header states what is not read: {str(header, 'ascii', 'replace')}") from None
         if error.errno == errno.EINVAL:  # what FFmpeg says of a container that is not on the list
             names = ", ".join(dict.fromkeys(CONTAINERS.values()))
             raise Unreadable(f"is not in a container that is read ({names})") from None
-        raise Unreadable(f"is damaged, or no video ({_reason(error)})") from None
+        raise Unreadable(f"is damaged, or no video ({_reason(error)}); raw video needs its size (--size)") from None
 
 
 def video_stream(container: Any, max_pixels: int) -> Any:
@@ -80,20 +86,29 @@ def video_stream(container: Any, max_pixels: int) -> Any:
     return stream
 
 
-def decode(video: Input, size: int, max_pixels: int, sandboxed: bool) -> Iterator[list[Any]]:
-    """Yield messages, each a list of buffers to write one after the other. ``size``: of the video, bytes."""
-    import av
-    from av.video.reformatter import VideoReformatter
+def decode(video: Input, size: int, max_pixels: int, sandboxed: bool, wishes: dict[str, Any]) -> Iterator[list[Any]]:
+    """Yield messages, each a list of buffers to write one after the other.
 
-    if video.at(0, 16).lstrip(b"\xef\xbb\xbf \r\n").startswith(PLAYLISTS):
+    Args:
+        video: the file.
+        size: its bytes.
+        max_pixels: of a frame.
+        sandboxed: for INFO.
+        wishes: FFmpeg's numbers of a "matrix" and a "range" that count in the place of the video's own, or None; under
+            "raw" FFmpeg's options for video without a header.
+    """
+    import av
+
+    raw = wishes.get("raw")
+    if raw is None and video.at(0, 16).lstrip(b"\xef\xbb\xbf \r\n").startswith(PLAYLISTS):
         raise Unreadable("is a playlist: it names other files, which are not opened")
-    amiss = [CUT] if is_cut_short(video, size) else []
+    amiss = [CUT] if raw is None and is_cut_short(video, size) else []
     video.seek(0)
-    container = open_container(video)
+    container = open_container(video, raw)
     stream = video_stream(container, max_pixels)
     stated = {**describe(container, stream, size), "sandboxed": sandboxed}
     shown = shown_times(container, stream)
-    reformatter = VideoReformatter()  # keeps its tables from frame to frame
+    picture = Picture(stream, Chosen(wishes.get("matrix"), wishes.get("range")))
     frames = lost = cut = 0
     first = end = None
     read_to = size  # where the last packet ends in the file
@@ -106,7 +121,7 @@ def decode(video: Input, size: int, max_pixels: int, sandboxed: bool) -> Iterato
             break
         if packet is None:
             break
-        cut += bool(packet.is_corrupt)
+        cut += raw is None and bool(packet.is_corrupt)
         if packet.pos is not None:
             read_to = packet.pos + packet.size
         try:
@@ -114,23 +129,28 @@ def decode(video: Input, size: int, max_pixels: int, sandboxed: bool) -> Iterato
         except MemoryError:
             raise
         except av.error.FFmpegError:
+            if raw is not None:  # part of a frame
+                amiss.append(CUT)
+                break
             lost += 1
             continue
         for frame in decoded:
             if not frames:
-                yield message(INFO, json.dumps(stated | describe_picture(frame, stream)).encode())
+                yield message(INFO, json.dumps(stated | picture.describe(frame)).encode())
+            for words in picture.changes(frame):
+                yield message(TELL, words.encode())
             time = shown(frame)
             pts = NO_PTS if time is None or abs(time) >= 2**62 else time
             duration = min(max(frame.duration or 0, 0), 2**31)
             if pts != NO_PTS:
                 first = pts if first is None else first
                 end = max(end or pts, pts + duration)
-            yield frame_message(to_rgb(frame, reformatter), frame, pts, duration, lost)
+            yield frame_message(picture.to_rgb(frame), frame, pts, duration, lost)
             frames += 1
             gc.collect()  # a frame and its side data hold each other; of 8K, forty would fill the memory
     if not frames:
-        yield message(INFO, json.dumps({**stated, "picture": {}, "warnings": []}).encode())
-    if container.format.name == "yuv4mpegpipe" and read_to < size:  # FFmpeg leaves part of a frame out without a word
+        yield message(INFO, json.dumps({**stated, "picture": {}, "warnings": [], "pixel_aspect": [1, 1]}).encode())
+    if container.format.name == Y4M and read_to < size:  # FFmpeg leaves part of a frame out without a word
         amiss.append(CUT)
     if lost:
         hint = "" if frames else f" (frames of more than {max_pixels:,} pixels are refused)"

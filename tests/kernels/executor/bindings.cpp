@@ -3,6 +3,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <optional>
 
 #include "executor.h"
 
@@ -99,9 +100,12 @@ py::tuple with_touched(const Summary& summary, const std::vector<Touched>& touch
 
 PYBIND11_MODULE(_executor, m) {
   m.doc() = "Runs the GPU kernels on the CPU under watch; see executor.h.";
-  m.def("project", [](const py::list& terms, const py::dict& map, const py::dict& setting) {
-    return dict_of(run_project(term_views(terms), tensor_view("map", map), setting_of(setting)));
-  });
+  m.def("project",
+        [](const py::list& terms, const std::optional<py::dict>& guide, const py::dict& map, const py::dict& setting) {
+          const TensorView view = guide ? tensor_view("guide", *guide) : TensorView{};
+          const TensorView target = tensor_view("map", map);
+          return dict_of(run_project(term_views(terms), guide ? &view : nullptr, target, setting_of(setting)));
+        });
   m.def("backward", [](const py::dict& grad, const py::dict& term, const py::dict& gradient, const py::dict& setting) {
     return dict_of(
         run_backward(tensor_view("grad", grad), term_view(term), tensor_view("gradient", gradient), setting_of(setting)));
@@ -118,6 +122,11 @@ PYBIND11_MODULE(_executor, m) {
     const Summary summary = index_backward(tensor_view("grad", grad), term_view(term), tensor_view("gradient", gradient),
                                            setting_of(setting), blocks, touched);
     return with_touched(summary, touched);
+  });
+  m.def("ptx_blocks", [](int planted) {
+    py::list found;
+    for (const PtxBlock& block : ptx_blocks(planted)) found.append(py::make_tuple(block.kernel, block.line, block.reached));
+    return found;
   });
 }
 

@@ -182,32 +182,40 @@ class CheckedRun {
     int32_t threads() const { return int32_t(run_.fibers_.size()); }
     void barrier(int line = __builtin_LINE()) { run_.wait(thread_, line); }
 
+    const void* load_bytes(const void* address, int64_t size) {
+      run_.global_.load(address, size);
+      return address;
+    }
+
+    void* store_bytes(void* address, int64_t size) {
+      run_.global_.store(address, size);
+      return address;
+    }
+
+    void* shared_bytes(int64_t first, int64_t size, bool write) { return run_.shared_.access(thread_, first, size, write); }
+
     template <int kWidth, typename T>
     Pack<T, kWidth> load(const T* base, int64_t index) {
       Pack<T, kWidth> pack;
-      run_.global_.load(base + index, sizeof(pack));
-      std::memcpy(&pack, base + index, sizeof(pack));
+      std::memcpy(&pack, load_bytes(base + index, sizeof(pack)), sizeof(pack));
       return pack;
     }
 
     template <typename T, int kWidth>
     void store(T* base, int64_t index, const Pack<T, kWidth>& pack) {
-      run_.global_.store(base + index, sizeof(pack));
-      std::memcpy(static_cast<void*>(base + index), &pack, sizeof(pack));
+      std::memcpy(store_bytes(base + index, sizeof(pack)), &pack, sizeof(pack));
     }
 
     template <int kWidth, typename T>
     Pack<T, kWidth> get(Shared<T> array, int32_t index) {
       Pack<T, kWidth> pack;
-      std::memcpy(&pack, run_.shared_.access(thread_, array.first + index * int64_t(sizeof(T)), sizeof(pack), false),
-                  sizeof(pack));
+      std::memcpy(&pack, shared_bytes(array.first + index * int64_t(sizeof(T)), sizeof(pack), false), sizeof(pack));
       return pack;
     }
 
     template <typename T, int kWidth>
     void put(Shared<T> array, int32_t index, const Pack<T, kWidth>& pack) {
-      std::memcpy(run_.shared_.access(thread_, array.first + index * int64_t(sizeof(T)), sizeof(pack), true), &pack,
-                  sizeof(pack));
+      std::memcpy(shared_bytes(array.first + index * int64_t(sizeof(T)), sizeof(pack), true), &pack, sizeof(pack));
     }
 
    private:

@@ -5,7 +5,19 @@
 #include "core/project.h"
 #include "core/project_backward.h"
 
+#ifdef BITRATE_EXT_PTX  // the kernels as nvcc compiles them: see ptx.py
+#include "ptx.h"
+#endif
+
 namespace bitrate {
+
+#ifdef BITRATE_EXT_PTX
+#include BITRATE_EXT_PTX
+#else
+const auto project_kernel = [](auto& ctx, const ProjectParams& p) { project_tile(ctx, p); };
+const auto project_backward_kernel = [](auto& ctx, const BackwardParams& p) { project_tile_backward(ctx, p); };
+#endif
+
 namespace {
 
 Latent latent_of(const TensorView& view) {
@@ -81,8 +93,13 @@ void run(const Launch<Params>& launch, GlobalMemory& global, const Setting& sett
   checked.run(launch.blocks);
 }
 
+void add_real(std::vector<Real>& real, const Band& band) {
+  real.push_back({band.start, band.rows * 4});
+  real.push_back({band.weight, band.taps * band.rows * 8});
+}
+
 template <typename Params, typename Body>
-void run_index(const Launch<Params>& launch, const std::vector<const void*>& real, const std::vector<int64_t>& blocks,
+void run_index(const Launch<Params>& launch, const std::vector<Real>& real, const std::vector<int64_t>& blocks,
                std::vector<Touched>& touched, Body body) {
   for (const int64_t block : blocks) {
     for (int thread = 0; thread < launch.threads; ++thread) {
@@ -94,16 +111,32 @@ void run_index(const Launch<Params>& launch, const std::vector<const void*>& rea
 
 }  // namespace
 
-Summary run_project(const std::vector<TermView>& terms, const TensorView& map, const Setting& setting) {
-  const Launch<ProjectParams> launch = plan(terms, map, setting);
+std::vector<PtxBlock> ptx_blocks(int planted) {
+  std::vector<PtxBlock> found;
+#ifdef BITRATE_EXT_PTX
+  ptx::planted = planted;
+  for (const ptx::Block& block : ptx::blocks) found.push_back({block.kernel, block.line, block.reached});
+#else
+  static_cast<void>(planted);
+#endif
+  return found;
+}
+
+Summary run_project(const std::vector<TermView>& terms, const TensorView* guide, const TensorView& map,
+                    const Setting& setting) {
+  Launch<ProjectParams> launch = plan(terms, map, setting);
   GlobalMemory global;
+  if (guide != nullptr) {
+    launch.params.set_guide({static_cast<const float*>(guide->data), guide->strides[0], guide->strides[2]});
+    watch(global, *guide, false);
+  }
   for (const TermView& term : terms) {
     watch(global, term.values, false);
     watch(global, term.rows);
     watch(global, term.columns);
   }
   watch(global, map, true);
-  run(launch, global, setting, [](auto& ctx, const ProjectParams& p) { project_tile(ctx, p); });
+  run(launch, global, setting, project_kernel);
   return summary_of(launch);
 }
 
@@ -115,26 +148,29 @@ Summary run_backward(const TensorView& grad, const TermView& term, const TensorV
   watch(global, term.rows);
   watch(global, term.columns);
   watch(global, gradient, true);
-  run(launch, global, setting, [](auto& ctx, const BackwardParams& p) { project_tile_backward(ctx, p); });
+  run(launch, global, setting, project_backward_kernel);
   return summary_of(launch);
 }
 
 Summary index_project(const std::vector<TermView>& terms, const TensorView& map, const Setting& setting,
                       const std::vector<int64_t>& blocks, std::vector<Touched>& touched) {
   const Launch<ProjectParams> launch = plan(terms, map, setting);
-  std::vector<const void*> real;
+  std::vector<Real> real;
   for (const TermView& term : terms) {
-    real.insert(real.end(), {term.rows.start, term.rows.weight, term.columns.start, term.columns.weight});
+    add_real(real, term.rows);
+    add_real(real, term.columns);
   }
-  run_index(launch, real, blocks, touched, [](auto& ctx, const ProjectParams& p) { project_tile(ctx, p); });
+  run_index(launch, real, blocks, touched, project_kernel);
   return summary_of(launch);
 }
 
 Summary index_backward(const TensorView& grad, const TermView& term, const TensorView& gradient, const Setting& setting,
                        const std::vector<int64_t>& blocks, std::vector<Touched>& touched) {
   const Launch<BackwardParams> launch = plan(grad, term, gradient, setting);
-  run_index(launch, {term.rows.start, term.rows.weight, term.columns.start, term.columns.weight}, blocks, touched,
-            [](auto& ctx, const BackwardParams& p) { project_tile_backward(ctx, p); });
+  std::vector<Real> real;
+  add_real(real, term.rows);
+  add_real(real, term.columns);
+  run_index(launch, real, blocks, touched, project_backward_kernel);
   return summary_of(launch);
 }
 

@@ -2,6 +2,7 @@
 // alone (index.h). Development only; no part of the installed package.
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "core/tensors.h"
@@ -42,7 +43,8 @@ struct Summary {
 };
 
 // Throw std::invalid_argument where the plan refuses, BrokenRule (a std::runtime_error) where the body breaks a rule.
-Summary run_project(const std::vector<TermView>& terms, const TensorView& map, const Setting& setting);
+Summary run_project(const std::vector<TermView>& terms, const TensorView* guide, const TensorView& map,
+                    const Setting& setting);
 Summary run_backward(const TensorView& grad, const TermView& term, const TensorView& gradient, const Setting& setting);
 
 // The same for some blocks of the grid, without tensors: `data` of each is an address to count from.
@@ -50,5 +52,14 @@ Summary index_project(const std::vector<TermView>& terms, const TensorView& map,
                       const std::vector<int64_t>& blocks, std::vector<Touched>& touched);
 Summary index_backward(const TensorView& grad, const TermView& term, const TensorView& gradient, const Setting& setting,
                        const std::vector<int64_t>& blocks, std::vector<Touched>& touched);
+
+// Of an executor of PTX: its pieces without a branch, and which have been run. From now on change `planted` is made, see
+// ptx.py.
+struct PtxBlock {
+  std::string kernel;
+  int line;
+  bool reached;
+};
+std::vector<PtxBlock> ptx_blocks(int planted);
 
 }  // namespace bitrate

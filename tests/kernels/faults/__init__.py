@@ -9,6 +9,10 @@ a file; each is a line ``NAME: CHECK``, lines ``- `` that occur once in the file
 - ``races.txt``: the CPU path again, caught by ``native/threads.cpp`` under the thread sanitizer, with these words.
 - ``kernels.txt``: the GPU kernels' bodies and their plan. CHECK is one of ``kernel_checks.py`` or of
   ``kernel_addresses.py``, which gets an executor with the fault.
+- ``ptx.txt``: single instructions of what nvcc compiles. FILE is a kernel; what is replaced is the first group of a
+  regular expression, where it is found first, and CHECK one of the same: see ``ptx.Change`` and ``test_ptx.py``.
+- ``host.txt``: the host's side of the CUDA path, caught by ``native/cuda_host.cpp``, which prints CHECK; a race by the
+  thread sanitizer.
 """
 
 from __future__ import annotations
@@ -31,7 +35,7 @@ class Fault:
 
     Args:
         name: what is wrong, in a few words; unique in its group.
-        file: path below the repository's root, in ``csrc/``.
+        file: path below the repository's root, in ``csrc/``; or a kernel.
         old: text that occurs exactly once in the file.
         new: what stands there instead.
         caught_by: the check that must fail.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from kept import kept
 
 from . import ROOT, Fault, planted
 
@@ -20,7 +20,6 @@ CPU_PATH = (
     "csrc/cpu/kernels_avx2.cpp",
     "csrc/cpu/kernels_avx512.cpp",
 )
-CACHE = ROOT / "build/native"
 FLAGS = ("-std=c++17", "-O1", "-ffp-contract=off", "-w")
 NO_SUCH_SET = 77  # the sweep's exit code for an instruction set that this processor lacks
 
@@ -51,18 +50,13 @@ def _files_read(source: Path) -> list[Path]:
 
 
 def kept_object(source: Path, *flags: str) -> Path:
-    """Compile a source of this tree, or find it compiled: it is kept under the hash of what goes into it."""
-    digest = hashlib.sha256(" ".join([run([compiler(), "--version"]).stdout, *FLAGS, *flags]).encode())
-    for file in _files_read(source):
-        digest.update(file.read_bytes())
-    target = CACHE / f"{source.stem}-{digest.hexdigest()[:16]}.o"
-    if not target.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=CACHE) as folder:
-            made = Path(folder) / "made.o"
-            _compiled(*flags, f"-I{ROOT / 'csrc'}", "-c", source, "-o", made)
-            made.replace(target)
-    return target
+    """Compile a source of this tree, or find it compiled."""
+    version = run([compiler(), "--version"]).stdout
+    return kept(
+        f"{source.stem}.o",
+        [" ".join([version, *FLAGS, *flags]), *_files_read(source)],
+        lambda target: _compiled(*flags, f"-I{ROOT / 'csrc'}", "-c", source, "-o", target),
+    )
 
 
 class Program:

@@ -185,7 +185,7 @@ void check_map(const Kernels& kernels, const Sizes& sizes, DType dtype, bool is_
             std::to_string(int(own)) + " layout " + std::to_string(chosen);
   }
   const Buffer map(n * pixels, is_double ? 8 : 4, kGap);
-  project(terms, {map.data(), is_double, n, height, width}, kernels, in_parts);
+  project(terms, {}, {map.data(), is_double, n, height, width}, kernels, in_parts);
 
   std::vector<double> sums, bits;
   for (int64_t image = 0; image < n; ++image) {

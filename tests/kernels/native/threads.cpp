@@ -42,7 +42,7 @@ bool same_bytes(const Kernels& kernels, DType dtype, const Grid& grid, int64_t h
   std::vector<std::string> results;
   for (const ParallelFor& parallel : {on_one, on_threads}) {
     const Buffer map(pixels, element, kGap), gradient(span_of(grid, s), kElementSize[int(dtype)], kGap);
-    project(terms, {map.data(), is_double, grid.n, height, width}, kernels, parallel);
+    project(terms, {}, {map.data(), is_double, grid.n, height, width}, kernels, parallel);
     project_backward({grad.data(), is_double, grid.n, height, width},
                      {first.latent, gradient.data(), s.batch, s.channel, s.row, s.cell, back_rows.band, back_columns.band},
                      kernels, parallel);
