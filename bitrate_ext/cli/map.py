@@ -11,17 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from .. import choices
 from ..atomic import open_all_or_none
 from ..attribution.attribute import attribute
 from ..choices import CODED, ESTIMATED, JACOBIAN, MEASURED, PASSES, PROJECTIONS
 from ..io.files import shown
 from ..io.images import load_picture
+from ..mapping.layout import BitrateResult
 from ..mapping.mapper import AnyProjection, BitrateMapper
 from ..mapping.psnr import measure_psnr
 from ..receptive_field import calibration
 from ..viz import map_figure
-from . import calibrate, check, map_tiled
+from . import animate, calibrate, check, map_tiled
 from .console import FAILED, OK, count_passes, echo, finite, number, print_document, tell_failures, warn
 from .model_options import mapper_options
 from .outputs import Names, file_name
@@ -32,6 +35,35 @@ from .serving import checked_device, input_file, load_model, run_each, with_prog
 def run(arguments: argparse.Namespace) -> int:
     """Map, write the files, print."""
     device = checked_device(arguments.device)
+    job = _make_job(arguments, device)
+    varied = [job if animate.same_model(one, arguments) else _make_job(one, device) for one in animate.each(arguments)]
+    job = replace(job, frames=tuple(varied))
+    endings = {**check.map_outputs(arguments), **map_tiled.endings(arguments)}
+    names = Names(arguments, arguments.images, list(endings.values()))
+
+    def serve(image: str) -> Record:
+        with names.take(image) as paths, input_file(image) as path:
+            files = dict(zip(endings, paths, strict=True))
+            map_it = map_tiled.map_in_tiles if map_tiled.needed(job, path) else _map_whole
+            record = map_it(job, image, path, files)
+        warn(image, record.warnings)
+        if not arguments.json:
+            echo("\n".join([_summary(record), *animate.lines(record.animation or ())]), sys.stdout)
+        return record
+
+    doing = "Following the bits of" if arguments.projection == JACOBIAN else "Mapping"
+    models: list[Any] = [one.mapper.adapter.model for one in (job, *job.frames)]
+    records, failures = run_each("image", with_progress(arguments.images), serve, models, doing)
+    if arguments.json:
+        print_document("image", [asdict(record) for record in records], failures)
+    else:
+        _tell_files(records)
+        tell_failures("image", failures, len(arguments.images))
+    return FAILED if failures else OK
+
+
+def _make_job(arguments: argparse.Namespace, device: torch.device) -> MapJob:
+    """Load the model that the arguments name, and measure what its maps need."""
     forward_only = arguments.bits == ESTIMATED and arguments.projection in PROJECTIONS
     taken: Callable[..., Any] = BitrateMapper.__call__
     if arguments.projection not in PROJECTIONS:
@@ -50,28 +82,20 @@ def run(arguments: argparse.Namespace) -> int:
         channels=arguments.channels or arguments.channel is not None,
         **mapper_options(arguments, BitrateMapper),
     )
-    job = MapJob(mapper, name, device, arguments)
-    endings = {**check.map_outputs(arguments), **map_tiled.endings(arguments)}
-    names = Names(arguments, arguments.images, list(endings.values()))
+    return MapJob(mapper, name, device, arguments)
 
-    def serve(image: str) -> Record:
-        with names.take(image) as paths, input_file(image) as path:
-            files = dict(zip(endings, paths, strict=True))
-            map_it = map_tiled.map_in_tiles if map_tiled.needed(job, path) else _map_whole
-            record = map_it(job, image, path, files)
-        warn(image, record.warnings)
-        if not arguments.json:
-            echo(_summary(record), sys.stdout)
-        return record
 
-    doing = "Following the bits of" if arguments.projection == JACOBIAN else "Mapping"
-    records, failures = run_each("image", with_progress(arguments.images), serve, model, doing)
-    if arguments.json:
-        print_document("image", [asdict(record) for record in records], failures)
-    else:
-        _tell_files(records)
-        tell_failures("image", failures, len(arguments.images))
-    return FAILED if failures else OK
+def _run(job: MapJob, x: torch.Tensor) -> tuple[BitrateResult, float | None, dict[str, Any] | None]:
+    """Map an image ``[1, 3, H, W]``; return its result and PSNR, and what is to be said of a Jacobian map."""
+    x = x.to(job.device)
+    result = job.mapper(x, **job.forward)
+    psnr = None if result.x_hat is None else measure_psnr(result.x_hat, x)
+    if job.arguments.projection != JACOBIAN:
+        return result, psnr, None
+    passes = PASSES if job.arguments.passes is None else job.arguments.passes
+    followed = attribute(job.mapper.adapter, x, passes=passes, progress=count_passes, **job.forward)
+    result = replace(result, map=followed.map, maps=followed.maps, padding_bits=followed.padding)
+    return result, psnr, {"passes": passes, "error": None if followed.error is None else finite(followed.error.item())}
 
 
 def _map_whole(job: MapJob, image: str, path: str, files: dict[str, Path]) -> Record:
@@ -79,15 +103,7 @@ def _map_whole(job: MapJob, image: str, path: str, files: dict[str, Path]) -> Re
     arguments = job.arguments
     picture = load_picture(path)
     x = picture.pixels
-    result = job.mapper(x.to(job.device), **job.forward)
-    psnr = None if result.x_hat is None else measure_psnr(result.x_hat, x)
-    jacobian = None
-    if arguments.projection == JACOBIAN:
-        passes = PASSES if arguments.passes is None else arguments.passes
-        adapter = job.mapper.adapter
-        followed = attribute(adapter, x.to(job.device), passes=passes, progress=count_passes, **job.forward)
-        result = replace(result, map=followed.map, maps=followed.maps, padding_bits=followed.padding)
-        jacobian = {"passes": passes, "error": None if followed.error is None else finite(followed.error.item())}
+    result, psnr, jacobian = _run(job, x)
     record = job.record(image, picture.facts, (x.shape[2], x.shape[3]), result, psnr, files)
     record.jacobian = jacobian
     check.complete_record(record, result, arguments.channels)
@@ -95,6 +111,9 @@ def _map_whole(job: MapJob, image: str, path: str, files: dict[str, Path]) -> Re
     if arguments.channel is not None:
         latent, number_of_it = arguments.channel or result.costliest_channel()
         one_channel, record.channel = result.channel_map(latent, number_of_it), f"{latent}:{number_of_it}"
+    animation = _animate(job, x, result, psnr) if job.frames else None
+    if animation is not None:
+        record.animation, record.animation_limit = animation.rows, arguments.limit or animation.limit()
     text = json.dumps(asdict(record), indent=2, allow_nan=False)
     arrays = {"map": result.map, **{f"maps/{name}": one for name, one in result.maps.items()}}
     arrays |= check.array_names(result)
@@ -116,9 +135,19 @@ def _map_whole(job: MapJob, image: str, path: str, files: dict[str, Path]) -> Re
             file["map"], format="PNG"
         )
         map_figure.overlay_figure(x, result.map, **scale).save(file["overlay"], format="PNG")
+        if animation is not None:
+            animation.write(record, file["animation"])
         np.savez(file["arrays"], metadata=np.array(text), **numbers)
         file["record"].write(f"{text}\n".encode())
     return record
+
+
+def _animate(job: MapJob, x: torch.Tensor, result: BitrateResult, psnr: float | None) -> animate.Animation:
+    """Map an image by each model of the animation; by the job's own it is mapped already."""
+    animation = animate.Animation(job.arguments.view or choices.VIEWS[0])
+    for one in job.frames:
+        animation.add(x, *((result, psnr) if one.mapper is job.mapper else _run(one, x)[:2]), one.model)
+    return animation
 
 
 def _summary(record: Record) -> str:

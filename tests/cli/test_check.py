@@ -149,7 +149,7 @@ def test_ledgers_that_do_not_close() -> None:
 def photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A small photograph in the current folder; the demo codec is a smaller one."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo_codec, "load_demo_codec", lambda: zoo.coded_model("mbt2018-mean"))
+    monkeypatch.setattr(demo_codec, "load_demo_codec", lambda quality: zoo.coded_model("mbt2018-mean"))
     pixels = (X[0].permute(1, 2, 0) * 255).round().byte().numpy()
     Image.fromarray(pixels).save("cat.png")
     return "cat.png"
@@ -207,7 +207,7 @@ def test_ledgers_that_do_not_close_are_exit_code_1(
 def test_a_model_without_tables_is_one_line(
     photo: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo_codec, "load_demo_codec", lambda: zoo.small_model("mbt2018-mean"))
+    monkeypatch.setattr(demo_codec, "load_demo_codec", lambda quality: zoo.small_model("mbt2018-mean"))
     assert cli.main(["check", photo]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""

@@ -72,7 +72,7 @@ def test_numbers_agree_with_one_another(photos: Callable) -> None:
         "image": "cat.png",
         "width": 100,
         "height": 70,
-        "model": "demo codec",
+        "model": "demo codec, quality 5",
         "projection": "bilinear",
         "device": "cpu",
         "version": bitrate_ext.__version__,

@@ -104,7 +104,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
 
 def use(monkeypatch: pytest.MonkeyPatch, codec: type[nn.Module]) -> None:
     for name in ("load_demo_codec", "load_demo_forward"):
-        monkeypatch.setattr(demo_codec, name, lambda: codec().eval())
+        monkeypatch.setattr(demo_codec, name, lambda quality: codec().eval())
 
 
 def files(folder: Path | str = ".") -> list[str]:
@@ -145,7 +145,7 @@ def test_json_is_one_document_and_nothing_else(capsys: pytest.CaptureFixture[str
     field = ReceptiveField.load(KERNEL)
     assert said.pop("seconds") > 0
     assert said == {
-        "model": "demo codec",
+        "model": "demo codec, quality 5",
         "latent": "y",
         "device": "cpu",
         "stride": [16, 16],

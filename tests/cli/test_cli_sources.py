@@ -32,7 +32,7 @@ from bitrate_ext.models import demo_codec
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty folder, and a small stand-in of the demo codec."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo_codec, "load_demo_codec", lambda: BlockCodec().eval())
+    monkeypatch.setattr(demo_codec, "load_demo_codec", lambda quality: BlockCodec().eval())
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ from bitrate_ext.video.writer import VideoWriter
 def clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     """Makes videos in the current folder, which is empty before; the demo codec is a small stand-in."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo_codec, "load_demo_codec", lambda: BlockCodec().eval())
+    monkeypatch.setattr(demo_codec, "load_demo_codec", lambda quality: BlockCodec().eval())
 
     def make(*names: str) -> list[str]:
         for name in names:
@@ -131,7 +131,7 @@ def test_infinite_bits_are_null(clips: Callable, monkeypatch: pytest.MonkeyPatch
             output["likelihoods"]["y"] = torch.zeros_like(output["likelihoods"]["y"])
             return output
 
-    monkeypatch.setattr(demo_codec, "load_demo_codec", lambda: Infinite().eval())
+    monkeypatch.setattr(demo_codec, "load_demo_codec", lambda quality: Infinite().eval())
     clips("cat.mp4")
     assert cli.main(["video", "cat.mp4"]) == 0
     document = json.loads(Path("cat.bitrate.json").read_text())
