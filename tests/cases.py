@@ -19,6 +19,7 @@ from torch import Tensor
 import bitrate_ext
 from bitrate_ext.ops import library
 from bitrate_ext.receptive_field.field import ReceptiveField, Term
+from bitrate_ext.receptive_field.guide import FEATURES, Guide
 
 SCALE = float(os.environ.get("BITRATE_EXT_TEST_SCALE") or "1")  # multiplies the number of cases of every test
 MODES = ("nearest", "bilinear", "area")
@@ -284,3 +285,11 @@ def random_field(rng: np.random.Generator, stride: int, reach: tuple[int, int], 
     return ReceptiveField(
         (stride, stride), (reach, reach), [Term(1 / terms, vertical, horizontal) for vertical, horizontal in parts]
     )
+
+
+def some_guide(rng: np.random.Generator, stride: int) -> Guide:
+    return Guide.of_arrays(rng.uniform(-0.5, 0.5, FEATURES), rng.uniform(-0.3, 0.3, (stride, stride)))
+
+
+def with_guide(field: ReceptiveField, guide: Guide) -> ReceptiveField:
+    return ReceptiveField(field.stride, field.reach, field.kernel, guide=guide)

@@ -167,7 +167,6 @@ def map_outputs(arguments: argparse.Namespace) -> dict[str, str]:
 def complete_record(record: Record, result: BitrateResult, channels: bool) -> None:
     """Add where the bits come from, warnings, their ledger and, if asked for, their channels."""
     record.bits = result.bits
-    record.warnings += result.warnings
     if result.ledger is not None:
         record.ledger = ledger_document(result)
         del record.ledger["warnings"]

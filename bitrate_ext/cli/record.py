@@ -107,7 +107,7 @@ class MapJob:
             psnr_db=finite(psnr_db),
             version=__version__,
             picture=asdict(facts),
-            warnings=facts.warnings,
+            warnings=[*facts.warnings, *result.warnings],
             receptive_field=_layouts(self.mapper) if self.arguments.projection in MEASURED else None,
             files={name: str(path) for name, path in files.items()},
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from ..models.padding import Crop, Size
 from ..ops.functional import bitrate_map
 from ..ops.projection import Projection
+from .guides import Guides
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +25,7 @@ class ChannelMaps:
     canvas: Size
     crop: Crop
     dtype: torch.dtype
-    picture: Tensor | None = None  # on the canvas, from which guides are made
+    guides: Guides = field(default_factory=dict)
 
     def map(self, latent: str, channel: int | Sequence[int] | slice) -> Tensor:
         """Return the map of one channel or of several together, ``[N, 1, H, W]``."""
@@ -32,14 +33,12 @@ class ChannelMaps:
             known = ", ".join(map(repr, self.values)) or "none"
             raise ValueError(f"latent must be one of those with channels, {known}, got {latent!r}")
         values = self.values[latent]
-        projection = self.projections[latent]
-        guide = projection.guide and projection.guide(self.picture.float()) if self.picture is not None else None
         made: Tensor = bitrate_map(
             values[:, self._chosen(latent, channel, values.shape[1])],
             self.canvas,
             crop=self.crop,
-            projection=projection,
-            guide=guide,
+            projection=self.projections[latent],
+            guide=self.guides.get(latent),
             dtype=self.dtype,
             unit=self.unit,
         )

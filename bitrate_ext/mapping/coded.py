@@ -18,7 +18,8 @@ from ..models.adapter import ModelAdapter
 from ..models.padding import Crop
 from ..ops.projection import Projection
 from .channels import ChannelMaps
-from .layout import BitrateResult, estimate, guides_of, guiding_picture, lay_out, map_dtype, outside_bits, run_forward
+from .guides import Guides, are_guided, make_guides
+from .layout import BitrateResult, estimate, lay_out, map_dtype, outside_bits, run_forward
 
 
 def map_coded(
@@ -43,13 +44,12 @@ def map_coded(
         raise CodingError(f"nothing that compress() returned belongs to latent {missing[0]!r}; {INSTEAD}")
     latents = {name: latents[name] for name in adapter.strides}
     warnings: list[str] = []
-    guided = any(projection.guide is not None for projection in projections.values())
-    ran = run_forward(adapter, padded, forward_kwargs) if gap or guided else None
-    picture = guiding_picture(projections, ran and ran[0].get("x_hat"), padded, warnings)
-    result = lay_out_coded(latents, projections, size, crop, padded, picture)
+    ran = run_forward(adapter, padded, forward_kwargs) if gap or are_guided(projections) else None
+    guides = make_guides(projections, ran and ran[0].get("x_hat"), padded, warnings)
+    result = lay_out_coded(latents, projections, size, crop, padded, guides)
     if channels:
         values = {name: one.bits.to(padded.device) for name, one in latents.items()}
-        symbols = ChannelMaps(values, "bits", projections, size, crop, map_dtype([padded]), picture)
+        symbols = ChannelMaps(values, "bits", projections, size, crop, map_dtype([padded]), guides)
         result = replace(result, symbols=symbols)
     warnings += coder.warnings
     if gap:
@@ -66,16 +66,16 @@ def lay_out_coded(
     canvas: tuple[int, int],
     crop: Crop,
     padded: Tensor,
-    picture: Tensor | None = None,
+    guides: Guides | None = None,
 ) -> BitrateResult:
     """Lay coded latents out in float64, on the device of the padded images, with their ledger."""
     cells = {name: one.bits.sum(dim=1).to(padded.device) for name, one in latents.items()}
     expected = {name: one.expected.sum(dim=1).to(padded.device) for name, one in latents.items()}
-    result = lay_out(cells, projections, canvas, crop, torch.float64, picture=picture)
-    guides = guides_of(projections, picture)
+    result = lay_out(cells, projections, canvas, crop, torch.float64, guides=guides)
     accounts = {
         name: latents[name].ledger.account(
-            result.maps[name].sum(dim=(1, 2, 3)), outside_bits(one, projections[name], canvas, crop, guides[name])
+            result.maps[name].sum(dim=(1, 2, 3)),
+            outside_bits(one, projections[name], canvas, crop, (guides or {}).get(name)),
         )
         for name, one in cells.items()
     }
@@ -84,7 +84,7 @@ def lay_out_coded(
         bits=CODED,
         channel_bits={name: one.bits.sum(dim=(2, 3)).to(padded.device) for name, one in latents.items()},
         ledger=Ledger(accounts),
-        entropy=lay_out(expected, projections, canvas, crop, torch.float64, picture=picture, each=False).map,
+        entropy=lay_out(expected, projections, canvas, crop, torch.float64, guides=guides, each=False).map,
     )
 
 

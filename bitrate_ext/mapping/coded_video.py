@@ -14,7 +14,8 @@ from ..coding.coder import Coder, noise
 from ..models.adapter import ModelAdapter, check_eval_mode, check_images
 from ..ops.projection import choose_projections
 from .coded import in_dtype, lay_out_coded
-from .layout import BitrateResult, guiding_picture
+from .guides import make_guides
+from .layout import BitrateResult
 from .mapper import AnyProjection
 
 PROBE = 128  # pixels, each way, of the two frames that a model is probed with: what ssf2020 pads to
@@ -74,7 +75,7 @@ def coded_video(
         results = []
         for latents, frame in zip(coded, padded, strict=True):
             projections, told = choose_projections(projection, latents), list(warnings)
-            picture = guiding_picture(projections, None, frame, told)
-            result = lay_out_coded(latents, projections, size, crop, frame, picture)
+            guides = make_guides(projections, None, frame, told)
+            result = lay_out_coded(latents, projections, size, crop, frame, guides)
             results.append(in_dtype(replace(result, warnings=tuple(told)), first.dtype))
     return results

@@ -27,7 +27,8 @@ from ..models.copies import copy_model
 from ..models.padding import Crop, Padding
 from ..ops.units import LIKELIHOOD
 from ..threads import Stopwatch, prefetch
-from .layout import BitrateResult, guiding_picture, lay_out, map_dtype, sum_cells, value_warnings
+from .guides import are_guided, make_guides
+from .layout import BitrateResult, lay_out, map_dtype, sum_cells, value_warnings
 from .mapper import AnyProjection, BitrateMapper
 from .sequential import HANDED_OVER, INTER, KEYFRAME, Memory, SequentialPart, is_sequential
 
@@ -192,8 +193,8 @@ class FrameMapper:
         with self.watch("map"):
             dtype = map_dtype(likelihoods.values())
             whole, cells = self._buffer((len(chunk), 1, height, width), dtype), sum_cells(likelihoods, adapter.unit)
-            picture = guiding_picture(projections, output.get("x_hat"), padded, warnings)
-            result = lay_out(cells, projections, size, crop, dtype, picture=picture, out=whole, each=self.each_latent)
+            guides = make_guides(projections, output.get("x_hat"), padded, warnings)
+            result = lay_out(cells, projections, size, crop, dtype, guides=guides, out=whole, each=self.each_latent)
         if self.sequential and not self._replayed:
             with self.watch("network"):
                 self._check_replay(loop, kind, padded, _totals(cells))
@@ -235,8 +236,7 @@ class FrameMapper:
             running = _part(self._network, kind)
             # Of video its bare method: an adapter would put back memory that a module has given its buffers.
             adapter = mapper.adapter.with_model(running.forward if self.sequential else running)
-            guided = any(projection.guide is not None for projection in mapper.projections.values())
-            if kind == IMAGE and not (self.reconstruction or guided):
+            if kind == IMAGE and not (self.reconstruction or are_guided(mapper.projections)):
                 adapter = skip_synthesis(adapter, part, self._forward_kwargs)
             if self._compile and kind != INTER:  # which has the keyframes' network
                 compile_parts(adapter.module if kind == IMAGE else self._network)

@@ -21,6 +21,7 @@ from ..ops.functional import map_dtype as map_dtype
 from ..ops.projection import Axis, Projection, outside_share
 from ..ops.units import LIKELIHOOD, noun_of, range_trouble, value_range
 from .channels import ChannelMaps
+from .guides import Guides, make_guides
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,34 +113,17 @@ def estimate(
     warnings = list(said)
     size = (padded.shape[2], padded.shape[3])
     dtype = dtype or map_dtype(likelihoods.values())
-    picture = guiding_picture(projections, output.get("x_hat"), padded, warnings)
-    result = lay_out(sum_cells(likelihoods, unit), projections, size, crop, dtype, picture=picture)
+    guides = make_guides(projections, output.get("x_hat"), padded, warnings)
+    result = lay_out(sum_cells(likelihoods, unit), projections, size, crop, dtype, guides=guides)
     warnings += value_warnings(likelihoods, unit)
     by_channel = {name: p for name, p in likelihoods.items() if channels and p.dim() == 4}
     return replace(
         result,
         x_hat=crop_reconstruction(output.get("x_hat"), size, crop),
         channel_bits={name: _channel_bits(p.detach(), unit) for name, p in by_channel.items()},
-        symbols=ChannelMaps(by_channel, unit, projections, size, crop, dtype, picture) if channels else None,
+        symbols=ChannelMaps(by_channel, unit, projections, size, crop, dtype, guides) if channels else None,
         warnings=tuple(warnings),
     )
-
-
-def guiding_picture(
-    projections: Mapping[str, Projection], x_hat: Any, padded: Tensor, warnings: list[str]
-) -> Tensor | None:
-    """Return what guides are made of: the reconstruction on the canvas, or, with a warning, what was coded.
-
-    None where no projection has a guide.
-    """
-    if all(projection.guide is None for projection in projections.values()):
-        return None
-    if isinstance(x_hat, Tensor) and x_hat.shape == padded.shape:
-        return x_hat.detach()
-    warnings.append(
-        "the guide of the map is made of the image itself, for the model gives no reconstruction of its size"
-    )
-    return padded.detach()
 
 
 def value_warnings(values: Mapping[str, Tensor], unit: str = LIKELIHOOD) -> list[str]:
@@ -170,7 +154,7 @@ def lay_out(
     crop: Crop,
     dtype: torch.dtype = torch.float32,
     *,
-    picture: Tensor | None = None,
+    guides: Guides | None = None,
     out: Tensor | None = None,
     each: bool = True,
 ) -> BitrateResult:
@@ -182,11 +166,11 @@ def lay_out(
         canvas: ``(H, W)`` of the padded images, pixels.
         crop: ``(top, left, height, width)`` of the image on it, pixels.
         dtype: of the maps, float32 or float64.
-        picture: ``[N, C, H, W]`` on the canvas, from which the projections make their guides, where they have them.
+        guides: of the latents whose projections have one, see ``make_guides``.
         out: a tensor for the map of all latents.
         each: make a map of each latent, too.
     """
-    guides = guides_of(projections, picture)
+    guides = guides or {}
     place: dict[str, Any] = {"size": canvas, "crop": crop, "unit": "bits"}
     total_map = _add_maps(cells, projections, guides, dtype, out, place)
     maps = {}
@@ -195,7 +179,7 @@ def lay_out(
     elif each:
         maps = {name: _add_maps({name: one}, projections, guides, dtype, None, place) for name, one in cells.items()}
     total_bits = torch.stack([bits.sum(dim=(1, 2)) for bits in cells.values()]).sum(dim=0)
-    outside = [outside_bits(bits, projections[name], canvas, crop, guides[name]) for name, bits in cells.items()]
+    outside = [outside_bits(bits, projections[name], canvas, crop, guides.get(name)) for name, bits in cells.items()]
     return BitrateResult(
         map=total_map,
         maps=maps,
@@ -208,23 +192,10 @@ def lay_out(
     )
 
 
-def guides_of(projections: Mapping[str, Projection], picture: Tensor | None) -> dict[str, Tensor | None]:
-    """Return the guide of each latent, ``[N, 1, H, W]``, made once of the picture; None where there is none."""
-    made: dict[int, Tensor] = {}
-    guides: dict[str, Tensor | None] = {}
-    for name, projection in projections.items():
-        guide = projection.guide
-        if guide is not None and id(guide) not in made:
-            assert picture is not None, "a guide is made of a picture"
-            made[id(guide)] = guide(picture.float())
-        guides[name] = None if guide is None else made[id(guide)]
-    return guides
-
-
 def _add_maps(
     cells: Mapping[str, Tensor],
     projections: Mapping[str, Projection],
-    guides: Mapping[str, Tensor | None],
+    guides: Guides,
     dtype: torch.dtype,
     out: Tensor | None,
     place: Mapping[str, Any],
@@ -232,10 +203,10 @@ def _add_maps(
     """Return the map of several latents, those of one guide in one call."""
     groups: dict[int, dict[str, Tensor]] = {}
     for name, bits in cells.items():
-        groups.setdefault(id(guides[name]), {})[name] = bits
+        groups.setdefault(id(guides.get(name)), {})[name] = bits
 
     def project(group: Mapping[str, Tensor], dtype: torch.dtype, out: Tensor | None) -> Tensor:
-        guide = guides[next(iter(group))]
+        guide = guides.get(next(iter(group)))
         made: Tensor = bitrate_map(group, projection=projections, guide=guide, dtype=dtype, out=out, **place)
         return made
 
@@ -275,10 +246,13 @@ def outside_bits(
     """
     grid, canvas = (bits.shape[-2], bits.shape[-1]), (size[0], size[1])
     if guide is not None:
-        share = guided.outside_share(guide, projection, grid, canvas, crop)
-    else:
-        share = _outside_shares(projection, grid, canvas, crop).to(bits.device)
-    return torch.where(share > 0, share * bits, 0).sum(dim=(1, 2))  # where: a cell of infinite bits may be inside
+        return share_of(bits, guided.outside_share(guide, projection, grid, canvas, crop))
+    return share_of(bits, _outside_shares(projection, grid, canvas, crop).to(bits.device))
+
+
+def share_of(bits: Tensor, share: Tensor) -> Tensor:
+    """Return the bits, float64 ``[N]``, of shares of cells; none of a cell whose share is none, infinite or not."""
+    return torch.where(share > 0, share * bits, 0).sum(dim=(1, 2))
 
 
 @lru_cache(maxsize=16)

@@ -88,11 +88,18 @@ def outside_share(
 ) -> Tensor:
     """Return the part of each cell's bits that falls outside a window of the canvas, float64 ``[N, h, w]``."""
     top, left, height, width = window
+    if (height, width) == canvas:
+        return guide.new_zeros((len(guide), *grid), dtype=torch.float64)
     native = not library.why_absent(guide.device)
     geometry = MapGeometry(canvas, (0, 0, *canvas), [term.key for term in projection.terms], True, (0.0, 0.0))
     whole = sum_guide(guide, grid, geometry, native)
     part = guide[:, :, top : top + height, left : left + width]
     inside = sum_guide(part, grid, geometry._replace(window=window), native)
+    return share_left(whole, inside)
+
+
+def share_left(whole: Tensor, inside: Tensor) -> Tensor:
+    """Return what part of a cell's guide lies outside, given the sum of all of it and that inside."""
     return ((whole - inside) / whole).clamp_min(0)
 
 

@@ -22,6 +22,7 @@ from ..ops.projection import Projection
 
 LUMINANCE = (0.299, 0.587, 0.114)  # of R, G and B (ITU-R BT.601); of any other number of channels, their mean
 NEAR, FAR = 3, 9  # sides of the windows of means, pixels
+REACH = FAR // 2 + 1  # of a guide: pixels that it depends on to each side
 EDGE, TEXTURE = 1e-3, 1e-4  # energies of gradients and of texture that count as none; [0, 1] squared
 FEATURES = 4
 STEPS, RATE = 150, 0.03  # of Adam, which fits the weights
@@ -75,6 +76,8 @@ class Guide:
     """How much each feature of a picture counts, and each place in a cell.
 
     Calling it with a picture ``[N, C, H, W]``, such as ``x_hat``, gives the guide of ``bitrate_map``, ``[N, 1, H, W]``.
+    ``origin``, the row and column of the picture's first pixel in a larger one, makes it that one's guide there, from
+    ``REACH`` pixels inside the part's borders on.
     """
 
     weights: tuple[float, ...]  # of ``features``
@@ -88,14 +91,15 @@ class Guide:
             raise ValueError(f"a guide has {FEATURES} weights and a table of phases, each at most {MOST_WEIGHT:g}")
         return cls(tuple(float(one) for one in weights), phases.astype(np.float64))
 
-    def __call__(self, picture: Tensor) -> Tensor:
+    def __call__(self, picture: Tensor, origin: tuple[int, int] = (0, 0)) -> Tensor:
         weights = picture.new_tensor(self.weights)
         phases = torch.from_numpy(self.phases).to(picture)
-        return _guide(features(picture), weights, phases)
+        return _guide(features(picture), weights, phases, origin)
 
 
-def _guide(found: Tensor, weights: Tensor, phases: Tensor) -> Tensor:
+def _guide(found: Tensor, weights: Tensor, phases: Tensor, origin: tuple[int, int] = (0, 0)) -> Tensor:
     height, width = found.shape[2:]
+    phases = phases.roll((-origin[0], -origin[1]), dims=(0, 1))
     repeats = -(-height // phases.shape[0]), -(-width // phases.shape[1])
     log = (found * weights.view(1, -1, 1, 1)).sum(dim=1, keepdim=True)
     return (log + phases.repeat(*repeats)[:height, :width]).exp()

@@ -26,7 +26,8 @@ from ..atomic import open_all_or_none
 from ..checks import check_whole_number
 from ..io.map_writers import NpzWriter, Strips, format_of, write_tiff
 from ..io.windowed import ImageSource, TensorImage, open_image
-from ..mapping.layout import outside_bits, rim_of
+from ..mapping.guides import FROM_IMAGE
+from ..mapping.layout import outside_bits, rim_of, share_of
 from ..mapping.mapper import AnyProjection, BitrateMapper
 from ..mapping.psnr import squared_error, to_decibels
 from ..memory import MemoryLimitError, is_out_of_memory
@@ -34,6 +35,7 @@ from ..models.adapter import device_of
 from ..ops.functional import latent_bits
 from ..ops.strips import ROWS, RowProjector
 from .downsample import Downsampler
+from .guide_rows import GuideRows, guide_bytes, guides_in_tiles
 from .planning import CPU, Plan, plan_tiles
 from .tiling import Span, Tile, run_tile
 
@@ -59,6 +61,7 @@ class PictureResult:
     rim: tuple[int, int, int, int]  # top, bottom, left, right: pixels, one cell wide, beside padding
     reduced: NDArray[np.float32]  # [h', w'], the map averaged over squares of pixels, at most 4096 a side
     reduced_picture: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))  # [h', w', C]
+    warnings: tuple[str, ...] = ()  # what is to be known of these numbers, a line each
 
 
 class TiledRun:
@@ -100,8 +103,6 @@ class TiledRun:
         self._kwargs = dict(forward_kwargs or {})
         sample = self._sample()
         mapper.resolve(sample, self._kwargs, (image.height, image.width))
-        if any(projection.guide is not None for projection in mapper.projections.values()):
-            raise ValueError("projection 'guided' needs the whole reconstruction at once; tiles take 'receptive-field'")
         adapter.fit(sample, self._kwargs)
         self._like = sample[:, :, :1, :1].clone()
         self._latents, self._psnr, self._x_hat = latents, psnr, x_hat
@@ -113,7 +114,9 @@ class TiledRun:
         grids = adapter.grids(self.canvas)
         self._rows = RowProjector(grids, self.canvas, self.crop, mapper.projections)
         self._cells = {name: torch.zeros(1, *grid, dtype=torch.float64) for name, grid in grids.items()}  # bits
+        self._guides = guides_in_tiles(mapper.projections, grids, self.canvas, self.crop)
         self._squares = 0.0  # of the reconstruction's errors
+        self._warnings: dict[str, None] = {}  # each once
         self.plan = plan_tiles(
             adapter,
             image,
@@ -121,7 +124,8 @@ class TiledRun:
             self._kwargs,
             max_memory=max_memory,
             tile=tile,
-            x_hat=psnr or x_hat is not None,
+            x_hat=self._reconstructs,
+            beside=lambda window: guide_bytes(self._guides, window, self.canvas, sample.shape[1]),
         )
         self.dtype = torch.float64 if self._like.dtype == torch.float64 else torch.float32
 
@@ -141,10 +145,7 @@ class TiledRun:
         with memory.unpooled():  # as the footprint was measured
             write(strips())
         total = sum(bits.sum().item() for bits in self._cells.values())
-        padding = sum(
-            outside_bits(bits, self.mapper.projections[name], self.canvas, self.crop).item()
-            for name, bits in self._cells.items()
-        )
+        padding = sum(self._outside(name, bits).item() for name, bits in self._cells.items())
         return PictureResult(
             size=shape,
             total_bits=total,
@@ -157,7 +158,17 @@ class TiledRun:
             rim=rim_of(self._adapter.grids(self.canvas).values(), self.canvas, self.crop),
             reduced=reduced.pixels,
             reduced_picture=reduced_picture.pixels,
+            warnings=tuple(self._warnings),
         )
+
+    @property
+    def _reconstructs(self) -> bool:
+        return self._psnr or self._x_hat is not None or bool(self._guides)
+
+    def _outside(self, name: str, bits: Tensor) -> Tensor:
+        if name in self._guides:
+            return share_of(bits, self._guides[name].outside[name])
+        return outside_bits(bits, self.mapper.projections[name], self.canvas, self.crop)
 
     def _sample(self) -> Tensor:
         """Return a part of the image, on the model's device."""
@@ -169,7 +180,8 @@ class TiledRun:
         """Yield rows of the maps as soon as the cells are there that they need, and the first one's number."""
         top = 0
         for done in self._bands(progress):
-            ready = self._rows.ready({name: done // down for name, (down, _) in self._adapter.strides.items()})
+            cells = {name: done // down for name, (down, _) in self._adapter.strides.items()}
+            ready = self._rows.ready(cells | {name: guide.done[name] for name, guide in self._guides.items()})
             while top < ready:
                 rows = min(ROWS, ready - top)
                 yield top, self._maps(top, rows)
@@ -177,17 +189,29 @@ class TiledRun:
 
     def _maps(self, top: int, rows: int) -> dict[str, NDArray[Any]]:
         """Return so many rows of all maps, ``[rows, W]``."""
-
-        def rows_of(names: Sequence[str]) -> NDArray[Any]:
-            out = torch.empty(1, 1, rows, self._rows.width, dtype=self.dtype)
-            self._rows.map({name: (0, self._cells[name]) for name in names}, top, out)
-            return np.asarray(out[0, 0])
-
         names = list(self._cells)
-        found = {"map": rows_of(names)}
+        under = {guide: guide.rows(top, rows) for guide in self._guides.values()}
+        found = {"map": self._map(names, top, rows, under)}
         if self._latents:
-            found |= {f"maps/{name}": rows_of([name]) if len(names) > 1 else found["map"] for name in names}
+            each = {name: self._map([name], top, rows, under) if len(names) > 1 else found["map"] for name in names}
+            found |= {f"maps/{name}": one for name, one in each.items()}
         return found
+
+    def _map(self, names: Sequence[str], top: int, rows: int, under: Mapping[GuideRows, Tensor]) -> NDArray[Any]:
+        """Return rows of the map of some latents, those of one guide in one call."""
+        groups: dict[GuideRows | None, dict[str, tuple[int, Tensor]]] = {}
+        for name in names:
+            guide, (low, high) = self._guides.get(name), self._rows.cells(name, top, top + rows)
+            cells = self._cells[name][:, low:high]
+            held = cells if guide is None else cells / guide.sums[name][:, low:high]
+            groups.setdefault(guide, {})[name] = low, held
+        dtype = self.dtype if len(groups) == 1 else torch.float64
+        total = torch.zeros(())
+        for guide, group in groups.items():
+            out = torch.empty(1, 1, rows, self._rows.width, dtype=dtype)
+            part = self._rows.map(group, top, out, guide=None if guide is None else under[guide])
+            total = part if len(groups) == 1 else total + part
+        return np.asarray(total.to(self.dtype)[0, 0])
 
     def _bands(self, progress: Progress) -> Iterator[int]:
         """Run one band of tiles after another; yield how many rows of the canvas are done."""
@@ -197,7 +221,7 @@ class TiledRun:
             span = tiling.span(0, done)
             total = tiles_done + tiling.along(0, done) * tiling.along(1)
             try:
-                self._squares += self._run_band(span, partial(_report, progress, tiles_done, total))
+                squares, picture = self._run_band(span, partial(_report, progress, tiles_done, total))
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -211,12 +235,22 @@ class TiledRun:
                 memory.trim()
                 self.plan, shrunk = replace(self.plan, tiling=smaller), True
                 continue
+            self._squares += squares
+            for guide in dict.fromkeys(self._guides.values()):
+                guide.add(picture)
             done, tiles_done = span[2], tiles_done + tiling.along(1)
             yield done
 
-    def _run_band(self, rows: Span, progress: Callable[[int], None]) -> float:
-        """Keep the bits of a band's cells and its reconstruction; return the sum of the latter's squared errors."""
+    def _run_band(self, rows: Span, progress: Callable[[int], None]) -> tuple[float, Tensor]:
+        """Keep the bits of a band's cells and its reconstruction.
+
+        Returns:
+            The sum of the latter's squared errors; and, on the CPU, what guides are made of, ``[1, C, rows, W]`` on the
+            canvas, where there are any.
+        """
         squares = 0.0
+        width = self.canvas[1] if self._guides else 0
+        picture = torch.empty(1, self._like.shape[1], rows[2] - rows[1], width)
         for index, columns in enumerate(self.plan.tiling.spans(1)):
             tile = run_tile(
                 self._adapter,
@@ -226,7 +260,7 @@ class TiledRun:
                 columns,
                 self._kwargs,
                 self._like.device,
-                x_hat=self._psnr or self._x_hat is not None,
+                x_hat=self._reconstructs,
             )
             for name, p in tile.likelihoods.items():
                 down, across = self._adapter.strides[name]
@@ -234,8 +268,19 @@ class TiledRun:
                 cells = self._cells[name][:, top : top + p.shape[-2], left : left + p.shape[-1]]
                 cells.copy_(latent_bits(p, dtype=torch.float64, unit=self._adapter.unit))
             squares += self._take_reconstruction(tile)
+            if self._guides:
+                _, left, _, across = tile.crop
+                picture[..., left : left + across] = self._guiding(tile)
             progress(index + 1)
-        return squares
+        return squares, picture
+
+    def _guiding(self, tile: Tile) -> Tensor:
+        """Return what guides are made of: a tile's reconstruction, or the image itself where the model gives none."""
+        if tile.x_hat is not None:
+            return tile.x_hat
+        self._warnings[FROM_IMAGE] = None
+        top, left, height, width = tile.crop
+        return self._adapter.padding.read(self.image.crop, (top, left), (height, width), self.crop)
 
     def _take_reconstruction(self, tile: Tile) -> float:
         """Keep a tile's part of the reconstruction; return the sum of its squared errors, 0 where nobody asks."""

@@ -55,6 +55,7 @@ class MemoryModel:
         like: ``[1, C, H, W]`` with the channels, dtype and device of the image's crops.
         forward_kwargs: for the model's ``forward``.
         max_memory: as for ``map_picture``.
+        beside: bytes of the CPU's memory that tiles of a window take besides.
     """
 
     def __init__(
@@ -64,8 +65,9 @@ class MemoryModel:
         like: Tensor,
         forward_kwargs: dict[str, Any],
         max_memory: int | None,
+        beside: Callable[[Size], int],
     ) -> None:
-        self._image = image
+        self._image, self._beside = image, beside
         self.device = like.device
         rng = torch.Generator().manual_seed(0)
 
@@ -95,7 +97,7 @@ class MemoryModel:
         The second is 0 where the first includes it.
         """
         model = self._held[0] + self.footprint.bytes(window[0] * window[1])
-        rest = self._fixed + self._image.buffered(window[0])
+        rest = self._fixed + self._image.buffered(window[0]) + self._beside(window)
         return (model + rest, 0) if self.device.type == "cpu" else (model, self._held[1] + rest)
 
     def fits(self, window: Size) -> bool:
@@ -123,6 +125,7 @@ def plan_tiles(
     max_memory: int | None,
     tile: int | None,
     x_hat: bool,
+    beside: Callable[[Size], int] = lambda _window: 0,
 ) -> Plan:
     """Choose the largest tiles that fit, or those that were asked for.
 
@@ -135,7 +138,7 @@ def plan_tiles(
     canvas, block = adapter.canvas(image.height, image.width)[0], adapter.multiple
     model = None
     try:
-        model = MemoryModel(adapter, image, like, forward_kwargs, max_memory)
+        model = MemoryModel(adapter, image, like, forward_kwargs, max_memory, beside)
     except MemoryLimitError:
         if tile is None or max_memory is not None:
             raise

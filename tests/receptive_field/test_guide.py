@@ -7,26 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import random_field
+from cases import random_field, some_guide, with_guide
 from torch import Tensor, nn
 from zoo import small_model
 
 import bitrate_ext
 from bitrate_ext.receptive_field import guide as guides
 from bitrate_ext.receptive_field.field import ReceptiveField
-from bitrate_ext.receptive_field.guide import Example, Guide, distance, features, fit_guide
-from bitrate_ext.tiled.map_picture import map_picture
+from bitrate_ext.receptive_field.guide import Example, distance, features, fit_guide
 
 STRIDE = 4
 
 
-def some_guide(rng: np.random.Generator, stride: int = STRIDE) -> Guide:
-    return Guide.of_arrays(rng.uniform(-0.5, 0.5, guides.FEATURES), rng.uniform(-0.3, 0.3, (stride, stride)))
-
-
 def guided_field(rng: np.random.Generator, stride: int = STRIDE) -> ReceptiveField:
-    field = random_field(rng, stride, (-stride, 2 * stride))
-    return ReceptiveField(field.stride, field.reach, field.kernel, guide=some_guide(rng, stride))
+    return with_guide(random_field(rng, stride, (-stride, 2 * stride)), some_guide(rng, stride))
 
 
 def textured(rng: np.random.Generator, height: int = 64, width: int = 96) -> Tensor:
@@ -53,9 +47,21 @@ def test_features_of_grey_and_beyond_the_range() -> None:
     assert torch.equal(features(picture * 3 - 1), features((picture * 3 - 1).clamp(0, 1)))
 
 
+def test_the_guide_of_a_part_is_the_whole_ones(rng: np.random.Generator) -> None:
+    """From its reach inside the part's borders on; the places in the cells are those of the whole picture."""
+    picture, guide, reach = torch.from_numpy(rng.random((2, 3, 50, 60))), some_guide(rng, 7), guides.REACH
+    whole = guide(picture)
+    for top, left, height, width in ((0, 0, 50, 60), (13, 22, 20, 31), (36, 1, 14, 59), (3, 20, 11, 11)):
+        part = guide(picture[..., top : top + height, left : left + width], origin=(top, left))
+        inside = (..., slice(reach, -reach), slice(reach, -reach))
+        expected = whole[..., top : top + height, left : left + width]
+        torch.testing.assert_close(part[inside], expected[inside], rtol=1e-6, atol=0)
+        assert (top, left) == (0, 0) or not torch.allclose(part, expected, rtol=1e-3)
+
+
 def test_a_planted_guide_is_found(rng: np.random.Generator) -> None:
     """Maps made by a guide are its own best fit: little is left on pictures that were not in the fit."""
-    field, planted = random_field(rng, STRIDE, (-STRIDE, 2 * STRIDE)), some_guide(rng)
+    field, planted = random_field(rng, STRIDE, (-STRIDE, 2 * STRIDE)), some_guide(rng, STRIDE)
     examples = []
     for _ in range(4):
         picture, cells = textured(rng), torch.from_numpy(rng.uniform(1, 9, (1, 16, 24)))
@@ -168,12 +174,6 @@ def test_coded_bits_and_their_gap_lie_under_one_guide(rng: np.random.Generator) 
     torch.testing.assert_close(result.map - result.gap, estimated.map, rtol=1e-4, atol=1e-4)
     total = float(result.total_bits)
     assert abs(float(result.map.double().sum() + result.padding_bits) - total) <= 1e-6 * total
-
-
-def test_tiles_refuse_it(rng: np.random.Generator, tmp_path: Any) -> None:
-    mapper = bitrate_ext.BitrateMapper(Codec().eval(), projection={"y": guided_field(rng), "z": "nearest"})
-    with pytest.raises(ValueError, match="'guided' needs the whole reconstruction at once; tiles take 'receptive-fie"):
-        map_picture(mapper, torch.rand(1, 3, 64, 96), tmp_path / "map.npz", tile=32)
 
 
 @pytest.mark.medium
