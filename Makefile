@@ -21,7 +21,7 @@ $(READY): $(SOURCES) | $(BIN)/python
 
 # The main job on the bundled photograph with the bundled codec.
 demo: $(READY)
-	$(BIN)/bitrate-ext map bitrate_ext/data/chelsea.png -o out --overwrite
+	$(BIN)/bitrate-ext map bitrate_ext/data/chelsea.png -o out --overwrite --animate
 
 # Tests, in tiers by their markers (pyproject.toml) and by the part of their random cases that is tried (tests/cases.py).
 # The order is random; the seed is printed. make test TESTS="tests/ops --randomly-seed=42" chooses both.

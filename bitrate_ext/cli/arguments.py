@@ -19,7 +19,7 @@ from .._version import __version__
 from ..byte_sizes import parse_bytes
 from ..io.files import STDIN, shown, unusable
 from .console import UsageError
-from .model_options import add_device, add_model, check_checkpoint, check_device, check_forward, check_model, qualities
+from .model_options import add_device, add_model, check_checkpoint, check_device, check_model, is_own, qualities
 from .outputs import prepare_folder, prepare_videos
 
 READING = ("size", "pixel_format", "rate", "matrix", "range")  # of ``video``: what ``VideoReader`` is told
@@ -34,6 +34,9 @@ standard input) DIR gets
   STEM.json          sizes, bits, bits per pixel, bits of each latent, PSNR
 and on request STEM.gap.png, STEM.entropy.png, STEM.channels.png and STEM.channel.png; gap, entropy and the one channel
 are in the arrays, too.
+With --animate there is STEM.animation.png, too, which browsers play: what the codec makes of the image, and the map, at
+each quality that the model has, or by each checkpoint that is named, in one scale of colours. The other files are of
+--quality or --checkpoint; where neither is given, of the middle one.
 Files that exist are kept, and the image is refused, unless --overwrite is given; then they are replaced once all are
 written. Where images in different folders have one stem, the folders below the images' common one are made in DIR, too;
 where such are in one folder, their results are called after the whole name, NAME.png.json.
@@ -87,9 +90,6 @@ Videos are decoded in a process of their own. Sound is left out.
 Raw video (.yuv, or what --size is given for) is laid out as --size, --pixel-format and --rate say; what they do not say
 is taken from names such as Beauty_1920x1080_120fps_420_10bit.yuv and foreman_cif.yuv, and told. Numbered images are
 named by a pattern, frame_%04d.png, or by their folder; of - the results are called stdin.
-
-With --animate, VIDEO is a photograph: OUT.png is an animation of its maps over all qualities of --model, or over the
-checkpoints that are named, in one scale of colours.
 """
 
 
@@ -121,7 +121,7 @@ def make_parser() -> argparse.ArgumentParser:
     description = "Measures the receptive field of a latent: how a decoder spreads the bits of one cell over pixels."
     _add_calibrate(command("calibrate", about, _check_calibrate, description=description, epilog=CALIBRATE_NOTES))
 
-    description = "Bitrate maps of videos, as videos and as numbers; or of a photograph over a codec's qualities."
+    description = "Bitrate maps of videos, as videos and as numbers."
     _add_video(command("video", "maps of videos", _check_video, description=description, epilog=VIDEO_NOTES))
 
     add_device(command("bench", "a short comparison on this machine", check_device))
@@ -184,9 +184,22 @@ def _add_map(command: argparse.ArgumentParser) -> None:
         metavar="LATENT:K",
         help="also the map of one, such as y:17; max: of the costliest",
     )
+    command.add_argument(
+        "--animate",
+        nargs="*",
+        metavar="CHECKPOINT",
+        help="also an animation over all qualities of the model, or over these checkpoints",
+    )
+    command.add_argument(
+        "--view", choices=choices.VIEWS, help="of the animation: reconstruction and map beside each other (default) ..."
+    )
 
 
 def _check_map(arguments: argparse.Namespace) -> None:
+    if arguments.animate is not None:
+        _check_animation(arguments)
+    elif arguments.view is not None:
+        raise UsageError(f"--view {arguments.view} is of the animation; it needs --animate")
     check_model(arguments)
     if arguments.gap and arguments.bits != choices.CODED:
         raise UsageError(f"--gap needs --bits {choices.CODED}")
@@ -201,6 +214,24 @@ def _check_map(arguments: argparse.Namespace) -> None:
         raise UsageError(f"{whole} is for whole pictures; it has no --max-memory, --tile, --format")
 
 
+def _check_animation(arguments: argparse.Namespace) -> None:
+    """Check what is gone over, and choose what the other results are of."""
+    if arguments.animate:
+        for checkpoint in arguments.animate:
+            check_checkpoint(checkpoint, "--animate")
+        if arguments.checkpoint is None:
+            arguments.checkpoint = arguments.animate[len(arguments.animate) // 2]
+        return
+    if arguments.checkpoint is not None or is_own(arguments.model):
+        raise UsageError("--animate goes over published qualities; checkpoints follow it: --animate LOW.pth HIGH.pth")
+    found = qualities(arguments)
+    if not found:
+        metric = arguments.metric or "mse"
+        raise UsageError(f"--animate: there are no published qualities of {arguments.model!r} for {metric}")
+    if arguments.quality is None:
+        arguments.quality = found[len(found) // 2]
+
+
 def tiles_asked_for(arguments: argparse.Namespace) -> bool:
     """Return whether the arguments of ``map`` ask for tiles."""
     return any(getattr(arguments, option) is not None for option in ("max_memory", "tile", "format"))
@@ -212,8 +243,9 @@ def whole_only(arguments: argparse.Namespace) -> str | None:
         return f"--projection {arguments.projection}"
     if arguments.bits == choices.CODED:
         return f"--bits {choices.CODED}"
-    if arguments.channel is not None:
-        return "--channel"
+    for option in ("channel", "animate"):
+        if getattr(arguments, option) is not None:
+            return f"--{option}"
     return "--channels" if arguments.channels else None
 
 
@@ -262,7 +294,7 @@ def _add_video(command: argparse.ArgumentParser) -> None:
         "videos",
         nargs="+",
         metavar="VIDEO",
-        help="videos, folders of images, patterns such as frame_%%04d.png, - for stdin; with --animate a photograph",
+        help="videos, folders of images, patterns such as frame_%%04d.png, - for stdin",
     )
     _add_output(command, "OUT", "a file, or a folder; made if absent")
     add_model(command)
@@ -320,42 +352,12 @@ def _add_video(command: argparse.ArgumentParser) -> None:
         help=f"of H.264: 0 (large) to {choices.LARGEST_CRF} (default 18)",
     )
     command.add_argument("--preset", choices=choices.PRESETS, default="veryfast", help="of H.264 (default veryfast)")
-    command.add_argument(
-        "--animate",
-        nargs="*",
-        metavar="CHECKPOINT",
-        help="an animation of one photograph's maps over the qualities of --model, or over these checkpoints",
-    )
 
 
 def _check_video(arguments: argparse.Namespace) -> None:
     if arguments.videos.count(STDIN) > 1:
         raise UsageError(f"{STDIN}: the standard input can be read once")
-    if arguments.animate is None:
-        check_model(arguments)
-        return
-    for option in READING:
-        if getattr(arguments, option) is not None:
-            raise UsageError(f"--{option.replace('_', '-')} is for videos and cannot go with --animate")
-    arguments.inputs = ("image", "videos")
-    check_device(arguments)
-    check_forward(arguments)
-    if len(arguments.videos) != 1:
-        raise UsageError(f"--animate takes one photograph, got {len(arguments.videos)} files")
-    if arguments.quality is not None or arguments.checkpoint is not None:
-        raise UsageError("--animate goes over all qualities of --model, or over the checkpoints named after it")
-    if not arguments.animate and arguments.model is None:
-        raise UsageError("--animate needs --model NAME, or checkpoints: --animate LOW.pth HIGH.pth")
-    if not arguments.animate and arguments.key is not None:
-        raise UsageError(f"--key {arguments.key} needs checkpoints: --animate LOW.pth HIGH.pth")
-    if arguments.animate and arguments.metric is not None:
-        raise UsageError("--metric is for published weights and cannot go with checkpoints")
-    for checkpoint in arguments.animate:
-        check_checkpoint(checkpoint)
-    if not arguments.animate and not qualities(arguments):
-        raise UsageError(
-            f"--animate: there are no published qualities of {arguments.model!r} for {arguments.metric or 'mse'}"
-        )
+    check_model(arguments)
 
 
 def _at_least(least: int, most: int | None = None) -> Callable[[str], int]:

@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
             echo(_comparison(document) if every else _table(document), sys.stdout)
         return document
 
-    documents, failures = run_each("image", with_progress(arguments.images), serve, model, "Coding")
+    documents, failures = run_each("image", with_progress(arguments.images), serve, [model], "Coding")
     if arguments.json:
         print_document("image", documents, failures)
     if failures:
@@ -160,7 +160,7 @@ def _table(document: dict[str, Any]) -> str:
 def map_outputs(arguments: argparse.Namespace) -> dict[str, str]:
     """Return the endings of the pictures that were asked for besides, by their names in the record."""
     asked = {"gap": arguments.gap, "entropy": arguments.gap, "channels": arguments.channels}
-    asked["channel"] = arguments.channel is not None
+    asked["channel"], asked["animation"] = arguments.channel is not None, arguments.animate is not None
     return {name: f".{name}.png" for name in asked if asked[name]}
 
 

@@ -1,37 +1,72 @@
-"""The command ``bitrate-ext map``: bitrate maps of photographs, as pictures and as numbers."""
+"""The command ``bitrate-ext map``: bitrate maps of photographs, as pictures and as numbers, and animations of them."""
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+import torch
 
+from .. import choices
 from ..atomic import open_all_or_none
 from ..attribution.attribute import attribute
 from ..choices import CODED, ESTIMATED, JACOBIAN, MEASURED, PASSES, PROJECTIONS
 from ..io.files import shown
 from ..io.images import load_picture
+from ..mapping.layout import BitrateResult
 from ..mapping.mapper import AnyProjection, BitrateMapper
 from ..mapping.psnr import measure_psnr
 from ..receptive_field import calibration
 from ..viz import map_figure
+from ..viz.animation import animation_frames, save_animation
+from ..viz.colormap import Rim, colour_limit, inside_rim
 from . import calibrate, check, map_tiled
 from .console import FAILED, OK, count_passes, echo, finite, number, print_document, tell_failures, warn
-from .model_options import mapper_options
+from .model_options import mapper_options, qualities
 from .outputs import Names, file_name
-from .record import MapJob, Record
+from .record import AnimationRow, MapJob, Record
 from .serving import checked_device, input_file, load_model, run_each, with_progress
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Map, write the files, print."""
     device = checked_device(arguments.device)
+    job = _make_job(arguments, device)
+    varied = [job if _same_model(one, arguments) else _make_job(one, device) for one in _each_model(arguments)]
+    job = replace(job, frames=tuple(varied))
+    endings = {**check.map_outputs(arguments), **map_tiled.endings(arguments)}
+    names = Names(arguments, arguments.images, list(endings.values()))
+
+    def serve(image: str) -> Record:
+        with names.take(image) as paths, input_file(image) as path:
+            files = dict(zip(endings, paths, strict=True))
+            map_it = map_tiled.map_in_tiles if map_tiled.needed(job, path) else _map_whole
+            record = map_it(job, image, path, files)
+        warn(image, record.warnings)
+        if not arguments.json:
+            echo("\n".join([_summary(record), *_lines(record.animation or ())]), sys.stdout)
+        return record
+
+    doing = "Following the bits of" if arguments.projection == JACOBIAN else "Mapping"
+    models: list[Any] = [one.mapper.adapter.model for one in (job, *job.frames)]
+    records, failures = run_each("image", with_progress(arguments.images), serve, models, doing)
+    if arguments.json:
+        print_document("image", [asdict(record) for record in records], failures)
+    else:
+        _tell_files(records)
+        tell_failures("image", failures, len(arguments.images))
+    return FAILED if failures else OK
+
+
+def _make_job(arguments: argparse.Namespace, device: torch.device) -> MapJob:
+    """Load the model that the arguments name, and measure what its maps need."""
     forward_only = arguments.bits == ESTIMATED and arguments.projection in PROJECTIONS
     taken: Callable[..., Any] = BitrateMapper.__call__
     if arguments.projection not in PROJECTIONS:
@@ -50,28 +85,20 @@ def run(arguments: argparse.Namespace) -> int:
         channels=arguments.channels or arguments.channel is not None,
         **mapper_options(arguments, BitrateMapper),
     )
-    job = MapJob(mapper, name, device, arguments)
-    endings = {**check.map_outputs(arguments), **map_tiled.endings(arguments)}
-    names = Names(arguments, arguments.images, list(endings.values()))
+    return MapJob(mapper, name, device, arguments)
 
-    def serve(image: str) -> Record:
-        with names.take(image) as paths, input_file(image) as path:
-            files = dict(zip(endings, paths, strict=True))
-            map_it = map_tiled.map_in_tiles if map_tiled.needed(job, path) else _map_whole
-            record = map_it(job, image, path, files)
-        warn(image, record.warnings)
-        if not arguments.json:
-            echo(_summary(record), sys.stdout)
-        return record
 
-    doing = "Following the bits of" if arguments.projection == JACOBIAN else "Mapping"
-    records, failures = run_each("image", with_progress(arguments.images), serve, model, doing)
-    if arguments.json:
-        print_document("image", [asdict(record) for record in records], failures)
-    else:
-        _tell_files(records)
-        tell_failures("image", failures, len(arguments.images))
-    return FAILED if failures else OK
+def _run(job: MapJob, x: torch.Tensor) -> tuple[BitrateResult, float | None, dict[str, Any] | None]:
+    """Map an image ``[1, 3, H, W]``; return its result and PSNR, and what is to be said of a Jacobian map."""
+    x = x.to(job.device)
+    result = job.mapper(x, **job.forward)
+    psnr = None if result.x_hat is None else measure_psnr(result.x_hat, x)
+    if job.arguments.projection != JACOBIAN:
+        return result, psnr, None
+    passes = PASSES if job.arguments.passes is None else job.arguments.passes
+    followed = attribute(job.mapper.adapter, x, passes=passes, progress=count_passes, **job.forward)
+    result = replace(result, map=followed.map, maps=followed.maps, padding_bits=followed.padding)
+    return result, psnr, {"passes": passes, "error": None if followed.error is None else finite(followed.error.item())}
 
 
 def _map_whole(job: MapJob, image: str, path: str, files: dict[str, Path]) -> Record:
@@ -79,15 +106,7 @@ def _map_whole(job: MapJob, image: str, path: str, files: dict[str, Path]) -> Re
     arguments = job.arguments
     picture = load_picture(path)
     x = picture.pixels
-    result = job.mapper(x.to(job.device), **job.forward)
-    psnr = None if result.x_hat is None else measure_psnr(result.x_hat, x)
-    jacobian = None
-    if arguments.projection == JACOBIAN:
-        passes = PASSES if arguments.passes is None else arguments.passes
-        adapter = job.mapper.adapter
-        followed = attribute(adapter, x.to(job.device), passes=passes, progress=count_passes, **job.forward)
-        result = replace(result, map=followed.map, maps=followed.maps, padding_bits=followed.padding)
-        jacobian = {"passes": passes, "error": None if followed.error is None else finite(followed.error.item())}
+    result, psnr, jacobian = _run(job, x)
     record = job.record(image, picture.facts, (x.shape[2], x.shape[3]), result, psnr, files)
     record.jacobian = jacobian
     check.complete_record(record, result, arguments.channels)
@@ -95,6 +114,9 @@ def _map_whole(job: MapJob, image: str, path: str, files: dict[str, Path]) -> Re
     if arguments.channel is not None:
         latent, number_of_it = arguments.channel or result.costliest_channel()
         one_channel, record.channel = result.channel_map(latent, number_of_it), f"{latent}:{number_of_it}"
+    animation = _animate(job, x, result, psnr) if job.frames else None
+    if animation is not None:
+        record.animation, record.animation_limit = animation.rows, arguments.limit or animation.limit()
     text = json.dumps(asdict(record), indent=2, allow_nan=False)
     arrays = {"map": result.map, **{f"maps/{name}": one for name, one in result.maps.items()}}
     arrays |= check.array_names(result)
@@ -116,6 +138,8 @@ def _map_whole(job: MapJob, image: str, path: str, files: dict[str, Path]) -> Re
             file["map"], format="PNG"
         )
         map_figure.overlay_figure(x, result.map, **scale).save(file["overlay"], format="PNG")
+        if animation is not None:
+            animation.write(record, file["animation"])
         np.savez(file["arrays"], metadata=np.array(text), **numbers)
         file["record"].write(f"{text}\n".encode())
     return record
@@ -138,3 +162,81 @@ def _tell_files(records: Sequence[Record]) -> None:
         files = ", ".join(map(shown, records[0].files.values()))
         others = "" if len(records) == 1 else f", and {len(records) - 1} times the like"
         echo(f"Written: {files}{others}", sys.stdout)
+
+
+# One image over the qualities of a codec, as in CompressAI issue 265.
+
+
+def _each_model(arguments: argparse.Namespace) -> Iterator[argparse.Namespace]:
+    """Yield the arguments for each model that the animation goes over; none where none is asked for."""
+    if arguments.animate is None:
+        return
+    varied, values = ("checkpoint", arguments.animate) if arguments.animate else ("quality", qualities(arguments))
+    for value in values:
+        one = copy.copy(arguments)
+        setattr(one, varied, value)
+        yield one
+
+
+def _same_model(one: argparse.Namespace, other: argparse.Namespace) -> bool:
+    """Return whether two of a command's arguments name the same weights."""
+    return (one.quality, one.checkpoint) == (other.quality, other.checkpoint)
+
+
+@dataclass
+class _Animation:
+    """What the animation of one image is made of."""
+
+    view: str
+    maps: list[torch.Tensor] = field(default_factory=list)  # [1, 1, H, W], on the CPU
+    images: list[torch.Tensor] = field(default_factory=list)  # [1, 3, H, W]
+    rows: list[AnimationRow] = field(default_factory=list)
+    rim: Rim = (0, 0, 0, 0)
+
+    def add(self, x: torch.Tensor, result: BitrateResult, psnr_db: float | None, model: str) -> None:
+        """Take a map of an image ``[1, 3, H, W]`` as the next frame."""
+        made = x if self.view == "overlay" or result.x_hat is None else result.x_hat
+        self.maps.append(result.map.float().cpu())
+        self.images.append(made.cpu())
+        total, bpp = finite(result.total_bits.item()), finite(result.bpp.item())
+        self.rows.append(AnimationRow(model, total, bpp, finite(psnr_db), list(result.warnings)))
+        top, bottom, left, right = map(max, zip(self.rim, result.rim, strict=True))
+        self.rim = top, bottom, left, right
+
+    def write(self, record: Record, file: IO[bytes]) -> None:
+        """Draw the frames, and write them."""
+        about = f"{shown(file_name(record.image))}   {record.width} x {record.height}"
+        save_animation(
+            animation_frames(
+                self.images,
+                self.maps,
+                [_caption(row) for row in self.rows],
+                subtitle=f"{about}   {record.bits}, {record.projection}",
+                view=self.view,
+                limit=record.animation_limit,
+            ),
+            file,
+        )
+
+    def limit(self) -> float:
+        """Return where the one scale of colours ends, bits per pixel."""
+        return max(colour_limit(inside_rim(bits[0, 0].numpy(), self.rim)) for bits in self.maps)
+
+
+def _lines(rows: Sequence[AnimationRow]) -> list[str]:
+    """Return what is printed of an animation, a line a frame."""
+    return [f"  {_caption(row, ', ')}" for row in rows]
+
+
+def _caption(row: AnimationRow, between: str = "    ") -> str:
+    psnr = [] if row.psnr_db is None else [f"PSNR {row.psnr_db:.2f} dB"]
+    return between.join([row.model, f"{number(row.bpp, '.3f')} bits per pixel", *psnr])
+
+
+def _animate(job: MapJob, x: torch.Tensor, result: BitrateResult, psnr: float | None) -> _Animation:
+    """Map an image by each model of the animation; by the job's own it is mapped already."""
+    animation = _Animation(job.arguments.view or choices.VIEWS[0])
+    for done, one in enumerate(job.frames):
+        count_passes(done + 1, len(job.frames))
+        animation.add(x, *((result, psnr) if one.mapper is job.mapper else _run(one, x)[:2]), one.model)
+    return animation

@@ -32,6 +32,7 @@ from .record import MapJob, Record
 
 MODEST = 2048 * 2048  # pixels; pictures up to that go through the model whole without a measurement
 OVERLAID_ROWS = 256  # at a time
+KEPT = 16  # bytes a pixel that a frame of an animation is kept in, map and picture
 PANEL = 1600  # longest side of a map in its picture, pixels
 
 
@@ -55,7 +56,8 @@ def needed(job: MapJob, image: str) -> bool:
         return False  # there is nothing to map, and the ordinary way says why
     if height * width <= MODEST:
         return False
-    if not beyond_pillow and fits(job.mapper.adapter, height, width, job.device, job.forward):
+    kept = KEPT * len(job.frames)
+    if not beyond_pillow and fits(job.mapper.adapter, height, width, job.device, job.forward, kept):
         return False
     whole = whole_only(job.arguments)
     if whole:
@@ -63,8 +65,13 @@ def needed(job: MapJob, image: str) -> bool:
     return True
 
 
-def fits(adapter: ModelAdapter, height: int, width: int, device: torch.device, forward: dict[str, Any]) -> bool:
-    """Return whether a picture fits through the model whole, its maps and pictures with it."""
+def fits(
+    adapter: ModelAdapter, height: int, width: int, device: torch.device, forward: dict[str, Any], kept: int = 0
+) -> bool:
+    """Return whether a picture fits through the model whole, its maps and pictures with it.
+
+    So are ``kept`` bytes a pixel.
+    """
     like = torch.zeros(1, 3, 1, 1, device=device)
 
     def run(side: int) -> None:
@@ -76,7 +83,7 @@ def fits(adapter: ModelAdapter, height: int, width: int, device: torch.device, f
         canvas = adapter.canvas(height, width)[0]
         footprint = memory.measure_footprint(device, max(adapter.multiple), run)
         # Three floating-point pictures, and the maps of all latents, once to compute and once to write.
-        beside = height * width * 4 * (9 + 2 * (1 + len(adapter.strides)))
+        beside = height * width * (4 * (9 + 2 * (1 + len(adapter.strides))) + kept)
         needed = memory.bytes_in_use(device) + footprint.bytes(canvas[0] * canvas[1]) + beside
         return needed <= memory.limit(device, None)
     except memory.MemoryLimitError:  # a system that does not tell

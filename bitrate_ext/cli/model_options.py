@@ -38,7 +38,13 @@ def add_model(command: argparse.ArgumentParser, paddings: Iterable[str] = choice
     command.add_argument(
         "--model-args", type=_json_object, metavar="JSON", help="of your own model's maker, such as '{\"N\": 64}'"
     )
-    command.add_argument("--quality", type=int, metavar="Q", help="quality of the published weights, from 1 on")
+    command.add_argument(
+        "--quality",
+        type=int,
+        metavar="Q",
+        help=f"of the published weights, from 1 on; of the demo codec 1 to {choices.DEMO_QUALITIES[-1]} "
+        f"(default {choices.DEMO_QUALITY})",
+    )
     command.add_argument("--metric", choices=choices.METRICS, help="what they were trained for (default mse)")
     command.add_argument(
         "--checkpoint",
@@ -118,8 +124,15 @@ def is_own(name: str | None) -> bool:
 
 
 def qualities(arguments: argparse.Namespace) -> tuple[int, ...]:
-    """Return the published qualities of the model that the arguments name; none of a model of variable rate."""
+    """Return the qualities of the published model that the arguments name; none of a model of variable rate."""
+    if arguments.model is None:
+        return choices.DEMO_QUALITIES
     return choices.PUBLISHED.get(arguments.model, {}).get(arguments.metric or "mse", ())
+
+
+def demo_quality(arguments: argparse.Namespace) -> int:
+    """Return the quality of the demo codec that the arguments ask for."""
+    return choices.DEMO_QUALITY if arguments.quality is None else int(arguments.quality)
 
 
 def check_model(arguments: argparse.Namespace) -> None:
@@ -135,9 +148,9 @@ def check_model(arguments: argparse.Namespace) -> None:
         if getattr(arguments, option) is None:
             continue
         if arguments.checkpoint is not None:
-            raise UsageError(f"--{option} is for published weights and cannot go with --checkpoint")
-        if arguments.model is None:
-            raise UsageError(f"--{option} {getattr(arguments, option)} needs --model NAME")
+            raise UsageError(f"--{option} is for published weights and cannot go with checkpoints")
+        if arguments.model is None and option == "metric":
+            raise UsageError(f"--metric {arguments.metric} needs --model NAME")
         if own:
             raise UsageError(f"--{option} is for published weights; your own are given with --checkpoint FILE")
     if arguments.key is not None and arguments.checkpoint is None:
@@ -151,7 +164,12 @@ def check_model(arguments: argparse.Namespace) -> None:
             raise UsageError(
                 f"--model: there is no module {package!r}, neither in {os.getcwd()} nor among what is installed"
             )
-    elif arguments.checkpoint is None and arguments.model is not None:
+    elif arguments.checkpoint is None and arguments.model is None:
+        try:
+            choices.check_choice("quality of the demo codec", demo_quality(arguments), choices.DEMO_QUALITIES)
+        except ValueError as error:
+            raise UsageError(f"--quality: {error}") from None
+    elif arguments.checkpoint is None:
         try:
             choices.check_published(arguments.model, arguments.quality, arguments.metric or "mse")
         except ValueError as error:
@@ -176,17 +194,17 @@ def check_forward(arguments: argparse.Namespace) -> None:
             raise UsageError(f"--forward {name}=... is given {names.count(name)} times; one value is used")
 
 
-def check_checkpoint(path: str) -> None:
-    """Check that there is such a file.
+def check_checkpoint(path: str, option: str = "--checkpoint") -> None:
+    """Check that there is such a file, named by an option.
 
     Raises:
         UsageError: there is not.
     """
     reason = unusable(path, "a checkpoint")
     if reason == "no such file":
-        raise UsageError(f"--checkpoint: there is no checkpoint file {shown(path)}")
+        raise UsageError(f"{option}: there is no checkpoint file {shown(path)}")
     if reason is not None:
-        raise UsageError(f"--checkpoint: {shown(path)}: {reason}")
+        raise UsageError(f"{option}: {shown(path)}: {reason}")
 
 
 def check_device(arguments: argparse.Namespace) -> None:

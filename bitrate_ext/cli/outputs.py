@@ -38,21 +38,12 @@ def prepare_folder(arguments: argparse.Namespace) -> None:
 
 
 def prepare_videos(arguments: argparse.Namespace) -> None:
-    """Set ``arguments.names``, for the results of each video, or ``arguments.target``, an animation; makes the folder.
+    """Set ``arguments.names``, for the results of each video; makes the folder.
 
     Raises:
-        UsageError: one file for several videos, or an animation that would replace a file.
+        UsageError: one file for several videos.
     """
     output, videos = Path(arguments.output), arguments.videos
-    if arguments.animate is not None:
-        if output.suffix.lower() not in (".png", ".apng"):
-            output = output / f"{_stem(videos[0])}.bitrate.png"
-        ensure_output_dir(str(output.parent))
-        reason = refusal([output], [*videos, *arguments.animate], arguments.overwrite)
-        if reason is not None:
-            raise UsageError(reason)
-        arguments.target = output
-        return
     is_file = output.suffix.lower() in choices.CONTAINERS and not os.path.isdir(output)
     if is_file and len(videos) > 1:
         raise UsageError(f"--output {shown(output)}: one file for {len(videos)} videos; name a folder")
@@ -96,7 +87,7 @@ class Names:
     Inputs in one folder that have one stem keep their own endings. Case does not count.
 
     Args:
-        arguments: of the command: ``output``, ``overwrite``, and a ``checkpoint``, which no result may replace either.
+        arguments: of the command: ``output``, ``overwrite``, and checkpoints, which no result may replace either.
         inputs: all of them.
         endings: of the results of each.
         base: of the only input's results, in the place of folder and stem.
@@ -106,7 +97,8 @@ class Names:
         self, arguments: argparse.Namespace, inputs: Sequence[str], endings: Sequence[str], base: Path | None = None
     ) -> None:
         self._folder, self._endings = Path(arguments.output), endings
-        self._protected, self._overwrite = [*inputs, arguments.checkpoint], arguments.overwrite
+        checkpoints = arguments.checkpoint, *(getattr(arguments, "animate", None) or ())
+        self._protected, self._overwrite = [*inputs, *checkpoints], arguments.overwrite
         self._bases = {one: base or path for one, path in self._places(inputs).items()}
         self._written: dict[str, str] = {}  # by this command
 

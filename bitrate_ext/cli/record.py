@@ -21,6 +21,17 @@ from .model_options import forward_options
 
 
 @dataclass
+class AnimationRow:
+    """What ``STEM.json`` says of one frame of an animation."""
+
+    model: str
+    total_bits: float | None
+    bpp: float | None
+    psnr_db: float | None
+    warnings: list[str]
+
+
+@dataclass
 class Record:
     """What ``STEM.json`` says of one image. Bits are null where they are infinite or not a number."""
 
@@ -45,6 +56,8 @@ class Record:
     ledger: dict[str, Any] | None = None  # of coded bits
     channels: dict[str, dict[str, list[Any]]] | None = None  # on request: bits of each channel, most first
     channel: str | None = None  # on request: whose map STEM.channel.png is, "y:17"
+    animation: list[AnimationRow] | None = None  # on request: a frame each, in one scale of colours
+    animation_limit: float | None = None  # where that ends, bits per pixel
     files: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -63,6 +76,7 @@ class MapJob:
     model: str  # what to call it
     device: torch.device
     arguments: argparse.Namespace
+    frames: tuple[MapJob, ...] = ()  # by each model that the animation goes over
 
     @property
     def forward(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from ..memory import is_out_of_memory
 from ..models import demo_codec, own, zoo
 from ..optional import folder_of
 from .console import UsageError, one_line, tell_failure, telling
-from .model_options import forward_options, is_own
+from .model_options import demo_quality, forward_options, is_own
 
 MOST_IMAGE = 4 << 30  # bytes of the standard input
 FIRST_LEVEL = 1  # of CompressAI's variable-rate models, where none is asked for
@@ -107,7 +107,7 @@ def _loaded_model(arguments: argparse.Namespace, forward_only: bool) -> tuple[nn
         quality = "" if arguments.quality is None else f", quality {arguments.quality}"
         return zoo.load_zoo_model(arguments.model, arguments.quality, metric), f"{arguments.model}{quality}, {metric}"
     load = demo_codec.load_demo_forward if forward_only else demo_codec.load_demo_codec
-    return load(), "demo codec"
+    return load(demo_quality(arguments)), f"demo codec, quality {demo_quality(arguments)}"
 
 
 def _check_forward(model: nn.Module, given: dict[str, Any], name: str, coded: bool, taken: Callable[..., Any]) -> None:
@@ -139,7 +139,7 @@ def input_file(name: str) -> Iterator[str]:
 
 
 def run_each(
-    what: str, names: Iterable[str], serve: Callable[[str], Served], model: nn.Module, doing: str = "Mapping"
+    what: str, names: Iterable[str], serve: Callable[[str], Served], models: Iterable[nn.Module], doing: str = "Mapping"
 ) -> tuple[list[Served], list[dict[str, str]]]:
     """Serve one file after the other. One that cannot be is told in a line on stderr, and the others are done.
 
@@ -147,7 +147,7 @@ def run_each(
         what: the files are, ``"image"`` or ``"video"``.
         names: of the files.
         serve: does one, and gives what is to be said of it.
-        model: that does it; what goes wrong in its own code is told like what is wrong with a file.
+        models: that do it; what goes wrong in their own code is told like what is wrong with a file.
         doing: what is said where it takes long; empty where a bar shows it.
 
     Returns:
@@ -159,19 +159,18 @@ def run_each(
             with telling(f"{doing} {shown(name)}") if doing else contextlib.nullcontext():
                 served.append(serve(name))
         except Exception as error:
-            reason = _reason(error, name, model)
+            reason = _reason(error, name, models)
             if reason is None:
                 raise
             failures.append(tell_failure(what, name, reason))
     return served, failures
 
 
-def _reason(error: Exception, name: str, model: nn.Module) -> str | None:
+def _reason(error: Exception, name: str, models: Iterable[nn.Module]) -> str | None:
     """Say in one line that names the file what is wrong; None of trouble of neither file, machine nor model."""
     if is_out_of_memory(error):
         return f"{shown(name)}: not enough memory to map it on this device"
-    trouble = _trouble_of(model, error)
-    if trouble is not None:
+    for trouble in filter(None, (_trouble_of(model, error) for model in models)):
         return f"{shown(name)}: {trouble}"
     if isinstance(error, OSError):
         return f"{shown(name)}: its results cannot be written ({error.strerror or one_line(error)})"

@@ -1,51 +1,37 @@
-"""The command ``bitrate-ext video``: maps of videos, and of one photograph over the qualities of a codec."""
+"""The command ``bitrate-ext video``: maps of videos."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import copy
 import csv
 import io
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from .._version import __version__
 from ..atomic import open_all_or_none
 from ..io.files import STDIN, STDIN_NAME, shown, spooled_stdin
-from ..io.images import load_image
 from ..mapping.frames import FrameMapper
-from ..mapping.mapper import BitrateMapper
 from ..mapping.sequential import is_sequential
 from ..video.map_video import map_video, partial_name
 from ..video.record import FrameRow, VideoRecord
-from ..viz.colormap import colour_limit
-from ..viz.map_figure import map_figure
 from .arguments import GROUP, READING
 from .console import FAILED, OK, PARTIAL, UsageError, echo, finite, number, one_line, print_document
-from .model_options import forward_options, mapper_options, qualities
-from .serving import checked_device, load_model, run_each, usage_errors
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-SECONDS = 1.0  # that each picture of an animation is shown
+from .model_options import forward_options, mapper_options
+from .serving import checked_device, load_model, run_each
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Map, write the files, print."""
     device = checked_device(arguments.device)
-    if arguments.animate is not None:
-        return _animate(arguments, device)
     model, name = load_model(device, arguments, video=True)
     mapper = _mapper(model, arguments)
 
@@ -61,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
             echo(_summary(document), sys.stdout)
         return document
 
-    documents, failures = run_each("video", arguments.videos, serve, model, "" if sys.stderr.isatty() else "Mapping")
+    documents, failures = run_each("video", arguments.videos, serve, [model], "" if sys.stderr.isatty() else "Mapping")
     if arguments.json:
         print_document("video", documents, failures)
     if failures:
@@ -203,58 +189,3 @@ def progress_on_stderr() -> Callable[[str, int | None], Callable[[], None]]:
         return done
 
     return begin
-
-
-# Of one photograph, as in CompressAI issue 265.
-
-
-def _animate(arguments: argparse.Namespace, device: torch.device) -> int:
-    """Map a photograph by each model, write one file, print."""
-    (name,), output = arguments.videos, arguments.target
-    try:
-        with _file(name, "an image") as image:
-            x = load_image(image).to(device)
-    except (ValueError, OSError) as error:
-        raise UsageError(one_line(error)) from error
-    maps, words = [], []
-    for model, title in _models(arguments, device):
-        with usage_errors(f"{title}: ", "to map it", model):
-            options = mapper_options(arguments, BitrateMapper)
-            mapper = BitrateMapper(model, projection=arguments.projection, **options)
-            result = mapper(x, **forward_options(arguments))
-        maps.append(result.map[0, 0].float().cpu().numpy())
-        words.append(f"{title}   {number(finite(result.bpp.item()), '.3f')} bits per pixel")
-        if not arguments.json:
-            echo(words[-1], sys.stdout)
-    pictures = animated(maps, shown(STDIN_NAME if name == STDIN else Path(name).name), words)
-    with open_all_or_none([output]) as (file,):
-        pictures[0].save(
-            file,
-            format="PNG",
-            save_all=True,
-            append_images=pictures[1:],
-            duration=round(1000 * SECONDS),
-            loop=0,
-        )
-    echo(f"Written: {shown(output)}", sys.stderr if arguments.json else sys.stdout)
-    return OK
-
-
-def animated(maps: list[NDArray[np.float32]], title: str, subtitles: list[str]) -> list[Image.Image]:
-    """Draw maps ``[H, W]``, bits per pixel, in one scale of colours: that of the costliest."""
-    limit = max(map(colour_limit, maps))
-    return [
-        map_figure(one, title=title, subtitle=subtitle, limit=limit)
-        for one, subtitle in zip(maps, subtitles, strict=True)
-    ]
-
-
-def _models(arguments: argparse.Namespace, device: torch.device) -> Iterator[tuple[nn.Module, str]]:
-    """Load each in turn, so that only one is in memory."""
-    one = copy.copy(arguments)
-    if arguments.animate:
-        for one.checkpoint in arguments.animate:
-            yield load_model(device, one)
-        return
-    for one.quality in qualities(arguments):
-        yield load_model(device, one)

@@ -14,7 +14,7 @@ def measure_psnr(x_hat: Tensor, x: Tensor) -> float | None:
 
 def squared_error(x_hat: Tensor, x: Tensor) -> float:
     """Return the sum of the squared differences of a reconstruction, cut to [0, 1], from ``x``, in float64."""
-    return float((x_hat.double().clamp(0, 1) - x.double()).square().sum())
+    return float((x_hat.double().clamp(0, 1) - x.to(x_hat.device).double()).square().sum())
 
 
 def to_decibels(mean_squared_error: float) -> float | None:

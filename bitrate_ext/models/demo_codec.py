@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from ..choices import DEMO_QUALITIES, DEMO_QUALITY, check_choice
 from ..memory import is_out_of_memory
 from ..optional import folder_of, require, take_off
 from .demo_forward import DemoForward
@@ -15,19 +18,24 @@ DATA = Path(__file__).parent.parent / "data"
 WEIGHTS = DATA / "demo_codec.safetensors"
 
 
-def load_demo_codec() -> nn.Module:
+def load_demo_codec(quality: int = DEMO_QUALITY) -> nn.Module:
     """Load the bundled codec: CompressAI's ``MeanScaleHyperprior``, float32, eval mode, coder tables built.
 
     Its latents are ``y``, 16 pixels a cell, and ``z``, 64. How it was trained and how well it does is in
     ``data/demo_codec.md``; it is no competitor to published codecs.
 
+    Args:
+        quality: 1 (fewest bits, about 0.1 per pixel) to 8 (about 1.2). All are of one file.
+
     Raises:
+        ValueError: another quality.
         ImportError: CompressAI or safetensors is not installed, or another CompressAI is, which does not take the
             codec; says what to do.
     """
-    architecture, weights = require("compressai.models").MeanScaleHyperprior, read_safetensors(WEIGHTS)
+    require("compressai.models")
+    weights, sizes = _read(quality)
     try:
-        return make_ready(build(architecture, *weights))
+        return make_ready(build(lean_codec, weights, sizes))
     except (*MISFIT, AttributeError) as error:
         folder = folder_of("compressai")
         if folder is None or is_out_of_memory(error):
@@ -38,13 +46,74 @@ def load_demo_codec() -> nn.Module:
         ) from error
 
 
-def load_demo_forward() -> nn.Module:
+def load_demo_forward(quality: int = DEMO_QUALITY) -> nn.Module:
     """Load the bundled codec without CompressAI: its forward pass alone, the same to the last bit.
 
+    Args:
+        quality: as for ``load_demo_codec``.
+
     Raises:
+        ValueError: another quality.
         ImportError: safetensors is not installed; says what to install.
     """
-    return DemoForward(read_safetensors(WEIGHTS)[0])
+    return DemoForward(_read(quality)[0])
+
+
+def _read(quality: int) -> tuple[dict[str, Tensor], tuple[int, ...]]:
+    check_choice("quality", quality, DEMO_QUALITIES)
+    weights, sizes = read_safetensors(WEIGHTS)
+    return at_level(weights, int(quality) - 1), sizes
+
+
+def lean_codec(n: int, m: int) -> nn.Module:
+    """Return CompressAI's ``MeanScaleHyperprior`` with fewer weights where they cost most, at random.
+
+    That is: fewer channels at half the resolution, where most of the time goes, and narrow layers in the hyperprior,
+    which has most of the weights, so that ``y`` can have many channels, as high rates need.
+    """
+    codec: nn.Module = require("compressai.models").MeanScaleHyperprior(n, m)
+    normalised = require("compressai.layers").GDN
+    first, middle, last = 3 * n // 4, 3 * n // 2, 9 * n // 4
+
+    def down(inputs: int, outputs: int) -> nn.Module:
+        return nn.Conv2d(inputs, outputs, 5, stride=2, padding=2)
+
+    def up(inputs: int, outputs: int) -> nn.Module:
+        return nn.ConvTranspose2d(inputs, outputs, 5, stride=2, padding=2, output_padding=1)
+
+    def leak() -> nn.Module:
+        return nn.LeakyReLU(inplace=True)
+
+    norms = [normalised(width) for width in (first, n, n)]
+    codec.g_a = nn.Sequential(*(down(3, first), norms[0], down(first, n), norms[1], down(n, n), norms[2], down(n, m)))
+    norms = [normalised(width, inverse=True) for width in (n, n, first)]
+    codec.g_s = nn.Sequential(*(up(m, n), norms[0], up(n, n), norms[1], up(n, first), norms[2], up(first, 3)))
+    codec.h_a = nn.Sequential(nn.Conv2d(m, n, 1), leak(), down(n, n), leak(), down(n, n))
+    codec.h_s = nn.Sequential(up(n, middle), leak(), up(middle, last), leak(), nn.Conv2d(last, 2 * m, 1))
+    return codec
+
+
+def at_level(weights: Mapping[str, Tensor], level: int) -> dict[str, Tensor]:
+    """Fold the gains of one level into the layers beside them, so that a plain codec of one rate is left.
+
+    A gain unit scales each channel of ``y`` before rounding and after (Cui et al. 2021, arXiv 2003.02012). What comes
+    before is linear up to the last layer of ``g_a``, ``h_s`` foretells means and scales of ``y`` by a linear layer, and
+    what reads ``y``, ``h_a`` and ``g_s``, begins with one.
+
+    Args:
+        weights: of a ``MeanScaleHyperprior``, by its names of them, and ``gains``, before and after,
+            ``[2, levels, M]``.
+        level: from 0.
+    """
+    folded = {name: weight.float() for name, weight in weights.items()}
+    before, after = folded.pop("gains")[:, level]
+    outputs = {"g_a.6": before, "h_s.4": torch.cat((before, before))}
+    for layer, gain in outputs.items():
+        folded[f"{layer}.weight"] = folded[f"{layer}.weight"] * gain[:, None, None, None]
+        folded[f"{layer}.bias"] = folded[f"{layer}.bias"] * gain
+    folded["h_a.0.weight"] = folded["h_a.0.weight"] / before[:, None, None]
+    folded["g_s.0.weight"] = folded["g_s.0.weight"] * after[:, None, None, None]  # transposed: inputs come first
+    return folded
 
 
 def demo_photograph() -> Path:

