@@ -5,7 +5,7 @@
 namespace bitrate {
 namespace {
 
-constexpr int64_t kColumns = 2048;                     // of a block: a few rows of it stay near the core
+constexpr int64_t kColumns = 4096;                     // of a block: a few rows of it stay near the core
 constexpr int64_t kRows = 64;                          // smallest task worth a thread, which makes ten more
 constexpr int64_t kStreamingBytes = int64_t(4) << 20;  // larger guides are written past the caches
 constexpr uintptr_t kLine = 64;                        // bytes of a cache line

@@ -214,7 +214,7 @@ class GuideBlock {
     const int64_t above = clamp_row(row - 1), own = clamp_row(row), below = clamp_row(row + 1);
     while (energy_end_ <= below) make_energy(energy_end_++);
     float* threes = threes_[0];
-    if (above == own || below == own) {  // at a border
+    if (below == own) {  // at the last row, or beyond the first or the last
       const auto sum = [&](const auto& of, float* to) {
         const float *a = of[above], *b = of[own], *c = of[below];
         across(columns(4), [&](int64_t x) { store(to + x, sum3(two(a + x), two(b + x), two(c + x))); });
