@@ -23,18 +23,23 @@ struct Picture {
   int64_t batch_stride, channel_stride, row_stride, column_stride;
 };
 
-// Weights of logarithms to the base of two, and of mid-tones; and what is added for each place in a cell.
+// Weights of logarithms to the base of two, and of mid-tones; what is added for each place in a cell; and what each of
+// other than three channels counts for luminance, since a division's own code flushes to zero on a GPU.
 struct GuideWeights {
-  float near, far, texture, middle, offset;
+  float near, far, texture, middle, offset, channel;
 };
 
 // Of the natural weights of features.
-inline GuideWeights guide_weights(const double (&weights)[4]) {
+inline GuideWeights guide_weights(const double (&weights)[4], int64_t channels) {
   constexpr double kLog36 = 5.169925001442312, kLog324 = 8.339850002884624, kLog729 = 9.509775004326936, kShort = 3.04004025,
                    kLog2E = 1.4426950408889634;
-  return {float(weights[0]), float(weights[1]), float(weights[2]), float(weights[3] * kLog2E),
+  return {float(weights[0]),
+          float(weights[1]),
+          float(weights[2]),
+          float(weights[3] * kLog2E),
           float(-(weights[0] * kLog36 + weights[1] * kLog324 + weights[2] * kLog729 +
-                  kShort * (weights[0] + weights[1] + weights[2])))};
+                  kShort * (weights[0] + weights[1] + weights[2]))),
+          1.0f / float(channels)};
 }
 
 template <typename Float>

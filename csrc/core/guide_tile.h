@@ -61,13 +61,13 @@ BITRATE_HD float sum9(Ctx& ctx, int32_t row, int32_t column, int32_t apart) {
 }
 
 template <typename T, typename Ctx>
-BITRATE_HD float light_at(Ctx& ctx, const Picture& p, int64_t first) {
+BITRATE_HD float light_at(Ctx& ctx, const Picture& p, float share, int64_t first) {
   const T* from = static_cast<const T*>(p.data);
   const auto channel = [&](int64_t c) { return to_single(read(ctx, from, first + c * p.channel_stride)); };
   if (p.channels == 3) return luminance(channel(0), channel(1), channel(2));
   float sum = clamped(channel(0));
   for (int64_t c = 1; c < p.channels; ++c) sum = sum + clamped(channel(c));
-  return sum / float(p.channels);
+  return sum * share;
 }
 
 template <typename Ctx>
@@ -82,7 +82,8 @@ BITRATE_HD void make_guide_tile(Ctx& ctx, const GuideParams& p) {
     fill<LightTile>(ctx, [&](int32_t row, int32_t column) {
       const int64_t y = top + row_inside(row), x = left + column_inside(column);
       return light_at<decltype(type)>(
-          ctx, p.picture, tile.image * p.picture.batch_stride + y * p.picture.row_stride + x * p.picture.column_stride);
+          ctx, p.picture, p.weights.channel,
+          tile.image * p.picture.batch_stride + y * p.picture.row_stride + x * p.picture.column_stride);
     });
   });
   ctx.barrier();

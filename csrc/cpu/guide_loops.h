@@ -174,7 +174,7 @@ class GuideBlock {
         each([&](int64_t x, auto kind) {
           const auto own = clamped(load<decltype(kind)>(from + x));
           const auto sum = c == 0 ? own : load<decltype(kind)>(light + x) + own;
-          store(light + x, c + 1 == channels ? sum / float(channels) : sum);
+          store(light + x, c + 1 == channels ? sum * task_.weights.channel : sum);
         });
       }
     }

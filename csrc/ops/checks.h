@@ -114,12 +114,12 @@ inline Picture checked_picture(const Tensor& picture, const Tensor& phases, cons
           picture.stride(2),  picture.stride(3)};
 }
 
-inline GuideWeights checked_weights(const std::vector<double>& weights) {
+inline GuideWeights checked_weights(const std::vector<double>& weights, int64_t channels) {
   STD_TORCH_CHECK(weights.size() == 4, "weights must be 4, got ", weights.size());
   for (const double weight : weights) {
     STD_TORCH_CHECK(std::abs(weight) <= kMostWeight, "weights must be at most ", kMostWeight, ", got ", weight);
   }
-  return guide_weights({weights[0], weights[1], weights[2], weights[3]});
+  return guide_weights({weights[0], weights[1], weights[2], weights[3]}, channels);
 }
 
 }  // namespace bitrate

@@ -93,8 +93,8 @@ void project_backward_cpu(Tensor grad, Tensor values, std::vector<Tensor> bands,
 void guide_cpu(Tensor picture, std::vector<double> weights, Tensor phases, Tensor out) {
   const Picture from = checked_picture(picture, phases, out);
   STD_TORCH_CHECK(picture.is_cpu() && phases.is_cpu(), "picture and phases must be on the CPU, as out is");
-  make_guide(from, checked_weights(weights), static_cast<const float*>(phases.data_ptr()), phases.size(0), phases.size(1),
-             static_cast<float*>(out.data_ptr()), kernels(), run_parallel);
+  make_guide(from, checked_weights(weights, from.channels), static_cast<const float*>(phases.data_ptr()), phases.size(0),
+             phases.size(1), static_cast<float*>(out.data_ptr()), kernels(), run_parallel);
 }
 
 }  // namespace

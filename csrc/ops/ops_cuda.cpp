@@ -124,7 +124,7 @@ void guide_cuda(Tensor picture, std::vector<double> weights, Tensor phases, Tens
   check_device("picture", picture, device);
   check_device("phases", phases, device);
   const Picture from = checked_picture(picture, phases, out);
-  const GuideWeights checked = checked_weights(weights);
+  const GuideWeights checked = checked_weights(weights, from.channels);
   if (from.batch == 0 || from.height == 0 || from.width == 0) return;
   const DeviceGuard guard(device);
   start(plan_guide(from, checked, static_cast<const float*>(phases.data_ptr()), phases.size(0), phases.size(1),

@@ -66,8 +66,9 @@ Launch<GuideParams> plan(const TensorView& view, const std::vector<double>& weig
                          const TensorView& guide, const Setting& setting) {
   const std::vector<int64_t>&s = view.sizes, &t = view.strides;
   return plan_guide({view.data, view.dtype, s[0], s[1], s[2], s[3], t[0], t[1], t[2], t[3]},
-                    guide_weights({weights[0], weights[1], weights[2], weights[3]}), static_cast<const float*>(phases.data),
-                    phases.sizes[0], phases.sizes[1], static_cast<float*>(const_cast<void*>(guide.data)), setting.threads);
+                    guide_weights({weights[0], weights[1], weights[2], weights[3]}, s[1]),
+                    static_cast<const float*>(phases.data), phases.sizes[0], phases.sizes[1],
+                    static_cast<float*>(const_cast<void*>(guide.data)), setting.threads);
 }
 
 template <typename Params>

@@ -130,7 +130,7 @@ bool guide(DType dtype, bool race) {
     guides[many].resize(grid.h * grid.w, -1.0f);
     const Picture picture{l.data,       dtype,        1, 3, grid.h, grid.w, l.batch_stride, l.channel_stride,
                           l.row_stride, l.cell_stride};
-    run(plan_guide(picture, guide_weights({0.5, -0.5, 1.0, 1.0}), phases, 1, 3, guides[many].data(), many ? 24 : 5), race,
+    run(plan_guide(picture, guide_weights({0.5, -0.5, 1.0, 1.0}, 3), phases, 1, 3, guides[many].data(), many ? 24 : 5), race,
         [](auto& context, const GuideParams& params) { make_guide_tile(context, params); });
   }
   return std::memcmp(guides[0].data(), guides[1].data(), guides[0].size() * sizeof(float)) == 0;

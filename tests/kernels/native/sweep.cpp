@@ -242,7 +242,7 @@ void check_guide(const Kernels& kernels, int64_t height, int64_t width, int64_t 
   const Latent& l = sample.latent;
   const Picture picture{l.data, dtype,          l.batch,          channels,     height,
                         width,  l.batch_stride, l.channel_stride, l.row_stride, l.cell_stride};
-  const GuideWeights weights = guide_weights({unit() - 0.5, unit() - 0.5, unit() - 0.5, unit() * 4 - 2});
+  const GuideWeights weights = guide_weights({unit() - 0.5, unit() - 0.5, unit() - 0.5, unit() * 4 - 2}, channels);
   const int64_t phase_rows = pick(1, 9), phase_columns = pick(1, 20);
   std::vector<float> phases(phase_rows * phase_columns);
   for (float& phase : phases) phase = float(unit()) - 0.5f;
@@ -266,7 +266,7 @@ void check_guide(const Kernels& kernels, int64_t height, int64_t width, int64_t 
       });
       if (channels == 3) return luminance(value[0], value[1], value[2]);
       for (int64_t c = 0; c < channels; ++c) sum += clamped(value[c]);
-      return sum / float(channels);
+      return sum * weights.channel;
     });
     const auto at = [&](int64_t y, int64_t x) {
       return light[std::clamp(y, int64_t(0), height - 1) * width + std::clamp(x, int64_t(0), width - 1)];

@@ -52,7 +52,8 @@ bool same_bytes(const Kernels& kernels, DType dtype, const Grid& grid, int64_t h
     const Buffer guide(grid.n * grid.h * grid.w, 4, kGap);
     make_guide(
         {l.data, dtype, grid.n, grid.c, grid.h, grid.w, l.batch_stride, l.channel_stride, l.row_stride, l.cell_stride},
-        guide_weights({0.5, -0.5, 1.0, 1.0}), phases, 1, 3, reinterpret_cast<float*>(guide.data()), kernels, parallel);
+        guide_weights({0.5, -0.5, 1.0, 1.0}, grid.c), phases, 1, 3, reinterpret_cast<float*>(guide.data()), kernels,
+        parallel);
     results.emplace_back(reinterpret_cast<const char*>(map.data()), map.size());
     results.back().append(reinterpret_cast<const char*>(guide.data()), guide.size());
     results.back().append(reinterpret_cast<const char*>(gradient.data()), gradient.size());
