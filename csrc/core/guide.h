@@ -52,6 +52,10 @@ struct Single<float> {
   static BITRATE_HD float min(float a, float b) { return a < b ? a : b; }
   static BITRATE_HD float from(int32_t value) { return float(value); }
   static BITRATE_HD int32_t bits(float value) { return bits_as<int32_t>(value); }
+  // value * 2^n, where `whole` has n in its lowest bits; whatever they are, of NaN.
+  static BITRATE_HD float scaled(float value, float whole) {
+    return bits_as<float>(bits_as<uint32_t>(value) + (bits_as<uint32_t>(whole) << 23));
+  }
   // Of a normal number above zero; the mantissa in [1, 2).
   static BITRATE_HD float mantissa(float value) { return bits_as<float>((bits(value) & 0x7fffff) | 0x3f800000); }
   static BITRATE_HD float exponent(float value) { return from((bits(value) >> 23) - 127); }
@@ -122,7 +126,7 @@ BITRATE_HD Float exp2_of(Float value) {
   series = S::fma(series, rest, zero + 0.240220204f);
   series = S::fma(series, rest, zero + 0.693121552f);
   series = S::fma(series, rest, zero + 1.0f);
-  return bits_as<Float>(S::bits(series) + (S::bits(shifted) << 23));
+  return S::scaled(series, shifted);
 }
 
 // The exponent of a place in its cell, of the natural logarithm of its factor.

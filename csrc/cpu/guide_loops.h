@@ -42,6 +42,9 @@ struct Single<TwoFloats> {
   }
   static BITRATE_HD TwoFloats from(TwoInts value) { return __builtin_convertvector(value, TwoFloats); }
   static BITRATE_HD TwoInts bits(TwoFloats value) { return bits_as<TwoInts>(value); }
+  static BITRATE_HD TwoFloats scaled(TwoFloats value, TwoFloats whole) {
+    return bits_as<TwoFloats>(bits_as<TwoWords>(value) + (bits_as<TwoWords>(whole) << 23));
+  }
   static BITRATE_HD TwoFloats mantissa(TwoFloats value) {
 #if defined(BITRATE_AVX512)
     return (TwoFloats)_mm512_getmant_ps((__m512)value, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_src);
