@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from . import autograd, dispatch, library, reference
-from .arguments import Call
+from .arguments import DTYPES, Call
 from .dispatch import MapGeometry
 from .projection import Projection
 from .torch_internals import are_eager
@@ -23,6 +23,27 @@ from .units import kernel_input, value_range
 # Smaller values of a guide count as this, so that a cell whose guide is zero all over spreads its bits as without a
 # guide; larger ones as that, so that one infinite pixel takes all of a cell's bits.
 LEAST, MOST = 2.0**-100, 2.0**100
+_KNOWN = "bitrate_ext_bounded"  # attribute of a guide that was made between them: its version then
+
+
+def picture_guide(picture: Tensor, weights: Sequence[float], phases: Tensor) -> Tensor | None:
+    """Return the guide of a picture by the kernel, float32 ``[N, 1, H, W]``, or None where it cannot make it.
+
+    It serves plain tensors of which no gradient is asked, on devices that have a kernel.
+
+    Args:
+        picture: ``[N, C, H, W]`` of any floating dtype and strides.
+        weights: of the picture's four features, which keep it between ``LEAST`` and ``MOST``.
+        phases: float32, logarithms of factors of the places in a cell.
+    """
+    usable = are_eager([picture]) and not autograd.needs_gradient([picture]) and picture.shape[1] > 0
+    if not usable or picture.dtype not in DTYPES or library.why_absent(picture.device):
+        return None
+    guide = picture.new_empty((picture.shape[0], 1, *picture.shape[2:]), dtype=torch.float32)
+    library.guide(picture, weights, phases.to(picture.device).contiguous(), guide)
+    if not guide.is_inference():  # which have no version
+        setattr(guide, _KNOWN, guide._version)
+    return guide
 
 
 def check_guide(guide: object, call: Call) -> None:
@@ -46,11 +67,16 @@ def check_guide(guide: object, call: Call) -> None:
 def bounded(guide: Tensor) -> Tensor:
     """Return the guide between ``LEAST`` and ``MOST``: as it is, where it lies there. NaN stays.
 
+    The values of ``picture_guide`` do by their construction, and are not looked at.
+
     Raises:
         ValueError: it is negative somewhere, or nowhere more than zero. Compiled, transformed and captured calls, which
             cannot look, take negative values for ``LEAST``.
     """
-    if not are_eager([guide]) or dispatch.is_capturing(guide.device):
+    eager = are_eager([guide])
+    if eager and getattr(guide, _KNOWN, None) is not None and getattr(guide, _KNOWN) == guide._version:
+        return guide  # nothing has written into it since
+    if not eager or dispatch.is_capturing(guide.device):
         return guide.clamp(LEAST, MOST)
     low, high = value_range(guide)
     if guide.numel() and (low < 0 or high <= 0):

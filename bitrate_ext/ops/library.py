@@ -41,6 +41,7 @@ absent_because = _load("_ops_cpu", "install a C++17 compiler")
 cuda_absent_because = _load_cuda()
 # Looked up once: that takes a tenth of a small call.
 project: Any = torch.ops.bitrate_ext._project.default if absent_because is None else None
+guide: Any = torch.ops.bitrate_ext._guide.default if absent_because is None else None
 _warned: set[str] = set()
 
 

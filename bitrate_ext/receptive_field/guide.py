@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..ops.functional import bitrate_map
+from ..ops.guided import picture_guide
 from ..ops.projection import Projection
 
 LUMINANCE = (0.299, 0.587, 0.114)  # of R, G and B (ITU-R BT.601); of any other number of channels, their mean
@@ -26,7 +27,7 @@ REACH = FAR // 2 + 1  # of a guide: pixels that it depends on to each side
 EDGE, TEXTURE = 1e-3, 1e-4  # energies of gradients and of texture that count as none; [0, 1] squared
 FEATURES = 4
 STEPS, RATE = 150, 0.03  # of Adam, which fits the weights
-MOST_WEIGHT = 4.0  # with which a guide stays within the operator's bounds
+MOST_WEIGHT = 2.5  # with which a guide stays within the operator's bounds: see guide_of in csrc/core/guide.h
 HELP = 0.5  # per cent of the bits that a guide must put right on photographs it was not fitted on
 UNGUIDED_DISTANCE, GUIDED_DISTANCE = "unguided_distance", "guided_distance"  # of a field's fit
 Floats = NDArray[np.float64]
@@ -75,7 +76,8 @@ def features(picture: Tensor) -> Tensor:
 class Guide:
     """How much each feature of a picture counts, and each place in a cell.
 
-    Calling it with a picture ``[N, C, H, W]``, such as ``x_hat``, gives the guide of ``bitrate_map``, ``[N, 1, H, W]``.
+    Calling it with a picture ``[N, C, H, W]``, such as ``x_hat``, gives the guide of ``bitrate_map``, float32
+    ``[N, 1, H, W]``: by a kernel, or by ``features``, which define it, where there is none or a gradient is wanted.
     ``origin``, the row and column of the picture's first pixel in a larger one, makes it that one's guide there, from
     ``REACH`` pixels inside the part's borders on.
     """
@@ -92,14 +94,17 @@ class Guide:
         return cls(tuple(float(one) for one in weights), phases.astype(np.float64))
 
     def __call__(self, picture: Tensor, origin: tuple[int, int] = (0, 0)) -> Tensor:
-        weights = picture.new_tensor(self.weights)
-        phases = torch.from_numpy(self.phases).to(picture)
-        return _guide(features(picture), weights, phases, origin)
+        table = np.roll(self.phases, (-origin[0], -origin[1]), axis=(0, 1))
+        made = picture_guide(picture, self.weights, torch.from_numpy(table).float())
+        if made is None:
+            picture = picture.to(torch.promote_types(picture.dtype, torch.float32))
+            phases = torch.from_numpy(table).to(picture)
+            made = _guide(features(picture), picture.new_tensor(self.weights), phases).float()
+        return made
 
 
-def _guide(found: Tensor, weights: Tensor, phases: Tensor, origin: tuple[int, int] = (0, 0)) -> Tensor:
+def _guide(found: Tensor, weights: Tensor, phases: Tensor) -> Tensor:
     height, width = found.shape[2:]
-    phases = phases.roll((-origin[0], -origin[1]), dims=(0, 1))
     repeats = -(-height // phases.shape[0]), -(-width // phases.shape[1])
     log = (found * weights.view(1, -1, 1, 1)).sum(dim=1, keepdim=True)
     return (log + phases.repeat(*repeats)[:height, :width]).exp()

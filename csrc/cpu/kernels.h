@@ -5,6 +5,8 @@
 
 namespace bitrate {
 
+struct GuideTask;
+
 // Cells a loop works on at once: their running products stay in the first-level cache.
 constexpr int64_t kCellBlock = 1024;
 // Pixels of a row a loop works on at once: a few rows of them in float64 stay near the core, and a run of stores is long.
@@ -44,6 +46,9 @@ struct Kernels {
 
   // Orders streaming stores before what follows; call once after the last of a task.
   void (*fence)();
+
+  // A part of the guide of an image of the task; `memory` holds `guide_memory` of the columns.
+  void (*make_guide)(const GuideTask& task, int64_t image, Range rows, Range columns, bool streaming, float* memory);
 };
 
 extern const Kernels baseline_kernels;

@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "../core/bands.h"
+#include "guide_loops.h"
 #include "kernels.h"
 #include "vector.h"
 
@@ -485,7 +486,8 @@ constexpr Kernels make_kernels(const char* name) {
           {{gradient_loop<double>, gradient_loop<float>, gradient_loop<Half>, gradient_loop<BFloat16>},
            {given_bits_gradient_loop<double>, given_bits_gradient_loop<float>, given_bits_gradient_loop<Half>,
             given_bits_gradient_loop<BFloat16>}},
-          fence};
+          fence,
+          make_guide_block};
 }
 
 }  // namespace

@@ -16,6 +16,10 @@ constexpr int64_t kGrain = 1 << 15;
 // Outputs larger than this are written past the caches.
 constexpr int64_t kStreamingBytes = int64_t(4) << 20;
 
+// Under a guide, pixel rows whose blocks of columns are made one after the other: few enough for the addresses of their
+// pages to be kept; and how many rows before it is read a row of the guide is asked for.
+constexpr int64_t kStripRows = 256, kGuideAhead = 2;
+
 // Pixels of an image row summed at a time: as many as let all float64 rows that are read stay in a first cache of 32 KiB.
 int64_t pixel_block(int64_t taps) {
   constexpr int64_t kBytes = int64_t(32) << 10, kLeast = 256;
@@ -169,6 +173,7 @@ void sweep_pixels(const std::vector<SlabTerm>& slab, Range images, Range pixel_r
     int64_t taps = 0;
     for (const SlabTerm& part : slab) taps += part.term->rows.taps;
     const int64_t block = std::min(pixel_block(taps), map.width);
+    const int64_t strip = guide.data != nullptr ? kStripRows : pixel_rows.size();
     std::vector<SpreadRows> spread;
     spread.reserve(slab.size());
     for (const SlabTerm& part : slab) spread.emplace_back(part, block);
@@ -176,7 +181,8 @@ void sweep_pixels(const std::vector<SlabTerm>& slab, Range images, Range pixel_r
     std::vector<double> weights;
     while (begin < end) {
       const int64_t image = begin / pixel_rows.size();
-      const Range part{begin - image * pixel_rows.size(), std::min(end - image * pixel_rows.size(), pixel_rows.size())};
+      const int64_t top = begin - image * pixel_rows.size();
+      const Range part{top, std::min({top + end - begin, top + strip, pixel_rows.size()})};
       for (int64_t column = 0; column < map.width; column += block) {
         const int64_t count = std::min(block, map.width - column);
         for (size_t k = 0; k < slab.size(); ++k) {
@@ -196,6 +202,11 @@ void sweep_pixels(const std::vector<SlabTerm>& slab, Range images, Range pixel_r
           } else {
             const float* guides = guide.data;
             if (guides != nullptr) guides += (images.begin + image) * guide.batch_stride + y * guide.row_stride + column;
+            if (guides != nullptr && y + kGuideAhead < map.height) {
+              for (int64_t x = 0; x < count; x += 16) {  // of a cache line
+                __builtin_prefetch(guides + kGuideAhead * guide.row_stride + x, 0, 2);
+              }
+            }
             kernels.write_rows(rows.data(), weights.data(), int64_t(rows.size()), count, regular, streaming, guides,
                                static_cast<float*>(map.data) + offset);
           }

@@ -1,4 +1,5 @@
 // The kernels: the bodies of csrc/core over a CUDA thread, and their launches.
+#include "../core/guide_tile.h"
 #include "../core/project.h"
 #include "../core/project_backward.h"
 #include "context.h"
@@ -19,6 +20,11 @@ __global__ void __launch_bounds__(kThreads, 3) project_backward_kernel(const __g
   project_tile_backward(context, params);
 }
 
+__global__ void __launch_bounds__(kThreads, 4) guide_kernel(const __grid_constant__ GuideParams params) {
+  CudaContext context;
+  make_guide_tile(context, params);
+}
+
 template <typename Kernel>
 const void* address(Kernel* kernel) {
   return reinterpret_cast<const void*>(kernel);
@@ -34,5 +40,6 @@ void start(const Launch<ProjectParams>& launch, void* stream) { host::start(addr
 void start(const Launch<BackwardParams>& launch, void* stream) {
   host::start(address(project_backward_kernel), launch, stream);
 }
+void start(const Launch<GuideParams>& launch, void* stream) { host::start(address(guide_kernel), launch, stream); }
 
 }  // namespace bitrate

@@ -5,17 +5,19 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <optional>
+#include <vector>
 
-#include "../core/tensors.h"
+#include "../core/guide.h"
 
 namespace bitrate {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-inline DType checked_dtype(const Tensor& tensor) {
+inline DType checked_dtype(const Tensor& tensor, const char* name = "likelihoods") {
   switch (tensor.scalar_type()) {
     case ScalarType::Double: return DType::Float64;
     case ScalarType::Float: return DType::Float32;
@@ -23,7 +25,7 @@ inline DType checked_dtype(const Tensor& tensor) {
     case ScalarType::BFloat16: return DType::BFloat16;
     default: break;
   }
-  STD_TORCH_CHECK(false, "likelihoods must be float64, float32, float16 or bfloat16");
+  STD_TORCH_CHECK(false, name, " must be float64, float32, float16 or bfloat16");
 }
 
 // Likelihoods have a dimension of channels, bits of cells have none.
@@ -93,6 +95,31 @@ inline GradientTerm checked_gradient(const Latent& latent, const Tensor& gradien
                   "gradient must have the likelihoods' dtype and shape");
   return {latent, const_cast<void*>(to.data), to.batch_stride, to.channel_stride, to.row_stride, to.cell_stride, rows,
           columns};
+}
+
+// A picture whose guide is made into `out`, [N, 1, H, W], with phases [stride, stride].
+inline Picture checked_picture(const Tensor& picture, const Tensor& phases, const Tensor& out) {
+  STD_TORCH_CHECK(picture.dim() == 4 && picture.size(1) > 0, "picture must be [N, C, H, W] of at least one channel");
+  STD_TORCH_CHECK(
+      phases.dim() == 2 && phases.numel() > 0 && phases.is_contiguous() && phases.scalar_type() == ScalarType::Float,
+      "phases must be contiguous float32 [stride, stride]");
+  const Image<void> guide = checked_map<void>("out", out);
+  STD_TORCH_CHECK(!guide.is_double && guide.batch == picture.size(0) && guide.height == picture.size(2) &&
+                      guide.width == picture.size(3),
+                  "out must be float32 of the picture's size");
+  return {picture.data_ptr(), checked_dtype(picture, "picture"),
+          picture.size(0),    picture.size(1),
+          picture.size(2),    picture.size(3),
+          picture.stride(0),  picture.stride(1),
+          picture.stride(2),  picture.stride(3)};
+}
+
+inline GuideWeights checked_weights(const std::vector<double>& weights, int64_t channels) {
+  STD_TORCH_CHECK(weights.size() == 4, "weights must be 4, got ", weights.size());
+  for (const double weight : weights) {
+    STD_TORCH_CHECK(std::abs(weight) <= kMostWeight, "weights must be at most ", kMostWeight, ", got ", weight);
+  }
+  return guide_weights({weights[0], weights[1], weights[2], weights[3]}, channels);
 }
 
 }  // namespace bitrate

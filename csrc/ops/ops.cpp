@@ -11,6 +11,7 @@
 #include <optional>
 #include <vector>
 
+#include "../cpu/guide.h"
 #include "../cpu/project.h"
 #include "checks.h"
 
@@ -89,6 +90,13 @@ void project_backward_cpu(Tensor grad, Tensor values, std::vector<Tensor> bands,
   project_backward(image, term, kernels(), run_parallel);
 }
 
+void guide_cpu(Tensor picture, std::vector<double> weights, Tensor phases, Tensor out) {
+  const Picture from = checked_picture(picture, phases, out);
+  STD_TORCH_CHECK(picture.is_cpu() && phases.is_cpu(), "picture and phases must be on the CPU, as out is");
+  make_guide(from, checked_weights(weights, from.channels), static_cast<const float*>(phases.data_ptr()), phases.size(0),
+             phases.size(1), static_cast<float*>(out.data_ptr()), kernels(), run_parallel);
+}
+
 }  // namespace
 }  // namespace bitrate
 
@@ -103,12 +111,14 @@ STABLE_TORCH_LIBRARY(bitrate_ext, m) {
   m.def(
       "_project_backward(Tensor grad, Tensor values, Tensor[] bands, Tensor(a!) gradient, Tensor(b!)? plans=None) "
       "-> ()");
+  m.def("_guide(Tensor picture, float[] weights, Tensor phases, Tensor(a!) out) -> ()");
   m.def("_choose_instruction_set(int index) -> int");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(bitrate_ext, CPU, m) {
   m.impl("_project", TORCH_BOX(&bitrate::project_cpu));
   m.impl("_project_backward", TORCH_BOX(&bitrate::project_backward_cpu));
+  m.impl("_guide", TORCH_BOX(&bitrate::guide_cpu));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(bitrate_ext, CompositeExplicitAutograd, m) {

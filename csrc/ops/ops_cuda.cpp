@@ -119,6 +119,19 @@ void project_backward_cuda(Tensor grad, Tensor values, std::vector<Tensor> bands
   start(plan.over(latent, image, term.gradient), current_stream(device));
 }
 
+void guide_cuda(Tensor picture, std::vector<double> weights, Tensor phases, Tensor out) {
+  const int32_t device = checked_gpu("out", out);
+  check_device("picture", picture, device);
+  check_device("phases", phases, device);
+  const Picture from = checked_picture(picture, phases, out);
+  const GuideWeights checked = checked_weights(weights, from.channels);
+  if (from.batch == 0 || from.height == 0 || from.width == 0) return;
+  const DeviceGuard guard(device);
+  start(plan_guide(from, checked, static_cast<const float*>(phases.data_ptr()), phases.size(0), phases.size(1),
+                   static_cast<float*>(out.data_ptr()), overrides.threads),
+        current_stream(device));
+}
+
 // Why the GPU has no code; empty where it has.
 std::string no_cuda_code(int64_t device) {
   const DeviceGuard guard(static_cast<int32_t>(device));
@@ -147,6 +160,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(bitrate_ext, m) {
 STABLE_TORCH_LIBRARY_IMPL(bitrate_ext, CUDA, m) {
   m.impl("_project", TORCH_BOX(&bitrate::project_cuda));
   m.impl("_project_backward", TORCH_BOX(&bitrate::project_backward_cuda));
+  m.impl("_guide", TORCH_BOX(&bitrate::guide_cuda));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(bitrate_ext, CompositeExplicitAutograd, m) {

@@ -166,6 +166,22 @@ def kernel_gradient(
     return gradient, module.backward(view(grad), term(p, bands), view(gradient), setting)
 
 
+def native_picture_guide(picture: Tensor, weights: list[float], phases: Tensor) -> Tensor:
+    """Return the guide of a picture by the CPU path."""
+    made = torch.full((picture.shape[0], 1, *picture.shape[2:]), float("nan"))
+    torch.ops.bitrate_ext._guide(picture, weights, phases, made)
+    return made
+
+
+def kernel_picture_guide(
+    module: ModuleType, picture: Tensor, weights: list[float], phases: Tensor, **setting: int
+) -> Tensor:
+    """Return the guide of a picture by the kernel's body."""
+    made = torch.full((picture.shape[0], 1, *picture.shape[2:]), float("nan"))
+    module.guide(view(picture), weights, view(phases), view(made), setting)
+    return made
+
+
 def checks_of(*modules: ModuleType) -> dict[str, Any]:
     """Return the functions ``check_NAME`` of modules, by NAME."""
     found = {}

@@ -179,6 +179,30 @@ def check_gradient_addresses(module: ModuleType, count: int = 60, seed: int = 13
             assert np.array_equal(read, needed), (sizes, size)
 
 
+def check_guide_addresses(module: ModuleType, count: int = 40, seed: int = 21, longest: int = 3000) -> None:
+    """Of a picture: each pixel that a tile depends on, and each of the guide once."""
+    rng = seeded(seed)
+    for sizes, _, strides, dtype in _huge_blocks(rng, count, longest):
+        n, c, h, w = sizes[0], min(sizes[1], 4), *sizes[2:]
+        tiles = (-(-h // 16), -(-w // 64))
+        if n * tiles[0] * tiles[1] >= 2**31:
+            continue
+        picture = _nowhere(LIKELIHOODS, [n, c, h, w], strides, dtype)
+        target = _nowhere(MAP, [n, 1, h, w], [h * w, h * w, w, 1], torch.float32)
+        phases = executing.view(torch.zeros([int(v) for v in rng.integers(1, 9, 2)]))
+        for block in _some_blocks(rng, n * tiles[0] * tiles[1]):
+            _, accesses = module.index_guide(picture, [0.5] * 4, phases, target, {"threads": 32}, [block])
+            image, row, column = block // (tiles[0] * tiles[1]), block // tiles[1] % tiles[0], block % tiles[1]
+            y, x = _span(row, 16, 0, h), _span(column, 64, 0, w)
+            near = [(max(y[0] - 5, 0), min(y[0] + 21, h)), (max(x[0] - 5, 0), min(x[0] + 69, w))]
+            of_picture = (accesses[:, 0] >= LIKELIHOODS) & (accesses[:, 0] < MAP)
+            loaded = np.unique(_elements(accesses[of_picture], False, SIZES[dtype]))
+            box = _addresses(LIKELIHOODS, SIZES[dtype], strides, [(image, image + 1), (0, c), *near])
+            assert np.array_equal(loaded, np.unique(box)), (sizes, strides)
+            pixels = _addresses(MAP, 4, [h * w, w, 1], [(image, image + 1), y, x])
+            assert np.array_equal(_elements(accesses, True, 4), pixels), sizes
+
+
 def _refused(call: Callable[[], Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         call()
@@ -218,3 +242,13 @@ def check_refusals(module: ModuleType) -> None:
         lambda: launch([1, 1, 2, 2], (4, 4), tile_rows=512, tile_columns=512, shared_bytes=999),
         "bytes of shared memory",
     )
+
+    def guide(sizes: list[int]) -> Any:
+        n, c, h, w = sizes
+        picture = _nowhere(LIKELIHOODS, sizes, [c * h * w, h * w, w, 1], torch.float32)
+        target = _nowhere(MAP, [n, 1, h, w], [h * w, h * w, w, 1], torch.float32)
+        return module.index_guide(picture, [0.0] * 4, executing.view(torch.zeros(1, 1)), target, {}, [])[0]
+
+    assert guide([2**31 - 1, 1, 1, 64])["blocks"] == 2**31 - 1
+    _refused(lambda: guide([2**31 - 1, 1, 1, 65]), "too many pixels for one launch")
+    _refused(lambda: guide([1, 1, 1, 2**31 - 1023]), "at most 2147482624 long")

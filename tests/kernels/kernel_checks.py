@@ -133,6 +133,21 @@ def check_guides(module: ModuleType, count: int = 40, seed: int = 19) -> None:
         assert_same_bytes(found, executing.native_map([p], pairs, guide=guide), (summary, guide.shape, guide.stride()))
 
 
+def check_picture_guides(module: ModuleType, count: int = 40, seed: int = 20) -> None:
+    """Pictures of any size, also smaller than what a pixel depends on, and layout, dtype and values."""
+    rng = seeded(seed)
+    for index in range(count):
+        n, channels = int(rng.integers(1, 3)), int(rng.choice([1, 2, 3, 3, 3, 5]))
+        height, width = int(rng.integers(1, 12 if index % 2 else 40)), int(rng.integers(1, 140 if index % 4 else 12))
+        picture = torch.from_numpy(rng.uniform(-0.2, 1.2, (n, channels, height, width))).to(DTYPES[index % 4])
+        picture = in_a_layout(rng, spoiled(rng, picture))
+        weights = rng.uniform(-2.5, 2.5, 4).tolist()
+        phases = torch.from_numpy(rng.uniform(-1, 1, rng.integers(1, 20, 2))).float()
+        found = executing.kernel_picture_guide(module, picture, weights, phases, **launches(rng))
+        expected = executing.native_picture_guide(picture, weights, phases)
+        assert_same_bytes(found, expected, (picture.dtype, picture.shape, picture.stride()))
+
+
 def check_gradients(module: ModuleType, count: int = 60, seed: int = 2) -> None:
     rng = seeded(seed)
     for _ in range(count):

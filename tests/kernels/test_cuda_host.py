@@ -32,7 +32,7 @@ def test_the_library_loads_wherever_it_was_built() -> None:
     if not list(Path(bitrate_ext.__file__).parent.glob("_ops_cuda*.so")):
         pytest.skip("no CUDA toolkit when this was built")
     assert library.cuda_absent_because is None
-    for name in ("_project", "_project_backward"):
+    for name in ("_project", "_project_backward", "_guide"):
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"bitrate_ext::{name}", "CUDA")
 
 

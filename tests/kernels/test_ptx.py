@@ -69,7 +69,15 @@ def test_compiled_kernels(
         check(module, **SETTINGS.get(name, {}) | seed)
     blocks = module.ptx_blocks(0)
     reached = [kernel for kernel, _, once in blocks if once]
-    assert set(reached) == {kernel for kernel, _, _ in blocks} >= {"project_kernel", "project_backward_kernel"}
+    assert (
+        set(reached)
+        == {kernel for kernel, _, _ in blocks}
+        >= {
+            "project_kernel",
+            "project_backward_kernel",
+            "guide_kernel",
+        }
+    )
     record_property("compiled kernels, comparisons with the CPU path", compared)
     record_property("compiled kernels, pieces of code without a branch", len(blocks))
     record_property("compiled kernels, pieces of code that were run", len(reached))

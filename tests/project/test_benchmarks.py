@@ -220,3 +220,24 @@ frames.main()
     assert all(seconds > 0 for seconds in video["stages"].values())
     assert 0 < video["share"] < 1
     assert content["memory"]["frames"] >= 4
+
+
+@pytest.mark.medium
+def test_guided_maps_are_timed_beside_the_bilinear_one(tmp_path: Path) -> None:
+    code = f"""
+import sys
+sys.path[:0] = [{str(ROOT / "benchmarks")!r}]
+import guided, workloads
+workloads.IMAGES["1080p"] = (64, 96)
+print("code", guided.main())
+"""
+    options = ["--sizes", "1080p", "--rounds", "3", "--record", str(tmp_path / "record.json")]
+    command = [sys.executable, "-W", "ignore", "-c", code, *options]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert "code 0" in done.stdout, done.stderr
+    content = json.loads((tmp_path / "record.json").read_text())
+    assert content["complete"]
+    (row,) = content["guided"]
+    assert row["calls"]["bilinear"]["over_bilinear"] == 1.0
+    assert all(call["median"] > 0 for call in row["calls"].values())
+    assert {"a guide", "guided, given", "guided, made"} <= set(row["calls"])

@@ -110,6 +110,18 @@ PYBIND11_MODULE(_executor, m) {
     return dict_of(
         run_backward(tensor_view("grad", grad), term_view(term), tensor_view("gradient", gradient), setting_of(setting)));
   });
+  m.def("guide", [](const py::dict& picture, const std::vector<double>& weights, const py::dict& phases,
+                    const py::dict& guide, const py::dict& setting) {
+    return dict_of(run_guide(tensor_view("picture", picture), weights, tensor_view("phases", phases),
+                             tensor_view("guide", guide), setting_of(setting)));
+  });
+  m.def("index_guide", [](const py::dict& picture, const std::vector<double>& weights, const py::dict& phases,
+                          const py::dict& guide, const py::dict& setting, const std::vector<int64_t>& blocks) {
+    std::vector<Touched> touched;
+    const Summary summary = index_guide(tensor_view("picture", picture), weights, tensor_view("phases", phases),
+                                        tensor_view("guide", guide), setting_of(setting), blocks, touched);
+    return with_touched(summary, touched);
+  });
   m.def("index_project", [](const py::list& terms, const py::dict& map, const py::dict& setting,
                             const std::vector<int64_t>& blocks) {
     std::vector<Touched> touched;

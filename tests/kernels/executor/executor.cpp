@@ -1,7 +1,7 @@
 #include "executor.h"
 
 #include "checked.h"
-#include "core/plan.h"
+#include "core/guide_tile.h"
 #include "core/project.h"
 #include "core/project_backward.h"
 
@@ -16,6 +16,7 @@ namespace bitrate {
 #else
 const auto project_kernel = [](auto& ctx, const ProjectParams& p) { project_tile(ctx, p); };
 const auto project_backward_kernel = [](auto& ctx, const BackwardParams& p) { project_tile_backward(ctx, p); };
+const auto guide_kernel = [](auto& ctx, const GuideParams& p) { make_guide_tile(ctx, p); };
 #endif
 
 namespace {
@@ -61,6 +62,15 @@ Launch<BackwardParams> plan(const TensorView& grad, const TermView& term, const 
                        {setting.multiprocessors, setting.shared_bytes}, overrides_of(setting));
 }
 
+Launch<GuideParams> plan(const TensorView& view, const std::vector<double>& weights, const TensorView& phases,
+                         const TensorView& guide, const Setting& setting) {
+  const std::vector<int64_t>&s = view.sizes, &t = view.strides;
+  return plan_guide({view.data, view.dtype, s[0], s[1], s[2], s[3], t[0], t[1], t[2], t[3]},
+                    guide_weights({weights[0], weights[1], weights[2], weights[3]}, s[1]),
+                    static_cast<const float*>(phases.data), phases.sizes[0], phases.sizes[1],
+                    static_cast<float*>(const_cast<void*>(guide.data)), setting.threads);
+}
+
 template <typename Params>
 Summary summary_of(const Launch<Params>& launch, int32_t width, bool whole) {
   const Params& p = launch.params;
@@ -72,6 +82,8 @@ Summary summary_of(const Launch<ProjectParams>& launch) {
   const ProjectParams& p = launch.params;
   return summary_of(launch, p.count > 0 ? p.terms[0].access.width : 0, p.whole);
 }
+
+Summary summary_of(const Launch<GuideParams>& launch) { return summary_of(launch, 1, true); }
 
 Summary summary_of(const Launch<BackwardParams>& launch) { return summary_of(launch, launch.params.width, true); }
 
@@ -152,6 +164,17 @@ Summary run_backward(const TensorView& grad, const TermView& term, const TensorV
   return summary_of(launch);
 }
 
+Summary run_guide(const TensorView& picture, const std::vector<double>& weights, const TensorView& phases,
+                  const TensorView& guide, const Setting& setting) {
+  const Launch<GuideParams> launch = plan(picture, weights, phases, guide, setting);
+  GlobalMemory global;
+  watch(global, picture, false);
+  watch(global, phases, false);
+  watch(global, guide, true);
+  run(launch, global, setting, guide_kernel);
+  return summary_of(launch);
+}
+
 Summary index_project(const std::vector<TermView>& terms, const TensorView& map, const Setting& setting,
                       const std::vector<int64_t>& blocks, std::vector<Touched>& touched) {
   const Launch<ProjectParams> launch = plan(terms, map, setting);
@@ -171,6 +194,14 @@ Summary index_backward(const TensorView& grad, const TermView& term, const Tenso
   add_real(real, term.rows);
   add_real(real, term.columns);
   run_index(launch, real, blocks, touched, project_backward_kernel);
+  return summary_of(launch);
+}
+
+Summary index_guide(const TensorView& picture, const std::vector<double>& weights, const TensorView& phases,
+                    const TensorView& guide, const Setting& setting, const std::vector<int64_t>& blocks,
+                    std::vector<Touched>& touched) {
+  const Launch<GuideParams> launch = plan(picture, weights, phases, guide, setting);
+  run_index(launch, {{phases.data, phases.allocation_bytes}}, blocks, touched, guide_kernel);
   return summary_of(launch);
 }
 

@@ -46,12 +46,17 @@ struct Summary {
 Summary run_project(const std::vector<TermView>& terms, const TensorView* guide, const TensorView& map,
                     const Setting& setting);
 Summary run_backward(const TensorView& grad, const TermView& term, const TensorView& gradient, const Setting& setting);
+Summary run_guide(const TensorView& picture, const std::vector<double>& weights, const TensorView& phases,
+                  const TensorView& guide, const Setting& setting);
 
 // The same for some blocks of the grid, without tensors: `data` of each is an address to count from.
 Summary index_project(const std::vector<TermView>& terms, const TensorView& map, const Setting& setting,
                       const std::vector<int64_t>& blocks, std::vector<Touched>& touched);
 Summary index_backward(const TensorView& grad, const TermView& term, const TensorView& gradient, const Setting& setting,
                        const std::vector<int64_t>& blocks, std::vector<Touched>& touched);
+Summary index_guide(const TensorView& picture, const std::vector<double>& weights, const TensorView& phases,
+                    const TensorView& guide, const Setting& setting, const std::vector<int64_t>& blocks,
+                    std::vector<Touched>& touched);
 
 // Of an executor of PTX: its pieces without a branch, and which have been run. From now on change `planted` is made, see
 // ptx.py.

@@ -16,6 +16,7 @@ from . import ROOT, Fault, planted
 
 CPU_PATH = (
     "csrc/cpu/project.cpp",
+    "csrc/cpu/guide.cpp",
     "csrc/cpu/kernels_baseline.cpp",
     "csrc/cpu/kernels_avx2.cpp",
     "csrc/cpu/kernels_avx512.cpp",
@@ -95,7 +96,7 @@ def swept(sweep: Program, fault: Fault) -> subprocess.CompletedProcess[str]:
     check, name = fault.caught_by.split(", ")
     parts = ["tests/kernels/native/sweep.cpp"]  # where the scalar formulas are looked at
     if name != "scalar":
-        parts += ["csrc/cpu/project.cpp", f"csrc/cpu/kernels_{name}.cpp"]
+        parts += ["csrc/cpu/project.cpp", "csrc/cpu/guide.cpp", f"csrc/cpu/kernels_{name}.cpp"]
     return run([sweep.with_fault(fault, parts), "baseline" if name == "scalar" else name, check])
 
 

@@ -7,7 +7,7 @@
 #include <thread>
 
 #include "cases.h"
-#include "core/plan.h"
+#include "core/guide_tile.h"
 #include "core/project.h"
 #include "core/project_backward.h"
 
@@ -120,6 +120,22 @@ bool backward(DType dtype, bool race) {
   return std::memcmp(gradients[0].data(), gradients[1].data(), gradients[0].size() * sizeof(double)) == 0;
 }
 
+bool guide(DType dtype, bool race) {
+  const cases::Grid grid{1, 3, cases::pick(1, 20), cases::pick(1, 70)};
+  const cases::Sample sample = cases::random_sample(dtype, grid, int(cases::pick(0, 3)), cases::kUniform, 1);
+  const Latent& l = sample.latent;
+  const float phases[] = {0.0f, 0.5f, -0.5f};
+  std::vector<float> guides[2];
+  for (int many = 0; many < 2; ++many) {
+    guides[many].resize(grid.h * grid.w, -1.0f);
+    const Picture picture{l.data,       dtype,        1, 3, grid.h, grid.w, l.batch_stride, l.channel_stride,
+                          l.row_stride, l.cell_stride};
+    run(plan_guide(picture, guide_weights({0.5, -0.5, 1.0, 1.0}, 3), phases, 1, 3, guides[many].data(), many ? 24 : 5), race,
+        [](auto& context, const GuideParams& params) { make_guide_tile(context, params); });
+  }
+  return std::memcmp(guides[0].data(), guides[1].data(), guides[0].size() * sizeof(float)) == 0;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -128,7 +144,8 @@ int main(int argc, char** argv) {
   for (int i = 0; i < 60; ++i) {
     wrong += !forward(DType(i % kDTypes), race);
     wrong += !backward(DType(i % kDTypes), race);
-    launches += 4;
+    wrong += !guide(DType(i % kDTypes), race);
+    launches += 6;
   }
   std::printf("%d launches, %d wrong\n", launches, wrong);
   return wrong == 0 ? 0 : 1;

@@ -1,10 +1,11 @@
 // Compares the CPU path with tests/kernels/native/oracle.h, byte by byte, on every instruction set of this processor: number
-// formats, bits of cells, maps and gradients. Built and run by test_sanitizers.py, under the address and
+// formats, bits of cells, maps, gradients and guides. Built and run by test_sanitizers.py, under the address and
 // undefined-behaviour sanitizers and on buffers of exact size, and by test_faults.py, for each planted fault. Ends at the
 // first wrong result with a line "wrong (CHECK, SET): ...". Arguments, all optional: the only instruction set to look at
 // (exit code 77 where this processor lacks it) and the only check that may report. With the argument "overrun", a band
 // reads one cell past the end, which the sanitizer must report.
 #include "cases.h"
+#include "cpu/guide.h"
 
 using namespace bitrate;
 using namespace cases;
@@ -212,6 +213,95 @@ void check_map(const Kernels& kernels, const Sizes& sizes, DType dtype, bool is_
   }
 }
 
+// The guide's logarithm and power of two, against those of the standard library.
+void check_guide_formulas() {
+  for (int i = 0; i < 20000; ++i) {
+    const double value = std::exp2(unit() * 40 - 20), exponent = unit() * 200 - 100;
+    const double log = log2_of(float(value)) - 3.04004025, power = exp2_of(float(exponent)) / std::exp2(float(exponent));
+    if (!(std::abs(log - std::log2(float(value))) <= 6e-6)) wrong("guide formulas", "scalar", std::to_string(value));
+    if (!(std::abs(power - 1) <= 4e-6)) wrong("guide formulas", "scalar", std::to_string(exponent));
+  }
+}
+
+// Nine values of a picture's size around a pixel, which go on beyond its borders, `apart`; as core/guide.h adds them.
+float sum_around(const std::vector<float>& values, int64_t height, int64_t width, int64_t y, int64_t x, int64_t apart) {
+  float sums[3];
+  for (int64_t k = 0; k < 3; ++k) {
+    const auto at = [&](int64_t row) {
+      const int64_t column = x + (k - 1) * apart;
+      return values[std::clamp(row, int64_t(0), height - 1) * width + std::clamp(column, int64_t(0), width - 1)];
+    };
+    sums[k] = sum3(at(y - apart), at(y), at(y + apart));
+  }
+  return sum3(sums[0], sums[1], sums[2]);
+}
+
+// The guide of a picture, whole planes one after the other.
+void check_guide(const Kernels& kernels, int64_t height, int64_t width, int64_t channels, DType dtype) {
+  const Sample sample = random_sample(dtype, {pick(1, 2), channels, height, width}, int(pick(0, 3)), kUniform, pick(0, 1));
+  const Latent& l = sample.latent;
+  const Picture picture{l.data, dtype,          l.batch,          channels,     height,
+                        width,  l.batch_stride, l.channel_stride, l.row_stride, l.cell_stride};
+  const GuideWeights weights = guide_weights({unit() - 0.5, unit() - 0.5, unit() - 0.5, unit() * 4 - 2}, channels);
+  const int64_t phase_rows = pick(1, 9), phase_columns = pick(1, 20);
+  std::vector<float> phases(phase_rows * phase_columns);
+  for (float& phase : phases) phase = float(unit()) - 0.5f;
+  const Buffer found(l.batch * height * width, 4, kGap);
+  float* guide = reinterpret_cast<float*>(found.data());
+  make_guide(picture, weights, phases.data(), phase_rows, phase_columns, guide, kernels, in_parts);
+  const std::string what = std::to_string(l.batch) + " pictures of " + std::to_string(channels) + " x " +
+                           std::to_string(height) + " x " + std::to_string(width) + " type " + std::to_string(int(dtype));
+  for (int64_t image = 0; image < l.batch; ++image) {
+    std::vector<float> light(height * width), energies = light, textures = light;
+    const auto plane = [&](std::vector<float>& to, const auto& made) {
+      for (int64_t i = 0; i < height * width; ++i) to[i] = made(i / width, i % width);
+    };
+    plane(light, [&](int64_t y, int64_t x) {
+      float value[8], sum = 0.0f;
+      visit(dtype, [&](auto type) {
+        for (int64_t c = 0; c < channels; ++c) {
+          value[c] = to_single(static_cast<const decltype(type)*>(
+              l.data)[image * l.batch_stride + c * l.channel_stride + y * l.row_stride + x * l.cell_stride]);
+        }
+      });
+      if (channels == 3) return luminance(value[0], value[1], value[2]);
+      for (int64_t c = 0; c < channels; ++c) sum += clamped(value[c]);
+      return sum * weights.channel;
+    });
+    const auto at = [&](int64_t y, int64_t x) {
+      return light[std::clamp(y, int64_t(0), height - 1) * width + std::clamp(x, int64_t(0), width - 1)];
+    };
+    plane(energies, [&](int64_t y, int64_t x) { return energy(at(y, x - 1), at(y, x + 1), at(y - 1, x), at(y + 1, x)); });
+    plane(textures, [&](int64_t y, int64_t x) { return texture(at(y, x), sum_around(light, height, width, y, x, 1)); });
+    const auto near = [&](int64_t y, int64_t x) { return sum_around(energies, height, width, y, x, 1); };
+    for (int64_t y = 0; y < height; ++y) {
+      for (int64_t x = 0; x < width; ++x) {
+        float sums[3];
+        for (int64_t k = 0; k < 3; ++k) {
+          sums[k] = sum3(near(y - 3, x + 3 * k - 3), near(y, x + 3 * k - 3), near(y + 3, x + 3 * k - 3));
+        }
+        const float place = place_exponent(weights, phases[y % phase_rows * phase_columns + x % phase_columns]);
+        const float expected = guide_of(weights, near(y, x), sum3(sums[0], sums[1], sums[2]),
+                                        sum_around(textures, height, width, y, x, 1), at(y, x), place);
+        if (!same(guide[(image * height + y) * width + x], expected)) {
+          wrong("guides", kernels.name, what + ", row " + std::to_string(y) + ", column " + std::to_string(x));
+        }
+      }
+    }
+  }
+  if (!found.surroundings_untouched()) wrong("guides", kernels.name, what + ", outside the guide");
+}
+
+// From one pixel to several blocks of columns, and to what is streamed; more rows than are worth a thread.
+int check_guides(const Kernels& kernels) {
+  for (int i = 0; i < 60; ++i) {
+    check_guide(kernels, pick(1, i % 2 ? 8 : 40), pick(1, i % 3 ? 20 : 200), i % 4 ? 3 : pick(1, 5), DType(i % kDTypes));
+  }
+  check_guide(kernels, 9, 4500, 3, DType::Float32);
+  check_guide(kernels, 700, 1503, 3, DType::Float32);
+  return 62;
+}
+
 Sizes small() {
   Sizes sizes{{}, pick(1, 30), pick(1, 90)};
   const int64_t n = pick(1, 3), count = pick(0, 2) == 0 ? pick(2, 3) : 1;
@@ -246,7 +336,8 @@ int main(int argc, char** argv) {
   const std::vector<const Kernels*> sets = instruction_sets(overrun ? "" : argument);
   if (sets.empty()) return 77;
   check_formats();
-  int cases = 1;
+  check_guide_formulas();
+  int cases = 2;
   for (const Kernels* kernels : sets) {
     check_quotients<Half>(*kernels, DType::Float16);
     check_quotients<BFloat16>(*kernels, DType::BFloat16);
@@ -256,7 +347,7 @@ int main(int argc, char** argv) {
       check_map(*kernels, small(), dtype, i % 3 == 0, i % 5 == 0, -1, overrun);
       cases += 2;
     }
-    cases += check_large(*kernels);
+    cases += check_large(*kernels) + check_guides(*kernels);
   }
   std::printf("%d cases on %zu instruction sets, 0 wrong\n", cases, sets.size());
   return 0;

@@ -1,9 +1,10 @@
-// The CPU path on real threads, for the thread sanitizer: every instruction set of this processor, forward and backward,
-// sizes of one slab and of several. Bytes must be those of a single thread. Built and run by test_sanitizers.py. With the
-// argument "race", neighbouring tasks share their first and last output, which the sanitizer must report.
+// The CPU path on real threads, for the thread sanitizer: every instruction set of this processor, forward, backward and
+// guides, sizes of one slab and of several. Bytes must be those of a single thread. Built and run by test_sanitizers.py.
+// With the argument "race", neighbouring tasks share their first and last output, which the sanitizer must report.
 #include <thread>
 
 #include "cases.h"
+#include "cpu/guide.h"
 
 using namespace bitrate;
 using namespace cases;
@@ -46,7 +47,15 @@ bool same_bytes(const Kernels& kernels, DType dtype, const Grid& grid, int64_t h
     project_backward({grad.data(), is_double, grid.n, height, width},
                      {first.latent, gradient.data(), s.batch, s.channel, s.row, s.cell, back_rows.band, back_columns.band},
                      kernels, parallel);
+    const Latent& l = first.latent;  // as a picture
+    const float phases[] = {0.0f, 0.5f, -0.5f};
+    const Buffer guide(grid.n * grid.h * grid.w, 4, kGap);
+    make_guide(
+        {l.data, dtype, grid.n, grid.c, grid.h, grid.w, l.batch_stride, l.channel_stride, l.row_stride, l.cell_stride},
+        guide_weights({0.5, -0.5, 1.0, 1.0}, grid.c), phases, 1, 3, reinterpret_cast<float*>(guide.data()), kernels,
+        parallel);
     results.emplace_back(reinterpret_cast<const char*>(map.data()), map.size());
+    results.back().append(reinterpret_cast<const char*>(guide.data()), guide.size());
     results.back().append(reinterpret_cast<const char*>(gradient.data()), gradient.size());
   }
   return results[0] == results[1];
