@@ -1,0 +1,18 @@
+"""Sources of bits made into the bits of cells, which all else takes as bits that are given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from . import rate_reference
+from .sources import Source
+
+
+def cells_of(latents: Mapping[str, Tensor | Source], native: bool) -> dict[str, Tensor]:
+    """Return latents with each source replaced by the bits of its cells, float64 ``[N, h, w]``."""
+    return {
+        name: rate_reference.cell_bits(latent.flat()) if isinstance(latent, Source) else latent
+        for name, latent in latents.items()
+    }
