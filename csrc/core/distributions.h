@@ -108,8 +108,7 @@ BITRATE_HD Symbol<Float> gaussian(Float distance, Float scale) {
     by_distance = close ? by_distance : -strength * lost;
     by_scale = close ? by_scale : strength * A::fma(a, lost, -w * kept);
   }
-  return {distance > 3.4028235e38f ? mantissa * 0.0f : mantissa, inside ? IntOf<Float>{} : power.exponent, by_distance,
-          by_scale};
+  return {mantissa, inside ? IntOf<Float>{} : power.exponent, by_distance, by_scale};
 }
 
 // Laplace: half a tail on either side.

@@ -44,7 +44,7 @@ template <typename Float>
 BITRATE_HD Float power_of_two(IntOf<Float> exponent) {
   const IntOf<Float> least = IntOf<Float>{} - 127, most = IntOf<Float>{} + 127;
   const IntOf<Float> above = exponent < least ? least : exponent;
-  return bits_as<Float>((above > most ? most : above) + 127 << 23);
+  return bits_as<Float>(((above > most ? most : above) + 127) << 23);
 }
 
 // (1 + excess) 2^exponent, |excess| < 1/2.

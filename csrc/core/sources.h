@@ -51,13 +51,16 @@ BITRATE_HD Float bounded_scale(Float scale, float bound) {
 template <Family kFamily, bool kSlopes, typename Float>
 BITRATE_HD Symbol<Float> symbol_of(Float distance, Float scale, float bound) {
   scale = bounded_scale(scale, bound);
+  Symbol<Float> symbol;
   if constexpr (kFamily == Family::Laplace) {
-    return laplace<kSlopes>(distance, scale);
+    symbol = laplace<kSlopes>(distance, scale);
   } else if constexpr (kFamily == Family::Logistic) {
-    return logistic<kSlopes>(distance, scale);
+    symbol = logistic<kSlopes>(distance, scale);
   } else {
-    return gaussian<kSlopes>(distance, scale);
+    symbol = gaussian<kSlopes>(distance, scale);
   }
+  symbol.mantissa = distance > 3.4028235e38f ? symbol.mantissa * 0.0f : symbol.mantissa;  // an infinite value has none
+  return symbol;
 }
 
 // Symbols of a likelihood of two powers of two: a sum of parts, each by its weight.
