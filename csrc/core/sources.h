@@ -10,6 +10,13 @@ namespace bitrate {
 
 enum class Family : int { Gaussian, Laplace, Logistic, Mixture };
 constexpr int kFamilies = 4;
+
+// A family as a type.
+template <Family kOne>
+struct FamilyOf {
+  static constexpr Family kFamily = kOne;
+};
+
 constexpr int64_t kMostComponents = 16;  // of a mixture
 constexpr int kInputs = 4;               // values, scales, means, weights; a mixture alone has the last
 

@@ -82,7 +82,7 @@ struct Rows {
       visit(term.dtype, [&](auto type) {
         using T = decltype(type);
         T* to = static_cast<T*>(tensor.data) + tensor.offset(run.image, c, run.row, run.column + begin);
-        for (int64_t j = 0; j < count; ++j) to[j * tensor.cell_stride] = Rounded<T>::from(double(rows[at][j]));
+        for (int64_t j = 0; j < count; ++j) to[j * tensor.cell_stride] = Rounded<T>::from(rows[at][j]);
       });
     });
   }
