@@ -17,7 +17,7 @@ from . import library, rate_reference
 from .sources import FACTORIZED, FILTERS, MIXTURE, Flat, Source
 from .torch_internals import BelowAutograd, in_forward_mode, in_function_transform
 
-MOST_COMPONENTS = 16  # of a mixture: kMostComponents of csrc/core/sources.h
+MOST_COMPONENTS = 8  # of a mixture: kMostComponents of csrc/core/sources.h
 
 
 class Kinds(NamedTuple):
