@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from .memory import MemoryLimitError
     from .models.adapter import ModelAdapter
     from .models.demo_codec import load_demo_codec
-    from .ops.functional import bitrate_map, latent_bits
+    from .ops.functional import bitrate_map, latent_bits, rate
     from .ops.projection import Projection
+    from .ops.sources import Factorized, Gaussian, GaussianMixture, Laplace, Logistic
     from .ops.strips import map_strips
     from .receptive_field.calibration import calibrate
     from .receptive_field.field import ReceptiveField
@@ -38,9 +39,14 @@ _HOMES = {  # public name to the module that defines it
     "BitrateMapper": "mapping.mapper",
     "BitrateResult": "mapping.layout",
     "CodingError": "coding.rans",
+    "Factorized": "ops.sources",
     "FrameMapper": "mapping.frames",
     "FrameResult": "mapping.frames",
+    "Gaussian": "ops.sources",
+    "GaussianMixture": "ops.sources",
     "ImageError": "io.images",
+    "Laplace": "ops.sources",
+    "Logistic": "ops.sources",
     "MemoryLimitError": "memory",
     "ModelAdapter": "models.adapter",
     "PictureResult": "tiled.map_picture",
@@ -57,15 +63,21 @@ _HOMES = {  # public name to the module that defines it
     "load_demo_codec": "models.demo_codec",
     "map_picture": "tiled.map_picture",
     "map_strips": "ops.strips",
+    "rate": "ops.functional",
 }
 __all__ = [
     "Attribution",
     "BitrateMapper",
     "BitrateResult",
     "CodingError",
+    "Factorized",
     "FrameMapper",
     "FrameResult",
+    "Gaussian",
+    "GaussianMixture",
     "ImageError",
+    "Laplace",
+    "Logistic",
     "MemoryLimitError",
     "ModelAdapter",
     "PictureResult",
@@ -84,6 +96,7 @@ __all__ = [
     "map_picture",
     "map_strips",
     "models",
+    "rate",
 ]
 
 

@@ -13,13 +13,16 @@ from torch import Tensor
 
 from .dispatch import BandSet, MapGeometry, band_set, choose_kernel, keep_alive
 from .projection import Projection, choose_projections
+from .rate import cells_of
+from .sources import Source, is_eager
 from .torch_internals import are_eager
 from .units import LIKELIHOOD, UNITS, kernel_input, noun_of, range_trouble, value_range
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 OUTPUT_KEYS = ("x_hat", "strings")  # of a model's whole output, beside the likelihoods or without them
 
-Latents = Tensor | Mapping[str, "Latents | Sequence[Latents] | None"]
+Latent = Tensor | Source
+Latents = Latent | Mapping[str, "Latents | Sequence[Latents] | None"]
 Projections = str | Projection | Mapping[str, str | Projection]
 
 
@@ -79,7 +82,7 @@ def unwrap(values: Any, noun: str, what: str = "") -> Any:
     Raises:
         ValueError: a whole output without that entry.
     """
-    if isinstance(values, Tensor):  # most often, and sooner told than what it is not
+    if isinstance(values, (Tensor, Source)):  # most often, and sooner told than what it is not
         return values
     if isinstance(values, tuple) and hasattr(values, "_asdict"):
         values = values._asdict()
@@ -95,8 +98,8 @@ def unwrap(values: Any, noun: str, what: str = "") -> Any:
     return values
 
 
-def named_tensors(values: Any, noun: str, name: str = "") -> dict[str, Tensor]:
-    """Return the tensors of nested dicts by name; names are joined with dots (``"keyframe.y"``).
+def named_tensors(values: Any, noun: str, name: str = "") -> dict[str, Any]:
+    """Return the tensors, and sources, of nested dicts by name; names are joined with dots (``"keyframe.y"``).
 
     Dicts may hold lists, whose entries are named by number (``"y.0"``), None, which is skipped, and whole outputs of
     models, see ``unwrap``.
@@ -105,16 +108,16 @@ def named_tensors(values: Any, noun: str, name: str = "") -> dict[str, Tensor]:
         TypeError: something that is neither a tensor nor a dict.
         ValueError: two tensors would have the same name, or a whole output has no likelihoods.
     """
-    if isinstance(values, Tensor):
+    if isinstance(values, (Tensor, Source)):
         return {name: values}
     what = f"{noun}[{name!r}]" if name else noun
     values = unwrap(values, noun, what)
-    if isinstance(values, Tensor):
+    if isinstance(values, (Tensor, Source)):
         return {name: values}
     if name and isinstance(values, (list, tuple)):
         values = dict(enumerate(values))
     if isinstance(values, Mapping):
-        named: dict[str, Tensor] = {}
+        named: dict[str, Latent] = {}
         for key, value in values.items():
             if value is None:
                 continue
@@ -136,7 +139,7 @@ def _holds_dicts(values: Any) -> bool:
     return isinstance(values, Mapping) or (isinstance(values, (list, tuple)) and any(map(_holds_dicts, values)))
 
 
-def image_latents(values: Any, unit: str = LIKELIHOOD) -> dict[str, Tensor]:
+def image_latents(values: Any, unit: str = LIKELIHOOD) -> dict[str, Any]:
     """Return the latents of one batch of images by name, whichever way a model nests them.
 
     A single tensor is called ``"y"``; those of a list, as hierarchical codecs return it, by their number: ``"0"``,
@@ -147,7 +150,7 @@ def image_latents(values: Any, unit: str = LIKELIHOOD) -> dict[str, Tensor]:
     """
     noun = noun_of(unit)
     values = unwrap(values, noun)
-    if isinstance(values, Tensor):
+    if isinstance(values, (Tensor, Source)):
         return {"y": values}
     if isinstance(values, (list, tuple)):
         if _holds_dicts(values):
@@ -176,7 +179,7 @@ def split_frames(values: Any, unit: str) -> list[Any] | None:
     return list(values)
 
 
-def check_kinds(kinds: Mapping[str, Tensor | Kind], unit: str) -> None:
+def check_kinds(kinds: Mapping[str, Latent | Kind], unit: str) -> None:
     """Check that tensors are of the unit's shape, and of one batch and device."""
     noun, first = noun_of(unit), next(iter(kinds.values()))
     for name, kind in kinds.items():
@@ -194,9 +197,12 @@ def check_kinds(kinds: Mapping[str, Tensor | Kind], unit: str) -> None:
             raise TypeError(f"{what} must be a strided tensor, got layout {kind.layout}")
 
 
-def _check_values(latents: Mapping[str, Tensor], unit: str) -> None:
+def _check_values(latents: Mapping[str, Latent], unit: str) -> None:
     for name, tensor in latents.items():
         what = f"{noun_of(unit)}[{name!r}]" if name else noun_of(unit)
+        if isinstance(tensor, Source):
+            tensor.check_values(what)
+            continue
         trouble = range_trouble(what, *value_range(tensor), tensor.dtype, unit)
         if trouble:
             raise ValueError(trouble)
@@ -264,12 +270,12 @@ def _checked_crop(crop: tuple[Any, ...], size: tuple[int, int]) -> tuple[int, ..
     return crop
 
 
-def map_dtype(tensors: Iterable[Tensor | Kind]) -> torch.dtype:
+def map_dtype(tensors: Iterable[Latent | Kind]) -> torch.dtype:
     """Return the dtype of their map: float64 where one ``[N, C, h, w]`` is; sums over cells are that of anything."""
     return torch.float64 if any([t.dtype == torch.float64 and t.dim() == 4 for t in tensors]) else torch.float32
 
 
-def checked_dtype(dtype: torch.dtype | None, tensors: Iterable[Tensor | Kind]) -> torch.dtype:
+def checked_dtype(dtype: torch.dtype | None, tensors: Iterable[Latent | Kind]) -> torch.dtype:
     """Return the map's: as given, or what follows from the tensors."""
     if dtype is None:
         return map_dtype(tensors)
@@ -319,7 +325,10 @@ def resolve(
         chosen = projection
     else:
         chosen = tuple(choose_projections(projection, latents).values())
-    eager = are_eager(latents.values())
+    sources = [one for one in latents.values() if isinstance(one, Source)]
+    if sources and unit != LIKELIHOOD:
+        raise TypeError(f"{noun} must be tensors, got a {type(sources[0]).__name__}; leave out unit=")
+    eager = is_eager(latents.values()) if sources else are_eager(latents.values())
     setting = (_kept_setting if eager else _settle)(
         tuple([(name, t.shape, t.dtype, t.device, t.layout) for name, t in latents.items()]),
         None if size is None else _checked_size(size),
@@ -334,6 +343,8 @@ def resolve(
     if check:
         _check_values(latents, unit)
     native = choose_kernel(impl, setting.map.device, len(setting.grids))
+    if sources:
+        latents = cells_of(latents, native)
     return Call(latents, setting, eager, native, unit)
 
 

@@ -23,6 +23,8 @@ from .arguments import image_latents as image_latents
 from .arguments import map_dtype as map_dtype
 from .arguments import named_likelihoods as named_likelihoods
 from .guided import check_guide, guided_map
+from .rate import cells_of
+from .sources import Source
 from .units import LIKELIHOOD, kernel_input, noun_of
 
 
@@ -48,10 +50,10 @@ def bitrate_map(
     the likelihoods.
 
     Args:
-        values: probabilities in (0, 1], ``[N, C, h, w]``, or nested dicts of such tensors as CompressAI models return
-            them: their maps are added in the same pass. Dicts may hold lists, and None. A list or tuple (video models
-            return one entry a frame) gives a list of maps. Of a model's whole output, the entry ``"likelihoods"`` is
-            taken. float32, float64, float16 or bfloat16; any strides.
+        values: probabilities in (0, 1], ``[N, C, h, w]``, or a source of bits, such as ``Gaussian``, or nested dicts of
+            these as CompressAI models return them: their maps are added. Dicts may hold lists, and None. A list or
+            tuple (video models return one entry a frame) gives a list of maps. Of a model's whole output, the entry
+            ``"likelihoods"`` is taken. float32, float64, float16 or bfloat16; any strides.
         size: ``(H, W)`` of the image, pixels. Exactly one of ``size`` and ``scale_factor`` must be given.
         scale_factor: pixels per cell, a number or a pair ``(vertical, horizontal)``; ``H = floor(h * scale)``.
         projection: ``"nearest"``, ``"bilinear"``, ``"area"`` or a ``Projection``, such as ``calibrate`` measures; or a
@@ -127,19 +129,45 @@ def bitrate_map(
 
 
 def latent_bits(
-    values: Tensor, *, impl: str = "auto", dtype: torch.dtype | None = None, unit: str = LIKELIHOOD
+    values: Tensor | Source, *, impl: str = "auto", dtype: torch.dtype | None = None, unit: str = LIKELIHOOD
 ) -> Tensor:
-    """Return the bits per latent cell, ``[N, h, w]``, of likelihoods ``[N, C, h, w]`` or of costs in another unit.
+    """Return the bits per latent cell, ``[N, h, w]``, of likelihoods ``[N, C, h, w]``, a source or costs.
 
     The cell sums that ``bitrate_map`` projects. Sum them in float64 (``dtype=torch.float64``) for totals: a float32 sum
     over a large map is off in the fifth digit. Other arguments and errors as for ``bitrate_map``.
     """
     noun = noun_of(unit)
-    if not isinstance(values, Tensor):
-        raise TypeError(f"{noun} must be a tensor, got {type(values).__name__}")
+    if not isinstance(values, (Tensor, Source)):
+        raise TypeError(f"{noun} must be a tensor or a source of bits, got {type(values).__name__}")
     if 0 in values.shape[-2:]:
         check_kinds({"": values}, unit)
-        return reference.cell_bits(kernel_input(values, unit), checked_dtype(dtype, [values]))
+        made = checked_dtype(dtype, [values])
+        return reference.cell_bits(kernel_input(cells_of({"": values}, False)[""], unit), made)
     # The map at the grid's own size, where each pixel is its cell.
     cells: Tensor = bitrate_map(values, values.shape[-2:], projection="nearest", impl=impl, dtype=dtype, unit=unit)
     return cells.squeeze(1)
+
+
+def rate(sources: Latents, *, impl: str = "auto", check: bool = False) -> Tensor:
+    """Return the bits of each image of a batch, float64 ``[N]``, straight from latents and their distributions.
+
+    Differentiable in all that a source holds: ``rate(Gaussian(y, scales, means)).sum() / pixels`` is the rate term of a
+    training loss.
+
+    Args:
+        sources: a source of bits, such as ``Gaussian``, or nested dicts of such, whose bits are added. Likelihoods
+            ``[N, C, h, w]`` are sources, too.
+        impl, check: as for ``bitrate_map``.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as ``bitrate_map`` does.
+    """
+    total: Tensor | None = None
+    for name, latent in image_latents(sources).items():
+        check_kinds({name: latent}, LIKELIHOOD)
+        cells = latent_bits(latent, impl=impl, dtype=torch.float64)
+        bits = cells.sum(2).sum(1)  # by rows: an order that no number of threads changes
+        total = bits if total is None else total + bits
+    if total is None:
+        raise ValueError(f"sources must hold at least one, got {sources!r}")
+    return total

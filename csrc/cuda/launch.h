@@ -4,6 +4,7 @@
 #include <string>
 
 #include "../core/guide_tile.h"
+#include "../core/rate_plan.h"
 
 namespace bitrate {
 
@@ -18,5 +19,7 @@ std::string no_code_reason();
 void start(const Launch<ProjectParams>& launch, void* stream);
 void start(const Launch<BackwardParams>& launch, void* stream);
 void start(const Launch<GuideParams>& launch, void* stream);
+void start_rate(const Launch<RateParams>& launch, bool backward, void* stream);
+void start_network(const Launch<NetworkParams>& launch, void* stream);
 
 }  // namespace bitrate

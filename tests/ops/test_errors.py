@@ -99,7 +99,7 @@ CASES = [
     *[(lambda v=v: bitrate_map(P, SIZE, impl=v), ValueError, "must be one of 'auto', 'native', 'reference', got ")
       for v in ("cuda", "", None, 1, "Native", b"auto")],
     (lambda: latent_bits(P, impl="fast"), ValueError, "impl must be one of"),
-    *[(lambda v=v: latent_bits(v), TypeError, "likelihoods must be a tensor, got ")
+    *[(lambda v=v: latent_bits(v), TypeError, "likelihoods must be a tensor or a source of bits, got ")
       for v in (None, {"y": P}, [P], 3, P.numpy(), "p")],
     (lambda: bitrate_map(P.to("meta"), SIZE, impl="native"), RuntimeError, "was asked for, but .*meta tensors"),
     # out

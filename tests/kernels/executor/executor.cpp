@@ -4,6 +4,7 @@
 #include "core/guide_tile.h"
 #include "core/project.h"
 #include "core/project_backward.h"
+#include "core/rate_plan.h"
 
 #ifdef BITRATE_EXT_PTX  // the kernels as nvcc compiles them: see ptx.py
 #include "ptx.h"
@@ -17,6 +18,10 @@ namespace bitrate {
 const auto project_kernel = [](auto& ctx, const ProjectParams& p) { project_tile(ctx, p); };
 const auto project_backward_kernel = [](auto& ctx, const BackwardParams& p) { project_tile_backward(ctx, p); };
 const auto guide_kernel = [](auto& ctx, const GuideParams& p) { make_guide_tile(ctx, p); };
+const auto rate_kernel = [](auto& ctx, const RateParams& p) { sum_run(ctx, p); };
+const auto rate_backward_kernel = [](auto& ctx, const RateParams& p) { write_run_slopes(ctx, p); };
+const auto network_backward_kernel = [](auto& ctx, const NetworkParams& p) { write_network_slopes(ctx, p); };
+const auto add_runs_kernel = [](auto& ctx, const NetworkParams& p) { add_runs(ctx, p); };
 #endif
 
 namespace {
@@ -71,6 +76,36 @@ Launch<GuideParams> plan(const TensorView& view, const std::vector<double>& weig
                     static_cast<float*>(const_cast<void*>(guide.data)), setting.threads);
 }
 
+Strided strided_of(const TensorView& view) {
+  const std::vector<int64_t>& t = view.strides;
+  if (t.size() == 2) return {const_cast<void*>(view.data), 0, t[0], 0, 0};  // a factorised prior's parameters
+  return {const_cast<void*>(view.data), t[0], t[1], t[2], t[3]};
+}
+
+SourceTerm term_of(const SourceView& source) {
+  const TensorView& values = source.inputs[0];
+  const std::vector<int64_t>& s = values.sizes;
+  SourceTerm term{source.family, values.dtype, s[0], s[1], s[2], s[3], 1, source.bound, source.floor, {}, {}};
+  if (source.family == Family::Mixture) term.components = source.inputs[1].sizes[1] / s[1];
+  for (size_t i = 0; i < source.inputs.size(); ++i) term.inputs[i] = strided_of(source.inputs[i]);
+  for (size_t i = 0; i < source.gradients.size(); ++i) {
+    if (source.gradients[i].data != nullptr) term.gradients[i] = strided_of(source.gradients[i]);
+  }
+  return term;
+}
+
+double* cells_of(const SourceView& source) { return static_cast<double*>(const_cast<void*>(source.cells.data)); }
+
+std::vector<Launch<RateParams>> plan(const std::vector<SourceView>& sources, bool backward, const Setting& setting) {
+  std::vector<SourceTerm> terms;
+  std::vector<double*> cells;
+  for (const SourceView& source : sources) {
+    terms.push_back(term_of(source));
+    cells.push_back(cells_of(source));
+  }
+  return plan_rate(terms, cells, backward, setting.threads);
+}
+
 template <typename Params>
 Summary summary_of(const Launch<Params>& launch, int32_t width, bool whole) {
   const Params& p = launch.params;
@@ -123,6 +158,16 @@ void run_index(const Launch<Params>& launch, const std::vector<Real>& real, cons
 
 }  // namespace
 
+Summary summary_of(const std::vector<Launch<RateParams>>& launches) {
+  Summary summary;
+  for (const Launch<RateParams>& launch : launches) {
+    summary.blocks += launch.blocks;
+    summary.shared_bytes = launch.shared_bytes;
+    summary.threads = launch.threads;
+  }
+  return summary;
+}
+
 std::vector<PtxBlock> ptx_blocks(int planted) {
   std::vector<PtxBlock> found;
 #ifdef BITRATE_EXT_PTX
@@ -173,6 +218,75 @@ Summary run_guide(const TensorView& picture, const std::vector<double>& weights,
   watch(global, guide, true);
   run(launch, global, setting, guide_kernel);
   return summary_of(launch);
+}
+
+namespace {
+
+void watch(GlobalMemory& global, const SourceView& source, bool backward) {
+  for (const TensorView& one : source.inputs) watch(global, one, false);
+  for (const TensorView& one : source.gradients) {
+    if (one.data != nullptr && one.sizes.size() == 4) watch(global, one, true);
+  }
+  watch(global, source.cells, !backward);
+}
+
+void run_network(const SourceView& source, const Setting& setting) {
+  Launch<NetworkParams> launch = plan_network(term_of(source), cells_of(source), setting.threads);
+  const bool summed = source.gradients[1].data != nullptr;
+  const int64_t count = sum_count(launch);
+  std::vector<double> sums(summed ? count : 0);
+  const auto watch_sums = [&](GlobalMemory& global, bool output) {
+    if (summed) global.add("sums", sums.data(), 8 * count, sums.data(), {count}, {1}, 8, output);
+  };
+  launch.params.sums = summed ? sums.data() : nullptr;
+  GlobalMemory global;
+  watch(global, source, true);
+  watch_sums(global, true);
+  run(launch, global, setting, network_backward_kernel);
+  if (!summed) return;
+  launch.blocks = adding_blocks(launch);
+  launch.shared_bytes = 0;
+  GlobalMemory after;
+  watch_sums(after, false);
+  watch(after, source.gradients[1], true);
+  run(launch, after, setting, add_runs_kernel);
+}
+
+}  // namespace
+
+Summary run_rate(const std::vector<SourceView>& sources, bool backward, const Setting& setting) {
+  const std::vector<Launch<RateParams>> launches = plan(sources, backward, setting);
+  for (const Launch<RateParams>& launch : launches) {  // a source belongs to one
+    GlobalMemory global;
+    for (const SourceView& source : sources) {
+      const PlannedSource* planned = launch.params.sources;
+      const bool mine = std::any_of(planned, planned + launch.params.count,
+                                    [&](const PlannedSource& s) { return s.cells == source.cells.data; });
+      if (mine) watch(global, source, backward);
+    }
+    if (backward) {
+      run(launch, global, setting, rate_backward_kernel);
+    } else {
+      run(launch, global, setting, rate_kernel);
+    }
+  }
+  for (const SourceView& source : sources) {
+    if (backward && source.family == Family::Factorized) run_network(source, setting);
+  }
+  return summary_of(launches);
+}
+
+Summary index_rate(const std::vector<SourceView>& sources, bool backward, const Setting& setting,
+                   const std::vector<int64_t>& blocks, std::vector<Touched>& touched) {
+  const std::vector<Launch<RateParams>> launches = plan(sources, backward, setting);
+  for (const Launch<RateParams>& launch : launches) {
+    if (backward) {
+      run_index(launch, {}, blocks, touched, rate_backward_kernel);
+    } else {
+      run_index(launch, {}, blocks, touched, rate_kernel);
+    }
+  }
+  return summary_of(launches);
 }
 
 Summary index_project(const std::vector<TermView>& terms, const TensorView& map, const Setting& setting,

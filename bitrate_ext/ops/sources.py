@@ -1,0 +1,293 @@
+"""Sources of bits: latents beside the distributions that code them, given where likelihoods are.
+
+A symbol ``v`` costs ``-log2(CDF(v + 1/2) - CDF(v - 1/2))`` bits. A source names the distribution; no tensor of
+likelihoods is ever made. What a source means is in ``rate_reference``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .torch_internals import are_eager
+
+SCALE_BOUND = 0.11  # CompressAI's: smaller scales count as this
+GAUSSIAN, LAPLACE, LOGISTIC, MIXTURE, FACTORIZED = range(5)  # csrc/core/tensors.h has the same order
+FILTERS = (3, 3, 3, 3)  # of CompressAI's factorised prior, for which there are kernels
+Shape = Sequence[int]
+
+
+class Flat(NamedTuple):
+    """A source as the operators take it; tensors are ``[N, C, h, w]``, those of a mixture ``[N, K * C, h, w]``."""
+
+    family: int
+    tensors: list[Tensor]  # values, scales, means, weights; of a factorised prior: values, parameters [C, P]
+    bound: float  # of the scales; -inf: none
+    floor: float  # of the likelihood; 0: none
+    filters: tuple[int, ...] = ()  # of a factorised prior's network
+
+
+class Source:
+    """What all sources share: they have the shape, the dtype and the device of their values."""
+
+    values: Tensor
+    floor: float | None
+    family: ClassVar[int]
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.values.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.values.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.values.device
+
+    @property
+    def layout(self) -> torch.layout:
+        return self.values.layout
+
+    def dim(self) -> int:
+        """Return the number of dimensions, as a tensor does."""
+        return self.values.dim()
+
+    def flat(self) -> Flat:
+        """Return what the operators take."""
+        raise NotImplementedError
+
+    def check_values(self, what: str) -> None:
+        """Refuse distributions that are none: a look at all their parameters, which waits for the device.
+
+        Raises:
+            ValueError: naming the part, what was expected and what came.
+        """
+        for name, part in self._parts():
+            if not bool(torch.isfinite(part).all()):
+                raise ValueError(
+                    f"{what}.{name} must be finite, got NaN or infinity among them; look where they come from"
+                )
+
+    def _parts(self) -> list[tuple[str, Tensor]]:
+        named = [
+            (name, getattr(self, name)) for name in ("values", "scales", "means", "weights") if hasattr(self, name)
+        ]
+        return [(name, part) for name, part in named if part is not None]
+
+    def _check(self, copies: bool = False) -> None:
+        """Check kinds alone: nothing waits for the device."""
+        kind, values = type(self).__name__, self.values
+        for name, part in self._parts():
+            what = f"{kind}'s {name}"
+            if not isinstance(part, Tensor):
+                raise TypeError(f"{what} must be a tensor, got {type(part).__name__}")
+            if not part.is_floating_point() or part.layout != torch.strided:
+                raise TypeError(f"{what} must be strided floating-point, got {part.dtype}, layout {part.layout}")
+            if part.dim() != 4:
+                raise ValueError(f"{what} must be [N, C, h, w], got shape {list(part.shape)}")
+            if part is values:
+                continue
+            if part.dtype != values.dtype:
+                raise TypeError(
+                    f"{what} must be {values.dtype} like the values, got {part.dtype}; convert with .to(values.dtype)"
+                )
+            if part.device != values.device:
+                raise ValueError(f"{what} must be on {values.device} like the values, got {part.device}")
+        if self.floor is not None and not 0 < self.floor < 1:
+            raise ValueError(f"{kind}'s floor must be None or a likelihood between 0 and 1, got {self.floor!r}")
+
+
+def _same(what: str, shape: Shape, expected: Shape, like: str) -> None:
+    if tuple(shape) != tuple(expected):
+        raise ValueError(f"{what} must have the shape of the {like}, {list(expected)}, got {list(shape)}")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class _Located(Source):
+    """Values, each with a distribution of its own scale and mean.
+
+    Args:
+        values: the latent, ``[N, C, h, w]``: whole numbers from the means, or noisy ones, as in training.
+        scales: of the same shape, dtype and device.
+        means: likewise; None: zero.
+        scale_bound: smaller scales count as this, with the gradient of CompressAI's ``LowerBound``; None: no bound, and
+            scales that are not positive give NaN.
+        floor: least likelihood that counts, with the same gradient; 1e-9 is CompressAI's. None: the true value.
+
+    Raises:
+        TypeError, ValueError: naming the part, what was expected and what came.
+    """
+
+    values: Tensor
+    scales: Tensor
+    means: Tensor | None = None
+    _: KW_ONLY
+    scale_bound: float | None = SCALE_BOUND
+    floor: float | None = None
+
+    def __post_init__(self) -> None:
+        self._check()
+        if self.scale_bound is not None and not 0 < self.scale_bound < math.inf:
+            raise ValueError(f"scale_bound must be None or positive and finite, got {self.scale_bound!r}")
+        kind = type(self).__name__
+        for name, part in self._parts()[1:]:
+            self._check_shape(f"{kind}'s {name}", part)
+
+    def _check_shape(self, what: str, part: Tensor) -> None:
+        _same(what, part.shape, self.values.shape, "values")
+
+    def check_values(self, what: str) -> None:
+        super().check_values(what)
+        low = float(self.scales.detach().amin()) if self.scales.numel() else 1.0
+        if self.scale_bound is None and low <= 0:
+            raise ValueError(
+                f"{what}.scales must be positive, got {low:.8g}; give scale_bound=, below which none counts"
+            )
+
+    def flat(self) -> Flat:
+        means = self.values.new_zeros(()).expand(self.values.shape) if self.means is None else self.means
+        bound = -math.inf if self.scale_bound is None else self.scale_bound
+        return Flat(self.family, [self.values, self.scales, means], bound, self.floor or 0.0)
+
+
+class Gaussian(_Located):
+    """Code each value by a normal distribution; ``scales`` are standard deviations."""
+
+    __doc__ += (_Located.__doc__ or "").split("\n", 1)[1]
+    family = GAUSSIAN
+
+
+class Laplace(_Located):
+    """Code each value by a Laplace distribution, ``CDF(x) = exp(x / scale) / 2`` below its mean."""
+
+    __doc__ += (_Located.__doc__ or "").split("\n", 1)[1]
+    family = LAPLACE
+
+
+class Logistic(_Located):
+    """Code each value by a logistic distribution, ``CDF(x) = 1 / (1 + exp(-x / scale))``."""
+
+    __doc__ += (_Located.__doc__ or "").split("\n", 1)[1]
+    family = LOGISTIC
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class GaussianMixture(_Located):
+    """Code each value by a weighted sum of K normal distributions, laid out as CompressAI's are.
+
+    Args:
+        values: the latent, ``[N, C, h, w]``.
+        scales, means, weights: ``[N, K * C, h, w]``, the C channels of the first distribution first. The weights of a
+            value should add up to one.
+        scale_bound, floor: as for ``Gaussian``; the floor is that of the sum.
+
+    Raises:
+        TypeError, ValueError: naming the part, what was expected and what came.
+    """
+
+    weights: Tensor | None = None
+    family = MIXTURE
+
+    def __post_init__(self) -> None:
+        for name in ("means", "weights"):
+            if getattr(self, name) is None:
+                raise TypeError(f"GaussianMixture's {name} must be a tensor, got None")
+        super().__post_init__()
+        _same("GaussianMixture's means", self._of("means").shape, self.scales.shape, "scales")
+        _same("GaussianMixture's weights", self._of("weights").shape, self.scales.shape, "scales")
+
+    def _of(self, name: str) -> Tensor:
+        part: Tensor = getattr(self, name)
+        return part
+
+    def _check_shape(self, what: str, part: Tensor) -> None:
+        batch, channels, *grid = self.values.shape
+        got = part.shape[1]
+        count = got // channels if channels and got % channels == 0 else 0
+        if count == 0 and (channels or got):
+            raise ValueError(f"{what} must have a multiple of the values' {channels} channels, got {got}")
+        _same(what, part.shape, (batch, got, *grid), "values but for the channels")
+
+    def check_values(self, what: str) -> None:
+        super().check_values(what)
+        low = float(self._of("weights").detach().amin()) if self.scales.numel() else 0.0
+        if low < 0:
+            raise ValueError(f"{what}.weights must be at least 0, got {low:.8g}; take a softmax over the K")
+
+    def flat(self) -> Flat:
+        inner = super().flat()
+        return inner._replace(tensors=[*inner.tensors, self._of("weights")])
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Factorized(Source):
+    """Code each value by its channel's learned distribution: a factorised prior, CompressAI's ``EntropyBottleneck``.
+
+    Args:
+        entropy_bottleneck: the module; its ``matrices``, ``biases``, ``factors`` and ``filters`` are read.
+        values: the latent, ``[N, C, h, w]``, of the module's channels, dtype and device.
+        floor: as for ``Gaussian``.
+
+    Raises:
+        TypeError, ValueError: naming the part, what was expected and what came.
+    """
+
+    entropy_bottleneck: Any
+    values: Tensor
+    _: KW_ONLY
+    floor: float | None = None
+    family = FACTORIZED
+
+    def __post_init__(self) -> None:
+        lacking = [
+            name for name in ("matrices", "biases", "factors", "filters") if not hasattr(self.entropy_bottleneck, name)
+        ]
+        if lacking:
+            raise TypeError(
+                "Factorized's entropy_bottleneck must be like CompressAI's EntropyBottleneck, got "
+                f"{type(self.entropy_bottleneck).__name__} without {', '.join(lacking)}"
+            )
+        self._check()
+        matrix = self.entropy_bottleneck.matrices[0]
+        if self.values.shape[1] != matrix.shape[0]:
+            raise ValueError(
+                f"Factorized's values must have the {matrix.shape[0]} channels of its entropy_bottleneck, got "
+                f"{self.values.shape[1]}"
+            )
+        if (matrix.dtype, matrix.device) != (self.values.dtype, self.values.device):
+            raise ValueError(
+                f"Factorized's values must be {matrix.dtype} on {matrix.device} like its entropy_bottleneck, got "
+                f"{self.values.dtype} on {self.values.device}"
+            )
+
+    def check_values(self, what: str) -> None:
+        super().check_values(what)
+        if not bool(torch.isfinite(self.flat().tensors[1]).all()):
+            raise ValueError(f"{what}.entropy_bottleneck must have finite parameters, got NaN or infinity among them")
+
+    def flat(self) -> Flat:
+        module = self.entropy_bottleneck
+        filters = tuple(int(width) for width in module.filters)
+        layers = []
+        for layer in range(len(filters) + 1):  # positive weights, biases and gates, in the order in which they are used
+            layers += [F.softplus(module.matrices[layer]).flatten(1), module.biases[layer].flatten(1)]
+            if layer < len(filters):
+                layers.append(torch.tanh(module.factors[layer]).flatten(1))
+        origin = module.quantiles[:, 0, 1:2].detach() if hasattr(module, "quantiles") else torch.zeros_like(layers[-1])
+        parameters = torch.cat([*layers, origin], 1)  # the last: where whole symbols lie, between whole numbers
+        parameters = parameters if parameters.dtype == torch.float64 else parameters.float()
+        return Flat(self.family, [self.values.contiguous(), parameters], -math.inf, self.floor or 0.0, filters)
+
+
+def is_eager(latents: Iterable[Tensor | Source]) -> bool:
+    """Tell whether all are of plain tensors, outside of any compiler, mode and transform."""
+    parts = [[latent] if isinstance(latent, Tensor) else [part for _, part in latent._parts()] for latent in latents]
+    return are_eager([tensor for some in parts for tensor in some])

@@ -1,0 +1,47 @@
+"""What symbols cost, exactly: the distributions as mpmath has them, and cases that reach into every corner."""
+
+import mpmath
+import torch
+
+mpmath.mp.dps = 60
+HALF = mpmath.mpf("0.5")
+
+
+def _gaussian(a, b):
+    """CDF(-a) - CDF(-b), whatever it takes: 60 digits beside the exponent of the tail."""
+    root = mpmath.sqrt(2)
+    with mpmath.workdps(60 + int(min(a * a, 10_000) / 4)):
+        return (mpmath.erfc(a / root) - mpmath.erfc(b / root)) / 2
+
+
+def _laplace(a, b):
+    return (mpmath.exp(-a) if a > 0 else 2 - mpmath.exp(a)) / 2 - mpmath.exp(-b) / 2
+
+
+def _logistic(a, b):
+    return 1 / (1 + mpmath.exp(a)) - 1 / (1 + mpmath.exp(b))
+
+
+CDFS = {"Gaussian": _gaussian, "Laplace": _laplace, "Logistic": _logistic}
+
+
+def likelihood(kind, value, scale, mean=0.0):
+    """Of one symbol; every argument is taken as the number that it is."""
+    distance = abs(mpmath.mpf(float(value)) - mpmath.mpf(float(mean)))
+    scale = mpmath.mpf(float(scale))
+    return CDFS[kind]((distance - HALF) / scale, (distance + HALF) / scale)
+
+
+def bits(found):
+    return float(-mpmath.log(found, 2))
+
+
+def symbols(count, generator, most_bits=1000.0, dtype=torch.float32):
+    """Values, scales and means ``[1, 1, 1, count]`` of every size; no symbol costs much more than ``most_bits``."""
+    scales = 0.11 * torch.exp(torch.rand(count, generator=generator, dtype=torch.float64) * 9)  # to 890
+    means = torch.randn(count, generator=generator, dtype=torch.float64) * 10
+    far = torch.rand(count, generator=generator, dtype=torch.float64) ** 3 * (most_bits * 1.38) ** 0.5
+    sign = torch.randint(0, 2, (count,), generator=generator) * 2 - 1
+    noise = torch.rand(count, generator=generator, dtype=torch.float64) - 0.5
+    values = means + sign * far * scales + noise
+    return [t.to(dtype).reshape(1, 1, 1, count) for t in (values, scales, means)]
