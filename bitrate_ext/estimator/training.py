@@ -1,0 +1,288 @@
+"""Train an estimator: run a codec on windows of photographs, and fit the network to the bits of their blocks."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..checks import check_whole_number
+from ..choices import GUIDED
+from ..mapping.mapper import AnyProjection
+from .codec import CodecBits, Model, Photograph, load_photograph
+from .estimator import About, EstimatorError, RateEstimator
+from .network import RateNetwork
+
+Progress = Callable[[str, float], object]
+EVERY, MOST_HELD_OUT, FEW = 8, 16, 8  # of photographs: one of so many is held out, at most so many; fewer are few
+SIDE = 320  # of windows, pixels; or the next multiple below that the codec takes
+FROM_EACH = 2  # windows, each time that a photograph is read
+MOST_PIXELS = 160_000_000  # of the windows that are kept, 3 bytes each
+BATCH = 4 * SIDE**2  # pixels a step
+RATE, WARM_UP, DECAY = 2e-3, 50, 1e-2  # of AdamW: learning rate, steps up to it, weight decay
+SOFTENED = 0.05  # of the mean bits of blocks, below which they count little
+TOTALS = 0.1  # weight of the error of totals beside that of blocks
+
+
+class Clock:
+    """How much of a time, or of a number of rounds, is over."""
+
+    def __init__(self, seconds: float, rounds: int | None) -> None:
+        self._end, self._rounds, self._start = seconds, rounds, time.monotonic()
+
+    def done(self, rounds: int) -> float:
+        """Return it from 0 to 1, after so many rounds; after none, nothing is over."""
+        past = (time.monotonic() - self._start) / self._end if self._rounds is None else rounds / self._rounds
+        return min(past, 1.0) if rounds else 0.0
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of a photograph on its canvas, and what it cost."""
+
+    picture: Tensor  # uint8 [C, H, W]
+    blocks: Tensor  # float32 [h, w], bits
+    output: int  # of the network
+
+
+def train_estimator(
+    model: Model | Mapping[int, Model],
+    images: Sequence[Photograph],
+    *,
+    held_out: Sequence[Photograph] | None = None,
+    projection: AnyProjection = GUIDED,
+    minutes: float = 5.0,
+    windows: int | None = None,
+    steps: int | None = None,
+    name: str | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    **forward_kwargs: Any,
+) -> RateEstimator:
+    """Train an estimator of a model's bits on photographs.
+
+    For half of the time the model runs on windows of the photographs, at one quality after the other, and its maps are
+    summed over blocks of 16 x 16 pixels; for the other half the network learns them. Then both see whole photographs
+    that were held out, which gives ``about.errors``. Nothing is kept on disk, and models are left as they were found.
+
+    Args:
+        model: as ``BitrateMapper`` takes it, or a ``ModelAdapter``; or a dict of them by quality, which gives an
+            estimator of all. They must pad images alike and be on one device, where the network learns, too.
+        images: files, or tensors ``[1, C, H, W]`` in [0, 1]; each is read whenever it is needed.
+        held_out: photographs for the errors alone. Default: every 8th of ``images``, at least one, at most 16.
+        projection: of the maps, as for ``BitrateMapper``. What is measured is so for the middle quality.
+        minutes: for windows and learning. Measuring a projection before that, and the errors after, come on top.
+        windows, steps: exact numbers in the place of halves of the time: training can then be repeated.
+        name: what to call the model. Default: its class.
+        seed: of windows, first weights and the order of learning.
+        progress: called now and then as ``progress(what, done)``, with ``done`` from 0 to 1.
+        **forward_kwargs: for the model's ``forward``.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came; fewer than two images; bits that
+            are no finite numbers; or as ``BitrateMapper``.
+        ImageError: a file that cannot be read.
+    """
+    given = dict(model) if isinstance(model, Mapping) else None
+    if given is not None and (not given or not all(isinstance(one, int) for one in given)):
+        raise ValueError(f"model must be a model, or a dict of them by quality such as {{1: model}}, got {given!r:.80}")
+    _check_numbers(minutes, windows, steps)
+    train, test = _split(images, held_out)
+    first = load_photograph(train[0])
+    codec = CodecBits([model] if given is None else list(given.values()), projection, first, forward_kwargs)  # type: ignore[list-item]
+    tell = progress or (lambda what, done: None)
+
+    random, start = np.random.default_rng(seed), time.monotonic()
+    seen = _run_codec(codec, train, random, Clock(30 * minutes, windows), tell)
+    left = 60 * minutes - (time.monotonic() - start) if windows is None else 30 * minutes
+    network = _fit(seen, len(codec.adapters), codec.device, random, seed, Clock(left, steps), tell)
+    about = About(
+        model=name or type(codec.adapters[0].model).__name__,
+        qualities=() if given is None else tuple(given),
+        errors=tuple(_errors(network, codec, test, tell)),
+        multiple=codec.multiple,
+        channels=first.shape[1],
+        padding=codec.padding.mode,
+        padding_side=codec.padding.side,
+        weights=codec.fingerprint,
+        training={
+            "photographs": len(train),
+            "windows": len(seen),
+            "pixels": sum(one.picture[0].numel() for one in seen),
+            "projection": projection if isinstance(projection, str) else "given",
+            "seed": seed,
+        },
+    )
+    return RateEstimator(network, about)
+
+
+def _check_numbers(minutes: float, windows: int | None, steps: int | None) -> None:
+    for argument, value in (("windows", windows), ("steps", steps)):
+        if value is not None:
+            check_whole_number(argument, value, 1)
+    if isinstance(minutes, bool) or not isinstance(minutes, (int, float)) or not 0 < minutes < math.inf:
+        raise ValueError(f"minutes must be a positive number, got {minutes!r}")
+
+
+def _split(
+    images: Sequence[Photograph], held_out: Sequence[Photograph] | None
+) -> tuple[list[Any] | Sequence[Photograph], Sequence[Photograph]]:
+    """Return the photographs to learn, and those that are held out."""
+    for argument, given in (("images", images), ("held_out", held_out)):
+        if given is not None and (isinstance(given, (str, Tensor)) or not isinstance(given, Sequence)):
+            got = type(given).__name__
+            raise TypeError(f"{argument} must be a list of files or of tensors [1, C, H, W], got {got}")
+    least = 1 if held_out else 2
+    if len(images) < least:
+        raise ValueError(
+            f"images must be at least {least}, one of which is held out without held_out, got {len(images)}"
+        )
+    if held_out:
+        return images, held_out
+    places = list(range(EVERY - 1, len(images), EVERY))[:MOST_HELD_OUT] or [len(images) - 1]
+    if len(places) < FEW:
+        warnings.warn(
+            f"the errors are those of {len(places)} photographs that were held out, which is few: give "
+            f"{EVERY * FEW} photographs, or held_out",
+            stacklevel=3,
+        )
+    kept = set(places)
+    return [images[i] for i in range(len(images)) if i not in kept], [images[i] for i in places]
+
+
+def _run_codec(
+    codec: CodecBits, photographs: Sequence[Photograph], random: np.random.Generator, clock: Clock, tell: Progress
+) -> list[Window]:
+    seen: list[Window] = []
+    room = MOST_PIXELS
+    for part in _parts(photographs, codec.multiple, random):
+        done = clock.done(len(seen))
+        tell("running the codec", done)
+        if done >= 1 or room <= 0:
+            break
+        output = len(seen) % len(codec.adapters)
+        picture, blocks = codec(part, output)
+        seen.append(Window((255 * picture[0]).round().byte().cpu(), blocks.cpu(), output))
+        room -= picture[0, 0].numel()
+    return seen
+
+
+def _parts(
+    photographs: Sequence[Photograph], multiple: tuple[int, int], random: np.random.Generator
+) -> Iterator[Tensor]:
+    """Yield windows of the photographs, without end; every other one of a size that needs padding."""
+    count = 0
+    while True:
+        for index in random.permutation(len(photographs)):
+            whole = load_photograph(photographs[index])
+            for _ in range(FROM_EACH):
+                box = []
+                for length, step in zip(whole.shape[2:], multiple, strict=True):
+                    side = min(length, max(SIDE // step, 1) * step)
+                    if count % 2:
+                        side = int(random.integers(-(-side // 2), side + 1))
+                    elif side > step:
+                        side = side // step * step
+                    begin = int(random.integers(length - side + 1))
+                    box.append(slice(begin, begin + side))
+                count += 1
+                yield whole[:, :, box[0], box[1]]
+
+
+def _fit(
+    seen: Sequence[Window],
+    outputs: int,
+    device: torch.device,
+    random: np.random.Generator,
+    seed: int,
+    clock: Clock,
+    tell: Progress,
+) -> RateNetwork:
+    """Learn the bits of blocks: their roots, as errors of many bits are larger, and the logarithms of totals."""
+    means = torch.ones(outputs)
+    for output in range(outputs):
+        blocks = [one.blocks.flatten() for one in seen if one.output == output]
+        means[output] = torch.cat(blocks).mean() if blocks else means[max(output - 1, 0)]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = RateNetwork(seen[0].picture.shape[0], outputs)
+    network.start(means)
+    network, means = network.to(device).train(), means.to(device)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=DECAY)
+    groups: dict[Any, list[Window]] = defaultdict(list)  # of one size
+    for one in seen:
+        groups[tuple(one.picture.shape)].append(one)
+    alike = list(groups.values())
+    chances = np.array([len(group) for group in alike]) / len(seen)
+    step = 0
+    while (done := clock.done(step)) < 1:
+        tell("learning", done)
+        for group in optimizer.param_groups:
+            group["lr"] = RATE * min(1, (step + 1) / WARM_UP) * (1 + math.cos(math.pi * done)) / 2
+        x, bits, of_output = _batch(alike[random.choice(len(alike), p=chances)], random, device)
+        with torch.enable_grad():
+            made = network(x)[torch.arange(len(x), device=device), of_output]
+            loss = _loss(made, bits, means[of_output].view(-1, 1, 1))
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+        step += 1
+    return network.eval()
+
+
+def _loss(made: Tensor, blocks: Tensor, means: Tensor) -> Tensor:
+    roots = (made / means + SOFTENED).sqrt() - (blocks / means + SOFTENED).sqrt()
+    totals = made.sum(dim=(1, 2)).log() - blocks.sum(dim=(1, 2)).log()
+    return roots.square().mean() + TOTALS * totals.abs().mean()
+
+
+def _batch(alike: Sequence[Window], random: np.random.Generator, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw windows of one size, mirrored at random: pictures, bits of blocks, outputs."""
+    count = max(1, min(len(alike), round(BATCH / alike[0].picture[0].numel())))
+    pictures, bits, outputs = [], [], []
+    for index in random.choice(len(alike), count, replace=False):
+        window = alike[index]
+        flipped = [axis for axis in (-2, -1) if random.random() < 0.5]
+        pictures.append(window.picture.flip(flipped))
+        bits.append(window.blocks.flip(flipped))
+        outputs.append(window.output)
+    stacked = torch.stack(pictures), torch.stack(bits), torch.tensor(outputs)
+    x, blocks, output = (one.to(device) for one in stacked)
+    return x.float() / 255, blocks, output
+
+
+@torch.no_grad()
+def _errors(
+    network: RateNetwork, codec: CodecBits, photographs: Sequence[Photograph], tell: Progress
+) -> Iterator[EstimatorError]:
+    """Hold the network, with weights as they are saved, against the codec, at each of its outputs."""
+    for weight in network.parameters():
+        weight.copy_(weight.half().float())
+    outputs = range(len(codec.adapters))
+    totals, correlations = np.zeros((2, len(outputs), len(photographs)))
+    for number, photograph in enumerate(photographs):
+        whole = load_photograph(photograph)
+        for output in outputs:
+            tell("measuring the errors", (number + output / len(outputs)) / len(photographs))
+            picture, blocks = codec(whole, output)
+            made = network(picture)[0, output]
+            totals[output, number] = abs(float(made.double().sum() / blocks.double().sum()) - 1)
+            correlations[output, number] = correlation(made, blocks)
+    for output in outputs:
+        yield EstimatorError(totals[output].mean(), correlations[output].mean(), len(photographs))
+
+
+def correlation(a: Tensor, b: Tensor) -> float:
+    """Return Pearson's correlation of two tensors of one shape; 0 where one is constant."""
+    a, b = (one.double() - one.double().mean() for one in (a, b))
+    norm = float(a.norm() * b.norm())
+    return float((a * b).sum()) / norm if norm else 0.0
