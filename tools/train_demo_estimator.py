@@ -14,17 +14,22 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import overload
 
 import numpy as np
 import torch
 from check_demo_codec import six_photographs, wallpapers
-from torch import Tensor
+from torch import Tensor, nn
 
-from bitrate_ext import RateEstimator, load_demo_codec, train_estimator
-from bitrate_ext.choices import DEMO_QUALITIES
+from bitrate_ext import BitrateMapper, RateEstimator, load_demo_codec, train_estimator
+from bitrate_ext.choices import DEMO_QUALITIES, DEMO_QUALITY
 from bitrate_ext.estimator.estimator import DEMO
+from bitrate_ext.io.images import load_image
+from bitrate_ext.models.demo_codec import demo_photograph, load_demo_forward
+from bitrate_ext.models.demo_forward import ANALYSIS
+from bitrate_ext.receptive_field.fingerprint import weights_fingerprint
 
 CARD = """\
 # Estimator of the demo codec: model card
@@ -35,8 +40,8 @@ qualities: `RateEstimator.demo()`, `bitrate-ext estimate`. See `docs/estimator.m
 | | |
 |---|---|
 | network | {weights:,} weights, float16: energies of learnt 8 x 8 patches, then means over blocks and around them |
-| learnt | the codec's guided maps, summed over blocks, on {windows:,} windows ({megapixels:.0f} megapixels) of the \
-photographs that the codec was trained on (`tools/demo_photographs.tsv`) |
+| learnt | the codec's maps ({projection}) at all qualities, summed over blocks, on {windows:,} windows \
+({megapixels:.0f} megapixels) of the photographs that the codec was trained on (`tools/demo_photographs.tsv`) |
 | time | {minutes:g} minutes of running the codec and learning, half each |
 | seed | {seed} |
 | made by | `tools/train_demo_estimator.py` |
@@ -49,6 +54,28 @@ total bits, and correlation of the bits of its blocks with the codec's, mean. {s
 |---|---|---|
 {rows}
 """
+
+
+class AllQualities(nn.Module):
+    """The demo codec at its eight qualities at once: of eight copies of a picture, each is coded at one of them.
+
+    Their analysis transforms differ in the last layer alone. Nothing is reconstructed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.codecs = nn.ModuleList(load_demo_forward(quality) for quality in DEMO_QUALITIES)
+        self.eval()
+
+    def forward(self, x: Tensor) -> dict[str, dict[str, Tensor]]:
+        last = len(ANALYSIS) - 1
+        common = self.codecs[0].layers("g_a", x[:1], ANALYSIS[:last])
+        found = []
+        for codec in self.codecs:
+            y = codec.layers("g_a", common, ANALYSIS[last:], last)
+            found.append(codec.rounded(y)[0])
+        count = len(x)  # fewer where the model is probed
+        return {"likelihoods": {name: torch.cat([one[name] for one in found[:count]]) for name in ("y", "z")}}
 
 
 class Photographs(Sequence[Tensor]):
@@ -93,7 +120,7 @@ def card(estimator: RateEstimator, minutes: float, sets: str) -> str:
         minutes=minutes,
         sets=sets,
         rows="\n".join(rows),
-        **{name: about.training[name] for name in ("windows", "photographs", "seed")},
+        **{name: about.training[name] for name in ("windows", "projection", "seed")},
     )
 
 
@@ -102,6 +129,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--state", type=Path, required=True, help="folder of the codec's training photographs")
     parser.add_argument("--lomiri", type=Path, help="folder of the wallpapers")
     parser.add_argument("--minutes", type=float, default=6.0, help="default %(default)g")
+    parser.add_argument("--projection", default="guided", help="of the maps that are learnt (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=DEMO, help="default: the shipped file; the card goes beside it")
     args = parser.parse_args(argv)
@@ -119,15 +147,22 @@ def main(argv: list[str] | None = None) -> int:
             told = time.monotonic()
             print(f"{told - start:.0f} s, {what}, {100 * done:.0f} %", flush=True)
 
-    estimator = train_estimator(
-        {quality: load_demo_codec(quality) for quality in DEMO_QUALITIES},
+    measured = BitrateMapper(load_demo_codec(DEMO_QUALITY), projection=args.projection)
+    measured.resolve(load_image(demo_photograph()), {})
+    trained = train_estimator(
+        AllQualities(),
         Photographs(args.state),
+        qualities=DEMO_QUALITIES,
+        projection=measured.projections,
         held_out=[as_tensor(pixels) for pixels in unseen],
         minutes=args.minutes,
         name="demo codec",
         seed=args.seed,
         progress=progress,
     )
+    weights = weights_fingerprint([load_demo_codec(quality) for quality in DEMO_QUALITIES])
+    training = {**trained.about.training, "projection": args.projection}
+    estimator = RateEstimator(trained.network, replace(trained.about, weights=weights, training=training))
     estimator.save(args.output)
     text = card(estimator, args.minutes, f"{sets}.")
     args.output.with_suffix(".md").write_text(text)

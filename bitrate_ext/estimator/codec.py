@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -24,7 +25,8 @@ class CodecBits:
     """The bits of blocks of 16 x 16 pixels of padded pictures, by the maps of a model at each of its qualities.
 
     Args:
-        models: that pad pictures alike.
+        models: that pad pictures alike, one for each quality.
+        batched: there is one model alone, which codes the i-th picture of a batch at the i-th of so many qualities.
         projection: of the maps; what is measured is so for the middle one.
         picture: ``[1, C, H, W]``, to find out with what the models need.
         forward_kwargs: for their ``forward``.
@@ -34,11 +36,17 @@ class CodecBits:
     """
 
     def __init__(
-        self, models: Sequence[Model], projection: AnyProjection, picture: Tensor, forward_kwargs: Mapping[str, Any]
+        self,
+        models: Sequence[Model],
+        projection: AnyProjection,
+        picture: Tensor,
+        forward_kwargs: Mapping[str, Any],
+        batched: int = 1,
     ) -> None:
         self.adapters, self._forward = [ModelAdapter.of(one) for one in models], dict(forward_kwargs)
         self.device = device_of(self.adapters[0].model)
-        picture = picture.to(self.device)
+        self._batched, self.outputs = batched, len(models) * batched
+        picture = picture.to(self.device).expand(batched, -1, -1, -1)
         middle = BitrateMapper(self.adapters[len(models) // 2], projection=projection)
         middle.resolve(picture, self._forward)
         self._mappers = [BitrateMapper(adapter, projection=middle.projections) for adapter in self.adapters]
@@ -50,19 +58,31 @@ class CodecBits:
             raise ValueError(f"model: all qualities must pad images alike, got {found}")
         self.multiple, self.padding = found.pop()
 
-    def __call__(self, picture: Tensor, output: int) -> tuple[Tensor, Tensor]:
-        """Return a picture ``[1, C, H, W]`` on whole blocks of its canvas, and the bits of these, float32 ``[h, w]``.
+    def __call__(self, picture: Tensor, number: int | None = None) -> tuple[Tensor, Tensor]:
+        """Return a picture ``[1, C, H, W]`` on whole blocks of its canvas, and the bits of these at each quality.
+
+        Args:
+            picture: the photograph or a part of it.
+            number: run this model alone, counted on and on from 0.
+
+        Returns:
+            ``[1, C, H, W]``, and float32 ``[outputs, h, w]``, NaN where nothing was run.
 
         Raises:
-            ValueError: they are no finite numbers.
+            ValueError: bits are no finite positive numbers.
         """
-        mapper = self._mappers[output]
-        padded = mapper.adapter.pad(picture.to(self.device))[0]
-        bits = mapper(padded, gradients=False, **self._forward).map.double()
-        blocks = F.avg_pool2d(whole_blocks(bits), BLOCK)[0, 0] * BLOCK**2
-        if not blocks.isfinite().all() or not (blocks >= 0).all() or not blocks.sum() > 0:
-            raise ValueError("model spends bits on a picture that are no finite positive numbers; nothing to learn")
-        return whole_blocks(padded), blocks.float()
+        padded = self.adapters[0].pad(picture.to(self.device))[0]
+        several = padded.expand(self._batched, -1, -1, -1)
+        found = []
+        for index, mapper in enumerate(self._mappers):
+            if number is None or index == number % len(self._mappers):
+                bits = mapper(several, gradients=False, **self._forward).map[:, 0].double()
+                if not (bits.isfinite() & (bits >= 0)).all() or not (bits.sum(dim=(1, 2)) > 0).all():
+                    raise ValueError("model spends bits that are no finite positive numbers; there is nothing to learn")
+                found.append(F.avg_pool2d(whole_blocks(bits), BLOCK).float() * BLOCK**2)
+            else:
+                found.append(torch.full_like(whole_blocks(several)[:, 0, ::BLOCK, ::BLOCK], torch.nan))
+        return whole_blocks(padded), torch.cat(found)
 
     @property
     def fingerprint(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import torch
@@ -10,8 +11,9 @@ from torch import Tensor, nn
 
 BLOCK = 16  # side of the blocks whose bits are foretold, pixels
 SHORT = 4  # pixels from one patch to the next
-WAVES, WIDE, WIDER = 40, 64, 96  # channels: of patches, of 8 x 8 pixels, of blocks
+WAVES, WIDE, WIDER = 48, 64, 96  # channels: of patches, of 8 x 8 pixels, of blocks
 DEPTH = 3  # of layers that look beyond a block
+FAINT = 0.02  # the amplitude of a wave at which its bits begin to rise, before learning
 MOST_WEIGHTS = 200_000
 
 
@@ -19,8 +21,9 @@ class RateNetwork(nn.Module):
     """Foretell the bits of blocks of 16 x 16 pixels.
 
     A transform codec spends bits by the logarithm of its coefficients' size. So the first layer takes coefficients of
-    overlapping patches, and what follows sees the logarithms of their energies, and them; then means and contrasts over
-    larger and larger surroundings. The last layer gives the logarithm of each block's bits, one output a quality.
+    overlapping patches, cosines before learning, and what follows sees the logarithms of their energies; then means and
+    contrasts of larger and larger surroundings. The last layer gives the logarithm of each block's bits, one output a
+    quality.
 
     Args:
         channels: of the pictures.
@@ -30,8 +33,10 @@ class RateNetwork(nn.Module):
     def __init__(self, channels: int, outputs: int) -> None:
         super().__init__()
         self.waves = nn.Conv2d(channels, WAVES, 2 * SHORT, stride=SHORT, padding=SHORT // 2)
-        self.gain = nn.Parameter(torch.full((WAVES, 1, 1), 3.0))  # logarithm: of what counts as no energy
-        self.eight = nn.Conv2d(2 * WAVES, WIDE, 2, stride=2)
+        self.waves.weight = nn.Parameter(_cosines(channels))
+        self.waves.bias = nn.Parameter(torch.zeros(WAVES))
+        self.gain = nn.Parameter(torch.full((WAVES, 1, 1), -math.log(FAINT)))
+        self.eight = nn.Conv2d(WAVES, WIDE, 2, stride=2)
         self.sixteen = nn.Conv2d(WIDE, WIDER, 2, stride=2)
         self.around = nn.ModuleList(_Around(WIDER) for _ in range(DEPTH))
         self.last = nn.Conv2d(WIDER, outputs, 1)
@@ -43,10 +48,8 @@ class RateNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return bits ``[N, outputs, H / 16, W / 16]`` of pictures ``[N, C, H, W]`` whose sides are multiples of 16."""
-        waves = self.waves(x - 0.5)
-        energy = ((waves * self.gain.exp()).square() + 1).log()
-        found = F.gelu(self.eight(torch.cat((waves, energy), dim=1)))
-        found = self.sixteen(found)
+        energy = ((self.waves(x - 0.5) * self.gain.exp()).square() + 1).log()
+        found = self.sixteen(F.gelu(self.eight(energy)))
         for layer in self.around:
             found = layer(found)
         return cast(Tensor, self.last(found)).clamp(-20, 20).exp()
@@ -63,3 +66,26 @@ class _Around(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + cast(Tensor, self.back(F.gelu(self.wide(self.mean(x)))))
+
+
+def _cosines(channels: int) -> Tensor:
+    """Return patches of cosines of the lowest frequencies, ``[WAVES, channels, 8, 8]``, of unit norm.
+
+    Of three channels: most of their mean, and some of what red and blue are beyond it.
+    """
+    side = 2 * SHORT
+    place = (torch.arange(side) + 0.5) * math.pi / side
+    waves = torch.cos(torch.arange(side)[:, None] * place)  # [frequency, pixel]
+    waves = waves / waves.norm(dim=1, keepdim=True)
+    order = sorted(((i, j) for i in range(side) for j in range(side)), key=lambda one: (one[0] ** 2 + one[1] ** 2, one))
+    mixes = torch.full((1, channels), channels**-0.5)
+    counts = [WAVES]
+    if channels == 3:
+        mixes = torch.tensor([[0.577, 0.577, 0.577], [0.816, -0.408, -0.408], [-0.408, -0.408, 0.816]])
+        counts = [WAVES * 2 // 3, WAVES // 6, WAVES // 6]
+    made = [
+        mix[:, None, None] * torch.outer(waves[i], waves[j])
+        for mix, count in zip(mixes, counts, strict=True)
+        for i, j in order[:count]
+    ]
+    return torch.stack(made)

@@ -29,6 +29,7 @@ MOST_PIXELS = 160_000_000  # of the windows that are kept, 3 bytes each
 BATCH = 4 * SIDE**2  # pixels a step
 RATE, WARM_UP, DECAY = 2e-3, 50, 1e-2  # of AdamW: learning rate, steps up to it, weight decay
 SOFTENED = 0.05  # of the mean bits of blocks, below which they count little
+LEAST = 1e-3  # bits of a block, that means are taken for at least
 TOTALS = 0.1  # weight of the error of totals beside that of blocks
 
 
@@ -49,14 +50,14 @@ class Window:
     """A part of a photograph on its canvas, and what it cost."""
 
     picture: Tensor  # uint8 [C, H, W]
-    blocks: Tensor  # float32 [h, w], bits
-    output: int  # of the network
+    blocks: Tensor  # float32 [outputs, h, w], bits; NaN at qualities that it was not coded at
 
 
 def train_estimator(
     model: Model | Mapping[int, Model],
     images: Sequence[Photograph],
     *,
+    qualities: Sequence[int] = (),
     held_out: Sequence[Photograph] | None = None,
     projection: AnyProjection = GUIDED,
     minutes: float = 5.0,
@@ -77,6 +78,7 @@ def train_estimator(
         model: as ``BitrateMapper`` takes it, or a ``ModelAdapter``; or a dict of them by quality, which gives an
             estimator of all. They must pad images alike and be on one device, where the network learns, too.
         images: files, or tensors ``[1, C, H, W]`` in [0, 1]; each is read whenever it is needed.
+        qualities: of a model that codes the i-th picture of a batch at the i-th of these; it is run on copies.
         held_out: photographs for the errors alone. Default: every 8th of ``images``, at least one, at most 16.
         projection: of the maps, as for ``BitrateMapper``. What is measured is so for the middle quality.
         minutes: for windows and learning. Measuring a projection before that, and the errors after, come on top.
@@ -97,16 +99,17 @@ def train_estimator(
     _check_numbers(minutes, windows, steps)
     train, test = _split(images, held_out)
     first = load_photograph(train[0])
-    codec = CodecBits([model] if given is None else list(given.values()), projection, first, forward_kwargs)  # type: ignore[list-item]
+    models: list[Any] = [model] if given is None else list(given.values())
+    codec = CodecBits(models, projection, first, forward_kwargs, max(len(qualities), 1))
     tell = progress or (lambda what, done: None)
 
     random, start = np.random.default_rng(seed), time.monotonic()
     seen = _run_codec(codec, train, random, Clock(30 * minutes, windows), tell)
     left = 60 * minutes - (time.monotonic() - start) if windows is None else 30 * minutes
-    network = _fit(seen, len(codec.adapters), codec.device, random, seed, Clock(left, steps), tell)
+    network = _fit(seen, codec.outputs, codec.device, random, seed, Clock(left, steps), tell)
     about = About(
         model=name or type(codec.adapters[0].model).__name__,
-        qualities=() if given is None else tuple(given),
+        qualities=tuple(qualities if given is None else given),
         errors=tuple(_errors(network, codec, test, tell)),
         multiple=codec.multiple,
         channels=first.shape[1],
@@ -168,9 +171,8 @@ def _run_codec(
         tell("running the codec", done)
         if done >= 1 or room <= 0:
             break
-        output = len(seen) % len(codec.adapters)
-        picture, blocks = codec(part, output)
-        seen.append(Window((255 * picture[0]).round().byte().cpu(), blocks.cpu(), output))
+        picture, blocks = codec(part, len(seen))
+        seen.append(Window((255 * picture[0]).round().byte().cpu(), blocks.cpu()))
         room -= picture[0, 0].numel()
     return seen
 
@@ -207,10 +209,8 @@ def _fit(
     tell: Progress,
 ) -> RateNetwork:
     """Learn the bits of blocks: their roots, as errors of many bits are larger, and the logarithms of totals."""
-    means = torch.ones(outputs)
-    for output in range(outputs):
-        blocks = [one.blocks.flatten() for one in seen if one.output == output]
-        means[output] = torch.cat(blocks).mean() if blocks else means[max(output - 1, 0)]
+    means = torch.cat([one.blocks.flatten(1) for one in seen], dim=1).nanmean(dim=1)  # [outputs]
+    means = torch.where(means.isnan(), means.nanmean(), means).clamp_min(LEAST)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = RateNetwork(seen[0].picture.shape[0], outputs)
@@ -227,10 +227,9 @@ def _fit(
         tell("learning", done)
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1, (step + 1) / WARM_UP) * (1 + math.cos(math.pi * done)) / 2
-        x, bits, of_output = _batch(alike[random.choice(len(alike), p=chances)], random, device)
+        x, bits = _batch(alike[random.choice(len(alike), p=chances)], random, device)
         with torch.enable_grad():
-            made = network(x)[torch.arange(len(x), device=device), of_output]
-            loss = _loss(made, bits, means[of_output].view(-1, 1, 1))
+            loss = _loss(network(x), bits, means.view(-1, 1, 1))
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -240,24 +239,23 @@ def _fit(
 
 
 def _loss(made: Tensor, blocks: Tensor, means: Tensor) -> Tensor:
+    """Return the loss of bits ``[N, outputs, h, w]``, beside which those known are NaN where nothing is known."""
     roots = (made / means + SOFTENED).sqrt() - (blocks / means + SOFTENED).sqrt()
-    totals = made.sum(dim=(1, 2)).log() - blocks.sum(dim=(1, 2)).log()
-    return roots.square().mean() + TOTALS * totals.abs().mean()
+    totals = made.sum(dim=(2, 3)).log() - blocks.sum(dim=(2, 3)).log()
+    known = ~totals.isnan()
+    return roots[known].square().mean() + TOTALS * totals[known].abs().mean()
 
 
-def _batch(alike: Sequence[Window], random: np.random.Generator, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw windows of one size, mirrored at random: pictures, bits of blocks, outputs."""
+def _batch(alike: Sequence[Window], random: np.random.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Draw windows of one size, mirrored at random: pictures and bits of their blocks."""
     count = max(1, min(len(alike), round(BATCH / alike[0].picture[0].numel())))
-    pictures, bits, outputs = [], [], []
+    pictures, bits = [], []
     for index in random.choice(len(alike), count, replace=False):
         window = alike[index]
         flipped = [axis for axis in (-2, -1) if random.random() < 0.5]
         pictures.append(window.picture.flip(flipped))
         bits.append(window.blocks.flip(flipped))
-        outputs.append(window.output)
-    stacked = torch.stack(pictures), torch.stack(bits), torch.tensor(outputs)
-    x, blocks, output = (one.to(device) for one in stacked)
-    return x.float() / 255, blocks, output
+    return torch.stack(pictures).to(device).float() / 255, torch.stack(bits).to(device)
 
 
 @torch.no_grad()
@@ -267,17 +265,14 @@ def _errors(
     """Hold the network, with weights as they are saved, against the codec, at each of its outputs."""
     for weight in network.parameters():
         weight.copy_(weight.half().float())
-    outputs = range(len(codec.adapters))
-    totals, correlations = np.zeros((2, len(outputs), len(photographs)))
+    totals, correlations = np.zeros((2, codec.outputs, len(photographs)))
     for number, photograph in enumerate(photographs):
-        whole = load_photograph(photograph)
-        for output in outputs:
-            tell("measuring the errors", (number + output / len(outputs)) / len(photographs))
-            picture, blocks = codec(whole, output)
-            made = network(picture)[0, output]
-            totals[output, number] = abs(float(made.double().sum() / blocks.double().sum()) - 1)
-            correlations[output, number] = correlation(made, blocks)
-    for output in outputs:
+        tell("measuring the errors", number / len(photographs))
+        picture, blocks = codec(load_photograph(photograph))
+        for output, (made, known) in enumerate(zip(network(picture)[0], blocks, strict=True)):
+            totals[output, number] = abs(float(made.double().sum() / known.double().sum()) - 1)
+            correlations[output, number] = correlation(made, known)
+    for output in range(codec.outputs):
         yield EstimatorError(totals[output].mean(), correlations[output].mean(), len(photographs))
 
 
