@@ -226,9 +226,7 @@ def _check_animation(arguments: argparse.Namespace) -> None:
             arguments.checkpoint = arguments.animate[len(arguments.animate) // 2]
         return
     if arguments.checkpoint is not None or is_own(arguments.model):
-        raise UsageError(
-            "--animate goes over published qualities; name checkpoints after it: --animate LOW.pth HIGH.pth".strip()
-        )
+        raise UsageError("--animate goes over published qualities; checkpoints follow it: --animate LOW.pth HIGH.pth")
     found = qualities(arguments)
     if not found:
         metric = arguments.metric or "mse"

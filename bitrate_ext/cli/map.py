@@ -1,14 +1,15 @@
-"""The command ``bitrate-ext map``: bitrate maps of photographs, as pictures and as numbers."""
+"""The command ``bitrate-ext map``: bitrate maps of photographs, as pictures and as numbers, and animations of them."""
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -24,11 +25,13 @@ from ..mapping.mapper import AnyProjection, BitrateMapper
 from ..mapping.psnr import measure_psnr
 from ..receptive_field import calibration
 from ..viz import map_figure
-from . import animate, calibrate, check, map_tiled
+from ..viz.animation import animation_frames, save_animation
+from ..viz.colormap import Rim, colour_limit, inside_rim
+from . import calibrate, check, map_tiled
 from .console import FAILED, OK, count_passes, echo, finite, number, print_document, tell_failures, warn
-from .model_options import mapper_options
+from .model_options import mapper_options, qualities
 from .outputs import Names, file_name
-from .record import MapJob, Record
+from .record import AnimationRow, MapJob, Record
 from .serving import checked_device, input_file, load_model, run_each, with_progress
 
 
@@ -36,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Map, write the files, print."""
     device = checked_device(arguments.device)
     job = _make_job(arguments, device)
-    varied = [job if animate.same_model(one, arguments) else _make_job(one, device) for one in animate.each(arguments)]
+    varied = [job if _same_model(one, arguments) else _make_job(one, device) for one in _each_model(arguments)]
     job = replace(job, frames=tuple(varied))
     endings = {**check.map_outputs(arguments), **map_tiled.endings(arguments)}
     names = Names(arguments, arguments.images, list(endings.values()))
@@ -48,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
             record = map_it(job, image, path, files)
         warn(image, record.warnings)
         if not arguments.json:
-            echo("\n".join([_summary(record), *animate.lines(record.animation or ())]), sys.stdout)
+            echo("\n".join([_summary(record), *_lines(record.animation or ())]), sys.stdout)
         return record
 
     doing = "Following the bits of" if arguments.projection == JACOBIAN else "Mapping"
@@ -142,14 +145,6 @@ def _map_whole(job: MapJob, image: str, path: str, files: dict[str, Path]) -> Re
     return record
 
 
-def _animate(job: MapJob, x: torch.Tensor, result: BitrateResult, psnr: float | None) -> animate.Animation:
-    """Map an image by each model of the animation; by the job's own it is mapped already."""
-    animation = animate.Animation(job.arguments.view or choices.VIEWS[0])
-    for one in job.frames:
-        animation.add(x, *((result, psnr) if one.mapper is job.mapper else _run(one, x)[:2]), one.model)
-    return animation
-
-
 def _summary(record: Record) -> str:
     split = ", ".join(f"{name} {number(bits, ',.0f')}" for name, bits in record.latent_bits.items())
     psnr = "" if record.psnr_db is None else f", {record.psnr_db:.2f} dB"
@@ -167,3 +162,81 @@ def _tell_files(records: Sequence[Record]) -> None:
         files = ", ".join(map(shown, records[0].files.values()))
         others = "" if len(records) == 1 else f", and {len(records) - 1} times the like"
         echo(f"Written: {files}{others}", sys.stdout)
+
+
+# One image over the qualities of a codec, as in CompressAI issue 265.
+
+
+def _each_model(arguments: argparse.Namespace) -> Iterator[argparse.Namespace]:
+    """Yield the arguments for each model that the animation goes over; none where none is asked for."""
+    if arguments.animate is None:
+        return
+    varied, values = ("checkpoint", arguments.animate) if arguments.animate else ("quality", qualities(arguments))
+    for value in values:
+        one = copy.copy(arguments)
+        setattr(one, varied, value)
+        yield one
+
+
+def _same_model(one: argparse.Namespace, other: argparse.Namespace) -> bool:
+    """Return whether two of a command's arguments name the same weights."""
+    return (one.quality, one.checkpoint) == (other.quality, other.checkpoint)
+
+
+@dataclass
+class _Animation:
+    """What the animation of one image is made of."""
+
+    view: str
+    maps: list[torch.Tensor] = field(default_factory=list)  # [1, 1, H, W], on the CPU
+    images: list[torch.Tensor] = field(default_factory=list)  # [1, 3, H, W]
+    rows: list[AnimationRow] = field(default_factory=list)
+    rim: Rim = (0, 0, 0, 0)
+
+    def add(self, x: torch.Tensor, result: BitrateResult, psnr_db: float | None, model: str) -> None:
+        """Take a map of an image ``[1, 3, H, W]`` as the next frame."""
+        made = x if self.view == "overlay" or result.x_hat is None else result.x_hat
+        self.maps.append(result.map.float().cpu())
+        self.images.append(made.cpu())
+        total, bpp = finite(result.total_bits.item()), finite(result.bpp.item())
+        self.rows.append(AnimationRow(model, total, bpp, finite(psnr_db), list(result.warnings)))
+        top, bottom, left, right = map(max, zip(self.rim, result.rim, strict=True))
+        self.rim = top, bottom, left, right
+
+    def write(self, record: Record, file: IO[bytes]) -> None:
+        """Draw the frames, and write them."""
+        about = f"{shown(file_name(record.image))}   {record.width} x {record.height}"
+        save_animation(
+            animation_frames(
+                self.images,
+                self.maps,
+                [_caption(row) for row in self.rows],
+                subtitle=f"{about}   {record.bits}, {record.projection}",
+                view=self.view,
+                limit=record.animation_limit,
+            ),
+            file,
+        )
+
+    def limit(self) -> float:
+        """Return where the one scale of colours ends, bits per pixel."""
+        return max(colour_limit(inside_rim(bits[0, 0].numpy(), self.rim)) for bits in self.maps)
+
+
+def _lines(rows: Sequence[AnimationRow]) -> list[str]:
+    """Return what is printed of an animation, a line a frame."""
+    return [f"  {_caption(row, ', ')}" for row in rows]
+
+
+def _caption(row: AnimationRow, between: str = "    ") -> str:
+    psnr = [] if row.psnr_db is None else [f"PSNR {row.psnr_db:.2f} dB"]
+    return between.join([row.model, f"{number(row.bpp, '.3f')} bits per pixel", *psnr])
+
+
+def _animate(job: MapJob, x: torch.Tensor, result: BitrateResult, psnr: float | None) -> _Animation:
+    """Map an image by each model of the animation; by the job's own it is mapped already."""
+    animation = _Animation(job.arguments.view or choices.VIEWS[0])
+    for done, one in enumerate(job.frames):
+        count_passes(done + 1, len(job.frames))
+        animation.add(x, *((result, psnr) if one.mapper is job.mapper else _run(one, x)[:2]), one.model)
+    return animation

@@ -16,6 +16,7 @@ from commands import error_of
 
 import bitrate_ext
 from bitrate_ext import BitrateMapper
+from bitrate_ext.choices import DEMO_QUALITIES
 from bitrate_ext.cli import check
 from bitrate_ext.cli import main as cli
 from bitrate_ext.coding.ledger import Ledger, LedgerBuilder
@@ -37,14 +38,20 @@ def mapped(name: str, **arguments: Any) -> bitrate_ext.BitrateResult:
 # Results.
 
 
-@pytest.mark.parametrize("size", [(300, 451), (64, 64), (1, 1)])
-def test_the_demo_codec_adds_up(size: tuple[int, int]) -> None:
-    codec: Any = bitrate_ext.load_demo_codec()
-    mapper = BitrateMapper(codec, bits="coded")
+@pytest.mark.parametrize(
+    ("size", "quality"),
+    [((300, 451), 5), ((64, 64), 5), ((1, 1), 5), *(((90, 130), quality) for quality in DEMO_QUALITIES)],
+)
+def test_the_demo_codec_adds_up(size: tuple[int, int], quality: int) -> None:
+    codec: Any = bitrate_ext.load_demo_codec(quality)
+    mapper = BitrateMapper(codec, bits="coded", gap=True)
     x = photograph()[:, :, : size[0], : size[1]]
     result = mapper(x)
     with torch.no_grad():
         assert_closes(result, codec.compress(mapper.adapter.pad(x)[0])["strings"], x)
+    assert result.ledger is not None
+    for one in result.ledger.latents.values():  # likelihoods are of the step that it is coded with, whatever the gains
+        torch.testing.assert_close(one.located + one.padding, one.estimated, rtol=0.1, atol=32)
 
 
 @pytest.mark.parametrize("projection", ["nearest", "area", {"y": "bilinear", "z": "nearest"}])

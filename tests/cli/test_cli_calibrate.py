@@ -29,7 +29,7 @@ pytest.importorskip("compressai")
 pytestmark = pytest.mark.medium
 
 LOAD_DEMO_CODEC = demo_codec.load_demo_codec
-KERNEL, PICTURE = "demo-codec.y.receptive-field.npz", "demo-codec.y.receptive-field.png"
+KERNEL, PICTURE = (f"demo-codec-quality-5.y.receptive-field.{end}" for end in ("npz", "png"))
 
 
 class PaintingCodec(nn.Module):
@@ -117,7 +117,7 @@ def test_calibrate_prints_a_table_and_writes_two_files(capsys: pytest.CaptureFix
     captured = capsys.readouterr()
     assert captured.err == ""
     head, *rows, written = captured.out.splitlines()
-    assert head == "Receptive field of latent 'y', demo codec"
+    assert head == "Receptive field of latent 'y', demo codec, quality 5"
     values = {row[2:17].strip(): row[19:] for row in rows}
     assert float(values.pop("seconds")) < 60
     assert float(values.pop("sampling error").removesuffix(" %")) < 20
@@ -226,7 +226,7 @@ def test_arguments_reach_the_measurement(
         (BroadCodec, ["--images", "small.png"], "images must have at least 112 x 112 pixels"),
         (PaintingCodec, ["--images", "small.png", "absent.png"], "--images: absent.png: no such file"),
         (PaintingCodec, ["--images"], "argument --images: expected at least one argument"),
-        (PaintingCodec, ["--quality", "3"], "--quality 3 needs --model NAME"),
+        (PaintingCodec, ["--quality", "0"], "--quality: quality of the demo codec must be one of 1, 2"),
         (PaintingCodec, ["--checkpoint", "absent.pth"], "--checkpoint: there is no checkpoint file absent.pth"),
         (PaintingCodec, ["--device", "abacus"], "--device: unknown device 'abacus'"),
         (PaintingCodec, ["-o", "small.png"], "--output small.png: the folder cannot be made"),
@@ -285,7 +285,7 @@ def test_a_failure_keeps_old_results(
         Path(PICTURE).mkdir()
     before = files()
     reason = f"{PICTURE} is a folder" if failing == "folder" else "No space left on device"
-    expected = f"bitrate-ext: error: demo-codec.y: the results cannot be written ({reason})\n"
+    expected = f"bitrate-ext: error: demo-codec-quality-5.y: the results cannot be written ({reason})\n"
     assert error_of(capsys, "calibrate", "--samples", "4", "--no-cache", "--overwrite") == expected
     assert files() == before
     assert Path(KERNEL).read_text() == "old"
@@ -342,7 +342,7 @@ def test_inputs_are_not_overwritten(work: Callable, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("text", "name"),
     [
-        ("demo codec", "demo-codec"),
+        ("demo codec, quality 5", "demo-codec-quality-5"),
         ("mbt2018-mean, quality 3, ms-ssim", "mbt2018-mean-quality-3-ms-ssim"),
         ("c.pth (mbt2018)", "c.pth-mbt2018"),
         ("motion.y", "motion.y"),

@@ -156,17 +156,6 @@ def test_stdin_that_cannot_be_read(
     assert [entry.name for entry in Path().iterdir()] == ["spool"]
 
 
-def test_a_photograph_from_stdin(feed: Callable[[bytes], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    from bitrate_ext.models import zoo
-
-    monkeypatch.setattr(zoo, "load_zoo_model", lambda *_: BlockCodec().eval())
-    photo = io.BytesIO()
-    Image.fromarray(picture(0)).save(photo, "PNG")
-    feed(photo.getvalue())
-    assert cli.main(["video", "-", "--animate", "--model", "mbt2018", "-o", "out"]) == 0
-    assert [entry.name for entry in Path("out").iterdir()] == ["stdin.bitrate.png"]
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -186,10 +175,6 @@ def test_a_photograph_from_stdin(feed: Callable[[bytes], None], monkeypatch: pyt
         (["x%d.png"], "x%d.png: no such file, and none in . that has a number there"),
         (["empty"], "empty: is a folder without images"),
         (["frames", "--size", "64x48"], "frames: images have a size of their own; leave size out"),
-        (
-            ["a.mp4", "--animate", "--model", "mbt2018", "--rate", "5"],
-            "--rate is for videos and cannot go with --animate",
-        ),
     ],
 )
 def test_what_cannot_be_served(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,11 +9,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from commands import error_of
-from torch import nn
 
 pytest.importorskip("av")
 pytest.importorskip("PIL")
@@ -121,7 +119,7 @@ def test_numbers_agree_with_one_another(clips: Callable, capsys: pytest.CaptureF
         "table": "cat.bitrate.csv",
         "record": "cat.bitrate.json",
     }
-    assert (document["partial"], document["scale"], document["model"]) == (None, "clip", "demo codec")
+    assert (document["partial"], document["scale"], document["model"]) == (None, "clip", "demo codec, quality 5")
 
 
 def test_infinite_bits_are_null(clips: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,9 +220,8 @@ def test_video_codecs(clips: Callable, monkeypatch: pytest.MonkeyPatch, capsys: 
         (["a.mp4", "--frames", "0"], "expected a whole number of at least 1, got '0'"),
         (["a.mp4", "--batch", "x"], "expected a whole number of at least 1, got 'x'"),
         (["a.mp4", "--group", "4"], "--group 4 is for video codecs"),
-        (["a.mp4", "--quality", "4"], "--quality 4 needs --model NAME"),
+        (["a.mp4", "--quality", "9"], "--quality: quality of the demo codec must be one of 1, 2"),
         (["a.mp4", "--precision", "float16"], "needs a model built on CompressAI's entropy models"),
-        (["a.mp4", "--animate", "--quality", "4", "--model", "m"], "--animate goes over all qualities"),
         (["a.mp4", "--crf", "99"], "argument --crf: expected a whole number from 0 to 51, got '99'"),
     ],
 )
@@ -311,80 +308,3 @@ def test_progress_has_a_bar_for_each_pass(capsys: pytest.CaptureFixture[str]) ->
     assert "measuring" in shown
     assert "drawing" in shown
     assert "frame/s" in shown
-
-
-# Animations.
-
-
-class Coarse(BlockCodec):
-    def __init__(self, cost: float) -> None:
-        super().__init__()
-        self.cost = cost
-
-    def forward(self, x: torch.Tensor) -> dict[str, Any]:
-        output = super().forward(x)
-        return {**output, "likelihoods": {k: p**self.cost for k, p in output["likelihoods"].items()}}
-
-
-@pytest.fixture
-def photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> str:
-    monkeypatch.chdir(tmp_path)
-    Image.fromarray(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)).save("cat.png")
-    return "cat.png"
-
-
-def shown(path: str) -> list[np.ndarray]:
-    with Image.open(path) as animation:
-        assert animation.format == "PNG"
-        pictures = []
-        for index in range(animation.n_frames):
-            animation.seek(index)
-            assert animation.info["duration"] == 1000
-            pictures.append(np.asarray(animation.convert("RGB")).astype(int))
-        return pictures
-
-
-def test_animation_over_qualities(photo: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    monkeypatch.setattr(zoo, "load_zoo_model", lambda name, quality, metric: Coarse(quality).eval())
-    assert cli.main(["video", photo, "--animate", "--model", "cheng2020-attn", "-o", "out"]) == 0
-    assert files("out") == ["cat.bitrate.png"]
-    pictures = shown("out/cat.bitrate.png")
-    assert len(pictures) == 6  # the published qualities
-    brightness = [p[100:-100, 100:-200].mean() for p in pictures]
-    assert brightness == sorted(brightness)  # one scale: more bits are brighter
-    assert brightness[-1] - brightness[0] > 20
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split(", mse")[0] for line in lines[:6]] == [f"cheng2020-attn, quality {q}" for q in range(1, 7)]
-    assert lines[6] == "Written: out/cat.bitrate.png"
-
-
-def test_animation_over_checkpoints(photo: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(path: str, name: str | None, key: str | None) -> nn.Module:
-        assert name == "mbt2018-mean"
-        return Coarse(float(Path(path).stem)).eval()
-
-    monkeypatch.setattr(zoo, "load_checkpoint", load)
-    for name in ("3.pth", "1.pth"):
-        Path(name).write_bytes(b"weights")
-    assert cli.main(["video", photo, "--model", "mbt2018-mean", "-o", "x.png", "--animate", "3.pth", "1.pth"]) == 0
-    first, second = shown("x.png")
-    assert first[100:-100, 100:-200].mean() > second[100:-100, 100:-200].mean()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["cat.png", "cat.png", "--animate"], "--animate takes one photograph, got 2 files"),
-        (["cat.png", "--animate"], "--animate needs --model NAME, or checkpoints"),
-        (["cat.png", "--animate", "--model", "elic2022-official"], "no published qualities of 'elic2022-official'"),
-        (["cat.png", "--animate", "gone.pth"], "--checkpoint: there is no checkpoint file gone.pth"),
-        (["gone.png", "--animate", "--model", "mbt2018"], "gone.png: no such file"),
-        (["cat.png", "--animate", "--model", "mbt2018", "-o", "cat.png"], "cat.png would replace an input"),
-        (["cat.png", "--metric", "mse", "--model", "mbt2018", "--animate", "a.pth"], "cannot go with checkpoints"),
-    ],
-)
-def test_animations_that_cannot_be_made(
-    photo: str, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
-) -> None:
-    assert words in error_of(capsys, "video", *arguments)
-    assert files() == ["cat.png"]

@@ -159,7 +159,9 @@ def test_commands_end_in_a_line_that_names_the_folder(
 def test_an_architecture_that_has_changed_is_told(
     fork: Fork, body: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = fork({**WHOLE, "models/__init__.py": MODELS.format(body)})
+    folder = fork(
+        {**WHOLE, "models/__init__.py": MODELS.format(body), "layers.py": "from torch.nn import Identity as GDN"}
+    )
     message = error_of(capsys, "calibrate", "--no-cache", "-o", str(tmp_path))
     assert f"the compressai in {folder} does not take the demo codec ({reason}" in message
 

@@ -338,7 +338,7 @@ KEYWORDS = {"unit": "log2", "multiple": (32, 64), "padding": "reflect", "padding
         (calibrate, "BitrateMapper", ["map", "a.png", "--projection", "receptive-field"]),
         (check, "BitrateMapper", ["check", "a.png"]),
         (video, "FrameMapper", ["video", "a.png"]),
-        (video, "BitrateMapper", ["video", "a.png", "--animate", "w.pth"]),
+        (map_command, "BitrateMapper", ["map", "a.png", "--animate", "w.pth"]),
         (calibrate.calibration, "calibrate", ["calibrate"]),
     ],
 )
