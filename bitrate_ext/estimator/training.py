@@ -93,14 +93,26 @@ def train_estimator(
             are no finite numbers; or as ``BitrateMapper``.
         ImageError: a file that cannot be read.
     """
-    given = dict(model) if isinstance(model, Mapping) else None
-    if given is not None and (not given or not all(isinstance(one, int) for one in given)):
-        raise ValueError(f"model must be a model, or a dict of them by quality such as {{1: model}}, got {given!r:.80}")
+    models: list[Any] = [model]
+    if isinstance(model, Mapping):
+        if qualities:
+            raise ValueError(
+                f"qualities are those of one model, but model is a dict of them by quality, got {qualities}"
+            )
+        if not model:
+            raise ValueError(
+                "model must be a model, or a dict of them by quality such as {1: model}, got an empty dict"
+            )
+        qualities, models = tuple(model), list(model.values())
+        batched = 1
+    else:
+        batched = max(len(qualities), 1)
+    for quality in qualities:
+        check_whole_number("quality", quality, 0)
     _check_numbers(minutes, windows, steps)
     train, test = _split(images, held_out)
     first = load_photograph(train[0])
-    models: list[Any] = [model] if given is None else list(given.values())
-    codec = CodecBits(models, projection, first, forward_kwargs, max(len(qualities), 1))
+    codec = CodecBits(models, projection, first, forward_kwargs, batched)
     tell = progress or (lambda what, done: None)
 
     random, start = np.random.default_rng(seed), time.monotonic()
@@ -109,7 +121,7 @@ def train_estimator(
     network = _fit(seen, codec.outputs, codec.device, random, seed, Clock(left, steps), tell)
     about = About(
         model=name or type(codec.adapters[0].model).__name__,
-        qualities=tuple(qualities if given is None else given),
+        qualities=tuple(qualities),
         errors=tuple(_errors(network, codec, test, tell)),
         multiple=codec.multiple,
         channels=first.shape[1],

@@ -54,9 +54,9 @@ def test_estimate_writes_and_prints(photos: Photos, estimator: str, capsys: pyte
     assert lines[1] == "  region 10,20,40,5: 200 bits, 1.2 %"
     assert results() == sorted(f"{stem}.{ending}" for stem in "ab" for ending in ENDINGS)
     record = json.loads(Path("a.estimate.json").read_text())
-    assert record["total_bits"] == pytest.approx(128 * 128, rel=1e-3)
-    assert record["bpp"] == pytest.approx(128 * 128 / 7000, rel=1e-3)
-    assert record["regions"][0]["share"] == pytest.approx(200 / 128**2, rel=1e-3)
+    assert record["total_bits"] == pytest.approx(128 * 128, rel=3e-3)
+    assert record["bpp"] == pytest.approx(128 * 128 / 7000, rel=3e-3)
+    assert record["regions"][0]["share"] == pytest.approx(200 / 128**2, rel=3e-3)
     arrays = np.load("a.estimate.npz")
     assert arrays["map"].shape == (70, 100)
     assert arrays["blocks"].shape == (8, 8)
@@ -83,7 +83,7 @@ def test_the_demo_codec_is_the_default(photos: Photos, capsys: pytest.CaptureFix
         (["--roi", "0,0,101,10"], "--roi: region (top, left, height, width) must lie inside the image of 70 x 100"),
         (["--roi", "0,0,0,10"], "expected X,Y,W,H"),
         (["--roi", "a"], "expected X,Y,W,H"),
-        (["--quality", "9"], "--quality: quality must be one of 3, 4, got 9"),
+        (["--quality", "9"], "--quality must be one of 3, 4, got 9"),
         (["--quality", "2", "--estimator", "absent"], "--estimator: there is no checkpoint file absent"),
         (["--estimator", "a.png"], "--estimator: a.png is no saved estimator"),
         (["--device", "gpu"], "--device"),
@@ -142,7 +142,7 @@ def test_trained_at_one_quality_with_photographs_held_out(photos: Photos, capsys
         (["-o", "e", "--held-out", "absent.png"], "--held-out: absent.png: no such file"),
         (["-o", "e", "--model", "mbt2018-mean", "--checkpoint", "absent.pth"], "there is no checkpoint file"),
         (["-o", "e", "--model", "unknown"], "--model: name must be one of"),
-        (["-o", "e", "-"], "read more than once"),
+        (["-o", "e", "--held-out", "-"], "read more than once"),
         ([], "required: -o/--output"),
     ],
 )

@@ -50,7 +50,7 @@ def mirrored() -> ModelAdapter:
     return ModelAdapter(TextureCodec(), unit="bits", padding="reflect")
 
 
-def pictures(count: int, height: int = 96, width: int = 128, seed: int = 0) -> list[Tensor]:
+def pictures(count: int, height: int = 80, width: int = 112, seed: int = 0) -> list[Tensor]:
     """Noise whose strength differs from place to place."""
     generator = torch.Generator().manual_seed(seed)
     found = []
@@ -61,15 +61,26 @@ def pictures(count: int, height: int = 96, width: int = 128, seed: int = 0) -> l
     return found
 
 
+class BatchedCodec(TextureCodec):
+    """Codes the first picture of a batch at gain 1, and the second at 3."""
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        gains = torch.tensor([1.0, 3.0])[: len(x), None, None]
+        return {"likelihoods": {"y": gains * super().forward(x)["likelihoods"]["y"]}}
+
+
 @pytest.mark.medium
-def test_bits_of_a_known_codec_are_learnt_at_each_quality() -> None:
+@pytest.mark.parametrize("batched", [False, True])
+def test_bits_of_a_known_codec_are_learnt_at_each_quality(batched: bool) -> None:
+    model = ModelAdapter(BatchedCodec(), unit="bits") if batched else {1: texture(), 4: texture(3.0)}
     estimator = train_estimator(
-        {1: texture(), 4: texture(3.0)},
+        model,
         pictures(8),
+        qualities=(1, 4) if batched else (),
         held_out=pictures(3, seed=1),
         projection="nearest",
-        windows=64,
-        steps=150,
+        windows=40,
+        steps=160,
     )
     x = pictures(1, seed=2)[0]
     for quality, gain, error in zip((1, 4), (1.0, 3.0), estimator.about.errors, strict=True):
@@ -148,12 +159,25 @@ def test_windows_need_padding_now_and_then_and_fit_in_the_photograph() -> None:
 def test_blocks_are_the_map_of_the_padded_picture() -> None:
     x = pictures(1, 40, 70)[0]
     codec = CodecBits([texture()], "bilinear", x, {})
-    padded, blocks = codec(x, 0)
+    padded, (blocks,) = codec(x)
     result = BitrateMapper(texture())(x)
     assert padded.shape[2:] == (48, 80)
     assert blocks.shape == (3, 5)
     assert blocks.double().sum().item() == pytest.approx(result.total_bits.item(), rel=1e-6)
     assert codec.multiple == (16, 16)
+
+
+def test_windows_are_coded_at_one_quality_after_the_other_or_at_all_in_one_batch() -> None:
+    x = pictures(1, 64, 64)[0]
+    several = CodecBits([texture(), texture(3.0)], "bilinear", x, {})
+    batched = CodecBits([ModelAdapter(BatchedCodec(), unit="bits")], "bilinear", x, {}, 2)
+    padded, both = batched(x, 5)
+    assert padded.shape == (1, 3, 64, 64)
+    torch.testing.assert_close(both, several(x)[1])
+    for number in range(4):
+        blocks = several(x, number)[1]
+        torch.testing.assert_close(blocks[number % 2], both[number % 2])
+        assert blocks[1 - number % 2].isnan().all()
 
 
 def test_a_model_of_another_stride_and_without_parameters() -> None:
@@ -181,7 +205,9 @@ def test_a_model_of_another_stride_and_without_parameters() -> None:
         ({"windows": 0}, ValueError, "windows must be"),
         ({"steps": 1.5}, TypeError, "steps must be"),
         ({"model": {}}, ValueError, "dict of them by quality"),
-        ({"model": {"low": texture()}}, ValueError, "dict of them by quality"),
+        ({"model": {"low": texture()}}, TypeError, "quality must be a whole number"),
+        ({"model": {1: texture()}, "qualities": (1,)}, ValueError, "qualities are those of one model"),
+        ({"qualities": (1, 1.5)}, TypeError, "quality must be a whole number"),
         ({"projection": "gaussian"}, ValueError, "projection"),
         (
             {"model": {1: texture(), 2: mirrored()}},

@@ -48,14 +48,16 @@ class Estimate:
 def run(arguments: argparse.Namespace) -> int:
     """Estimate, write the files, print."""
     device = checked_device(arguments.device)
-    demo, quality = arguments.checkpoint is None, arguments.quality
+    file, quality = arguments.checkpoint, arguments.quality
     try:
-        estimator = RateEstimator.demo() if demo else RateEstimator.load(arguments.checkpoint)
-        quality = DEMO_QUALITY if demo and quality is None else quality
-        estimator.output_of(quality)
+        estimator = RateEstimator.demo() if file is None else RateEstimator.load(file)
     except (ValueError, OSError) as error:
-        option = "--estimator: " if "estimator" in str(error) else "--"
-        raise UsageError(f"{option}{one_line(error)}") from error
+        raise UsageError(f"--estimator: {one_line(error)}") from error
+    try:
+        quality = DEMO_QUALITY if file is None and quality is None else quality
+        estimator.output_of(quality)
+    except ValueError as error:
+        raise UsageError(f"--{one_line(error)}") from error
     estimator = estimator.to(device)
     names = Names(arguments, arguments.images, list(OUTPUTS.values()))
 
