@@ -39,7 +39,7 @@ qualities: `RateEstimator.demo()`, `bitrate-ext estimate`. See `docs/estimator.m
 
 | | |
 |---|---|
-| network | {weights:,} weights, float16: energies of learnt 8 x 8 patches, then means over blocks and around them |
+| network | {weights:,} weights, float16: what blocks make of the energies of cosines, and those around them |
 | learnt | the codec's maps ({projection}) at all qualities, summed over blocks, on {windows:,} windows \
 ({megapixels:.0f} megapixels) of the photographs that the codec was trained on (`tools/demo_photographs.tsv`) |
 | time | {minutes:g} minutes of running the codec and learning, half each |

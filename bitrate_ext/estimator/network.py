@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import cast
 
 import torch
@@ -10,20 +11,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 BLOCK = 16  # side of the blocks whose bits are foretold, pixels
-SHORT = 4  # pixels from one patch to the next
-WAVES, WIDE, WIDER = 48, 64, 96  # channels: of patches, of 8 x 8 pixels, of blocks
+SHORT = 4  # pixels from one patch to the next; patches are twice as large
+WAVES, WIDE = 48, 96  # cosines of a patch; channels of what is learnt
+FAINT, CLEAR = 0.02, 0.08  # amplitudes of cosines at which logarithms begin to rise
 DEPTH = 3  # of layers that look beyond a block
-FAINT = 0.02  # the amplitude of a wave at which its bits begin to rise, before learning
 MOST_WEIGHTS = 200_000
 
 
 class RateNetwork(nn.Module):
     """Foretell the bits of blocks of 16 x 16 pixels.
 
-    A transform codec spends bits by the logarithm of its coefficients' size. So the first layer takes coefficients of
-    overlapping patches, cosines before learning, and what follows sees the logarithms of their energies; then means and
-    contrasts of larger and larger surroundings. The last layer gives the logarithm of each block's bits, one output a
-    quality.
+    A transform codec spends bits by the logarithm of its coefficients' size. So the network is told of logarithms of
+    the energies of cosines, and learns what blocks make of them, and those around them. The last layer gives the
+    logarithm of each block's bits, one output a quality.
 
     Args:
         channels: of the pictures.
@@ -32,27 +32,37 @@ class RateNetwork(nn.Module):
 
     def __init__(self, channels: int, outputs: int) -> None:
         super().__init__()
-        self.waves = nn.Conv2d(channels, WAVES, 2 * SHORT, stride=SHORT, padding=SHORT // 2)
-        self.waves.weight = nn.Parameter(_cosines(channels))
-        self.waves.bias = nn.Parameter(torch.zeros(WAVES))
-        self.gain = nn.Parameter(torch.full((WAVES, 1, 1), -math.log(FAINT)))
-        self.eight = nn.Conv2d(WAVES, WIDE, 2, stride=2)
-        self.sixteen = nn.Conv2d(WIDE, WIDER, 2, stride=2)
-        self.around = nn.ModuleList(_Around(WIDER) for _ in range(DEPTH))
-        self.last = nn.Conv2d(WIDER, outputs, 1)
+        self.channels = channels
+        self.eight = nn.Conv2d(2 * WAVES, WIDE, 1)
+        self.sixteen = nn.Conv2d(WIDE, WIDE, 2, stride=2)
+        self.around = nn.ModuleList(_Around(WIDE) for _ in range(DEPTH))
+        self.last = nn.Conv2d(WIDE, outputs, 1)
 
     def start(self, means: Tensor) -> None:
         """Begin at these mean bits of blocks, ``[outputs]``."""
         nn.init.zeros_(self.last.weight)
         self.last.bias = nn.Parameter(means.log())
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return bits ``[N, outputs, H / 16, W / 16]`` of pictures ``[N, C, H, W]`` whose sides are multiples of 16."""
-        energy = ((self.waves(x - 0.5) * self.gain.exp()).square() + 1).log()
-        found = self.sixteen(F.gelu(self.eight(energy)))
+    def features(self, x: Tensor) -> Tensor:
+        """Return what is known of pictures before learning, ``[N, 2 * WAVES, H / 8, W / 8]``.
+
+        Of overlapping patches of 8 x 8 pixels, the energies of cosines: means of their logarithms, and logarithms of
+        their means, which differ where a place has one edge and is smooth beside it.
+        """
+        energy = F.conv2d(x - 0.5, _cosines(self.channels).to(x), stride=SHORT, padding=SHORT // 2).square()
+        means = F.avg_pool2d((energy / FAINT**2 + 1).log(), 2)
+        return torch.cat((means, (F.avg_pool2d(energy, 2) / CLEAR**2 + 1).log()), dim=1)
+
+    def learnt(self, features: Tensor) -> Tensor:
+        """Return bits ``[N, outputs, h / 2, w / 2]`` of features ``[N, 2 * WAVES, h, w]``."""
+        found = self.sixteen(F.gelu(self.eight(features - 1)))
         for layer in self.around:
             found = layer(found)
         return cast(Tensor, self.last(found)).clamp(-20, 20).exp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return bits ``[N, outputs, H / 16, W / 16]`` of pictures ``[N, C, H, W]`` whose sides are multiples of 16."""
+        return self.learnt(self.features(x))
 
 
 class _Around(nn.Module):
@@ -61,13 +71,17 @@ class _Around(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.mean = nn.Conv2d(width, width, 5, padding=2, groups=width)
-        self.wide = nn.Conv2d(width, 2 * width, 1)
-        self.back = nn.Conv2d(2 * width, width, 1)
+        self.norm = nn.LayerNorm(width)
+        self.wide = nn.Linear(width, 2 * width)
+        self.back = nn.Linear(2 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + cast(Tensor, self.back(F.gelu(self.wide(self.mean(x)))))
+        found = self.norm(self.mean(x).movedim(1, 3))  # channels last: each block by itself
+        return x + cast(Tensor, self.back(F.gelu(self.wide(found)))).movedim(3, 1)
 
 
+@lru_cache(maxsize=4)
+@torch.inference_mode(False)  # kept for calls that record gradients, too
 def _cosines(channels: int) -> Tensor:
     """Return patches of cosines of the lowest frequencies, ``[WAVES, channels, 8, 8]``, of unit norm.
 
@@ -81,7 +95,8 @@ def _cosines(channels: int) -> Tensor:
     mixes = torch.full((1, channels), channels**-0.5)
     counts = [WAVES]
     if channels == 3:
-        mixes = torch.tensor([[0.577, 0.577, 0.577], [0.816, -0.408, -0.408], [-0.408, -0.408, 0.816]])
+        mixes = torch.tensor([[1.0, 1.0, 1.0], [2.0, -1.0, -1.0], [-1.0, -1.0, 2.0]])
+        mixes = mixes / mixes.norm(dim=1, keepdim=True)
         counts = [WAVES * 2 // 3, WAVES // 6, WAVES // 6]
     made = [
         mix[:, None, None] * torch.outer(waves[i], waves[j])

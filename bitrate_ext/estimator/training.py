@@ -19,14 +19,14 @@ from ..choices import GUIDED
 from ..mapping.mapper import AnyProjection
 from .codec import CodecBits, Model, Photograph, load_photograph
 from .estimator import About, EstimatorError, RateEstimator
-from .network import RateNetwork
+from .network import BLOCK, RateNetwork
 
 Progress = Callable[[str, float], object]
 EVERY, MOST_HELD_OUT, FEW = 8, 16, 8  # of photographs: one of so many is held out, at most so many; fewer are few
-SIDE = 320  # of windows, pixels; or the next multiple below that the codec takes
+SIDE = 256  # of windows, pixels; or the next multiple below that the codec takes
 FROM_EACH = 2  # windows, each time that a photograph is read
 MOST_PIXELS = 160_000_000  # of the windows that are kept, 3 bytes each
-BATCH = 4 * SIDE**2  # pixels a step
+BATCH = 6 * SIDE**2  # pixels a step
 RATE, WARM_UP, DECAY = 2e-3, 50, 1e-2  # of AdamW: learning rate, steps up to it, weight decay
 SOFTENED = 0.05  # of the mean bits of blocks, below which they count little
 LEAST = 1e-3  # bits of a block, that means are taken for at least
@@ -47,9 +47,9 @@ class Clock:
 
 @dataclass(frozen=True)
 class Window:
-    """A part of a photograph on its canvas, and what it cost."""
+    """A part of a photograph on its canvas: what the network is told of it, and what it cost."""
 
-    picture: Tensor  # uint8 [C, H, W]
+    features: Tensor  # float16 [channels, H / 8, W / 8], what the network is told
     blocks: Tensor  # float32 [outputs, h, w], bits; NaN at qualities that it was not coded at
 
 
@@ -116,9 +116,12 @@ def train_estimator(
     tell = progress or (lambda what, done: None)
 
     random, start = np.random.default_rng(seed), time.monotonic()
-    seen = _run_codec(codec, train, random, Clock(30 * minutes, windows), tell)
-    left = 60 * minutes - (time.monotonic() - start) if windows is None else 30 * minutes
-    network = _fit(seen, codec.outputs, codec.device, random, seed, Clock(left, steps), tell)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = RateNetwork(first.shape[1], codec.outputs).to(codec.device)
+    seen = _run_codec(network, codec, train, random, Clock(30 * minutes, windows), tell)
+    left = 30 * minutes if windows is not None else max(60 * minutes - (time.monotonic() - start), 1)
+    _fit(network, seen, random, Clock(left, steps), tell)
     about = About(
         model=name or type(codec.adapters[0].model).__name__,
         qualities=tuple(qualities),
@@ -131,7 +134,7 @@ def train_estimator(
         training={
             "photographs": len(train),
             "windows": len(seen),
-            "pixels": sum(one.picture[0].numel() for one in seen),
+            "pixels": BLOCK**2 * sum(one.blocks[0].numel() for one in seen),
             "projection": projection if isinstance(projection, str) else "given",
             "seed": seed,
         },
@@ -173,8 +176,14 @@ def _split(
     return [images[i] for i in range(len(images)) if i not in kept], [images[i] for i in places]
 
 
+@torch.no_grad()
 def _run_codec(
-    codec: CodecBits, photographs: Sequence[Photograph], random: np.random.Generator, clock: Clock, tell: Progress
+    network: RateNetwork,
+    codec: CodecBits,
+    photographs: Sequence[Photograph],
+    random: np.random.Generator,
+    clock: Clock,
+    tell: Progress,
 ) -> list[Window]:
     seen: list[Window] = []
     room = MOST_PIXELS
@@ -184,7 +193,7 @@ def _run_codec(
         if done >= 1 or room <= 0:
             break
         picture, blocks = codec(part, len(seen))
-        seen.append(Window((255 * picture[0]).round().byte().cpu(), blocks.cpu()))
+        seen.append(Window(network.features(picture)[0].half().cpu(), blocks.cpu()))
         room -= picture[0, 0].numel()
     return seen
 
@@ -212,26 +221,18 @@ def _parts(
 
 
 def _fit(
-    seen: Sequence[Window],
-    outputs: int,
-    device: torch.device,
-    random: np.random.Generator,
-    seed: int,
-    clock: Clock,
-    tell: Progress,
-) -> RateNetwork:
+    network: RateNetwork, seen: Sequence[Window], random: np.random.Generator, clock: Clock, tell: Progress
+) -> None:
     """Learn the bits of blocks: their roots, as errors of many bits are larger, and the logarithms of totals."""
     means = torch.cat([one.blocks.flatten(1) for one in seen], dim=1).nanmean(dim=1)  # [outputs]
     means = torch.where(means.isnan(), means.nanmean(), means).clamp_min(LEAST)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = RateNetwork(seen[0].picture.shape[0], outputs)
+    device = network.last.weight.device
+    means = means.to(device)
     network.start(means)
-    network, means = network.to(device).train(), means.to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=DECAY)
     groups: dict[Any, list[Window]] = defaultdict(list)  # of one size
     for one in seen:
-        groups[tuple(one.picture.shape)].append(one)
+        groups[tuple(one.blocks.shape)].append(one)
     alike = list(groups.values())
     chances = np.array([len(group) for group in alike]) / len(seen)
     step = 0
@@ -239,15 +240,14 @@ def _fit(
         tell("learning", done)
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1, (step + 1) / WARM_UP) * (1 + math.cos(math.pi * done)) / 2
-        x, bits = _batch(alike[random.choice(len(alike), p=chances)], random, device)
+        features, bits = _batch(alike[random.choice(len(alike), p=chances)], random, device)
         with torch.enable_grad():
-            loss = _loss(network(x), bits, means.view(-1, 1, 1))
+            loss = _loss(network.learnt(features), bits, means.view(-1, 1, 1))
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
         step += 1
-    return network.eval()
 
 
 def _loss(made: Tensor, blocks: Tensor, means: Tensor) -> Tensor:
@@ -259,15 +259,15 @@ def _loss(made: Tensor, blocks: Tensor, means: Tensor) -> Tensor:
 
 
 def _batch(alike: Sequence[Window], random: np.random.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Draw windows of one size, mirrored at random: pictures and bits of their blocks."""
-    count = max(1, min(len(alike), round(BATCH / alike[0].picture[0].numel())))
-    pictures, bits = [], []
+    """Draw windows of one size, mirrored at random: their features and the bits of their blocks."""
+    count = max(1, min(len(alike), round(BATCH / (BLOCK**2 * alike[0].blocks[0].numel()))))
+    features, bits = [], []
     for index in random.choice(len(alike), count, replace=False):
         window = alike[index]
         flipped = [axis for axis in (-2, -1) if random.random() < 0.5]
-        pictures.append(window.picture.flip(flipped))
+        features.append(window.features.flip(flipped))
         bits.append(window.blocks.flip(flipped))
-    return torch.stack(pictures).to(device).float() / 255, torch.stack(bits).to(device)
+    return torch.stack(features).to(device).float(), torch.stack(bits).to(device)
 
 
 @torch.no_grad()

@@ -201,7 +201,6 @@ def _file(path: Path, **changes: object) -> Path:
         {"multiple": [0, 64]},
         {"multiple": [64]},
         {"channels": 10**9},
-        {"channels": 1},
         {"unknown": 1},
         {"model": "NaN"},
     ],

@@ -151,8 +151,8 @@ def test_windows_need_padding_now_and_then_and_fit_in_the_photograph() -> None:
     parts = training._parts(pictures(1, 100, 700), (64, 64), training.np.random.default_rng(0))
     for _, part in zip(range(20), parts, strict=False):
         sizes.append(tuple(part.shape[2:]))
-    assert set(sizes[::2]) == {(64, 320)}
-    assert all(50 <= height <= 100 and 160 <= width <= 320 for height, width in sizes[1::2])
+    assert set(sizes[::2]) == {(64, 256)}
+    assert all(50 <= height <= 100 and 128 <= width <= 256 for height, width in sizes[1::2])
     assert len(set(sizes)) > 5
 
 
