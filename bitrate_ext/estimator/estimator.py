@@ -67,7 +67,10 @@ class About:
         given = json.loads(text)
         if given.pop("format") != FORMAT:
             raise ValueError(f"of another format than {FORMAT}")
-        given["errors"] = tuple(EstimatorError(**one) for one in given["errors"])
+        given["errors"] = tuple(
+            EstimatorError(float(one["total"]), float(one["correlation"]), int(one["photographs"]))
+            for one in given["errors"]
+        )
         given["qualities"] = tuple(int(one) for one in given["qualities"])
         rows, columns = (int(one) for one in given["multiple"])
         about = cls(**{**given, "multiple": (rows, columns)})

@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
             echo(_summary(record), sys.stdout)
         return record
 
-    records, failures = run_each("image", with_progress(arguments.images), serve, [estimator], "Estimating")
+    records, failures = run_each("image", with_progress(arguments.images), serve, [], "Estimating")
     if arguments.json:
         print_document("image", [asdict(record) for record in records], failures)
     else:
