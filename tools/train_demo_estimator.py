@@ -103,7 +103,7 @@ class Photographs(Sequence[Tensor]):
 
 def as_tensor(pixels: np.ndarray) -> Tensor:
     """``[1, 3, H, W]`` of uint8 ``[H, W, 3]``."""
-    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].float() / 255
+    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None].float() / 255
 
 
 def card(estimator: RateEstimator, minutes: float, sets: str) -> str:
@@ -128,7 +128,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--state", type=Path, required=True, help="folder of the codec's training photographs")
     parser.add_argument("--lomiri", type=Path, help="folder of the wallpapers")
-    parser.add_argument("--minutes", type=float, default=6.0, help="default %(default)g")
+    parser.add_argument("--minutes", type=float, default=8.0, help="default %(default)g")
     parser.add_argument("--projection", default="guided", help="of the maps that are learnt (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=DEMO, help="default: the shipped file; the card goes beside it")
