@@ -24,7 +24,8 @@ from .network import BLOCK, RateNetwork
 Progress = Callable[[str, float], object]
 EVERY, MOST_HELD_OUT, FEW = 8, 16, 8  # of photographs: one of so many is held out, at most so many; fewer are few
 SIDE = 256  # of windows, pixels; or the next multiple below that the codec takes
-FROM_EACH = 2  # windows, each time that a photograph is read
+FROM_EACH = 2, 8  # windows, each time that a photograph is read: one for each megapixel, but so many
+LARGEST = 2048  # pixels of a side: of photographs that are held out, the middle of larger ones is mapped
 MOST_PIXELS = 160_000_000  # of the windows that are kept, 3 bytes each
 BATCH = 6 * SIDE**2  # pixels a step
 RATE, WARM_UP, DECAY = 2e-3, 50, 1e-2  # of AdamW: learning rate, steps up to it, weight decay
@@ -71,8 +72,9 @@ def train_estimator(
     """Train an estimator of a model's bits on photographs.
 
     For half of the time the model runs on windows of the photographs, at one quality after the other, and its maps are
-    summed over blocks of 16 x 16 pixels; for the other half the network learns them. Then both see whole photographs
-    that were held out, which gives ``about.errors``. Nothing is kept on disk, and models are left as they were found.
+    summed over blocks of 16 x 16 pixels; for the other half the network learns them. Then both see photographs that
+    were held out, whole or their middle 2048 x 2048 pixels, which gives ``about.errors``. Nothing is kept on disk, and
+    models are left as they were found.
 
     Args:
         model: as ``BitrateMapper`` takes it, or a ``ModelAdapter``; or a dict of them by quality, which gives an
@@ -168,8 +170,7 @@ def _split(
     places = list(range(EVERY - 1, len(images), EVERY))[:MOST_HELD_OUT] or [len(images) - 1]
     if len(places) < FEW:
         warnings.warn(
-            f"the errors are those of {len(places)} photographs that were held out, which is few: give "
-            f"{EVERY * FEW} photographs, or held_out",
+            f"the errors are measured on {len(places)} of the photographs alone: give {EVERY * FEW}, or held_out",
             stacklevel=3,
         )
     kept = set(places)
@@ -206,7 +207,7 @@ def _parts(
     while True:
         for index in random.permutation(len(photographs)):
             whole = load_photograph(photographs[index])
-            for _ in range(FROM_EACH):
+            for _ in range(min(max(whole[0, 0].numel() >> 20, FROM_EACH[0]), FROM_EACH[1])):
                 box = []
                 for length, step in zip(whole.shape[2:], multiple, strict=True):
                     side = min(length, max(SIDE // step, 1) * step)
@@ -280,7 +281,9 @@ def _errors(
     totals, correlations = np.zeros((2, codec.outputs, len(photographs)))
     for number, photograph in enumerate(photographs):
         tell("measuring the errors", number / len(photographs))
-        picture, blocks = codec(load_photograph(photograph))
+        whole = load_photograph(photograph)
+        top, left = (max(side - LARGEST, 0) // 2 for side in whole.shape[2:])
+        picture, blocks = codec(whole[:, :, top : top + LARGEST, left : left + LARGEST])
         for output, (made, known) in enumerate(zip(network(picture)[0], blocks, strict=True)):
             totals[output, number] = abs(float(made.double().sum() / known.double().sum()) - 1)
             correlations[output, number] = correlation(made, known)

@@ -50,7 +50,7 @@ def test_estimate_writes_and_prints(photos: Photos, estimator: str, capsys: pyte
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 6
     assert lines[0].startswith("a.png: 100 x 70, 2.3")
-    assert "off by 5.0 % on 12 photographs" in lines[0]
+    assert "off by 5.0 % on photographs it had not seen (12)" in lines[0]
     assert lines[1] == "  region 10,20,40,5: 200 bits, 1.2 %"
     assert results() == sorted(f"{stem}.{ending}" for stem in "ab" for ending in ENDINGS)
     record = json.loads(Path("a.estimate.json").read_text())
@@ -106,7 +106,7 @@ def test_trained_at_all_qualities_and_used(photos: Photos, capsys: pytest.Captur
     train = ["train-estimator", *images, "-o", "new/e.safetensors", "--projection", "bilinear", "--minutes", "0.03"]
     assert cli.main(train) == 0
     captured = capsys.readouterr()
-    assert "errors are those of 1 photographs" in captured.err
+    assert "errors are measured on 1 of the photographs alone" in captured.err
     lines = captured.out.splitlines()
     assert lines[0].startswith("Estimator of demo codec, qualities 1 to 8: 1")
     assert lines[-1] == "Written: new/e.safetensors"

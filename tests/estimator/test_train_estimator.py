@@ -127,7 +127,7 @@ def test_one_of_eight_is_held_out_and_few_are_told(monkeypatch: pytest.MonkeyPat
     parts = training._parts
     monkeypatch.setattr(training, "_parts", lambda p, *rest: (learnt.extend(p), parts(p, *rest))[1])
     images = pictures(9, 64, 64)
-    with pytest.warns(UserWarning, match=r"errors are those of 1 photograph"):
+    with pytest.warns(UserWarning, match=r"errors are measured on 1 of the photographs"):
         estimator = train_estimator(texture(), images, **SOON)
     assert estimator.about.errors[0].photographs == 1
     assert not any(one is images[7] for one in learnt)
@@ -140,7 +140,7 @@ def test_one_of_eight_is_held_out_and_few_are_told(monkeypatch: pytest.MonkeyPat
 
 def test_it_stops_in_the_time_given() -> None:
     start = time.monotonic()
-    with pytest.warns(UserWarning, match="few"):
+    with pytest.warns(UserWarning, match="errors are measured on 1"):
         estimator = train_estimator(texture(), pictures(2, 64, 64), projection="bilinear", minutes=0.02)
     assert estimator.about.training["windows"] >= 1
     assert time.monotonic() - start < 30
@@ -154,6 +154,16 @@ def test_windows_need_padding_now_and_then_and_fit_in_the_photograph() -> None:
     assert set(sizes[::2]) == {(64, 256)}
     assert all(50 <= height <= 100 and 128 <= width <= 256 for height, width in sizes[1::2])
     assert len(set(sizes)) > 5
+
+
+def test_of_large_photographs_that_are_held_out_the_middle_is_mapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "LARGEST", 64)
+    seen = []
+    run = CodecBits.__call__
+    monkeypatch.setattr(CodecBits, "__call__", lambda self, x, *rest: (seen.append(x), run(self, x, *rest))[1])
+    (large,) = pictures(1, 100, 60)
+    train_estimator(texture(), pictures(2, 64, 64), held_out=[large], **SOON)
+    assert torch.equal(seen[-1], large[:, :, 18:82])
 
 
 def test_blocks_are_the_map_of_the_padded_picture() -> None:
@@ -219,7 +229,7 @@ def test_a_model_of_another_stride_and_without_parameters() -> None:
     ],
     ids=lambda value: str(value)[:40] if isinstance(value, dict) else "",
 )
-@pytest.mark.filterwarnings("ignore:the errors are those")
+@pytest.mark.filterwarnings("ignore:the errors are measured")
 def test_bad_arguments_are_refused(given: dict[str, Any], error: type[Exception], words: str) -> None:
     arguments = {"model": texture(), "images": pictures(2, 64, 64), **SOON, **given}
     with pytest.raises(error, match=words):

@@ -132,7 +132,7 @@ def _quality(quality: int | None) -> str:
 
 
 def _summary(record: Estimate) -> str:
-    off = f"off by {100 * record.error['total']:.1f} % on {record.error['photographs']} photographs it had not seen"
+    off = f"off by {100 * record.error['total']:.1f} % on photographs it had not seen ({record.error['photographs']})"
     lines = [
         f"{shown(record.image)}: {record.width} x {record.height}, {record.bpp:.3f} bits per pixel, "
         f"{record.total_bits:,.0f} bits foretold ({off})"

@@ -101,7 +101,7 @@ def _table(made: RateEstimator, about: About, seconds: float) -> str:
     lines = [
         f"Estimator of {about.model}: {sum(weight.numel() for weight in made.parameters()):,} weights, trained on "
         f"{about.training['windows']:,} windows of {about.training['photographs']:,} photographs in {seconds:.0f} s",
-        f"  on {about.errors[0].photographs} photographs that were not learnt:",
+        f"  photographs that were not learnt ({about.errors[0].photographs}):",
     ]
     for quality, error in zip(about.qualities or ("",), about.errors, strict=True):
         which = f"quality {quality}: " if quality else ""
