@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .attribution.result import Attribution
     from .attribution.slices import Slice, follow_slices
     from .coding.rans import CodingError
+    from .estimator.estimator import RateEstimate, RateEstimator
+    from .estimator.training import train_estimator
     from .io.images import ImageError
     from .mapping.coded_video import coded_video
     from .mapping.frames import FrameMapper, FrameResult
@@ -45,6 +47,8 @@ _HOMES = {  # public name to the module that defines it
     "ModelAdapter": "models.adapter",
     "PictureResult": "tiled.map_picture",
     "Projection": "ops.projection",
+    "RateEstimate": "estimator.estimator",
+    "RateEstimator": "estimator.estimator",
     "ReceptiveField": "receptive_field.field",
     "Slice": "attribution.slices",
     "VideoError": "video.reader",
@@ -57,6 +61,7 @@ _HOMES = {  # public name to the module that defines it
     "load_demo_codec": "models.demo_codec",
     "map_picture": "tiled.map_picture",
     "map_strips": "ops.strips",
+    "train_estimator": "estimator.training",
 }
 __all__ = [
     "Attribution",
@@ -70,6 +75,8 @@ __all__ = [
     "ModelAdapter",
     "PictureResult",
     "Projection",
+    "RateEstimate",
+    "RateEstimator",
     "ReceptiveField",
     "Slice",
     "VideoError",
@@ -84,6 +91,7 @@ __all__ = [
     "map_picture",
     "map_strips",
     "models",
+    "train_estimator",
 ]
 
 
