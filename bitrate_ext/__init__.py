@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .attribution.result import Attribution
     from .attribution.slices import Slice, follow_slices
     from .coding.rans import CodingError
+    from .estimator.estimator import RateEstimate, RateEstimator
+    from .estimator.training import train_estimator
     from .io.images import ImageError
     from .mapping.coded_video import coded_video
     from .mapping.frames import FrameMapper, FrameResult
@@ -51,6 +53,8 @@ _HOMES = {  # public name to the module that defines it
     "ModelAdapter": "models.adapter",
     "PictureResult": "tiled.map_picture",
     "Projection": "ops.projection",
+    "RateEstimate": "estimator.estimator",
+    "RateEstimator": "estimator.estimator",
     "ReceptiveField": "receptive_field.field",
     "Slice": "attribution.slices",
     "VideoError": "video.reader",
@@ -64,6 +68,7 @@ _HOMES = {  # public name to the module that defines it
     "map_picture": "tiled.map_picture",
     "map_strips": "ops.strips",
     "rate": "ops.functional",
+    "train_estimator": "estimator.training",
 }
 __all__ = [
     "Attribution",
@@ -82,6 +87,8 @@ __all__ = [
     "ModelAdapter",
     "PictureResult",
     "Projection",
+    "RateEstimate",
+    "RateEstimator",
     "ReceptiveField",
     "Slice",
     "VideoError",
@@ -97,6 +104,7 @@ __all__ = [
     "map_strips",
     "models",
     "rate",
+    "train_estimator",
 ]
 
 

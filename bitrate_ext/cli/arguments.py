@@ -1,7 +1,8 @@
 """The arguments of every command, and what can be said of them before PyTorch is imported.
 
 A command's arguments carry ``check(arguments)``, which raises ``UsageError`` for what does not go together; ``inputs``,
-what its input files are, and the argument that has them; and ``prepare(arguments)``, which makes folders for results.
+what its input files are, and the argument that has them; ``prepare(arguments)``, which makes folders for results; and
+``module``, which runs it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from .._version import __version__
 from ..byte_sizes import parse_bytes
 from ..io.files import STDIN, shown, unusable
 from .console import UsageError
+from .estimator.options import add_commands as add_estimator_commands
 from .model_options import add_device, add_model, check_checkpoint, check_device, check_model, is_own, qualities
 from .outputs import prepare_folder, prepare_videos
 
@@ -107,7 +109,7 @@ def make_parser() -> argparse.ArgumentParser:
     def command(name: str, about: str, check: Callable[[Any], None], **more: Any) -> argparse.ArgumentParser:
         raw = argparse.RawDescriptionHelpFormatter
         added = commands.add_parser(name, help=about, formatter_class=raw, allow_abbrev=False, **more)
-        added.set_defaults(check=check, inputs=None, json=False, prepare=lambda _: None)
+        added.set_defaults(check=check, inputs=None, json=False, prepare=lambda _: None, module=name)
         return added
 
     description = "Bitrate maps of photographs, as pictures and as numbers."
@@ -124,6 +126,7 @@ def make_parser() -> argparse.ArgumentParser:
     description = "Bitrate maps of videos, as videos and as numbers."
     _add_video(command("video", "maps of videos", _check_video, description=description, epilog=VIDEO_NOTES))
 
+    add_estimator_commands(command)
     add_device(command("bench", "a short comparison on this machine", check_device))
     command("doctor", "what is installed, and how to mend what is not", lambda _: None)
     return parser

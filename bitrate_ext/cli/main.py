@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if _nothing_to_read(arguments):
                 return FAILED
             arguments.prepare(arguments)
-            run: Callable[[argparse.Namespace], int] = importlib.import_module(f".{arguments.command}", __package__).run
+            run: Callable[[argparse.Namespace], int] = importlib.import_module(f".{arguments.module}", __package__).run
             return run(arguments)
         except SystemExit as stop:  # argparse, after --help and --version
             return stop.code if isinstance(stop.code, int) else OK

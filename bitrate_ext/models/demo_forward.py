@@ -6,7 +6,7 @@ bit; the tests compare them. Only the command line runs it: ``load_demo_codec`` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,19 +33,23 @@ class DemoForward(nn.Module):
         self.eval()
 
     def forward(self, x: Tensor) -> dict[str, Any]:
-        y = self._layers("g_a", x, (_down, _normalise) * 3 + (_down,))
-        z = self._layers("h_a", y, (_same, _leak, _down, _leak, _down))
+        likelihoods, y_hat = self.rounded(self.layers("g_a", x, ANALYSIS))
+        x_hat = self.layers("g_s", y_hat, (_up, _denormalise) * 3 + (_up,))
+        return {"x_hat": x_hat, "likelihoods": likelihoods}
+
+    def rounded(self, y: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Return what rounding a latent ``y`` costs, and the rounded one."""
+        z = self.layers("h_a", y, (_same, _leak, _down, _leak, _down))
         z_hat, z_likelihoods = self._factorised(z)
-        scales, means = self._layers("h_s", z_hat, (_up, _leak, _up, _leak, _same)).chunk(2, 1)
+        scales, means = self.layers("h_s", z_hat, (_up, _leak, _up, _leak, _same)).chunk(2, 1)
         y_hat = (y - means).round() + means
         distance = (y_hat - means).abs()
         upper, lower = (_normal((half - distance) / scales.clamp_min(LEAST_SCALE)) for half in (0.5, -0.5))
-        x_hat = self._layers("g_s", y_hat, (_up, _denormalise) * 3 + (_up,))
-        y_likelihoods = (upper - lower).clamp_min(LEAST_LIKELIHOOD)
-        return {"x_hat": x_hat, "likelihoods": {"y": y_likelihoods, "z": z_likelihoods}}
+        return {"y": (upper - lower).clamp_min(LEAST_LIKELIHOOD), "z": z_likelihoods}, y_hat
 
-    def _layers(self, name: str, x: Tensor, layers: tuple[Any, ...]) -> Tensor:
-        for number, layer in enumerate(layers):
+    def layers(self, name: str, x: Tensor, layers: Sequence[Any], first: int = 0) -> Tensor:
+        """Return what some layers of a transform, from the first of them on, make of a tensor."""
+        for number, layer in enumerate(layers, first):
             weights = [getattr(self, f"{name}_{number}_{kind}", None) for kind in ("weight", "bias", "gamma", "beta")]
             x = layer(x, *(weight for weight in weights if weight is not None))
         return x
@@ -107,3 +111,6 @@ def _denormalise(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
 def _normal(x: Tensor) -> Tensor:
     """Return the standard normal distribution's cumulative function."""
     return 0.5 * torch.erfc(-(2**-0.5) * x)
+
+
+ANALYSIS = (_down, _normalise) * 3 + (_down,)  # the layers of ``g_a``

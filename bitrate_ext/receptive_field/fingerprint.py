@@ -30,6 +30,16 @@ def fingerprint(
     return digest.hexdigest()[:32]
 
 
+def weights_fingerprint(models: Iterable[nn.Module]) -> str:
+    """Hash the parameters of models, in order."""
+    digest = hashlib.sha256()
+    for model in models:
+        for name, value in model.named_parameters():
+            digest.update(repr(name).encode())
+            _enter(digest, value)
+    return digest.hexdigest()[:32]
+
+
 def _bytes_of(tensor: Tensor) -> bytes:
     """Return the bytes of a tensor's values, in order, whatever its layout."""
     if tensor.is_quantized:

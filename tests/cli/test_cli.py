@@ -340,7 +340,11 @@ def test_progress_only_for_several_images_on_a_terminal(
 
 @pytest.mark.parametrize(
     "argv",
-    [["--help"], ["--version"], *([name, "--help"] for name in ("map", "calibrate", "bench", "doctor"))],
+    [
+        ["--help"],
+        ["--version"],
+        *([name, "--help"] for name in ("map", "calibrate", "estimate", "train-estimator", "bench", "doctor")),
+    ],
 )
 def test_help_and_version(capsys: pytest.CaptureFixture[str], argv: list[str]) -> None:
     assert cli.main(argv) == 0

@@ -1,0 +1,1 @@
+"""The commands about estimators: ``bitrate-ext train-estimator`` and ``bitrate-ext estimate``."""
