@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .dispatch import BandSet, MapGeometry, band_set, choose_kernel, keep_alive
 from .projection import Projection, choose_projections
-from .rate import cells_of
+from .rate.cells import cells_of
 from .sources import Source, is_eager
 from .torch_internals import are_eager
 from .units import LIKELIHOOD, UNITS, kernel_input, noun_of, range_trouble, value_range

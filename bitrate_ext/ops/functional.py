@@ -25,7 +25,7 @@ from .arguments import map_dtype as map_dtype
 from .arguments import named_likelihoods as named_likelihoods
 from .dispatch import choose_kernel
 from .guided import check_guide, guided_map
-from .rate import cells_of
+from .rate.cells import cells_of
 from .sources import Source
 from .units import LIKELIHOOD, kernel_input, noun_of
 

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import library, rate_reference
-from .sources import FACTORIZED, FILTERS, MIXTURE, Flat, Source
-from .torch_internals import BelowAutograd, are_eager, in_forward_mode, in_function_transform
+from .. import library
+from ..sources import FACTORIZED, FILTERS, MIXTURE, Flat, Source
+from ..torch_internals import BelowAutograd, are_eager, in_forward_mode, in_function_transform
+from . import reference
 
 MOST_COMPONENTS = 8  # of a mixture: kMostComponents of csrc/core/sources.h
 
@@ -59,7 +60,7 @@ def cells_of(latents: Mapping[str, Tensor | Source], native: bool) -> dict[str, 
     if in_forward_mode() or (not torch.compiler.is_compiling() and in_function_transform()):
         native = False
     fast = {name: source for name, source in flat.items() if native and _has_kernel(source)}
-    cells = {name: rate_reference.cell_bits(source) for name, source in flat.items() if name not in fast}
+    cells = {name: reference.cell_bits(source) for name, source in flat.items() if name not in fast}
     if fast:
         kinds = [list(kind) for kind in zip(*[(s.family, s.bound, s.floor) for s in fast.values()], strict=True)]
         tensors = [tensor for source in fast.values() for tensor in source.tensors]
@@ -129,7 +130,7 @@ class _CellBitsBackward(torch.autograd.Function):
         with torch.enable_grad():
             leaves = [t.detach().requires_grad_() for t in ctx.saved_tensors]
             grads, tensors = leaves[: len(ctx.kinds.families)], leaves[len(ctx.kinds.families) :]
-            cells = [rate_reference.cell_bits(source) for source in ctx.kinds.sources(tensors)]
+            cells = [reference.cell_bits(source) for source in ctx.kinds.sources(tensors)]
             inner = [t for t, wanted in zip(tensors, ctx.wanted, strict=True) if wanted]
             gradients = torch.autograd.grad(cells, inner, grads, create_graph=True)
             along = [d for d, wanted in zip(directions, ctx.wanted, strict=True) if wanted]
