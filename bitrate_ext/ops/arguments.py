@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .dispatch import BandSet, MapGeometry, band_set, choose_kernel, keep_alive
 from .projection import Projection, choose_projections
-from .rate import cells_of
+from .rate.cells import cells_of
 from .sources import Source, is_eager
 from .torch_internals import are_eager
 from .units import LIKELIHOOD, UNITS, kernel_input, noun_of, range_trouble, value_range
@@ -197,7 +197,8 @@ def check_kinds(kinds: Mapping[str, Latent | Kind], unit: str) -> None:
             raise TypeError(f"{what} must be a strided tensor, got layout {kind.layout}")
 
 
-def _check_values(latents: Mapping[str, Latent], unit: str) -> None:
+def check_values(latents: Mapping[str, Latent], unit: str) -> None:
+    """Look at all values; raises ValueError where they cannot be of that unit, or of such a distribution."""
     for name, tensor in latents.items():
         what = f"{noun_of(unit)}[{name!r}]" if name else noun_of(unit)
         if isinstance(tensor, Source):
@@ -341,7 +342,7 @@ def resolve(
         *(() if crop is None else _four(crop)),
     )
     if check:
-        _check_values(latents, unit)
+        check_values(latents, unit)
     native = choose_kernel(impl, setting.map.device, len(setting.grids))
     if sources:
         latents = cells_of(latents, native)

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import library, rate_reference
-from .sources import FACTORIZED, FILTERS, MIXTURE, Flat, Source
-from .torch_internals import BelowAutograd, in_forward_mode, in_function_transform
+from .. import library
+from ..sources import FACTORIZED, FILTERS, MIXTURE, Flat, Source
+from ..torch_internals import BelowAutograd, are_eager, in_forward_mode, in_function_transform
+from . import reference
 
 MOST_COMPONENTS = 8  # of a mixture: kMostComponents of csrc/core/sources.h
 
@@ -59,11 +60,12 @@ def cells_of(latents: Mapping[str, Tensor | Source], native: bool) -> dict[str, 
     if in_forward_mode() or (not torch.compiler.is_compiling() and in_function_transform()):
         native = False
     fast = {name: source for name, source in flat.items() if native and _has_kernel(source)}
-    cells = {name: rate_reference.cell_bits(source) for name, source in flat.items() if name not in fast}
+    cells = {name: reference.cell_bits(source) for name, source in flat.items() if name not in fast}
     if fast:
         kinds = [list(kind) for kind in zip(*[(s.family, s.bound, s.floor) for s in fast.values()], strict=True)]
         tensors = [tensor for source in fast.values() for tensor in source.tensors]
-        cells.update(zip(fast, torch.ops.bitrate_ext.cell_bits(tensors, *kinds), strict=True))
+        call = _autograd if are_eager(tensors) else torch.ops.bitrate_ext.cell_bits
+        cells.update(zip(fast, call(tensors, *kinds), strict=True))
     return {name: latent if isinstance(latent, Tensor) else cells[name] for name, latent in latents.items()}
 
 
@@ -91,18 +93,26 @@ def _cell_bits_backward(grads: Sequence[Tensor], tensors: Sequence[Tensor], *res
     return gradients
 
 
+def _below_autograd(name: str, *arguments: Any) -> list[Tensor]:
+    """Run an operator's implementation; by the dispatcher where a mode or a compiler wants to see it."""
+    if are_eager(arguments[0]):
+        return (_cell_bits if name == "cell_bits" else _cell_bits_backward)(*arguments)
+    with BelowAutograd():
+        return list(getattr(torch.ops.bitrate_ext, name)(*arguments))
+
+
 class _CellBits(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, kinds: Kinds, *tensors: Tensor) -> Any:
         ctx.kinds = kinds
         ctx.save_for_backward(*tensors)
-        with BelowAutograd():
-            return tuple(torch.ops.bitrate_ext.cell_bits(tensors, *kinds))
+        return tuple(_below_autograd("cell_bits", tensors, *kinds))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         wanted = list(ctx.needs_input_grad[1:])
-        gradients = torch.ops.bitrate_ext.cell_bits_backward(grads, ctx.saved_tensors, *ctx.kinds, wanted)
+        call = _backward_autograd if are_eager(grads) else torch.ops.bitrate_ext.cell_bits_backward
+        gradients = call(grads, ctx.saved_tensors, *ctx.kinds, wanted)
         return None, *[g if needed else None for g, needed in zip(gradients, wanted, strict=True)]
 
 
@@ -112,8 +122,7 @@ class _CellBitsBackward(torch.autograd.Function):
         ctx.kinds, ctx.wanted = kinds, wanted
         ctx.save_for_backward(*tensors)
         sources = len(kinds.families)
-        with BelowAutograd():
-            return tuple(torch.ops.bitrate_ext.cell_bits_backward(tensors[:sources], tensors[sources:], *kinds, wanted))
+        return tuple(_below_autograd("cell_bits_backward", tensors[:sources], tensors[sources:], *kinds, wanted))
 
     @staticmethod
     def backward(ctx: Any, *directions: Tensor) -> tuple[Tensor | None, ...]:
@@ -121,7 +130,7 @@ class _CellBitsBackward(torch.autograd.Function):
         with torch.enable_grad():
             leaves = [t.detach().requires_grad_() for t in ctx.saved_tensors]
             grads, tensors = leaves[: len(ctx.kinds.families)], leaves[len(ctx.kinds.families) :]
-            cells = [rate_reference.cell_bits(source) for source in ctx.kinds.sources(tensors)]
+            cells = [reference.cell_bits(source) for source in ctx.kinds.sources(tensors)]
             inner = [t for t, wanted in zip(tensors, ctx.wanted, strict=True) if wanted]
             gradients = torch.autograd.grad(cells, inner, grads, create_graph=True)
             along = [d for d, wanted in zip(directions, ctx.wanted, strict=True) if wanted]
@@ -136,15 +145,13 @@ def _recorded(tensors: Sequence[Tensor]) -> bool:
 def _autograd(tensors: Sequence[Tensor], *kinds: Any) -> list[Tensor]:
     if _recorded(tensors):
         return list(_CellBits.apply(Kinds(*kinds), *tensors))
-    with BelowAutograd():
-        return list(torch.ops.bitrate_ext.cell_bits(tensors, *kinds))
+    return _below_autograd("cell_bits", tensors, *kinds)
 
 
 def _backward_autograd(grads: Sequence[Tensor], tensors: Sequence[Tensor], *rest: Any) -> list[Tensor]:
     if _recorded([*grads, *tensors]):
         return list(_CellBitsBackward.apply(Kinds(*rest[:3]), rest[3], *grads, *tensors))
-    with BelowAutograd():
-        return list(torch.ops.bitrate_ext.cell_bits_backward(grads, tensors, *rest))
+    return _below_autograd("cell_bits_backward", grads, tensors, *rest)
 
 
 def _register() -> None:
