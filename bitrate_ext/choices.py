@@ -39,7 +39,7 @@ DEVICES = (  # types that PyTorch knows without an extension of it
     *("cpu", "cuda", "ipu", "xpu", "mkldnn", "opengl", "opencl", "ideep", "hip", "ve", "fpga", "maia", "xla", "lazy"),
     *("vulkan", "mps", "meta", "hpu", "mtia", "privateuseone"),
 )
-DEMO_QUALITIES, DEMO_QUALITY = tuple(range(1, 9)), 5  # of the bundled codec; about 0.1 to 1.2, and 0.5 bit per pixel
+DEMO_QUALITIES, DEMO_QUALITY = tuple(range(1, 9)), 5  # of the bundled codec; about 0.1 to 1, and 0.4 bit per pixel
 METRICS = ("mse", "ms-ssim")
 _EIGHT, _SIX = (dict.fromkeys(METRICS, tuple(range(1, last + 1))) for last in (8, 6))
 PUBLISHED: dict[str, dict[str, tuple[int, ...]]] = {  # CompressAI's weights: qualities by metric; none of variable rate

@@ -25,8 +25,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from train_demo_codec import CHANNELS, LAMBDAS, variable_rate
 
-from bitrate_ext.models.demo_codec import at_level, lean_codec
-from bitrate_ext.models.zoo import build, make_ready
+from bitrate_ext.models.demo_codec import at_level, lean_codec, with_tables
+from bitrate_ext.models.zoo import build
 
 RATES = (0.25, 0.5, 1.0)  # bits per pixel
 SIDE = 768  # pixels that the wallpapers' longest side is reduced to
@@ -144,7 +144,7 @@ def main(argv: list[str] | None = None) -> int:
         metadata = {"format": "pt", **{name.upper(): str(size) for name, size in CHANNELS.items()}}
         save_file(weights, args.output, metadata=metadata)
     models = [
-        make_ready(build(lean_codec, at_level(weights, level), tuple(CHANNELS.values())))
+        with_tables(build(lean_codec, at_level(weights, level), tuple(CHANNELS.values())))
         for level in range(len(LAMBDAS))
     ]
     sets = {"six": six_photographs()}
