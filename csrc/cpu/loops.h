@@ -493,7 +493,8 @@ constexpr Kernels make_kernels(const char* name) {
       fill_table,
       {source_gradient_loop<Family::Gaussian>, source_gradient_loop<Family::Laplace>, source_gradient_loop<Family::Logistic>,
        source_gradient_loop<Family::Mixture>, source_gradient_loop<Family::Factorized>},
-      fence};
+      fence,
+      make_guide_block};
 }
 
 }  // namespace
