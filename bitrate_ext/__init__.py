@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from .memory import MemoryLimitError
     from .models.adapter import ModelAdapter
     from .models.demo_codec import load_demo_codec
+    from .models.fuse import Fused, fuse
+    from .models.rate_loss import RateLoss
     from .ops.functional import bitrate_map, latent_bits, rate
     from .ops.projection import Projection
     from .ops.sources import Factorized, Gaussian, GaussianMixture, Laplace, Logistic
@@ -42,6 +44,7 @@ _HOMES = {  # public name to the module that defines it
     "Factorized": "ops.sources",
     "FrameMapper": "mapping.frames",
     "FrameResult": "mapping.frames",
+    "Fused": "models.fuse",
     "Gaussian": "ops.sources",
     "GaussianMixture": "ops.sources",
     "ImageError": "io.images",
@@ -51,6 +54,7 @@ _HOMES = {  # public name to the module that defines it
     "ModelAdapter": "models.adapter",
     "PictureResult": "tiled.map_picture",
     "Projection": "ops.projection",
+    "RateLoss": "models.rate_loss",
     "ReceptiveField": "receptive_field.field",
     "Slice": "attribution.slices",
     "VideoError": "video.reader",
@@ -59,6 +63,7 @@ _HOMES = {  # public name to the module that defines it
     "calibrate": "receptive_field.calibration",
     "coded_video": "mapping.coded_video",
     "follow_slices": "attribution.slices",
+    "fuse": "models.fuse",
     "latent_bits": "ops.functional",
     "load_demo_codec": "models.demo_codec",
     "map_picture": "tiled.map_picture",
@@ -73,6 +78,7 @@ __all__ = [
     "Factorized",
     "FrameMapper",
     "FrameResult",
+    "Fused",
     "Gaussian",
     "GaussianMixture",
     "ImageError",
@@ -82,6 +88,7 @@ __all__ = [
     "ModelAdapter",
     "PictureResult",
     "Projection",
+    "RateLoss",
     "ReceptiveField",
     "Slice",
     "VideoError",
@@ -91,6 +98,7 @@ __all__ = [
     "calibrate",
     "coded_video",
     "follow_slices",
+    "fuse",
     "latent_bits",
     "load_demo_codec",
     "map_picture",

@@ -16,9 +16,11 @@ from ..models.adapter import ModelAdapter, crop_reconstruction
 from ..models.compressai_quirks import likelihood_warnings
 from ..models.padding import Crop, Size
 from ..ops import guided
+from ..ops.deferred import sources_of, symbol_bits, without_floor
 from ..ops.functional import bitrate_map, latent_bits
 from ..ops.functional import map_dtype as map_dtype
 from ..ops.projection import Axis, Projection, outside_share
+from ..ops.sources import Source
 from ..ops.units import LIKELIHOOD, noun_of, range_trouble, value_range
 from .channels import ChannelMaps
 
@@ -41,6 +43,7 @@ class BitrateResult:
     channel_bits: dict[str, Tensor] = field(default_factory=dict)  # float64 [N, C]; of estimates on request
     warnings: tuple[str, ...] = ()  # what is to be known of these numbers, a line each
     bits: str = ESTIMATED  # where they come from: "estimated" or "coded"
+    sources: tuple[str, ...] = ()  # of estimates: latents whose bits are true values, without likelihoods or a floor
     ledger: Ledger | None = None  # of coded bits: every bit of the strings
     entropy: Tensor | None = None  # of coded bits: [N, 1, H, W], bits per pixel that the coder's tables expect
     gap: Tensor | None = None  # on request: [N, 1, H, W], coded minus estimated, bits per pixel
@@ -86,9 +89,9 @@ Ran = tuple[Mapping[str, Any], dict[str, Tensor], list[str]]  # a model's output
 
 
 def run_forward(adapter: ModelAdapter, padded: Tensor, forward_kwargs: dict[str, Any]) -> Ran:
-    """Run a model's ``forward`` on padded images."""
+    """Run a model's ``forward`` on padded images, its entropy models fused."""
     warnings: list[str] = []
-    return (*adapter.run(padded, forward_kwargs, warnings), warnings)
+    return (*adapter.run(padded, forward_kwargs, warnings, fused=True), warnings)
 
 
 def estimate(
@@ -102,7 +105,7 @@ def estimate(
     channels: bool = False,
     ran: Ran | None = None,
 ) -> BitrateResult:
-    """Map the likelihoods that a model's ``forward`` returns for padded images, in a dtype of one's choice.
+    """Map the likelihoods, or their sources, that ``forward`` returns for padded images, in a dtype of one's choice.
 
     With ``channels`` the result has ``channel_bits``, for which each likelihood is read once more, and ``channel_map``.
     Costs of cells have no channels, and are left out there. ``ran`` is what ``forward`` returned, if it has run.
@@ -113,15 +116,22 @@ def estimate(
     size = (padded.shape[2], padded.shape[3])
     dtype = dtype or map_dtype(likelihoods.values())
     picture = guiding_picture(projections, output.get("x_hat"), padded, warnings)
-    result = lay_out(sum_cells(likelihoods, unit), projections, size, crop, dtype, picture=picture)
-    warnings += value_warnings(likelihoods, unit)
-    by_channel = {name: p for name, p in likelihoods.items() if channels and p.dim() == 4}
+    values, sources = true_values(likelihoods)
+    if channels and len(sources) == len(values):  # each symbol's bits, for the sums over cells as over channels
+        values, unit = {name: symbol_bits(source) for name, source in sources.items()}, "bits"
+    elif channels:
+        values, sources = likelihoods, {}
+    cells = sum_cells(values, unit)
+    result = lay_out(cells, projections, size, crop, dtype, picture=picture)
+    warnings += value_warnings(values, cells, unit)
+    by_channel = {name: p for name, p in values.items() if channels and p.dim() == 4}
     return replace(
         result,
         x_hat=crop_reconstruction(output.get("x_hat"), size, crop),
         channel_bits={name: _channel_bits(p.detach(), unit) for name, p in by_channel.items()},
         symbols=ChannelMaps(by_channel, unit, projections, size, crop, dtype, picture) if channels else None,
         warnings=tuple(warnings),
+        sources=tuple(sources),
     )
 
 
@@ -142,13 +152,28 @@ def guiding_picture(
     return padded.detach()
 
 
-def value_warnings(values: Mapping[str, Tensor], unit: str = LIKELIHOOD) -> list[str]:
+def true_values(likelihoods: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Source]]:
+    """Return likelihoods with those replaced that have a source, which has no floor; and the sources alone."""
+    sources = {name: without_floor(source) for name, source in sources_of(likelihoods).items()}
+    return {name: sources.get(name, p) for name, p in likelihoods.items()}, sources
+
+
+def value_warnings(values: Mapping[str, Any], cells: Mapping[str, Tensor], unit: str = LIKELIHOOD) -> list[str]:
     """Return warnings of latents that are no likelihoods, or not of the unit that was said, and of coarse ones.
 
-    Takes a pass over each at memory's speed, and waits for the device.
+    Of likelihoods that takes a pass over each at memory's speed, of sources a look at the bits of their cells; either
+    waits for the device.
     """
     warnings = []
     for name, one in values.items():
+        if isinstance(one, Source):
+            wrong = cells[name].numel() - int(torch.count_nonzero(torch.isfinite(cells[name])))
+            if wrong:
+                warnings.append(
+                    f"the bits of latent {name!r} are not finite in {wrong:,} of {cells[name].numel():,} cells: its "
+                    "values, or the distributions that code them, are NaN or infinite there"
+                )
+            continue
         low, high = value_range(one)
         trouble = range_trouble(f"{noun_of(unit)} of latent {name!r}", low, high, one.dtype, unit)
         if trouble:
@@ -158,7 +183,7 @@ def value_warnings(values: Mapping[str, Tensor], unit: str = LIKELIHOOD) -> list
     return warnings
 
 
-def sum_cells(values: Mapping[str, Tensor], unit: str = LIKELIHOOD) -> dict[str, Tensor]:
+def sum_cells(values: Mapping[str, Any], unit: str = LIKELIHOOD) -> dict[str, Tensor]:
     """Return the bits of each cell, float64 ``[N, h, w]``, of each latent; the one time that likelihoods are read."""
     return {name: latent_bits(one, dtype=torch.float64, unit=unit) for name, one in values.items()}
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .deferred import DeferredLikelihoods, known_source
 from .dispatch import BandSet, MapGeometry, band_set, choose_kernel, keep_alive
 from .projection import Projection, choose_projections
 from .rate import cells_of
@@ -316,6 +317,8 @@ def resolve(
     """Check the arguments of ``bitrate_map``, and settle what follows from them; raises as it says."""
     noun = noun_of(unit)
     latents = named_tensors(values, noun)
+    if any([type(one) is DeferredLikelihoods for one in latents.values()]):
+        latents = {name: known_source(one) for name, one in latents.items()}
     if not latents:
         raise ValueError(f"{noun} must hold at least one tensor, got {values if values else 'an empty dict'}")
     if (size is None) == (scale_factor is None):
