@@ -27,7 +27,7 @@ CXX_FLAGS = [
     *("-Wall", "-Wextra", "-Wno-psabi", "-Wno-unknown-pragmas"),
     "-DTORCH_TARGET_VERSION=0x020a000000000000",
 ]
-CPU_SOURCES = ["ops/ops", "cpu/project", "cpu/kernels_baseline", "cpu/kernels_avx2", "cpu/kernels_avx512"]
+CPU_SOURCES = ["ops/ops", "cpu/project", "cpu/rate", "cpu/kernels_baseline", "cpu/kernels_avx2", "cpu/kernels_avx512"]
 TORCH = 'pip install ninja "torch>=2.10"'
 VARIABLES = ("CC", "CXX", "CUDA_HOME", "CUDA_PATH", "PYTORCH_NVCC", "TORCH_CUDA_ARCH_LIST")  # torch reads them, too
 

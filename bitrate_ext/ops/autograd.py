@@ -119,8 +119,10 @@ class _Map(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.arguments, *values = inputs
-        ctx.save_for_backward(*values)
-        ctx.save_for_forward(*values)
+        # Of bits nothing counts but their shape: cells that were made of a source need not be kept.
+        kept = [v if v.dim() == 4 else v.new_zeros(()).expand(v.shape) for v in values]
+        ctx.save_for_backward(*kept)
+        ctx.save_for_forward(*kept)
         ctx.dtype = output.dtype
 
     @staticmethod

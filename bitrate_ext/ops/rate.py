@@ -1,22 +1,169 @@
-"""Sources of bits made into the bits of cells, which all else takes as bits that are given."""
+"""Sources of bits made into the bits of cells, which all else takes as bits that are given.
+
+``bitrate_ext::cell_bits`` and its backward take the tensors of several sources at once and keep nothing but those. What
+they cannot do the reference does: float64, other shapes of a factorised prior's network, mixtures of many parts, and
+what runs under ``torch.func`` or in forward mode. Second derivatives are the reference's, too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import rate_reference
+from . import library, rate_reference
 from .deferred import parts_of
-from .sources import Source
+from .sources import FACTORIZED, MIXTURE, Flat, Source
+from .torch_internals import BelowAutograd, in_forward_mode, in_function_transform
+
+MOST_COMPONENTS = 16  # of a mixture: kMostComponents of csrc/core/sources.h
+
+
+class Kinds(NamedTuple):
+    """The arguments of the operators that are not tensors, one of each for a source."""
+
+    families: Sequence[int]
+    bounds: Sequence[float]
+    floors: Sequence[float]
+
+    def split(self, tensors: Sequence[Any]) -> list[Sequence[Any]]:
+        """Return what belongs to each source."""
+        found, at = [], 0
+        for family in self.families:
+            count = 4 if family == MIXTURE else 3
+            found.append(tensors[at : at + count])
+            at += count
+        return found
+
+    def sources(self, tensors: Sequence[Tensor]) -> list[Flat]:
+        """Return the sources again."""
+        return [
+            Flat(family, list(own), bound, floor)
+            for family, bound, floor, own in zip(*self, self.split(tensors), strict=True)
+        ]
+
+
+def _has_kernel(source: Flat) -> bool:
+    values = source.tensors[0]
+    if source.family == FACTORIZED or values.dtype == torch.float64 or library.why_absent(values.device):
+        return False
+    return source.family != MIXTURE or 0 < source.tensors[1].shape[1] <= MOST_COMPONENTS * values.shape[1]
 
 
 def cells_of(latents: Mapping[str, Tensor | Source], native: bool) -> dict[str, Tensor]:
     """Return latents with each source replaced by the bits of its cells, float64 ``[N, h, w]``."""
-    return {
-        name: torch.stack([rate_reference.cell_bits(part.flat()) for part in parts_of(latent)]).sum(0)
-        if isinstance(latent, Source)
-        else latent
+    flat = {
+        (name, index): part.flat()
         for name, latent in latents.items()
+        if isinstance(latent, Source)
+        for index, part in enumerate(parts_of(latent))
     }
+    if in_forward_mode() or (not torch.compiler.is_compiling() and in_function_transform()):
+        native = False
+    fast = {key: source for key, source in flat.items() if native and _has_kernel(source)}
+    cells = {key: rate_reference.cell_bits(source) for key, source in flat.items() if key not in fast}
+    if fast:
+        kinds = [list(kind) for kind in zip(*[(s.family, s.bound, s.floor) for s in fast.values()], strict=True)]
+        tensors = [tensor for source in fast.values() for tensor in source.tensors]
+        cells.update(zip(fast, torch.ops.bitrate_ext.cell_bits(tensors, *kinds), strict=True))
+    sums: dict[str, Tensor] = {}
+    for name, index in flat:  # the channels' sources in their order, whoever has served them
+        sums[name] = sums[name] + cells[name, index] if index else cells[name, index]
+    return {name: latent if isinstance(latent, Tensor) else sums[name] for name, latent in latents.items()}
+
+
+def _new_cells(tensors: Sequence[Tensor], *kinds: Any) -> list[Tensor]:
+    values = [own[0] for own in Kinds(*kinds).split(tensors)]
+    return [v.new_empty((v.shape[0], *v.shape[2:]), dtype=torch.float64) for v in values]
+
+
+def _cell_bits(tensors: Sequence[Tensor], *kinds: Any) -> list[Tensor]:
+    cells = _new_cells(tensors, *kinds)
+    torch.ops.bitrate_ext._cell_bits(tensors, *kinds, cells)
+    return cells
+
+
+def _new_gradients(grads: Sequence[Tensor], tensors: Sequence[Tensor], *rest: Any) -> list[Tensor]:
+    """Return a tensor for each gradient, empty where it is not wanted; dense, as a tensor may be one value for all."""
+    return [torch.empty_like(t) if wanted else t.new_empty(0) for t, wanted in zip(tensors, rest[3], strict=True)]
+
+
+def _cell_bits_backward(grads: Sequence[Tensor], tensors: Sequence[Tensor], *rest: Any) -> list[Tensor]:
+    gradients = _new_gradients(grads, tensors, *rest)
+    dense = [grad.contiguous() for grad in grads]
+    torch.ops.bitrate_ext._cell_bits_backward(dense, tensors, *rest[:3], gradients)
+    return gradients
+
+
+class _CellBits(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, kinds: Kinds, *tensors: Tensor) -> Any:
+        ctx.kinds = kinds
+        ctx.save_for_backward(*tensors)
+        with BelowAutograd():
+            return tuple(torch.ops.bitrate_ext.cell_bits(tensors, *kinds))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        wanted = list(ctx.needs_input_grad[1:])
+        gradients = torch.ops.bitrate_ext.cell_bits_backward(grads, ctx.saved_tensors, *ctx.kinds, wanted)
+        return None, *[g if needed else None for g, needed in zip(gradients, wanted, strict=True)]
+
+
+class _CellBitsBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, kinds: Kinds, wanted: list[bool], *tensors: Tensor) -> Any:
+        ctx.kinds, ctx.wanted = kinds, wanted
+        ctx.save_for_backward(*tensors)
+        sources = len(kinds.families)
+        with BelowAutograd():
+            return tuple(torch.ops.bitrate_ext.cell_bits_backward(tensors[:sources], tensors[sources:], *kinds, wanted))
+
+    @staticmethod
+    def backward(ctx: Any, *directions: Tensor) -> tuple[Tensor | None, ...]:
+        """Differentiate the reference's gradient along the directions."""
+        with torch.enable_grad():
+            leaves = [t.detach().requires_grad_() for t in ctx.saved_tensors]
+            grads, tensors = leaves[: len(ctx.kinds.families)], leaves[len(ctx.kinds.families) :]
+            cells = [rate_reference.cell_bits(source) for source in ctx.kinds.sources(tensors)]
+            inner = [t for t, wanted in zip(tensors, ctx.wanted, strict=True) if wanted]
+            gradients = torch.autograd.grad(cells, inner, grads, create_graph=True)
+            along = [d for d, wanted in zip(directions, ctx.wanted, strict=True) if wanted]
+            second = torch.autograd.grad(gradients, leaves, along, allow_unused=True)
+        return None, None, *second
+
+
+def _recorded(tensors: Sequence[Tensor]) -> bool:
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+
+
+def _autograd(tensors: Sequence[Tensor], *kinds: Any) -> list[Tensor]:
+    if _recorded(tensors):
+        return list(_CellBits.apply(Kinds(*kinds), *tensors))
+    with BelowAutograd():
+        return list(torch.ops.bitrate_ext.cell_bits(tensors, *kinds))
+
+
+def _backward_autograd(grads: Sequence[Tensor], tensors: Sequence[Tensor], *rest: Any) -> list[Tensor]:
+    if _recorded([*grads, *tensors]):
+        return list(_CellBitsBackward.apply(Kinds(*rest[:3]), rest[3], *grads, *tensors))
+    with BelowAutograd():
+        return list(torch.ops.bitrate_ext.cell_bits_backward(grads, tensors, *rest))
+
+
+def _register() -> None:
+    """Attach everything to the operators that the compiled library has declared."""
+    for name, run, fake, gradient in (
+        ("cell_bits", _cell_bits, _new_cells, _autograd),
+        ("cell_bits_backward", _cell_bits_backward, _new_gradients, _backward_autograd),
+    ):
+        for key in ("CPU", "CUDA") if library.cuda_absent_because is None else ("CPU",):
+            torch.library.impl(f"bitrate_ext::{name}", key)(run)
+        torch.library.impl(f"bitrate_ext::{name}", "Autograd")(gradient)
+        torch.library.register_fake(f"bitrate_ext::{name}")(fake)
+
+
+if library.absent_because is None:
+    _register()

@@ -73,15 +73,14 @@ struct Rounded<double> {
 
 template <>
 struct Rounded<float> {
-  static BITRATE_HD float from(double value) {
-    const float rounded = float(value) + 0.0f;
-    return value == value ? rounded : bits_as<float>(0x7fc00000u);
-  }
+  static BITRATE_HD float from(float value) { return value == value ? value + 0.0f : bits_as<float>(0x7fc00000u); }
+  static BITRATE_HD float from(double value) { return from(float(value)); }
 };
 
 template <>
 struct Rounded<BFloat16> {
-  static BITRATE_HD BFloat16 from(double value) {
+  template <typename Real>
+  static BITRATE_HD BFloat16 from(Real value) {
     const uint32_t bits = bits_as<uint32_t>(Rounded<float>::from(value));
     if ((bits & 0x7fffffffu) > 0x7f800000u) return {uint16_t(0x7fc0u)};
     const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
@@ -91,7 +90,8 @@ struct Rounded<BFloat16> {
 
 template <>
 struct Rounded<Half> {
-  static BITRATE_HD Half from(double value) {
+  template <typename Real>
+  static BITRATE_HD Half from(Real value) {
     const uint32_t bits = bits_as<uint32_t>(Rounded<float>::from(value));
     const uint32_t sign = (bits >> 16) & 0x8000u;
     const uint32_t magnitude = bits & 0x7fffffffu;

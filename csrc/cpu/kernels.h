@@ -1,7 +1,7 @@
 // The vectorised inner loops, compiled once for each instruction set; every set gives the same bytes.
 #pragma once
 
-#include "../core/tensors.h"
+#include "../core/sources.h"
 
 namespace bitrate {
 
@@ -9,6 +9,14 @@ namespace bitrate {
 constexpr int64_t kCellBlock = 1024;
 // Pixels of a row a loop works on at once: a few rows of them in float64 stay near the core, and a run of stores is long.
 constexpr int64_t kPixelBlock = 2048;
+
+// Cells of a source that a loop works on at once: their mantissas stay in the first-level cache, too.
+constexpr int64_t kSourceBlock = 512;
+
+// Cells of a source that follow each other in each of its tensors.
+struct SourceRun {
+  int64_t image, row, column, count;
+};
 
 // Elements between neighbouring cells and neighbouring channels.
 struct CellStrides {
@@ -41,6 +49,10 @@ struct Kernels {
   // gradient[j, c] = shared[j] / likelihood[j, c], or shared[j] for bits, rounded to their type, for `count` cells.
   void (*gradient[kSources][kDTypes])(const double* shared, const void* data, int64_t count, int64_t channels,
                                       CellStrides strides, CellStrides gradient_strides, bool streaming, void* gradient);
+
+  // bits[j] of a run's cells, and the gradients of all that their source holds; see core/sources.h.
+  void (*source_bits[kFamilies])(const SourceTerm& term, const SourceRun& run, double* bits);
+  void (*source_gradient[kFamilies])(const SourceTerm& term, const SourceRun& run, const double* shared);
 
   // Orders streaming stores before what follows; call once after the last of a task.
   void (*fence)();

@@ -7,6 +7,7 @@
 
 #include "../core/bands.h"
 #include "kernels.h"
+#include "sources.h"
 #include "vector.h"
 
 namespace bitrate {
@@ -485,6 +486,10 @@ constexpr Kernels make_kernels(const char* name) {
           {{gradient_loop<double>, gradient_loop<float>, gradient_loop<Half>, gradient_loop<BFloat16>},
            {given_bits_gradient_loop<double>, given_bits_gradient_loop<float>, given_bits_gradient_loop<Half>,
             given_bits_gradient_loop<BFloat16>}},
+          {source_bits_loop<Family::Gaussian>, source_bits_loop<Family::Laplace>, source_bits_loop<Family::Logistic>,
+           source_bits_loop<Family::Mixture>},
+          {source_gradient_loop<Family::Gaussian>, source_gradient_loop<Family::Laplace>,
+           source_gradient_loop<Family::Logistic>, source_gradient_loop<Family::Mixture>},
           fence};
 }
 

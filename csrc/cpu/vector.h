@@ -9,7 +9,7 @@
 
 #include <utility>
 
-#include "../core/bits.h"
+#include "../core/exp.h"
 
 namespace bitrate {
 
@@ -30,6 +30,8 @@ using Shorts = uint16_t __attribute__((vector_size(2 * kWidth)));
 // Two of each: as many float32 as a register holds.
 using TwoFloats = float __attribute__((vector_size(8 * kWidth)));
 using TwoWords = uint32_t __attribute__((vector_size(8 * kWidth)));
+using TwoInts = int32_t __attribute__((vector_size(8 * kWidth)));
+using HalfInts = int32_t __attribute__((vector_size(4 * kWidth)));
 using TwoShorts = uint16_t __attribute__((vector_size(4 * kWidth)));
 
 template <typename Vector, typename T>
@@ -92,6 +94,43 @@ struct Arithmetic<Doubles> {
   static BITRATE_HD Ints shift_right(Ints value, int places) { return Ints(UnsignedInts(value) >> places); }
   static BITRATE_HD Doubles from(Ints value) { return __builtin_convertvector(value, Doubles); }
 };
+
+template <>
+struct Arithmetic<TwoFloats> {
+  using Int = TwoInts;
+  static BITRATE_HD TwoFloats fma(TwoFloats a, TwoFloats b, TwoFloats c) {
+#if defined(BITRATE_AVX512)
+    return (TwoFloats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(BITRATE_AVX2)
+    return (TwoFloats)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+    TwoFloats result;
+    for (int64_t i = 0; i < 2 * kWidth; ++i) result[i] = __builtin_fmaf(a[i], b[i], c[i]);
+    return result;
+#endif
+  }
+  static BITRATE_HD bool any(TwoInts mask) {
+#if defined(BITRATE_AVX512)
+    return _mm512_movepi32_mask((__m512i)mask) != 0;
+#elif defined(BITRATE_AVX2)
+    return _mm256_movemask_epi8((__m256i)mask) != 0;
+#else
+    int32_t found = 0;
+    for (int64_t i = 0; i < 2 * kWidth; ++i) found |= mask[i];
+    return found != 0;
+#endif
+  }
+};
+
+BITRATE_HD Ints widen(HalfInts values) {
+#if defined(BITRATE_AVX512)
+  return (Ints)_mm512_cvtepi32_epi64((__m256i)values);
+#elif defined(BITRATE_AVX2)
+  return (Ints)_mm256_cvtepi32_epi64((__m128i)values);
+#else
+  return __builtin_convertvector(values, Ints);
+#endif
+}
 
 BITRATE_HD Floats load_floats(const float* from) { return load<Floats>(from); }
 

@@ -9,7 +9,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "../core/plan.h"
+#include "../core/rate_plan.h"
 
 namespace bitrate::host {
 

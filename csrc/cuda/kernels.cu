@@ -1,6 +1,7 @@
 // The kernels: the bodies of csrc/core over a CUDA thread, and their launches.
 #include "../core/project.h"
 #include "../core/project_backward.h"
+#include "../core/rate.h"
 #include "context.h"
 #include "host.h"
 #include "launch.h"
@@ -19,6 +20,16 @@ __global__ void __launch_bounds__(kThreads, 3) project_backward_kernel(const __g
   project_tile_backward(context, params);
 }
 
+__global__ void __launch_bounds__(kThreads, 4) rate_kernel(const __grid_constant__ RateParams params) {
+  CudaContext context;
+  sum_run(context, params);
+}
+
+__global__ void __launch_bounds__(kThreads, 4) rate_backward_kernel(const __grid_constant__ RateParams params) {
+  CudaContext context;
+  write_run_slopes(context, params);
+}
+
 template <typename Kernel>
 const void* address(Kernel* kernel) {
   return reinterpret_cast<const void*>(kernel);
@@ -33,6 +44,10 @@ std::string no_code_reason() { return host::no_code_reason(address(project_kerne
 void start(const Launch<ProjectParams>& launch, void* stream) { host::start(address(project_kernel), launch, stream); }
 void start(const Launch<BackwardParams>& launch, void* stream) {
   host::start(address(project_backward_kernel), launch, stream);
+}
+
+void start_rate(const Launch<RateParams>& launch, bool backward, void* stream) {
+  host::start(backward ? address(rate_backward_kernel) : address(rate_kernel), launch, stream);
 }
 
 }  // namespace bitrate

@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "../core/plan.h"
+#include "../core/rate_plan.h"
 
 namespace bitrate {
 
@@ -17,5 +17,6 @@ std::string no_code_reason();
 // Put on the stream; the current device is the stream's. Throw std::runtime_error where the launch fails.
 void start(const Launch<ProjectParams>& launch, void* stream);
 void start(const Launch<BackwardParams>& launch, void* stream);
+void start_rate(const Launch<RateParams>& launch, bool backward, void* stream);
 
 }  // namespace bitrate

@@ -7,8 +7,9 @@
 #include <algorithm>
 #include <limits>
 #include <optional>
+#include <vector>
 
-#include "../core/tensors.h"
+#include "../core/sources.h"
 
 namespace bitrate {
 
@@ -44,6 +45,8 @@ inline Latent checked_latent(const Tensor& values, int64_t batch) {
           values.stride(rank - 2),
           values.stride(rank - 1)};
 }
+
+inline Strided strided(const Tensor& t) { return {t.data_ptr(), t.stride(0), t.stride(1), t.stride(2), t.stride(3)}; }
 
 template <typename Data>
 Image<Data> checked_map(const char* name, const Tensor& map) {
@@ -93,6 +96,75 @@ inline GradientTerm checked_gradient(const Latent& latent, const Tensor& gradien
                   "gradient must have the likelihoods' dtype and shape");
   return {latent, const_cast<void*>(to.data), to.batch_stride, to.channel_stride, to.row_stride, to.cell_stride, rows,
           columns};
+}
+
+// Sources come flat: tensors one after the other, see Family, with a bound and a floor each.
+inline std::vector<SourceTerm> checked_sources(const std::vector<Tensor>& tensors, const std::vector<int64_t>& families,
+                                               const std::vector<double>& bounds, const std::vector<double>& floors) {
+  STD_TORCH_CHECK(bounds.size() == families.size() && floors.size() == families.size(),
+                  "a source must have one family, bound and floor");
+  std::vector<SourceTerm> sources;
+  size_t next = 0;
+  for (size_t k = 0; k < families.size(); ++k) {
+    STD_TORCH_CHECK(families[k] >= 0 && families[k] < kFamilies, "no family of distributions ", families[k]);
+    SourceTerm source{};
+    source.family = Family(families[k]);
+    source.bound = float(bounds[k]);
+    source.floor = float(floors[k]);
+    STD_TORCH_CHECK(next + source.count() <= tensors.size(), "tensors must be ", source.count(), " for a source");
+    const Tensor& values = tensors[next];
+    STD_TORCH_CHECK(values.dim() == 4, "a source's tensors must be [N, C, h, w]");
+    source.dtype = checked_dtype(values);
+    STD_TORCH_CHECK(source.dtype != DType::Float64, "a source's tensors must be narrower than float64");
+    source.batch = values.size(0);
+    source.channels = values.size(1);
+    source.h = values.size(2);
+    source.w = values.size(3);
+    source.components = 1;
+    for (int i = 0; i < source.count(); ++i) {
+      const Tensor& one = tensors[next + i];
+      STD_TORCH_CHECK(one.dim() == 4 && one.scalar_type() == values.scalar_type(), "a source's tensors must be alike");
+      if (source.family == Family::Mixture && i == 1 && source.channels > 0) {
+        source.components = one.size(1) / source.channels;
+      }
+      STD_TORCH_CHECK(source.components >= 1 && source.components <= kMostComponents, "a mixture must have 1 to ",
+                      kMostComponents, " parts, got ", source.components);
+      STD_TORCH_CHECK(one.size(0) == source.batch && one.size(2) == source.h && one.size(3) == source.w &&
+                          one.size(1) == source.channels * (i == 0 ? 1 : source.components),
+                      "a source's tensors must have one shape");
+      source.inputs[i] = strided(one);
+    }
+    next += source.count();
+    sources.push_back(source);
+  }
+  STD_TORCH_CHECK(next == tensors.size(), "tensors must be ", next, " for these sources, got ", tensors.size());
+  return sources;
+}
+
+// The bits of each source's cells, or their gradients: float64 [N, h, w].
+inline double* checked_cells(const Tensor& cells, const SourceTerm& source) {
+  STD_TORCH_CHECK(cells.scalar_type() == ScalarType::Double && cells.dim() == 3 && cells.is_contiguous() &&
+                      cells.size(0) == source.batch && cells.size(1) == source.h && cells.size(2) == source.w,
+                  "cells must be contiguous float64 [N, h, w] of each source");
+  return static_cast<double*>(cells.data_ptr());
+}
+
+// A tensor for the gradient of each input, empty where it is not wanted.
+inline void aim_gradients(std::vector<SourceTerm>& sources, const std::vector<Tensor>& tensors,
+                          const std::vector<Tensor>& gradients) {
+  STD_TORCH_CHECK(gradients.size() == tensors.size(), "gradients must be as many as tensors");
+  size_t next = 0;
+  for (SourceTerm& source : sources) {
+    for (int i = 0; i < source.count(); ++i, ++next) {
+      const Tensor &one = tensors[next], &gradient = gradients[next];
+      if (gradient.numel() == 0) continue;
+      STD_TORCH_CHECK(gradient.dim() == 4 && gradient.scalar_type() == one.scalar_type() &&
+                          gradient.size(0) == one.size(0) && gradient.size(1) == one.size(1) &&
+                          gradient.size(2) == one.size(2) && gradient.size(3) == one.size(3),
+                      "gradients must have the tensors' dtype and shapes");
+      source.gradients[i] = strided(gradient);
+    }
+  }
 }
 
 }  // namespace bitrate

@@ -11,7 +11,7 @@
 #include <optional>
 #include <vector>
 
-#include "../cpu/project.h"
+#include "../cpu/rate.h"
 #include "checks.h"
 
 namespace bitrate {
@@ -89,6 +89,25 @@ void project_backward_cpu(Tensor grad, Tensor values, std::vector<Tensor> bands,
   project_backward(image, term, kernels(), run_parallel);
 }
 
+void cell_bits_cpu(std::vector<Tensor> tensors, std::vector<int64_t> families, std::vector<double> bounds,
+                   std::vector<double> floors, std::vector<Tensor> out) {
+  const std::vector<SourceTerm> sources = checked_sources(tensors, families, bounds, floors);
+  STD_TORCH_CHECK(out.size() == sources.size(), "out must be a tensor for each source");
+  std::vector<double*> bits;
+  for (size_t k = 0; k < sources.size(); ++k) bits.push_back(checked_cells(out[k], sources[k]));
+  sum_sources(sources, bits, kernels(), run_parallel);
+}
+
+void cell_bits_backward_cpu(std::vector<Tensor> grads, std::vector<Tensor> tensors, std::vector<int64_t> families,
+                            std::vector<double> bounds, std::vector<double> floors, std::vector<Tensor> gradients) {
+  std::vector<SourceTerm> sources = checked_sources(tensors, families, bounds, floors);
+  aim_gradients(sources, tensors, gradients);
+  STD_TORCH_CHECK(grads.size() == sources.size(), "grads must be a tensor for each source");
+  std::vector<const double*> cells;
+  for (size_t k = 0; k < sources.size(); ++k) cells.push_back(checked_cells(grads[k], sources[k]));
+  sum_sources_backward(sources, cells, kernels(), run_parallel);
+}
+
 }  // namespace
 }  // namespace bitrate
 
@@ -103,12 +122,22 @@ STABLE_TORCH_LIBRARY(bitrate_ext, m) {
   m.def(
       "_project_backward(Tensor grad, Tensor values, Tensor[] bands, Tensor(a!) gradient, Tensor(b!)? plans=None) "
       "-> ()");
+  m.def("cell_bits(Tensor[] tensors, int[] families, float[] bounds, float[] floors) -> Tensor[]");
+  m.def(
+      "cell_bits_backward(Tensor[] grads, Tensor[] tensors, int[] families, float[] bounds, float[] floors, "
+      "bool[] wanted) -> Tensor[]");
+  m.def("_cell_bits(Tensor[] tensors, int[] families, float[] bounds, float[] floors, Tensor(a!)[] out) -> ()");
+  m.def(
+      "_cell_bits_backward(Tensor[] grads, Tensor[] tensors, int[] families, float[] bounds, float[] floors, "
+      "Tensor(a!)[] gradients) -> ()");
   m.def("_choose_instruction_set(int index) -> int");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(bitrate_ext, CPU, m) {
   m.impl("_project", TORCH_BOX(&bitrate::project_cpu));
   m.impl("_project_backward", TORCH_BOX(&bitrate::project_backward_cpu));
+  m.impl("_cell_bits", TORCH_BOX(&bitrate::cell_bits_cpu));
+  m.impl("_cell_bits_backward", TORCH_BOX(&bitrate::cell_bits_backward_cpu));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(bitrate_ext, CompositeExplicitAutograd, m) {

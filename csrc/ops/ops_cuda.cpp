@@ -119,6 +119,35 @@ void project_backward_cuda(Tensor grad, Tensor values, std::vector<Tensor> bands
   start(plan.over(latent, image, term.gradient), current_stream(device));
 }
 
+void rate_cuda(const std::vector<SourceTerm>& sources, const std::vector<Tensor>& tensors, const std::vector<Tensor>& cells,
+               bool backward) {
+  STD_TORCH_CHECK(cells.size() == sources.size(), "cells must be a tensor for each source");
+  if (sources.empty()) return;
+  const int32_t device = checked_gpu("values", tensors[0]);
+  for (const Tensor& one : tensors) check_device("a source's tensor", one, device);
+  std::vector<double*> found;
+  for (size_t k = 0; k < sources.size(); ++k) {
+    check_device("cells", cells[k], device);
+    found.push_back(checked_cells(cells[k], sources[k]));
+  }
+  const DeviceGuard guard(device);
+  for (const Launch<RateParams>& launch : plan_rate(sources, found)) start_rate(launch, backward, current_stream(device));
+}
+
+void cell_bits_cuda(std::vector<Tensor> tensors, std::vector<int64_t> families, std::vector<double> bounds,
+                    std::vector<double> floors, std::vector<Tensor> out) {
+  rate_cuda(checked_sources(tensors, families, bounds, floors), tensors, out, false);
+}
+
+void cell_bits_backward_cuda(std::vector<Tensor> grads, std::vector<Tensor> tensors, std::vector<int64_t> families,
+                             std::vector<double> bounds, std::vector<double> floors, std::vector<Tensor> gradients) {
+  std::vector<SourceTerm> sources = checked_sources(tensors, families, bounds, floors);
+  aim_gradients(sources, tensors, gradients);
+  std::vector<Tensor> all = tensors;
+  all.insert(all.end(), gradients.begin(), gradients.end());
+  rate_cuda(sources, all, grads, true);
+}
+
 // Why the GPU has no code; empty where it has.
 std::string no_cuda_code(int64_t device) {
   const DeviceGuard guard(static_cast<int32_t>(device));
@@ -147,6 +176,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(bitrate_ext, m) {
 STABLE_TORCH_LIBRARY_IMPL(bitrate_ext, CUDA, m) {
   m.impl("_project", TORCH_BOX(&bitrate::project_cuda));
   m.impl("_project_backward", TORCH_BOX(&bitrate::project_backward_cuda));
+  m.impl("_cell_bits", TORCH_BOX(&bitrate::cell_bits_cuda));
+  m.impl("_cell_bits_backward", TORCH_BOX(&bitrate::cell_bits_backward_cuda));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(bitrate_ext, CompositeExplicitAutograd, m) {

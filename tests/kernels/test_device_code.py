@@ -9,6 +9,7 @@ import device_code
 import pytest
 
 ROOT = Path(__file__).parents[2]
+KERNELS = ("project_kernel", "project_backward_kernel", "rate_kernel", "rate_backward_kernel")
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def test_kernels_keep_to_registers(architecture: str, nvcc: Path) -> None:
     bounds = re.findall(r"__launch_bounds__\(kThreads, (\d)\) (\w+)\(", device_code.SOURCE.read_text())
     wanted = {kernel: int(blocks) for blocks, kernel in bounds}
     compiled = device_code.compile_for(nvcc, architecture)
-    assert {one.kernel for one in compiled} == set(wanted) == {"project_kernel", "project_backward_kernel"}
+    assert {one.kernel for one in compiled} == set(wanted) == {*KERNELS}
     for one in compiled:
         assert (one.stack, one.spills, one.shared) == (0, 0, 0), one
         assert one.blocks >= wanted[one.kernel], one

@@ -6,6 +6,7 @@ import executing
 import kernel_addresses
 import kernel_checks
 import pytest
+import rate_checks
 import torch
 from cases import Case, scaled
 
@@ -13,10 +14,11 @@ from cases import Case, scaled
 COUNTS = {
     "maps": 600, "gradients": 400, "wide_loads": 200, "tiles": 200, "gradient_tiles": 100, "many_latents": 60,
     "stages": 120, "gradient_chunks": 200, "special_values": 120, "addresses": 2500, "gradient_addresses": 2500,
+    "rates": 200, "rate_gradients": 200,
 }  # fmt: skip
 
 
-CHECKS = executing.checks_of(kernel_checks, kernel_addresses)
+CHECKS = executing.checks_of(kernel_checks, kernel_addresses, rate_checks)
 
 
 @pytest.mark.medium

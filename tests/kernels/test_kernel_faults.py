@@ -15,11 +15,12 @@ import executing
 import kernel_addresses
 import kernel_checks
 import pytest
+import rate_checks
 from faults import Fault, in_tiers, listed, planted
 from fork_server import forks_of
 
 FAULTS = listed("kernels")
-CHECKS = executing.checks_of(kernel_checks, kernel_addresses)
+CHECKS = executing.checks_of(kernel_checks, kernel_addresses, rate_checks)
 SECONDS = 300  # that a check may take
 SURVIVED = "survived"
 
@@ -42,7 +43,7 @@ def _report(library: Path, name: str, to: Connection) -> None:
 def server() -> Iterator[BaseContext]:
     """Yield what forks processes that have done nothing but import: threads do not live on in a fork, and torch would
     wait for them."""
-    with forks_of(("kernel_checks", "kernel_addresses"), Path(__file__).parent):
+    with forks_of(("kernel_checks", "kernel_addresses", "rate_checks"), Path(__file__).parent):
         yield multiprocessing.get_context("forkserver")
 
 

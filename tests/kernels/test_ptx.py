@@ -18,13 +18,15 @@ import kernel_addresses
 import kernel_checks
 import ptx
 import pytest
+import rate_checks
 from cases import SCALE, scaled
 from faults import Fault, listed
+from test_device_code import KERNELS
 from test_executor import COUNTS
 
 # Those before 10.0 have one program, those from there on another: nvcc's optimiser is a newer one for them.
 ARCHITECTURES = ("compute_75", "compute_100")
-CHECKS = executing.checks_of(kernel_checks, kernel_addresses)
+CHECKS = executing.checks_of(kernel_checks, kernel_addresses, rate_checks)
 # More of the checks that go through many copies of a loop in little time, less of those that take long.
 SETTINGS = {name: {"count": scaled(count)} for name, count in COUNTS.items()} | {
     "wide_loads": {"count": scaled(300)},
@@ -69,7 +71,7 @@ def test_compiled_kernels(
         check(module, **SETTINGS.get(name, {}) | seed)
     blocks = module.ptx_blocks(0)
     reached = [kernel for kernel, _, once in blocks if once]
-    assert set(reached) == {kernel for kernel, _, _ in blocks} >= {"project_kernel", "project_backward_kernel"}
+    assert set(reached) == {kernel for kernel, _, _ in blocks} >= {*KERNELS}
     record_property("compiled kernels, comparisons with the CPU path", compared)
     record_property("compiled kernels, pieces of code without a branch", len(blocks))
     record_property("compiled kernels, pieces of code that were run", len(reached))

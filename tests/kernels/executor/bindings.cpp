@@ -48,6 +48,25 @@ std::vector<TermView> term_views(const py::list& terms) {
   return views;
 }
 
+// {"family", "bound", "floor", "inputs": tensors, "gradients": tensors or None, "cells": tensor}
+std::vector<SourceView> source_views(const py::list& sources) {
+  std::vector<SourceView> views;
+  for (const auto& one : sources) {
+    const auto source = one.cast<py::dict>();
+    SourceView view{
+        Family(source["family"].cast<int>()), source["bound"].cast<float>(), source["floor"].cast<float>(), {}, {},
+        tensor_view("cells", source["cells"])};
+    for (const auto& tensor : source["inputs"].cast<py::list>()) {
+      view.inputs.push_back(tensor_view("input", tensor.cast<py::dict>()));
+    }
+    for (const auto& tensor : source["gradients"].cast<py::list>()) {
+      view.gradients.push_back(tensor.is_none() ? TensorView{} : tensor_view("gradient", tensor.cast<py::dict>()));
+    }
+    views.push_back(view);
+  }
+  return views;
+}
+
 Setting setting_of(const py::dict& given) {
   Setting s;
   for (const auto& [key, value] : given) {
@@ -110,6 +129,15 @@ PYBIND11_MODULE(_executor, m) {
     return dict_of(
         run_backward(tensor_view("grad", grad), term_view(term), tensor_view("gradient", gradient), setting_of(setting)));
   });
+  m.def("rate", [](const py::list& sources, bool backward, const py::dict& setting) {
+    return dict_of(run_rate(source_views(sources), backward, setting_of(setting)));
+  });
+  m.def("index_rate",
+        [](const py::list& sources, bool backward, const py::dict& setting, const std::vector<int64_t>& blocks) {
+          std::vector<Touched> touched;
+          const Summary summary = index_rate(source_views(sources), backward, setting_of(setting), blocks, touched);
+          return with_touched(summary, touched);
+        });
   m.def("index_project", [](const py::list& terms, const py::dict& map, const py::dict& setting,
                             const std::vector<int64_t>& blocks) {
     std::vector<Touched> touched;

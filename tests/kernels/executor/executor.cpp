@@ -4,6 +4,7 @@
 #include "core/plan.h"
 #include "core/project.h"
 #include "core/project_backward.h"
+#include "core/rate_plan.h"
 
 #ifdef BITRATE_EXT_PTX  // the kernels as nvcc compiles them: see ptx.py
 #include "ptx.h"
@@ -16,6 +17,8 @@ namespace bitrate {
 #else
 const auto project_kernel = [](auto& ctx, const ProjectParams& p) { project_tile(ctx, p); };
 const auto project_backward_kernel = [](auto& ctx, const BackwardParams& p) { project_tile_backward(ctx, p); };
+const auto rate_kernel = [](auto& ctx, const RateParams& p) { sum_run(ctx, p); };
+const auto rate_backward_kernel = [](auto& ctx, const RateParams& p) { write_run_slopes(ctx, p); };
 #endif
 
 namespace {
@@ -59,6 +62,29 @@ Launch<BackwardParams> plan(const TensorView& grad, const TermView& term, const 
                            term.columns};
   return plan_backward({whole, term.rows.start, term.columns.start}, image_of(grad),
                        {setting.multiprocessors, setting.shared_bytes}, overrides_of(setting));
+}
+
+Strided strided_of(const TensorView& view) {
+  const std::vector<int64_t>& t = view.strides;
+  return {const_cast<void*>(view.data), t[0], t[1], t[2], t[3]};
+}
+
+std::vector<Launch<RateParams>> plan(const std::vector<SourceView>& sources, const Setting& setting) {
+  std::vector<SourceTerm> terms;
+  std::vector<double*> cells;
+  for (const SourceView& source : sources) {
+    const TensorView& values = source.inputs[0];
+    const std::vector<int64_t>& s = values.sizes;
+    SourceTerm term{source.family, values.dtype, s[0], s[1], s[2], s[3], 1, source.bound, source.floor, {}, {}};
+    if (s[1] > 0) term.components = source.inputs[1].sizes[1] / s[1];
+    for (size_t i = 0; i < source.inputs.size(); ++i) term.inputs[i] = strided_of(source.inputs[i]);
+    for (size_t i = 0; i < source.gradients.size(); ++i) {
+      if (source.gradients[i].data != nullptr) term.gradients[i] = strided_of(source.gradients[i]);
+    }
+    terms.push_back(term);
+    cells.push_back(static_cast<double*>(const_cast<void*>(source.cells.data)));
+  }
+  return plan_rate(terms, cells, setting.threads);
 }
 
 template <typename Params>
@@ -111,6 +137,16 @@ void run_index(const Launch<Params>& launch, const std::vector<Real>& real, cons
 
 }  // namespace
 
+Summary summary_of(const std::vector<Launch<RateParams>>& launches) {
+  Summary summary;
+  for (const Launch<RateParams>& launch : launches) {
+    summary.blocks += launch.blocks;
+    summary.shared_bytes = launch.shared_bytes;
+    summary.threads = launch.threads;
+  }
+  return summary;
+}
+
 std::vector<PtxBlock> ptx_blocks(int planted) {
   std::vector<PtxBlock> found;
 #ifdef BITRATE_EXT_PTX
@@ -150,6 +186,42 @@ Summary run_backward(const TensorView& grad, const TermView& term, const TensorV
   watch(global, gradient, true);
   run(launch, global, setting, project_backward_kernel);
   return summary_of(launch);
+}
+
+Summary run_rate(const std::vector<SourceView>& sources, bool backward, const Setting& setting) {
+  const std::vector<Launch<RateParams>> launches = plan(sources, setting);
+  for (const Launch<RateParams>& launch : launches) {  // a source belongs to one
+    GlobalMemory global;
+    for (size_t k = 0; k < sources.size(); ++k) {
+      const bool mine = std::any_of(launch.params.sources, launch.params.sources + launch.params.count,
+                                    [&](const PlannedSource& s) { return s.cells == sources[k].cells.data; });
+      if (!mine) continue;
+      for (const TensorView& one : sources[k].inputs) watch(global, one, false);
+      for (const TensorView& one : sources[k].gradients) {
+        if (one.data != nullptr) watch(global, one, true);
+      }
+      watch(global, sources[k].cells, !backward);
+    }
+    if (backward) {
+      run(launch, global, setting, rate_backward_kernel);
+    } else {
+      run(launch, global, setting, rate_kernel);
+    }
+  }
+  return summary_of(launches);
+}
+
+Summary index_rate(const std::vector<SourceView>& sources, bool backward, const Setting& setting,
+                   const std::vector<int64_t>& blocks, std::vector<Touched>& touched) {
+  const std::vector<Launch<RateParams>> launches = plan(sources, setting);
+  for (const Launch<RateParams>& launch : launches) {
+    if (backward) {
+      run_index(launch, {}, blocks, touched, rate_backward_kernel);
+    } else {
+      run_index(launch, {}, blocks, touched, rate_kernel);
+    }
+  }
+  return summary_of(launches);
 }
 
 Summary index_project(const std::vector<TermView>& terms, const TensorView& map, const Setting& setting,

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "core/tensors.h"
+#include "core/sources.h"
 #include "index.h"
 
 namespace bitrate {
@@ -42,16 +42,29 @@ struct Summary {
   bool whole = true;
 };
 
+// A source: its tensors in order, and where their gradients go, without data where nowhere.
+struct SourceView {
+  Family family;
+  float bound, floor;
+  std::vector<TensorView> inputs, gradients;
+  TensorView cells;  // [N, h, w]: bits, or their gradients
+};
+
 // Throw std::invalid_argument where the plan refuses, BrokenRule (a std::runtime_error) where the body breaks a rule.
 Summary run_project(const std::vector<TermView>& terms, const TensorView* guide, const TensorView& map,
                     const Setting& setting);
 Summary run_backward(const TensorView& grad, const TermView& term, const TensorView& gradient, const Setting& setting);
+
+Summary run_rate(const std::vector<SourceView>& sources, bool backward, const Setting& setting);
 
 // The same for some blocks of the grid, without tensors: `data` of each is an address to count from.
 Summary index_project(const std::vector<TermView>& terms, const TensorView& map, const Setting& setting,
                       const std::vector<int64_t>& blocks, std::vector<Touched>& touched);
 Summary index_backward(const TensorView& grad, const TermView& term, const TensorView& gradient, const Setting& setting,
                        const std::vector<int64_t>& blocks, std::vector<Touched>& touched);
+
+Summary index_rate(const std::vector<SourceView>& sources, bool backward, const Setting& setting,
+                   const std::vector<int64_t>& blocks, std::vector<Touched>& touched);
 
 // Of an executor of PTX: its pieces without a branch, and which have been run. From now on change `planted` is made, see
 // ptx.py.

@@ -1,0 +1,143 @@
+// Sources of bits as the kernels see them: a latent beside the tensors of its distributions, and the formulas of one symbol,
+// forward and backward, over a scalar or a vector. Every row, block and thread goes through `likelihood_of` and
+// `slopes_of`.
+#pragma once
+
+#include "distributions.h"
+#include "tensors.h"
+
+namespace bitrate {
+
+enum class Family : int { Gaussian, Laplace, Logistic, Mixture };
+constexpr int kFamilies = 4;
+
+// A family as a type.
+template <Family kOne>
+struct FamilyOf {
+  static constexpr Family kFamily = kOne;
+};
+
+constexpr int64_t kMostComponents = 16;  // of a mixture
+constexpr int kInputs = 4;               // values, scales, means, weights; a mixture alone has the last
+
+// A tensor [batch, channels, h, w], of a mixture's parts [batch, components * channels, h, w]; strides in elements.
+struct Strided {
+  void* data;  // null: a gradient that nobody wants
+  int64_t batch_stride, channel_stride, row_stride, cell_stride;
+
+  BITRATE_HD int64_t offset(int64_t image, int64_t channel, int64_t row, int64_t column) const {
+    return image * batch_stride + channel * channel_stride + row * row_stride + column * cell_stride;
+  }
+};
+
+struct SourceTerm {
+  Family family;
+  DType dtype;
+  int64_t batch, channels, h, w, components;
+  float bound;  // of the scales; minus infinity: none
+  float floor;  // of the likelihood; 0: none
+  Strided inputs[kInputs], gradients[kInputs];
+
+  BITRATE_HD int count() const { return family == Family::Mixture ? 4 : 3; }
+};
+
+template <typename Float>
+struct Scaled {
+  Float mantissa;
+  IntOf<Float> exponent;
+};
+
+// Scales that are not positive are none, where no bound lifts them.
+template <typename Float>
+BITRATE_HD Float bounded_scale(Float scale, float bound) {
+  if (!(bound > 0.0f)) scale = scale > 0.0f ? scale : Float{} + __builtin_nanf("");
+  const Float least = Float{} + (bound > 1e-30f ? bound : 1e-30f);
+  return scale < least ? least : scale;
+}
+
+template <Family kFamily, bool kSlopes, typename Float>
+BITRATE_HD Symbol<Float> symbol_of(Float distance, Float scale, float bound) {
+  scale = bounded_scale(scale, bound);
+  Symbol<Float> symbol;
+  if constexpr (kFamily == Family::Laplace) {
+    symbol = laplace<kSlopes>(distance, scale);
+  } else if constexpr (kFamily == Family::Logistic) {
+    symbol = logistic<kSlopes>(distance, scale);
+  } else {
+    symbol = gaussian<kSlopes>(distance, scale);
+  }
+  symbol.mantissa = distance > 3.4028235e38f ? symbol.mantissa * 0.0f : symbol.mantissa;  // an infinite value has none
+  return symbol;
+}
+
+// Symbols of a likelihood of two powers of two: a sum of parts, each by its weight.
+template <typename Float>
+BITRATE_HD void add_part(Scaled<Float>& sum, Float mantissa, IntOf<Float> exponent) {
+  const IntOf<Float> most = sum.exponent > exponent ? sum.exponent : exponent;
+  sum.mantissa = sum.mantissa * power_of_two<Float>(sum.exponent - most) + mantissa * power_of_two<Float>(exponent - most);
+  sum.exponent = most;
+}
+
+// read(i, k) gives part k of input i. `floored`: not below the term's floor.
+template <Family kFamily, typename Float, typename Read>
+BITRATE_HD Scaled<Float> likelihood_of(const SourceTerm& term, const Read& read, bool floored = true) {
+  Scaled<Float> found{};
+  const Float value = read(0, 0);
+  for (int64_t k = 0; k < (kFamily == Family::Mixture ? term.components : 1); ++k) {
+    const Symbol<Float> symbol = symbol_of<kFamily, false, Float>(magnitude(value - read(2, k)), read(1, k), term.bound);
+    if constexpr (kFamily == Family::Mixture) {
+      if (k == 0) found.exponent = symbol.exponent;
+      add_part(found, symbol.mantissa * read(3, k), symbol.exponent);
+    } else {
+      found = {symbol.mantissa, symbol.exponent};
+    }
+  }
+  if (floored && term.floor > 0.0f) {
+    const auto low = found.mantissa * power_of_two<Float>(found.exponent) < term.floor;
+    found.mantissa = low ? Float{} + term.floor : found.mantissa;
+    found.exponent = low ? IntOf<Float>{} : found.exponent;
+  }
+  return found;
+}
+
+// Of a symbol's gradient, what its likelihood's gradient is times; see `shared_gradient`. Below the floor CompressAI's rule
+// holds: only what raises the likelihood counts, as much as it changes beside the floor.
+template <typename Float>
+BITRATE_HD Float floored_gradient(Float shared, const Scaled<Float>& likelihood, float floor) {
+  if (!(floor > 0.0f)) return shared;
+  const Float value = likelihood.mantissa * power_of_two<Float>(likelihood.exponent);
+  return value < floor ? (shared < 0.0f ? shared * (value / floor) : Float{}) : shared;
+}
+
+// write(i, k, gradient) takes that of part k of input i.
+template <Family kFamily, typename Float, typename Read, typename Write>
+BITRATE_HD void slopes_of(const SourceTerm& term, Float shared, const Read& read, const Write& write) {
+  const Float value = read(0, 0);
+  Scaled<Float> total{};
+  if constexpr (kFamily == Family::Mixture) {
+    total = likelihood_of<kFamily, Float>(term, read, false);
+    shared = floored_gradient(shared, total, term.floor);
+  }
+  Float by_value = {};
+  for (int64_t k = 0; k < (kFamily == Family::Mixture ? term.components : 1); ++k) {
+    const Float distance = value - read(2, k), scale = read(1, k);
+    const Symbol<Float> symbol = symbol_of<kFamily, true, Float>(magnitude(distance), scale, term.bound);
+    Float factor = shared;
+    if constexpr (kFamily == Family::Mixture) {
+      const Float of_total = symbol.mantissa / total.mantissa * power_of_two<Float>(symbol.exponent - total.exponent);
+      write(3, k, shared * of_total);
+      factor = shared * of_total * read(3, k);
+    } else {
+      factor = floored_gradient(shared, {symbol.mantissa, symbol.exponent}, term.floor);
+    }
+    const Float in_scale = factor * symbol.by_scale;
+    write(1, k, (scale < term.bound) & (in_scale >= 0.0f) ? Float{} : in_scale);
+    const auto sign = bits_as<IntOf<Float>>(distance) & int32_t(0x80000000u);
+    const Float in_value = bits_as<Float>(bits_as<IntOf<Float>>(factor * symbol.by_distance) ^ sign);
+    write(2, k, -in_value);
+    by_value = by_value + in_value;
+  }
+  write(0, 0, by_value);
+}
+
+}  // namespace bitrate

@@ -1,0 +1,180 @@
+// Rows of symbols: the bits of cells from sources, and the gradients of what they hold. Included by loops.h.
+#pragma once
+
+#include "../core/sources.h"
+#include "kernels.h"
+#include "vector.h"
+
+namespace bitrate {
+namespace {
+
+constexpr int64_t kReal = 2 * kWidth;  // float32 of a vector
+
+template <typename Vector, typename T>
+BITRATE_HD Vector load_some(const T* from, int64_t left, T rest) {
+  if (left * int64_t(sizeof(T)) >= int64_t(sizeof(Vector))) return load<Vector>(from);
+  T padded[sizeof(Vector) / sizeof(T)];
+  for (size_t i = 0; i < sizeof(Vector) / sizeof(T); ++i) padded[i] = int64_t(i) < left ? from[i] : rest;
+  return load<Vector>(padded);
+}
+
+template <typename Vector, typename T>
+BITRATE_HD void store_some(T* to, int64_t left, const Vector& vector) {
+  if (left * int64_t(sizeof(T)) >= int64_t(sizeof(Vector))) return store(to, vector);
+  T padded[sizeof(Vector) / sizeof(T)];
+  store(padded, vector);
+  for (int64_t i = 0; i < left; ++i) to[i] = padded[i];
+}
+
+// One channel's run of a tensor as float32: where it lies, or a copy.
+template <typename T>
+void copy_row(const T* from, int64_t stride, int64_t count, float* to) {
+  for (int64_t i = 0; i < count; ++i) to[i] = to_float(from[i * stride]);
+}
+
+BITRATE_HD const float* float_row(const Strided& tensor, DType dtype, int64_t offset, int64_t count, float* buffer) {
+  if (dtype == DType::Float32 && tensor.cell_stride == 1) return static_cast<const float*>(tensor.data) + offset;
+  visit(dtype, [&](auto type) {
+    using T = decltype(type);
+    if constexpr (!std::is_same_v<T, double>) {
+      copy_row(static_cast<const T*>(tensor.data) + offset, tensor.cell_stride, count, buffer);
+    }
+  });
+  return buffer;
+}
+
+// The rows of all inputs at one channel, or of all gradients.
+template <Family kFamily>
+struct Rows {
+  static int64_t slot(int64_t input, int64_t part, const SourceTerm& term) {
+    return input == 0 ? 0 : 1 + (input - 1) * term.components + part;
+  }
+
+  template <typename Body>
+  static void for_each(const SourceTerm& term, int64_t channel, const Body& body) {
+    for (int64_t i = 0; i < term.count(); ++i) {
+      for (int64_t k = 0; k < (i == 0 ? 1 : term.components); ++k) body(i, slot(i, k, term), k * term.channels + channel);
+    }
+  }
+
+  void read(const SourceTerm& term, const SourceRun& run, int64_t channel, int64_t begin, int64_t count) {
+    for_each(term, channel, [&](int64_t i, int64_t at, int64_t c) {
+      const Strided& tensor = term.inputs[i];
+      const int64_t offset = tensor.offset(run.image, c, run.row, run.column + begin);
+      rows[at] = const_cast<float*>(float_row(tensor, term.dtype, offset, count, buffers[at]));
+    });
+  }
+
+  // Where gradients go: into the tensor, or into a buffer, which `write` then rounds.
+  void aim(const SourceTerm& term, const SourceRun& run, int64_t channel, int64_t begin) {
+    for_each(term, channel, [&](int64_t i, int64_t at, int64_t c) {
+      const Strided& tensor = term.gradients[i];
+      const bool direct = tensor.data != nullptr && term.dtype == DType::Float32 && tensor.cell_stride == 1;
+      const int64_t offset = tensor.offset(run.image, c, run.row, run.column + begin);
+      rows[at] = direct ? static_cast<float*>(tensor.data) + offset : buffers[at];
+    });
+  }
+
+  void write(const SourceTerm& term, const SourceRun& run, int64_t channel, int64_t begin, int64_t count) {
+    for_each(term, channel, [&](int64_t i, int64_t at, int64_t c) {
+      const Strided& tensor = term.gradients[i];
+      if (tensor.data == nullptr || rows[at] != buffers[at]) return;
+      visit(term.dtype, [&](auto type) {
+        using T = decltype(type);
+        T* to = static_cast<T*>(tensor.data) + tensor.offset(run.image, c, run.row, run.column + begin);
+        for (int64_t j = 0; j < count; ++j) to[j * tensor.cell_stride] = Rounded<T>::from(rows[at][j]);
+      });
+    });
+  }
+
+  static constexpr int64_t kMost = kFamily == Family::Mixture ? 1 + 3 * kMostComponents : 3;
+  float buffers[kMost][kSourceBlock];
+  float* rows[kMost];
+};
+
+// As core/bits.h has it, with a mantissa for a likelihood and its power of two besides.
+template <Family kFamily>
+void source_bits_loop(const SourceTerm& term, const SourceRun& run, double* bits) {
+  Rows<kFamily> inputs;
+  float mantissa[kGroup][kSourceBlock];
+  int32_t power[kSourceBlock];
+  double lane_product[kSourceBlock], product[kSourceBlock];
+  int64_t exponent[kSourceBlock];
+  for (int64_t begin = 0; begin < run.count; begin += kSourceBlock) {
+    const int64_t count = std::min(kSourceBlock, run.count - begin);
+    for (int64_t x = 0; x < round_up(count, kReal); ++x) {
+      product[x] = 1.0;
+      exponent[x] = 0;
+    }
+    const auto fill = [&](int64_t channel, float* to, bool first) {
+      inputs.read(term, run, channel, begin, count);
+      for (int64_t x = 0; x < count; x += kReal) {
+        const Scaled<TwoFloats> found = likelihood_of<kFamily, TwoFloats>(term, [&](int64_t i, int64_t k) {
+          return load_some<TwoFloats>(inputs.rows[inputs.slot(i, k, term)] + x, count - x, 1.0f);
+        });
+        store(to + x, found.mantissa);
+        store(power + x, first ? found.exponent : load<TwoInts>(power + x) + found.exponent);
+      }
+    };
+    for (int64_t lane = 0; lane < kLanes && lane < term.channels; ++lane) {
+      for (int64_t first = lane; first < term.channels; first += kGroup * kLanes) {
+        int64_t used = 0;
+        for (int64_t c = first; c < term.channels && used < kGroup; c += kLanes) fill(c, mantissa[used++], c == first);
+        const bool last = first + kGroup * kLanes >= term.channels;
+        for (int64_t x = 0; x < count; x += kWidth) {
+          Doubles group = load_doubles(mantissa[0] + x);
+          for (int64_t k = 1; k < used; ++k) group = group * load_doubles(mantissa[k] + x);
+          Doubles running = first == lane ? group : load<Doubles>(lane_product + x) * group;
+          Ints sum = load<Ints>(exponent + x) + widen(load<HalfInts>(power + x));
+          rebase(running, sum);
+          store(exponent + x, sum);
+          if (last) {
+            store(product + x, load<Doubles>(product + x) * running);
+          } else {
+            store(lane_product + x, running);
+          }
+        }
+      }
+    }
+    const int64_t rebased = count_groups(term.channels);
+    for (int64_t x = 0; x < count; x += kWidth) {
+      store_some(bits + begin + x, count - x, bits_of(load<Doubles>(product + x), load<Ints>(exponent + x), rebased));
+    }
+  }
+}
+
+// Gradients as tensors have them: one NaN, and no -0.
+BITRATE_HD TwoFloats canonical(TwoFloats values) {
+  const TwoWords nan = TwoWords{} + 0x7fc00000u;
+  return values == values ? values + 0.0f : bits_as<TwoFloats>(nan);
+}
+
+template <Family kFamily>
+void source_gradient_loop(const SourceTerm& term, const SourceRun& run, const double* shared) {
+  Rows<kFamily> inputs, outputs;
+  float factor[kSourceBlock];
+  for (int64_t begin = 0; begin < run.count; begin += kSourceBlock) {
+    const int64_t count = std::min(kSourceBlock, run.count - begin);
+    for (int64_t x = 0; x < round_up(count, kReal); ++x)
+      factor[x] = x < count ? float(shared_gradient(Source::Likelihoods, shared[begin + x])) : 0.0f;
+    for (int64_t channel = 0; channel < term.channels; ++channel) {
+      inputs.read(term, run, channel, begin, count);
+      outputs.aim(term, run, channel, begin);
+      for (int64_t x = 0; x < count; x += kReal) {
+        slopes_of<kFamily, TwoFloats>(
+            term, load<TwoFloats>(factor + x),
+            [&](int64_t i, int64_t k) {
+              return load_some<TwoFloats>(inputs.rows[inputs.slot(i, k, term)] + x, count - x, 1.0f);
+            },
+            [&](int64_t i, int64_t k, TwoFloats gradient) {
+              if (term.gradients[i].data == nullptr) return;
+              store_some(outputs.rows[outputs.slot(i, k, term)] + x, count - x, canonical(gradient));
+            });
+      }
+      outputs.write(term, run, channel, begin, count);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace bitrate

@@ -1,0 +1,219 @@
+"""The kernels of sources: their bits and gradients beside the definition, the same bytes whatever runs them."""
+
+import pytest
+import torch
+from exact_rate import bits, likelihood, symbols
+from test_sources import LOCATED, bottleneck, cost, generator, mixture_of
+
+import bitrate_ext as be
+from bitrate_ext.ops import rate_reference
+
+OPS = torch.ops.bitrate_ext
+KINDS = [*LOCATED, be.GaussianMixture]
+
+
+def source_of(kind, count=600, seed=0, dtype=torch.float32, most_bits=1000.0, **kwargs):
+    if kind is be.GaussianMixture:
+        return kind(*mixture_of(count, dtype, seed), **kwargs)
+    return kind(*symbols(count, generator(seed), most_bits, dtype), **kwargs)
+
+
+def kernel_bits(source):
+    """The bits of cells, without autograd."""
+    with torch.no_grad():
+        return be.latent_bits(source, impl="native", dtype=torch.float64)
+
+
+def off(got, expected):
+    """How far bits are off, beside the larger of one bit and themselves."""
+    return ((got - expected).abs() / expected.clamp_min(1)).max().item()
+
+
+@pytest.mark.parametrize("kind", LOCATED)
+def test_bits_against_mpmath(kind):
+    source = source_of(kind)
+    found = kernel_bits(source).flatten().tolist()
+    columns = (t.flatten().tolist() for t in (source.values, source.scales, source.means))
+    for got, value, scale, mean in zip(found, *columns, strict=True):
+        exact = bits(likelihood(kind.__name__, value, max(scale, torch.tensor(0.11).item()), mean))
+        assert got >= 0
+        assert abs(got - exact) <= 1e-6 * max(1, exact)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_bits_against_the_definition(kind, dtype):
+    for seed in range(5):
+        source = source_of(kind, 20_000, seed, dtype)
+        assert off(kernel_bits(source), rate_reference.cell_bits(source.flat())) <= 1e-6
+
+
+def test_scales_of_any_size():
+    """Where a symbol is certain, and where a scale is a million."""
+    values = torch.linspace(-3, 3, 601).reshape(1, 1, 1, -1).expand(1, 12, 1, -1)
+    scales = torch.logspace(-2.5, 8, 12).reshape(1, 12, 1, 1).expand_as(values)
+    for kind in LOCATED:
+        for bound in (0.11, None):
+            source = kind(values, scales, scale_bound=bound)
+            got = kernel_bits(source)
+            assert off(got, rate_reference.cell_bits(source.flat())) <= 1e-6
+            assert (got >= 0).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("floor", [None, 1e-9])
+def test_gradients_against_the_definition(kind, floor):
+    for seed in range(3):
+        source = source_of(kind, 3000, seed, floor=floor)
+        shift = 0.2 if seed else 0.0  # some scales below the bound
+        tensors = [t.clone().requires_grad_() for t in source.flat().tensors]
+        with torch.no_grad():
+            tensors[1] -= shift
+        weights = torch.randn(source.shape[0], *source.shape[2:], generator=generator(seed + 9), dtype=torch.float64)
+        got, expected = (
+            torch.autograd.grad(
+                be.latent_bits(kind(*tensors, floor=floor), impl=impl, dtype=torch.float64), tensors, weights
+            )
+            for impl in ("native", "reference")
+        )
+        for mine, theirs in zip(got, expected, strict=True):
+            # Parts of a mixture pull a value both ways.
+            torch.testing.assert_close(mine, theirs, rtol=5e-5 if kind is be.GaussianMixture else 1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("kind", LOCATED)
+def test_gradients_do_not_underflow(kind):
+    values, scales, means = symbols(2000, generator(3), 1000.0)
+    leaf = values.requires_grad_()
+    got, expected = (
+        torch.autograd.grad(be.rate(kind(leaf, scales, means), impl=impl), leaf)[0] for impl in ("native", "reference")
+    )
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_bytes(kind):
+    """Of every instruction set, any number of threads, any layout, and of each image by itself."""
+    flat = source_of(kind, 4 * 9 * 17 * 21).flat()
+    tensors = [t.reshape(2, -1, 17, 21) for t in flat.tensors]
+    tensors = [t.requires_grad_() for t in tensors]
+
+    def run(*tensors):
+        cells = be.latent_bits(kind(*tensors, floor=1e-9), impl="native", dtype=torch.float64)
+        return [cells.detach(), *torch.autograd.grad(cells, tensors, torch.full_like(cells, 0.37))]
+
+    expected = run(*tensors)
+    threads = torch.get_num_threads()
+    try:
+        for index in range(OPS._choose_instruction_set(-1)):
+            OPS._choose_instruction_set(index)
+            assert all(map(torch.equal, run(*tensors), expected))
+        OPS._choose_instruction_set(-1)
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            assert all(map(torch.equal, run(*tensors), expected))
+    finally:
+        OPS._choose_instruction_set(-1)
+        torch.set_num_threads(threads)
+    wide = [torch.zeros(2, t.shape[1], 17, 43)[..., ::2][..., :21].copy_(t.detach()).requires_grad_() for t in tensors]
+    last = [t.detach().to(memory_format=torch.channels_last).requires_grad_() for t in tensors]
+    mixed = [last[0], *wide[1:]]
+    for layout in (wide, last, mixed):
+        assert all(map(torch.equal, run(*layout), expected))
+    for image in range(2):
+        alone = run(*[t.detach()[image : image + 1].requires_grad_() for t in tensors])
+        assert all(torch.equal(mine, all_of[image : image + 1]) for mine, all_of in zip(alone, expected, strict=True))
+
+
+def test_several_sources_at_once():
+    sources = {kind.__name__: source_of(kind, 60) for kind in KINDS}
+    together = be.bitrate_map(sources, (4, 240), impl="native")
+    apart = sum(be.bitrate_map(kernel_bits(s), (4, 240), unit="bits", dtype=torch.float64) for s in sources.values())
+    torch.testing.assert_close(together.double(), apart, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", LOCATED)
+def test_special_values(kind):
+    values = torch.tensor([0.0, torch.nan, torch.inf, -torch.inf, 1e30, 0.0, 0.0, 0.0]).reshape(1, 1, 1, 8)
+    scales = torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0, torch.nan, -1.0, torch.inf]).reshape(1, 1, 1, 8)
+    found = kernel_bits(kind(values, scales)).flatten()
+    assert found.isfinite().tolist() == [True, False, False, False, True, False, True, False]
+    assert found[2:4].tolist() == [torch.inf] * 2
+    assert found[4].item() == pytest.approx(4e6, rel=1e-4)  # a symbol costs no more
+    assert found[7] == torch.inf
+    assert kernel_bits(kind(values, scales, scale_bound=None)).flatten()[6].isnan()
+    floored = kernel_bits(kind(values, scales, floor=1e-9)).flatten()
+    torch.testing.assert_close(floored[[2, 3, 4, 7]], torch.full((4,), 29.897352853986263, dtype=torch.float64))
+
+
+def test_no_more_than_the_inputs_is_kept():
+    tensors = [t.reshape(2, 3, 10, 10).requires_grad_() for t in source_of(be.Gaussian, 600).flat().tensors]
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        be.bitrate_map(be.Gaussian(*tensors), (40, 40)).sum()
+        be.rate(be.Gaussian(*tensors)).sum()
+    own = {t.untyped_storage().data_ptr() for t in tensors}
+    others = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept}
+    assert sum(size for where, size in others.items() if where not in own) <= 64
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_operators_by_pytorchs_own_checks(kind):
+    flat = source_of(kind, 24, most_bits=50.0).flat()
+    tensors = [t.reshape(1, -1, 4, 3).requires_grad_() for t in flat.tensors]
+    kinds = ([flat.family], [flat.bound], [flat.floor])
+    torch.library.opcheck(OPS.cell_bits.default, (tensors, *kinds))
+    grads = [torch.rand(1, 4, 3, dtype=torch.float64, requires_grad=True)]
+    torch.library.opcheck(OPS.cell_bits_backward.default, (grads, tensors, *kinds, [True] * len(tensors)))
+
+
+@pytest.mark.parametrize("kind", LOCATED)
+def test_second_derivatives_are_the_references(kind):
+    leaves = [t.reshape(1, 2, 5, 5).requires_grad_() for t in symbols(50, generator(5), 50.0)]
+    found = []
+    for impl in ("native", "reference"):
+        cells = be.rate(kind(*leaves), impl=impl)
+        first = torch.autograd.grad(cells, leaves, create_graph=True)
+        found.append(torch.autograd.grad(sum(g.square().sum() for g in first), leaves))
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_under_torch_func():
+    values, scales, means = (t.reshape(2, 2, 3, 5) for t in symbols(60, generator(6), 50.0))
+
+    def total(v):
+        return be.rate(be.Gaussian(v, scales, means)).sum()
+
+    expected = torch.func.grad(total)(values)
+    leaf = values.clone().requires_grad_()
+    torch.testing.assert_close(torch.autograd.grad(total(leaf), leaf)[0], expected, rtol=1e-5, atol=1e-6)
+    _, forward = torch.func.jvp(total, (values,), (torch.ones_like(values),))
+    torch.testing.assert_close(forward, expected.sum().double(), rtol=1e-5, atol=1e-5)
+    each = torch.vmap(lambda v, s: be.rate(be.Gaussian(v[None], s[None])))(values, scales)
+    torch.testing.assert_close(each.flatten(), be.rate(be.Gaussian(values, scales)), rtol=1e-6, atol=1e-6)
+
+
+def loss(values, scales, means):
+    return be.rate(be.Gaussian(values, scales, means, floor=1e-9)).sum()
+
+
+@pytest.mark.medium
+def test_compiled():
+    leaves = [t.reshape(1, 3, 4, 5).requires_grad_() for t in symbols(60, generator(7), 50.0)]
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    got, expected = compiled(*leaves), loss(*leaves)
+    assert torch.equal(got, expected)
+    for mine, eager in zip(torch.autograd.grad(got, leaves), torch.autograd.grad(expected, leaves), strict=True):
+        assert torch.equal(mine, eager)
+
+
+def test_what_has_no_kernel_is_computed_by_the_definition():
+    double = source_of(be.Gaussian, 50, dtype=torch.float64)
+    assert torch.equal(be.latent_bits(double), rate_reference.cell_bits(double.flat()))
+    values = torch.zeros(1, 1, 2, 2)
+    many = torch.full((1, 17, 2, 2), 1 / 17)
+    mixture = be.GaussianMixture(values, many + 1, many * 0, many)
+    torch.testing.assert_close(be.rate(mixture), cost(mixture).sum((1, 2, 3)))
+    other = be.Factorized(bottleneck(1, dtype=torch.float32), values)
+    torch.testing.assert_close(be.rate(other), cost(other).sum((1, 2, 3)))
