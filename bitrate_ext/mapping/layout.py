@@ -16,10 +16,12 @@ from ..models.adapter import ModelAdapter, crop_reconstruction
 from ..models.compressai_quirks import likelihood_warnings
 from ..models.padding import Crop, Size
 from ..ops import guided
-from ..ops.deferred import sources_of, symbol_bits, without_floor
+from ..ops.deferred import sources_of
 from ..ops.functional import bitrate_map, latent_bits
 from ..ops.functional import map_dtype as map_dtype
+from ..ops.packed import parts_of, without_floor
 from ..ops.projection import Axis, Projection, outside_share
+from ..ops.rate import symbol_bits
 from ..ops.sources import Source
 from ..ops.units import LIKELIHOOD, noun_of, range_trouble, value_range
 from .channels import ChannelMaps
@@ -118,7 +120,7 @@ def estimate(
     picture = guiding_picture(projections, output.get("x_hat"), padded, warnings)
     values, sources = true_values(likelihoods)
     if channels and len(sources) == len(values):  # each symbol's bits, for the sums over cells as over channels
-        values, unit = {name: symbol_bits(source) for name, source in sources.items()}, "bits"
+        values, unit = {name: symbol_bits_of(source) for name, source in sources.items()}, "bits"
     elif channels:
         values, sources = likelihoods, {}
     cells = sum_cells(values, unit)
@@ -282,6 +284,11 @@ def rim_of(grids: Iterable[Size], canvas: Size, crop: Crop) -> tuple[int, int, i
         wide[1] if crop[1] else 0,
         wide[1] if after[1] else 0,
     )
+
+
+def symbol_bits_of(source: Source) -> Tensor:
+    """Return what each symbol of a source costs, float64 ``[N, C, h, w]``, in bits."""
+    return torch.cat([symbol_bits(part.flat()) for part in parts_of(source)], dim=1)
 
 
 def _channel_bits(values: Tensor, unit: str) -> Tensor:

@@ -18,7 +18,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..ops.deferred import Packed, defer
+from ..ops.deferred import defer
+from ..ops.packed import Packed
 from ..ops.sources import Factorized, Gaussian, GaussianMixture, Source
 from ..ops.torch_internals import dispatch_modes, in_function_transform
 
@@ -208,9 +209,9 @@ class _FusedForward(nn.Module):
         outputs, source = found
         return outputs, defer(source)
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        """Return what makes a copy, of the class that the module was found with."""
-        make, arguments, *rest = cast("tuple[Any, ...]", super().__reduce_ex__(protocol))
+    def __reduce_ex__(self, _: Any) -> Any:
+        """Return what makes a copy, of the class that the module was found with: as protocol 1 does, for any class."""
+        make, arguments, *rest = cast("tuple[Any, ...]", super().__reduce_ex__(1))
         return make, tuple(self._fuses if one is type(self) else one for one in arguments), *rest
 
 

@@ -7,87 +7,20 @@ the source instead, and nothing is made. Any other operation of PyTorch makes th
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from . import rate_reference
-from .sources import FACTORIZED, Flat, Source
-
-CHANNELS = 1  # the dimension of [N, C, h, w] along which slices of a latent are put together
+from .packed import CHANNELS, Concatenated, detached, parts_of
+from .rate import symbol_bits
+from .sources import Flat, Source
 
 
 class StaleSourceError(RuntimeError):
     """A tensor that likelihoods were to be made of has been written into."""
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Packed(Source):
-    """Code each value by a factorised prior whose parameters are kept as they were, whatever becomes of the module."""
-
-    values: Tensor
-    parameters: Tensor  # [C, P], as ``Flat`` has them
-    filters: tuple[int, ...]
-    floor: float | None = None
-    family = FACTORIZED
-
-    def flat(self) -> Flat:
-        return Flat(self.family, [self.values, self.parameters], -math.inf, self.floor or 0.0, self.filters)
-
-    def _parts(self) -> list[tuple[str, Tensor]]:
-        return [("values", self.values), ("parameters", self.parameters)]
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Concatenated(Source):
-    """Code the channels of a latent by several sources, one after the other."""
-
-    parts: tuple[Source, ...]
-    family: ClassVar[int] = -1
-
-    @property
-    def shape(self) -> torch.Size:
-        batch, _, *grid = self.parts[0].shape
-        return torch.Size((batch, sum(part.shape[CHANNELS] for part in self.parts), *grid))
-
-    @property
-    def values(self) -> Tensor:  # type: ignore[override]
-        return self.parts[0].values
-
-    def check_values(self, what: str) -> None:
-        for index, part in enumerate(self.parts):
-            part.check_values(f"{what}[{index}]")
-
-    def _parts(self) -> list[tuple[str, Tensor]]:
-        return [named for part in self.parts for named in part._parts()]
-
-
-def parts_of(source: Source) -> tuple[Source, ...]:
-    """Return the sources that a latent's channels are coded by, one after the other; most often one."""
-    return source.parts if isinstance(source, Concatenated) else (source,)
-
-
-def without_floor(source: Source) -> Source:
-    """Return a source whose symbols cost what they are worth, however unlikely."""
-    if isinstance(source, Concatenated):
-        return Concatenated(tuple(map(without_floor, source.parts)))
-    return replace(source, floor=None)  # type: ignore[type-var]
-
-
-def _detached(source: Source) -> Source:
-    if isinstance(source, Concatenated):
-        return Concatenated(tuple(map(_detached, source.parts)))
-    return replace(source, **{name: part.detach() for name, part in source._parts()})  # type: ignore[type-var]
-
-
-def symbol_bits(source: Source) -> Tensor:
-    """Return what each symbol costs, float64 ``[N, C, h, w]``, in bits."""
-    return torch.cat([rate_reference.symbol_bits(part.flat()) for part in parts_of(source)], CHANNELS)
 
 
 class _Held:
@@ -122,7 +55,7 @@ class _Held:
 
 
 def _likelihoods(flat: Flat) -> Tensor:
-    return torch.exp2(-rate_reference.symbol_bits(flat)).to(flat.tensors[0].dtype)
+    return torch.exp2(-symbol_bits(flat)).to(flat.tensors[0].dtype)
 
 
 class DeferredLikelihoods(Tensor):
@@ -164,7 +97,7 @@ class DeferredLikelihoods(Tensor):
     def source(self) -> Source | None:
         """The source of these likelihoods' bits; None once the tensor may have been written into."""
         source = self._held.source
-        return source if source is None or self.requires_grad else _detached(source)
+        return source if source is None or self.requires_grad else detached(source)
 
     def tensor(self) -> Tensor:
         """Return the likelihoods as a tensor of PyTorch's own kind, with their gradient."""

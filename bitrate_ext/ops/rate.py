@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from . import library, rate_reference
-from .deferred import parts_of
+from .packed import parts_of
 from .sources import FACTORIZED, MIXTURE, Flat, Source
 from .torch_internals import BelowAutograd, in_forward_mode, in_function_transform
 
@@ -60,6 +60,29 @@ def cells_of(latents: Mapping[str, Tensor | Source], native: bool) -> dict[str, 
         if isinstance(latent, Source)
         for index, part in enumerate(parts_of(latent))
     }
+    cells = _cells(flat, native)
+    sums: dict[str, Tensor] = {}
+    for name, index in flat:  # the channels' sources in their order, whoever has served them
+        sums[name] = sums[name] + cells[name, index] if index else cells[name, index]
+    return {name: latent if isinstance(latent, Tensor) else sums[name] for name, latent in latents.items()}
+
+
+def symbol_bits(source: Flat) -> Tensor:
+    """Return what each symbol costs, float64 ``[N, C, h, w]``, in bits: cells of one channel each."""
+    values = source.tensors[0]
+    if not _has_kernel(source) or source.family == FACTORIZED or not values.numel():
+        return rate_reference.symbol_bits(source)
+    batch, channels, *grid = values.shape
+
+    def apart(part: Tensor) -> Tensor:
+        """Fold channels into the batch, with the components of a mixture in their place."""
+        return part.reshape(batch, -1, channels, *grid).transpose(1, 2).reshape(batch * channels, -1, *grid)
+
+    single = source._replace(tensors=[apart(part) for part in source.tensors])
+    return _cells({"": single}, True)[""].reshape(values.shape)
+
+
+def _cells(flat: Mapping[Any, Flat], native: bool) -> dict[Any, Tensor]:
     if in_forward_mode() or (not torch.compiler.is_compiling() and in_function_transform()):
         native = False
     fast = {key: source for key, source in flat.items() if native and _has_kernel(source)}
@@ -68,10 +91,7 @@ def cells_of(latents: Mapping[str, Tensor | Source], native: bool) -> dict[str, 
         kinds = [list(kind) for kind in zip(*[(s.family, s.bound, s.floor) for s in fast.values()], strict=True)]
         tensors = [tensor for source in fast.values() for tensor in source.tensors]
         cells.update(zip(fast, torch.ops.bitrate_ext.cell_bits(tensors, *kinds), strict=True))
-    sums: dict[str, Tensor] = {}
-    for name, index in flat:  # the channels' sources in their order, whoever has served them
-        sums[name] = sums[name] + cells[name, index] if index else cells[name, index]
-    return {name: latent if isinstance(latent, Tensor) else sums[name] for name, latent in latents.items()}
+    return cells
 
 
 def _new_cells(tensors: Sequence[Tensor], *kinds: Any) -> list[Tensor]:
