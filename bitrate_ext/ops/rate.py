@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import library, rate_reference
 from .packed import parts_of
-from .sources import FACTORIZED, MIXTURE, Flat, Source
+from .sources import FACTORIZED, FILTERS, MIXTURE, Flat, Source
 from .torch_internals import BelowAutograd, in_forward_mode, in_function_transform
 
 MOST_COMPONENTS = 16  # of a mixture: kMostComponents of csrc/core/sources.h
@@ -32,7 +32,7 @@ class Kinds(NamedTuple):
         """Return what belongs to each source."""
         found, at = [], 0
         for family in self.families:
-            count = 4 if family == MIXTURE else 3
+            count = {MIXTURE: 4, FACTORIZED: 2}.get(family, 3)
             found.append(tensors[at : at + count])
             at += count
         return found
@@ -40,15 +40,17 @@ class Kinds(NamedTuple):
     def sources(self, tensors: Sequence[Tensor]) -> list[Flat]:
         """Return the sources again."""
         return [
-            Flat(family, list(own), bound, floor)
+            Flat(family, list(own), bound, floor, FILTERS)
             for family, bound, floor, own in zip(*self, self.split(tensors), strict=True)
         ]
 
 
 def _has_kernel(source: Flat) -> bool:
     values = source.tensors[0]
-    if source.family == FACTORIZED or values.dtype == torch.float64 or library.why_absent(values.device):
+    if values.dtype == torch.float64 or library.why_absent(values.device):
         return False
+    if source.family == FACTORIZED:
+        return source.filters == FILTERS
     return source.family != MIXTURE or 0 < source.tensors[1].shape[1] <= MOST_COMPONENTS * values.shape[1]
 
 

@@ -281,7 +281,10 @@ class Factorized(Source):
             layers += [F.softplus(module.matrices[layer]).flatten(1), module.biases[layer].flatten(1)]
             if layer < len(filters):
                 layers.append(torch.tanh(module.factors[layer]).flatten(1))
-        return Flat(self.family, [self.values, torch.cat(layers, 1)], -math.inf, self.floor or 0.0, filters)
+        origin = module.quantiles[:, 0, 1:2].detach() if hasattr(module, "quantiles") else torch.zeros_like(layers[-1])
+        parameters = torch.cat([*layers, origin], 1)  # the last: where whole symbols lie, between whole numbers
+        parameters = parameters if parameters.dtype == torch.float64 else parameters.float()
+        return Flat(self.family, [self.values.contiguous(), parameters], -math.inf, self.floor or 0.0, filters)
 
 
 def is_eager(latents: Iterable[Tensor | Source]) -> bool:

@@ -139,7 +139,7 @@ BITRATE_HD void sum_run(Ctx& ctx, const RateParams& p) {
       exponent += get(ctx, p.exponent, lane * kRunCells + cell);
     }
     const int64_t at = block.image * term.h * term.w + block.first + cell;
-    ctx.store(block.source.cells, at, Pack<double, 1>{{bits_of(product, exponent, 0)}});
+    ctx.store(block.source.cells, at, Pack<double, 1>{{Rounded<double>::from(bits_of(product, exponent, 0))}});
   }
 }
 

@@ -3,13 +3,13 @@
 // `slopes_of`.
 #pragma once
 
-#include "distributions.h"
+#include "factorized.h"
 #include "tensors.h"
 
 namespace bitrate {
 
-enum class Family : int { Gaussian, Laplace, Logistic, Mixture };
-constexpr int kFamilies = 4;
+enum class Family : int { Gaussian, Laplace, Logistic, Mixture, Factorized };
+constexpr int kFamilies = 5;
 
 // A family as a type.
 template <Family kOne>
@@ -38,7 +38,7 @@ struct SourceTerm {
   float floor;  // of the likelihood; 0: none
   Strided inputs[kInputs], gradients[kInputs];
 
-  BITRATE_HD int count() const { return family == Family::Mixture ? 4 : 3; }
+  BITRATE_HD int count() const { return family == Family::Mixture ? 4 : family == Family::Factorized ? 2 : 3; }
 };
 
 template <typename Float>
@@ -70,7 +70,13 @@ BITRATE_HD Symbol<Float> symbol_of(Float distance, Float scale, float bound) {
   return symbol;
 }
 
-// Symbols of a likelihood of two powers of two: a sum of parts, each by its weight.
+// The distributions that a symbol's likelihood is the sum of, by scale and mean.
+template <Family kFamily>
+BITRATE_HD int64_t parts_of(const SourceTerm& term) {
+  return kFamily == Family::Mixture ? term.components : kFamily == Family::Factorized ? 0 : 1;
+}
+
+// A sum of parts, each with its power of two.
 template <typename Float>
 BITRATE_HD void add_part(Scaled<Float>& sum, Float mantissa, IntOf<Float> exponent) {
   const IntOf<Float> most = sum.exponent > exponent ? sum.exponent : exponent;
@@ -83,7 +89,11 @@ template <Family kFamily, typename Float, typename Read>
 BITRATE_HD Scaled<Float> likelihood_of(const SourceTerm& term, const Read& read, bool floored = true) {
   Scaled<Float> found{};
   const Float value = read(0, 0);
-  for (int64_t k = 0; k < (kFamily == Family::Mixture ? term.components : 1); ++k) {
+  if constexpr (kFamily == Family::Factorized) {
+    const Symbol<Float> symbol = factorized(value, [&](int k) { return read(1, k); });
+    found = {symbol.mantissa, symbol.exponent};
+  }
+  for (int64_t k = 0; k < parts_of<kFamily>(term); ++k) {
     const Symbol<Float> symbol = symbol_of<kFamily, false, Float>(magnitude(value - read(2, k)), read(1, k), term.bound);
     if constexpr (kFamily == Family::Mixture) {
       if (k == 0) found.exponent = symbol.exponent;
@@ -119,7 +129,17 @@ BITRATE_HD void slopes_of(const SourceTerm& term, Float shared, const Read& read
     shared = floored_gradient(shared, total, term.floor);
   }
   Float by_value = {};
-  for (int64_t k = 0; k < (kFamily == Family::Mixture ? term.components : 1); ++k) {
+  if constexpr (kFamily == Family::Factorized) {
+    const auto parameter = [&](int k) { return read(1, k); };
+    Network<Float> network;
+    network.layers[0].inputs[0] = Edges<Float>{value - 0.5f, Float{} + 1.0f, value + 0.5f};
+    network.forward(parameter);
+    const Symbol<Float> symbol = of_logit<true>(network.logit);
+    const Float factor = floored_gradient(shared, {symbol.mantissa, symbol.exponent}, term.floor);
+    const Edges<Float> outputs[kUnits] = {{factor * symbol.by_distance, factor * symbol.by_scale, {}}};
+    network.backward(parameter, outputs, [&](int k, Float gradient) { write(1, k, gradient); }, by_value);
+  }
+  for (int64_t k = 0; k < parts_of<kFamily>(term); ++k) {
     const Float distance = value - read(2, k), scale = read(1, k);
     const Symbol<Float> symbol = symbol_of<kFamily, true, Float>(magnitude(distance), scale, term.bound);
     Float factor = shared;

@@ -12,10 +12,21 @@ constexpr int64_t kPixelBlock = 2048;
 
 // Cells of a source that a loop works on at once: their mantissas stay in the first-level cache, too.
 constexpr int64_t kSourceBlock = 512;
+// Sums of a factorised prior's gradients over a run are kept apart in so many, whatever a vector holds.
+constexpr int64_t kSumLanes = 16;
 
 // Cells of a source that follow each other in each of its tensors.
 struct SourceRun {
   int64_t image, row, column, count;
+};
+
+// The likelihoods of whole numbers, and of what lies between them as a channel's values do: of channel c and number k is
+// entry c * kSymbols + k + kSymbols / 2.
+constexpr int32_t kSymbols = 256;
+
+struct SymbolTable {
+  float *origin, *mantissa;
+  int32_t* exponent;
 };
 
 // Elements between neighbouring cells and neighbouring channels.
@@ -50,9 +61,13 @@ struct Kernels {
   void (*gradient[kSources][kDTypes])(const double* shared, const void* data, int64_t count, int64_t channels,
                                       CellStrides strides, CellStrides gradient_strides, bool streaming, void* gradient);
 
-  // bits[j] of a run's cells, and the gradients of all that their source holds; see core/sources.h.
-  void (*source_bits[kFamilies])(const SourceTerm& term, const SourceRun& run, double* bits);
-  void (*source_gradient[kFamilies])(const SourceTerm& term, const SourceRun& run, const double* shared);
+  // bits[j] of a run's cells; see core/sources.h. A factorised prior may have a table of its symbols.
+  void (*source_bits[kFamilies])(const SourceTerm& term, const SourceRun& run, const SymbolTable* table, double* bits);
+  void (*fill_table)(const SourceTerm& term, int64_t channel, SymbolTable& table);
+
+  // The gradients of all that a source holds; those of a factorised prior's parameters are summed over the run, float64
+  // [channels, kWeights].
+  void (*source_gradient[kFamilies])(const SourceTerm& term, const SourceRun& run, const double* shared, double* sums);
 
   // Orders streaming stores before what follows; call once after the last of a task.
   void (*fence)();

@@ -475,22 +475,24 @@ void given_bits_gradient_loop(const double* shared, const void*, int64_t count, 
 }
 
 constexpr Kernels make_kernels(const char* name) {
-  return {name,
-          {{cell_bits_loop<double>, cell_bits_loop<float>, cell_bits_loop<Half>, cell_bits_loop<BFloat16>},
-           {given_bits_loop<double>, given_bits_loop<float>, given_bits_loop<Half>, given_bits_loop<BFloat16>}},
-          apply_columns,
-          add_rows<double>,
-          add_rows<float>,
-          write_rows,
-          canonicalise,
-          {{gradient_loop<double>, gradient_loop<float>, gradient_loop<Half>, gradient_loop<BFloat16>},
-           {given_bits_gradient_loop<double>, given_bits_gradient_loop<float>, given_bits_gradient_loop<Half>,
-            given_bits_gradient_loop<BFloat16>}},
-          {source_bits_loop<Family::Gaussian>, source_bits_loop<Family::Laplace>, source_bits_loop<Family::Logistic>,
-           source_bits_loop<Family::Mixture>},
-          {source_gradient_loop<Family::Gaussian>, source_gradient_loop<Family::Laplace>,
-           source_gradient_loop<Family::Logistic>, source_gradient_loop<Family::Mixture>},
-          fence};
+  return {
+      name,
+      {{cell_bits_loop<double>, cell_bits_loop<float>, cell_bits_loop<Half>, cell_bits_loop<BFloat16>},
+       {given_bits_loop<double>, given_bits_loop<float>, given_bits_loop<Half>, given_bits_loop<BFloat16>}},
+      apply_columns,
+      add_rows<double>,
+      add_rows<float>,
+      write_rows,
+      canonicalise,
+      {{gradient_loop<double>, gradient_loop<float>, gradient_loop<Half>, gradient_loop<BFloat16>},
+       {given_bits_gradient_loop<double>, given_bits_gradient_loop<float>, given_bits_gradient_loop<Half>,
+        given_bits_gradient_loop<BFloat16>}},
+      {source_bits_loop<Family::Gaussian>, source_bits_loop<Family::Laplace>, source_bits_loop<Family::Logistic>,
+       source_bits_loop<Family::Mixture>, source_bits_loop<Family::Factorized>},
+      fill_table,
+      {source_gradient_loop<Family::Gaussian>, source_gradient_loop<Family::Laplace>, source_gradient_loop<Family::Logistic>,
+       source_gradient_loop<Family::Mixture>, source_gradient_loop<Family::Factorized>},
+      fence};
 }
 
 }  // namespace

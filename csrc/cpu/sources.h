@@ -43,6 +43,10 @@ BITRATE_HD const float* float_row(const Strided& tensor, DType dtype, int64_t of
   return buffer;
 }
 
+BITRATE_HD const float* parameters_of(const SourceTerm& term, int64_t channel) {
+  return static_cast<const float*>(term.inputs[1].data) + channel * term.inputs[1].channel_stride;
+}
+
 // The rows of all inputs at one channel, or of all gradients.
 template <Family kFamily>
 struct Rows {
@@ -52,17 +56,26 @@ struct Rows {
 
   template <typename Body>
   static void for_each(const SourceTerm& term, int64_t channel, const Body& body) {
-    for (int64_t i = 0; i < term.count(); ++i) {
+    for (int64_t i = 0; i < (kFamily == Family::Factorized ? 1 : term.count()); ++i) {
       for (int64_t k = 0; k < (i == 0 ? 1 : term.components); ++k) body(i, slot(i, k, term), k * term.channels + channel);
     }
   }
 
   void read(const SourceTerm& term, const SourceRun& run, int64_t channel, int64_t begin, int64_t count) {
+    if constexpr (kFamily == Family::Factorized) parameters = parameters_of(term, channel);
     for_each(term, channel, [&](int64_t i, int64_t at, int64_t c) {
       const Strided& tensor = term.inputs[i];
       const int64_t offset = tensor.offset(run.image, c, run.row, run.column + begin);
       rows[at] = const_cast<float*>(float_row(tensor, term.dtype, offset, count, buffers[at]));
     });
+  }
+
+  // What is read of the vector of cells from x on.
+  auto reader(const SourceTerm& term, int64_t x, int64_t left) const {
+    return [this, &term, x, left](int64_t i, int64_t k) {
+      if (kFamily == Family::Factorized && i == 1) return TwoFloats{} + parameters[k];
+      return load_some<TwoFloats>(rows[slot(i, k, term)] + x, left, 1.0f);
+    };
   }
 
   // Where gradients go: into the tensor, or into a buffer, which `write` then rounds.
@@ -88,13 +101,55 @@ struct Rows {
   }
 
   static constexpr int64_t kMost = kFamily == Family::Mixture ? 1 + 3 * kMostComponents : 3;
+  const float* parameters;
   float buffers[kMost][kSourceBlock];
   float* rows[kMost];
 };
 
+// Likelihoods from a channel's table; a vector with a value that is not there is computed.
+template <typename Compute>
+BITRATE_HD Scaled<TwoFloats> look_up(const SymbolTable& table, int64_t channel, TwoFloats values, const Compute& compute) {
+  const TwoFloats origin = TwoFloats{} + table.origin[channel];
+  const TwoFloats shifted = (values - origin) + 12582912.0f;  // see power_of_half
+  const TwoInts index = bits_as<TwoInts>(shifted) - (0x4b400000 - kSymbols / 2);
+  const TwoInts there = ((shifted - 12582912.0f) + origin == values) & (index >= 0) & (index < kSymbols);
+  const TwoInts safe = there ? index : TwoInts{};
+  Scaled<TwoFloats> found{gather(table.mantissa + channel * kSymbols, safe),
+                          gather(table.exponent + channel * kSymbols, safe)};
+  if (Arithmetic<TwoFloats>::any(there == 0)) {
+    const Scaled<TwoFloats> computed = compute();
+    found = {there ? found.mantissa : computed.mantissa, there ? found.exponent : computed.exponent};
+  }
+  return found;
+}
+
+template <Family kFamily>
+BITRATE_HD Scaled<TwoFloats> symbols_at(const SourceTerm& term, const Rows<kFamily>& inputs, int64_t channel, int64_t x,
+                                        int64_t left, const SymbolTable* table) {
+  const auto read = inputs.reader(term, x, left);
+  const auto compute = [&] { return likelihood_of<kFamily, TwoFloats>(term, read); };
+  if constexpr (kFamily == Family::Factorized) {
+    if (table != nullptr) return look_up(*table, channel, read(0, 0), compute);
+  }
+  return compute();
+}
+
+void fill_table(const SourceTerm& term, int64_t channel, SymbolTable& table) {
+  const float* parameters = parameters_of(term, channel);
+  for (int32_t at = 0; at < kSymbols; at += kReal) {
+    TwoFloats value;
+    for (int64_t i = 0; i < kReal; ++i) value[i] = float(at + i - kSymbols / 2);
+    value = value + table.origin[channel];
+    const Scaled<TwoFloats> found = likelihood_of<Family::Factorized, TwoFloats>(
+        term, [&](int64_t i, int64_t k) { return i == 0 ? value : TwoFloats{} + parameters[k]; });
+    store(table.mantissa + channel * kSymbols + at, found.mantissa);
+    store(table.exponent + channel * kSymbols + at, found.exponent);
+  }
+}
+
 // As core/bits.h has it, with a mantissa for a likelihood and its power of two besides.
 template <Family kFamily>
-void source_bits_loop(const SourceTerm& term, const SourceRun& run, double* bits) {
+void source_bits_loop(const SourceTerm& term, const SourceRun& run, const SymbolTable* table, double* bits) {
   Rows<kFamily> inputs;
   float mantissa[kGroup][kSourceBlock];
   int32_t power[kSourceBlock];
@@ -109,9 +164,7 @@ void source_bits_loop(const SourceTerm& term, const SourceRun& run, double* bits
     const auto fill = [&](int64_t channel, float* to, bool first) {
       inputs.read(term, run, channel, begin, count);
       for (int64_t x = 0; x < count; x += kReal) {
-        const Scaled<TwoFloats> found = likelihood_of<kFamily, TwoFloats>(term, [&](int64_t i, int64_t k) {
-          return load_some<TwoFloats>(inputs.rows[inputs.slot(i, k, term)] + x, count - x, 1.0f);
-        });
+        const Scaled<TwoFloats> found = symbols_at<kFamily>(term, inputs, channel, x, count - x, table);
         store(to + x, found.mantissa);
         store(power + x, first ? found.exponent : load<TwoInts>(power + x) + found.exponent);
       }
@@ -138,7 +191,8 @@ void source_bits_loop(const SourceTerm& term, const SourceRun& run, double* bits
     }
     const int64_t rebased = count_groups(term.channels);
     for (int64_t x = 0; x < count; x += kWidth) {
-      store_some(bits + begin + x, count - x, bits_of(load<Doubles>(product + x), load<Ints>(exponent + x), rebased));
+      const Doubles found = bits_of(load<Doubles>(product + x), load<Ints>(exponent + x), rebased);
+      store_some(bits + begin + x, count - x, found == found ? found : Doubles{} + __builtin_nan(""));
     }
   }
 }
@@ -150,7 +204,7 @@ BITRATE_HD TwoFloats canonical(TwoFloats values) {
 }
 
 template <Family kFamily>
-void source_gradient_loop(const SourceTerm& term, const SourceRun& run, const double* shared) {
+void source_gradient_loop(const SourceTerm& term, const SourceRun& run, const double* shared, double* sums) {
   Rows<kFamily> inputs, outputs;
   float factor[kSourceBlock];
   for (int64_t begin = 0; begin < run.count; begin += kSourceBlock) {
@@ -160,18 +214,28 @@ void source_gradient_loop(const SourceTerm& term, const SourceRun& run, const do
     for (int64_t channel = 0; channel < term.channels; ++channel) {
       inputs.read(term, run, channel, begin, count);
       outputs.aim(term, run, channel, begin);
+      // Sums over the run, of every kSumLanes-th cell each.
+      float lanes[kFamily == Family::Factorized ? kWeights : 1][kSumLanes] = {};
       for (int64_t x = 0; x < count; x += kReal) {
-        slopes_of<kFamily, TwoFloats>(
-            term, load<TwoFloats>(factor + x),
-            [&](int64_t i, int64_t k) {
-              return load_some<TwoFloats>(inputs.rows[inputs.slot(i, k, term)] + x, count - x, 1.0f);
-            },
-            [&](int64_t i, int64_t k, TwoFloats gradient) {
-              if (term.gradients[i].data == nullptr) return;
-              store_some(outputs.rows[outputs.slot(i, k, term)] + x, count - x, canonical(gradient));
-            });
+        slopes_of<kFamily, TwoFloats>(term, load<TwoFloats>(factor + x), inputs.reader(term, x, count - x),
+                                      [&](int64_t i, int64_t k, TwoFloats gradient) {
+                                        if (kFamily == Family::Factorized && i == 1) {
+                                          float* lane = lanes[k] + x % kSumLanes;
+                                          store(lane, load<TwoFloats>(lane) + gradient);
+                                        } else if (term.gradients[i].data != nullptr) {
+                                          float* to = outputs.rows[outputs.slot(i, k, term)] + x;
+                                          store_some(to, count - x, canonical(gradient));
+                                        }
+                                      });
       }
       outputs.write(term, run, channel, begin, count);
+      if constexpr (kFamily == Family::Factorized) {
+        for (int64_t k = 0; sums != nullptr && k < kWeights; ++k) {
+          double sum = 0.0;
+          for (const float lane : lanes[k]) sum += double(lane);
+          sums[channel * kWeights + k] = sum;
+        }
+      }
     }
   }
 }

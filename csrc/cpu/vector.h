@@ -132,6 +132,31 @@ BITRATE_HD Ints widen(HalfInts values) {
 #endif
 }
 
+// from[index[i]] each.
+BITRATE_HD TwoFloats gather(const float* from, TwoInts index) {
+#if defined(BITRATE_AVX512)
+  return (TwoFloats)_mm512_i32gather_ps((__m512i)index, from, 4);
+#elif defined(BITRATE_AVX2)
+  return (TwoFloats)_mm256_i32gather_ps(from, (__m256i)index, 4);
+#else
+  TwoFloats found;
+  for (int64_t i = 0; i < 2 * kWidth; ++i) found[i] = from[index[i]];
+  return found;
+#endif
+}
+
+BITRATE_HD TwoInts gather(const int32_t* from, TwoInts index) {
+#if defined(BITRATE_AVX512)
+  return (TwoInts)_mm512_i32gather_epi32((__m512i)index, from, 4);
+#elif defined(BITRATE_AVX2)
+  return (TwoInts)_mm256_i32gather_epi32(from, (__m256i)index, 4);
+#else
+  TwoInts found;
+  for (int64_t i = 0; i < 2 * kWidth; ++i) found[i] = from[index[i]];
+  return found;
+#endif
+}
+
 BITRATE_HD Floats load_floats(const float* from) { return load<Floats>(from); }
 
 BITRATE_HD Floats load_floats(const BFloat16* from) {

@@ -121,7 +121,17 @@ inline std::vector<SourceTerm> checked_sources(const std::vector<Tensor>& tensor
     source.h = values.size(2);
     source.w = values.size(3);
     source.components = 1;
-    for (int i = 0; i < source.count(); ++i) {
+    const bool factorized = source.family == Family::Factorized;
+    if (factorized) {
+      const Tensor& parameters = tensors[next + 1];
+      STD_TORCH_CHECK(values.is_contiguous() && parameters.scalar_type() == ScalarType::Float &&
+                          parameters.is_contiguous() && parameters.dim() == 2 && parameters.size(0) == source.channels &&
+                          parameters.size(1) == kParameters,
+                      "a factorised prior must have contiguous values and float32 parameters [C, ", kParameters, "]");
+      source.inputs[0] = strided(values);
+      source.inputs[1] = {parameters.data_ptr(), 0, parameters.stride(0), 0, 0};
+    }
+    for (int i = 0; i < (factorized ? 0 : source.count()); ++i) {
       const Tensor& one = tensors[next + i];
       STD_TORCH_CHECK(one.dim() == 4 && one.scalar_type() == values.scalar_type(), "a source's tensors must be alike");
       if (source.family == Family::Mixture && i == 1 && source.channels > 0) {
@@ -158,6 +168,13 @@ inline void aim_gradients(std::vector<SourceTerm>& sources, const std::vector<Te
     for (int i = 0; i < source.count(); ++i, ++next) {
       const Tensor &one = tensors[next], &gradient = gradients[next];
       if (gradient.numel() == 0) continue;
+      if (source.family == Family::Factorized && i == 1) {
+        STD_TORCH_CHECK(gradient.dim() == 2 && gradient.is_contiguous() && gradient.scalar_type() == ScalarType::Float &&
+                            gradient.size(0) == source.channels && gradient.size(1) == kParameters,
+                        "a gradient of parameters must be contiguous float32 [C, ", kParameters, "]");
+        source.gradients[1] = {gradient.data_ptr(), 0, gradient.stride(0), 0, 0};
+        continue;
+      }
       STD_TORCH_CHECK(gradient.dim() == 4 && gradient.scalar_type() == one.scalar_type() &&
                           gradient.size(0) == one.size(0) && gradient.size(1) == one.size(1) &&
                           gradient.size(2) == one.size(2) && gradient.size(3) == one.size(3),
