@@ -72,9 +72,13 @@ def cells_of(latents: Mapping[str, Tensor | Source], native: bool) -> dict[str, 
 def symbol_bits(source: Flat) -> Tensor:
     """Return what each symbol costs, float64 ``[N, C, h, w]``, in bits: cells of one channel each."""
     values = source.tensors[0]
-    if not _has_kernel(source) or source.family == FACTORIZED or not values.numel():
+    if not _has_kernel(source) or not values.numel():
         return rate_reference.symbol_bits(source)
     batch, channels, *grid = values.shape
+    if source.family == FACTORIZED:
+        priors = zip(values.split(1, 1), source.tensors[1].split(1), strict=True)
+        singles = {channel: source._replace(tensors=list(own)) for channel, own in enumerate(priors)}
+        return torch.stack(list(_cells(singles, True).values()), 1)
 
     def apart(part: Tensor) -> Tensor:
         """Fold channels into the batch, with the components of a mixture in their place."""
