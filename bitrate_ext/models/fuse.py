@@ -11,7 +11,8 @@ import inspect
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace, TracebackType
 from typing import Any, cast
 
@@ -231,8 +232,7 @@ def _number(bound: Any) -> float:
 _numbers: weakref.WeakKeyDictionary[nn.Module, tuple[Any, float]] = weakref.WeakKeyDictionary()
 
 
-def floor_of(module: Any) -> float | None:
-    """Return the least likelihood that an entropy model gives; None where it has no bound."""
+def _floor(module: Any) -> float | None:
     return _number(module.likelihood_lower_bound) or None if module.use_likelihood_bound else None
 
 
@@ -263,7 +263,7 @@ def _gaussian(
     outputs = self.quantize(inputs, _mode(self, training), means)
     parts = [_kept(one.expand(shape)) for one in given]
     bound, values = _number(self.lower_bound_scale), outputs.clone()  # for the model may write into its outputs
-    return outputs, Gaussian(values, *parts, scale_bound=bound, floor=floor_of(self))
+    return outputs, Gaussian(values, *parts, scale_bound=bound, floor=_floor(self))
 
 
 def _broadcasts(one: torch.Size, shape: torch.Size) -> bool:
@@ -282,12 +282,14 @@ def _mixture(
         return None
     outputs = self.quantize(inputs, _mode(self, training), means=None)
     bound, values = _number(self.lower_bound_scale), outputs.clone()
-    return outputs, GaussianMixture(values, *map(_kept, given), scale_bound=bound, floor=floor_of(self))
+    return outputs, GaussianMixture(values, *map(_kept, given), scale_bound=bound, floor=_floor(self))
 
 
 def _bottleneck(self: Any, x: Tensor, training: bool | None = None) -> Made | None:
-    prior = {name: list(getattr(self, name)) for name in ("matrices", "biases", "factors")}
-    return _factorized(self, x, prior, lambda values: self.quantize(values, _mode(self, training), self._get_medians()))
+    def quantized(values: Tensor) -> Tensor:
+        return self.quantize(values, _mode(self, training), self._get_medians())  # type: ignore[no-any-return]
+
+    return _factorized(self, x, quantized)
 
 
 def _bottleneck_vbr(
@@ -300,42 +302,37 @@ def _bottleneck_vbr(
         mode = _mode(self, training) if ste is False else "ste"
         return self.quantize_variable(values, mode, medians, qs)  # type: ignore[no-any-return]
 
-    prior = vbr_prior(self)
-    if qs is not None:  # goes where CompressAI has "stop_gradient", and is not a step there
-        prior = {name: [one.detach() for one in some] for name, some in prior.items()}
-    return _factorized(self, x, prior, quantized)
+    # The step goes where CompressAI has "stop_gradient", and is no step there.
+    return _factorized(self, x, quantized, still=qs is not None)
 
 
-def vbr_prior(module: Any) -> dict[str, list[Tensor]]:
-    """Return the parameters of an ``EntropyBottleneckVbr`` as ``Factorized`` reads them."""
-    layers = len(module.filters) + 1
-    names = {"matrices": "_matrix", "biases": "_bias", "factors": "_factor"}
-    return {
-        name: [getattr(module, f"{own}{layer}") for layer in range(layers) if hasattr(module, f"{own}{layer}")]
-        for name, own in names.items()
-    }
-
-
-def _factorized(
-    self: Any, x: Tensor, prior: Mapping[str, list[Tensor]], quantized: Callable[[Tensor], Tensor]
-) -> Made | None:
-    if not _suits(x, prior["matrices"][0]) or x.shape[1] != self.channels:
+def _factorized(self: Any, x: Tensor, quantized: Callable[[Tensor], Tensor], still: bool = False) -> Made | None:
+    if not _suits(x, _prior(self).matrices[0]) or x.shape[1] != self.channels:
         return None
     turned = x.transpose(0, 1).contiguous()  # as CompressAI has it, for the order of its noise
     outputs = quantized(turned.reshape(self.channels, 1, -1)).reshape(turned.shape).transpose(0, 1).contiguous()
-    return outputs, packed(outputs.clone(), prior, self.filters, floor_of(self))
+    source = packed(self, outputs.clone())
+    return outputs, replace(source, parameters=source.parameters.detach()) if still else source
 
 
-def packed(
-    values: Tensor, prior: Mapping[str, list[Tensor]], filters: tuple[int, ...], floor: float | None, step: Any = None
-) -> Packed:
-    """Return the source of a factorised prior as it is now.
+def _prior(module: Any) -> Any:
+    """Return the parameters of a factorised prior as ``Factorized`` reads them."""
+    if hasattr(module, "matrices"):
+        return module
+    layers = len(module.filters) + 1
+    names = {"matrices": ("_matrix", layers), "biases": ("_bias", layers), "factors": ("_factor", layers - 1)}
+    lists = {name: [getattr(module, f"{own}{k}") for k in range(count)] for name, (own, count) in names.items()}
+    return SimpleNamespace(filters=module.filters, quantiles=module.quantiles, **lists)
 
-    With a quantisation ``step`` a symbol ``v`` costs ``-log2(CDF(v + step / 2) - CDF(v - step / 2))``: the step goes
-    from the values, which are divided by it, into the first layer of the prior.
+
+def packed(module: Any, values: Tensor, step: Any = None) -> Packed:
+    """Return values beside a factorised prior as it is now.
+
+    With a quantisation ``step`` a symbol ``v`` costs ``-log2(CDF(v + step / 2) - CDF(v - step / 2))``: the values, and
+    where whole ones lie, are divided by it, and the first layer of the prior is multiplied.
     """
-    _, (_, parameters), *_ = Factorized(SimpleNamespace(filters=filters, **prior), values).flat()
+    _, (values, parameters), *_, filters = Factorized(_prior(module), values).flat()
     if step is not None:
-        values, first = values / step, filters[0]
-        parameters = torch.cat([parameters[:, :first] * step, parameters[:, first:]], 1)
-    return Packed(values, parameters, tuple(filters), floor)
+        first, rest, origin = torch.tensor_split(parameters, (filters[0], parameters.shape[1] - 1), 1)
+        values, parameters = values / step, torch.cat([first * step, rest, origin / step], 1)
+    return Packed(values, parameters, filters, _floor(module))

@@ -76,8 +76,8 @@ def symbol_bits(source: Flat) -> Tensor:
         return rate_reference.symbol_bits(source)
     batch, channels, *grid = values.shape
     if source.family == FACTORIZED:
-        priors = zip(values.split(1, 1), source.tensors[1].split(1), strict=True)
-        singles = {channel: source._replace(tensors=list(own)) for channel, own in enumerate(priors)}
+        priors = zip(torch.split(values, 1, 1), torch.split(source.tensors[1], 1), strict=True)
+        singles = {at: source._replace(tensors=[part.contiguous() for part in own]) for at, own in enumerate(priors)}
         return torch.stack(list(_cells(singles, True).values()), 1)
 
     def apart(part: Tensor) -> Tensor:
