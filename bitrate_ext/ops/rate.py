@@ -113,7 +113,8 @@ def _cell_bits(tensors: Sequence[Tensor], *kinds: Any) -> list[Tensor]:
 
 def _new_gradients(grads: Sequence[Tensor], tensors: Sequence[Tensor], *rest: Any) -> list[Tensor]:
     """Return a tensor for each gradient, empty where it is not wanted; dense, as a tensor may be one value for all."""
-    return [torch.empty_like(t) if wanted else t.new_empty(0) for t, wanted in zip(tensors, rest[3], strict=True)]
+    new = {4: torch.empty_like, 2: torch.zeros_like}  # parameters' are sums, of nothing where there are no values
+    return [new[t.dim()](t) if wanted else t.new_empty(0) for t, wanted in zip(tensors, rest[3], strict=True)]
 
 
 def _cell_bits_backward(grads: Sequence[Tensor], tensors: Sequence[Tensor], *rest: Any) -> list[Tensor]:

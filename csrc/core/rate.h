@@ -1,7 +1,8 @@
 // Sources on a GPU, as one thread of a block does it. A block has the cells of one source that lie in a run of kRunCells:
 //   forward   1. lanes: a thread multiplies the likelihoods of one lane of a cell (bits.h), and adds their powers of two;
 //             2. cells: lanes are combined in their fixed order, and one logarithm is taken.
-//   backward  a thread writes the gradients of one lane of a cell.
+//   backward  a thread writes the gradients of one lane of a cell. Of a factorised prior, whose parameters' gradients are
+//             sums, a block has a run of `run_cells` and some channels: a thread has every kSumLanes-th cell of one.
 #pragma once
 
 #include "context.h"
@@ -88,14 +89,18 @@ BITRATE_HD void visit(Family family, const Body& body) {
     case Family::Laplace: return body(FamilyOf<Family::Laplace>{});
     case Family::Logistic: return body(FamilyOf<Family::Logistic>{});
     case Family::Mixture: return body(FamilyOf<Family::Mixture>{});
+    case Family::Factorized: return body(FamilyOf<Family::Factorized>{});
   }
 }
 
 // read(i, k) of the symbol at one channel of a cell.
-template <typename Ctx>
+template <Family kFamily, typename Ctx>
 BITRATE_HD auto reader(Ctx& ctx, const SourceTerm& term, int32_t image, int64_t channel, int32_t row, int32_t column) {
   return [=, &ctx, &term](int i, int64_t k) {
     const Strided& tensor = term.inputs[i];
+    if (kFamily == Family::Factorized && i == 1) {
+      return read(ctx, static_cast<const float*>(tensor.data), channel * tensor.channel_stride + k);
+    }
     return read_float(ctx, tensor, term.dtype, tensor.offset(image, k * term.channels + channel, row, column));
   };
 }
@@ -107,7 +112,8 @@ BITRATE_HD void multiply_lane(Ctx& ctx, const SourceTerm& term, int32_t image, i
     double group = 1.0;
     int64_t power = -1023;
     for (int64_t channel = first; channel < term.channels && channel < first + kGroup * kLanes; channel += kLanes) {
-      const Scaled<float> found = likelihood_of<kFamily, float>(term, reader(ctx, term, image, channel, row, column));
+      const Scaled<float> found =
+          likelihood_of<kFamily, float>(term, reader<kFamily>(ctx, term, image, channel, row, column));
       group = group * double(found.mantissa);
       power += found.exponent;
     }
@@ -148,21 +154,84 @@ BITRATE_HD void write_run_slopes(Ctx& ctx, const RateParams& p) {
   const RateBlock block(p, ctx.block(), RateBlock::find(p, ctx.block()));
   const SourceTerm& term = block.source.term;
   visit(term.family, [&](auto family) {
+    constexpr Family kFamily = decltype(family)::kFamily;
+    if constexpr (kFamily == Family::Factorized) return;  // see write_network_slopes
     block.for_lanes(ctx, [&](int32_t lane, int32_t cell, int32_t row, int32_t column) {
       const int64_t at = block.image * term.h * term.w + block.first + cell;
       const double grad = read(ctx, static_cast<const double*>(block.source.cells), at);
       const float shared = float(shared_gradient(Source::Likelihoods, grad));
       for (int64_t channel = lane; channel < term.channels; channel += kLanes) {
-        slopes_of<decltype(family)::kFamily, float>(
-            term, shared, reader(ctx, term, block.image, channel, row, column), [&](int i, int64_t k, float gradient) {
-              const Strided& to = term.gradients[i];
-              if (to.data == nullptr) return;
-              const int64_t offset = to.offset(block.image, k * term.channels + channel, row, column);
-              write_float(ctx, to, term.dtype, offset, gradient);
-            });
+        slopes_of<kFamily, float>(term, shared, reader<kFamily>(ctx, term, block.image, channel, row, column),
+                                  [&](int i, int64_t k, float gradient) {
+                                    const Strided& to = term.gradients[i];
+                                    if (to.data == nullptr) return;
+                                    const int64_t offset = to.offset(block.image, k * term.channels + channel, row, column);
+                                    write_float(ctx, to, term.dtype, offset, gradient);
+                                  });
       }
     });
   });
+}
+
+// Backward of a factorised prior.
+struct NetworkParams {
+  SourceTerm term;
+  const double* cells;  // gradients
+  double* sums;         // [batch * runs, channels, kWeights]; null where the parameters' gradients are not wanted
+  int32_t cells_of_run, runs, groups;  // runs of an image, groups of channels
+  Shared<float> lanes;                 // [kWeights, kGroupChannels * kSumLanes]
+};
+constexpr int32_t kGroupChannels = 8;
+
+template <typename Ctx>
+BITRATE_HD void write_network_slopes(Ctx& ctx, const NetworkParams& p) {
+  const SourceTerm& term = p.term;
+  const int32_t group = ctx.block() % p.groups, run = ctx.block() / p.groups, image = run / p.runs;
+  const int64_t first = int64_t(run % p.runs) * p.cells_of_run, grid = term.h * term.w;
+  const int32_t count = int32_t(min_of(int64_t(p.cells_of_run), grid - first));
+  const int32_t lanes = int32_t(kSumLanes), items = kGroupChannels * lanes;
+  for (int32_t item = ctx.thread(); item < items; item += ctx.threads()) {
+    const int64_t channel = group * kGroupChannels + item / lanes;
+    if (channel >= term.channels) continue;
+    for (int k = 0; k < kWeights; ++k) put(ctx, p.lanes, k * items + item, 0.0f);
+    for (int32_t x = item % lanes; x < count; x += lanes) {
+      const int32_t at = int32_t(first) + x, row = at / int32_t(term.w), column = at % int32_t(term.w);
+      const double grad = read(ctx, p.cells, image * grid + at);
+      slopes_of<Family::Factorized, float>(
+          term, float(shared_gradient(Source::Likelihoods, grad)),
+          reader<Family::Factorized>(ctx, term, image, channel, row, column), [&](int i, int k, float gradient) {
+            if (i == 1) {
+              put(ctx, p.lanes, k * items + item, get(ctx, p.lanes, k * items + item) + gradient);
+            } else if (term.gradients[0].data != nullptr) {
+              const Strided& to = term.gradients[0];
+              write_float(ctx, to, term.dtype, to.offset(image, channel, row, column), gradient);
+            }
+          });
+    }
+  }
+  if (p.sums == nullptr) return;
+  ctx.barrier();
+  for (int32_t item = ctx.thread(); item < kGroupChannels * kWeights; item += ctx.threads()) {
+    const int32_t k = item % kWeights, own = item / kWeights, channel = group * kGroupChannels + own;
+    if (channel >= term.channels) continue;
+    double sum = 0.0;
+    for (int32_t lane = 0; lane < lanes; ++lane) sum += double(get(ctx, p.lanes, k * items + own * lanes + lane));
+    ctx.store(p.sums, (run * term.channels + channel) * kWeights + k, Pack<double, 1>{{sum}});
+  }
+}
+
+// The sums of all runs, in their order.
+template <typename Ctx>
+BITRATE_HD void add_runs(Ctx& ctx, const NetworkParams& p) {
+  const int64_t weights = p.term.channels * kParameters, runs = p.term.batch * p.runs;
+  const int64_t at = int64_t(ctx.block()) * ctx.threads() + ctx.thread(), channel = at / kParameters, k = at % kParameters;
+  if (at >= weights) return;
+  double sum = 0.0;
+  for (int64_t run = 0; k < kWeights && run < runs; ++run) {
+    sum += read(ctx, static_cast<const double*>(p.sums), (run * p.term.channels + channel) * kWeights + k);
+  }
+  const Strided& to = p.term.gradients[1];
+  ctx.store(static_cast<float*>(to.data), channel * to.channel_stride + k, Pack<float, 1>{{Rounded<float>::from(sum)}});
 }
 
 }  // namespace bitrate

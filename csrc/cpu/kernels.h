@@ -11,9 +11,7 @@ constexpr int64_t kCellBlock = 1024;
 constexpr int64_t kPixelBlock = 2048;
 
 // Cells of a source that a loop works on at once: their mantissas stay in the first-level cache, too.
-constexpr int64_t kSourceBlock = 512;
-// Sums of a factorised prior's gradients over a run are kept apart in so many, whatever a vector holds.
-constexpr int64_t kSumLanes = 16;
+constexpr int64_t kSourceBlock = kLongestRun;
 
 // Cells of a source that follow each other in each of its tensors.
 struct SourceRun {

@@ -7,8 +7,6 @@
 namespace bitrate {
 namespace {
 
-constexpr int64_t kLeastRun = 64;
-
 // Whether rows of all the source's tensors follow each other in memory, so that its grid is one long row.
 bool is_dense(const SourceTerm& source) {
   if (source.family == Family::Factorized) return true;  // its values are contiguous
@@ -23,8 +21,7 @@ std::vector<SourceRun> cut_runs(const SourceTerm& source) {
   std::vector<SourceRun> runs;
   const bool dense = is_dense(source), cells_adjacent = source.inputs[0].cell_stride == 1 || source.channels == 1;
   const int64_t lines = dense ? 1 : source.h, length = dense ? source.h * source.w : source.w;
-  const int64_t share = round_up(divide_up(source.batch * source.h * source.w, 16), kLeastRun);
-  const int64_t longest = cells_adjacent ? std::clamp(share, kLeastRun, kSourceBlock) : kLeastRun;
+  const int64_t longest = cells_adjacent ? run_cells(source.batch, source.h, source.w) : kLeastRun;
   for (int64_t image = 0; image < source.batch; ++image) {
     for (int64_t line = 0; line < lines; ++line) {
       for (int64_t part = 0; part < length; part += longest) {

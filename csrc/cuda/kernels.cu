@@ -30,6 +30,16 @@ __global__ void __launch_bounds__(kThreads, 4) rate_backward_kernel(const __grid
   write_run_slopes(context, params);
 }
 
+__global__ void __launch_bounds__(kThreads, 1) network_backward_kernel(const __grid_constant__ NetworkParams params) {
+  CudaContext context;
+  write_network_slopes(context, params);
+}
+
+__global__ void __launch_bounds__(kThreads, 4) add_runs_kernel(const __grid_constant__ NetworkParams params) {
+  CudaContext context;
+  add_runs(context, params);
+}
+
 template <typename Kernel>
 const void* address(Kernel* kernel) {
   return reinterpret_cast<const void*>(kernel);
@@ -48,6 +58,15 @@ void start(const Launch<BackwardParams>& launch, void* stream) {
 
 void start_rate(const Launch<RateParams>& launch, bool backward, void* stream) {
   host::start(backward ? address(rate_backward_kernel) : address(rate_kernel), launch, stream);
+}
+
+void start_network(const Launch<NetworkParams>& launch, void* stream) {
+  host::start(address(network_backward_kernel), launch, stream);
+  if (launch.params.sums == nullptr) return;
+  Launch<NetworkParams> adding = launch;
+  adding.blocks = adding_blocks(launch);
+  adding.shared_bytes = 0;
+  host::start(address(add_runs_kernel), adding, stream);
 }
 
 }  // namespace bitrate

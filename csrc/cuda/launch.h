@@ -18,5 +18,6 @@ std::string no_code_reason();
 void start(const Launch<ProjectParams>& launch, void* stream);
 void start(const Launch<BackwardParams>& launch, void* stream);
 void start_rate(const Launch<RateParams>& launch, bool backward, void* stream);
+void start_network(const Launch<NetworkParams>& launch, void* stream);
 
 }  // namespace bitrate

@@ -131,7 +131,20 @@ void rate_cuda(const std::vector<SourceTerm>& sources, const std::vector<Tensor>
     found.push_back(checked_cells(cells[k], sources[k]));
   }
   const DeviceGuard guard(device);
-  for (const Launch<RateParams>& launch : plan_rate(sources, found)) start_rate(launch, backward, current_stream(device));
+  for (const Launch<RateParams>& launch : plan_rate(sources, found, backward)) {
+    start_rate(launch, backward, current_stream(device));
+  }
+  for (size_t k = 0; backward && k < sources.size(); ++k) {
+    const SourceTerm& source = sources[k];
+    if (source.family != Family::Factorized || source.batch * source.channels * source.h * source.w == 0) continue;
+    Launch<NetworkParams> launch = plan_network(source, found[k]);
+    std::optional<Tensor> sums;  // freed in the stream's order
+    if (source.gradients[1].data != nullptr) {
+      sums = torch::stable::new_empty(cells[k], {sum_count(launch)});
+      launch.params.sums = static_cast<double*>(sums->data_ptr());
+    }
+    start_network(launch, current_stream(device));
+  }
 }
 
 void cell_bits_cuda(std::vector<Tensor> tensors, std::vector<int64_t> families, std::vector<double> bounds,

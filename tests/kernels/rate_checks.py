@@ -13,7 +13,7 @@ from kernel_addresses import _addresses, _elements, _nowhere, _strides
 from kernel_checks import in_a_layout, launches, seeded, spoiled
 from torch import Tensor
 
-from bitrate_ext.ops.sources import MIXTURE
+from bitrate_ext.ops.sources import FACTORIZED, MIXTURE
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 RUN = 32  # cells of a block: kRunCells of csrc/core/rate.h
@@ -29,14 +29,25 @@ def random_source(rng: np.random.Generator, dtype: torch.dtype, family: int, ele
     means = rng.standard_normal((n, parts * c, h, w)) * 3
     values = means[:, :c] + rng.standard_normal((n, c, h, w)) * scales[:, :c] * rng.choice([1, 10])
     weights = rng.random((n, parts * c, h, w))
-    tensors = [values, scales, means, weights][: 4 if family == MIXTURE else 3]
+    tensors = [values, scales, means, weights][: {MIXTURE: 4, FACTORIZED: 1}.get(family, 3)]
     made = [in_a_layout(rng, spoiled(rng, torch.from_numpy(t).to(dtype), 0.15)) for t in tensors]
+    if family == FACTORIZED:
+        made = [spoiled(rng, torch.from_numpy(values).to(dtype), 0.15), parameters_of(rng, c)]
     return {
         "tensors": made,
         "family": family,
         "bound": float(rng.choice([0.11, -np.inf, 0.5])),
         "floor": float(rng.choice([0.0, 1e-9, 0.01])),
     }
+
+
+def parameters_of(rng: np.random.Generator, channels: int) -> Tensor:
+    """Return those of networks whose weights are positive and whose gates are above -1."""
+    layers = []
+    for before, after in ((1, 3), (3, 3), (3, 3), (3, 3), (3, 1)):
+        layers += [0.2 + rng.random((channels, before * after)), rng.standard_normal((channels, after))]
+        layers += [np.tanh(rng.standard_normal((channels, after)))] * (after > 1)
+    return torch.from_numpy(np.concatenate([*layers, np.full((channels, 1), 0.25)], 1)).float()
 
 
 def _viewed(source: dict[str, Any], cells: Tensor, gradients: list[Tensor | None]) -> dict[str, Any]:
@@ -61,7 +72,7 @@ def _flat(sources: list[dict[str, Any]]) -> list[Tensor]:
 def some_sources(rng: np.random.Generator, index: int) -> list[dict[str, Any]]:
     """Return one source, or several, more than one launch takes among them."""
     count = 1 if index % 5 else int(rng.integers(2, 12))
-    return [random_source(rng, DTYPES[(index + k) % 3], (index + k) % 4, 3000 // count) for k in range(count)]
+    return [random_source(rng, DTYPES[(index + k) % 3], (index + k) % 5, 3000 // count) for k in range(count)]
 
 
 def check_rates(module: ModuleType, count: int = 60, seed: int = 31) -> None:

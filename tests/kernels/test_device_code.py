@@ -9,7 +9,8 @@ import device_code
 import pytest
 
 ROOT = Path(__file__).parents[2]
-KERNELS = ("project_kernel", "project_backward_kernel", "rate_kernel", "rate_backward_kernel")
+KERNELS = ("project_kernel", "project_backward_kernel", "rate_kernel", "rate_backward_kernel",
+           "network_backward_kernel", "add_runs_kernel")  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from bitrate_ext.ops import rate_reference
 
 OPS = torch.ops.bitrate_ext
 KINDS = [*LOCATED, be.GaussianMixture]
+NETWORK = ("matrices", "biases", "factors")
 
 
 def source_of(kind, count=600, seed=0, dtype=torch.float32, most_bits=1000.0, **kwargs):
@@ -215,5 +216,94 @@ def test_what_has_no_kernel_is_computed_by_the_definition():
     many = torch.full((1, 17, 2, 2), 1 / 17)
     mixture = be.GaussianMixture(values, many + 1, many * 0, many)
     torch.testing.assert_close(be.rate(mixture), cost(mixture).sum((1, 2, 3)))
-    other = be.Factorized(bottleneck(1, dtype=torch.float32), values)
-    torch.testing.assert_close(be.rate(other), cost(other).sum((1, 2, 3)))
+    other = be.Factorized(bottleneck(1, dtype=torch.float32, filters=(2, 4)), values)
+    assert torch.equal(be.rate(other), cost(other).sum((1, 2, 3)))
+
+
+def factorized(shape, kind, seed=0, dtype=torch.float32, **kwargs):
+    """A factorised prior whose symbols are whole, as far from it as the channel's median, or noisy."""
+    module = bottleneck(shape[1], dtype=dtype)
+    with torch.no_grad():
+        module.quantiles[:, 0, 1] = torch.randn(shape[1], generator=generator(seed))
+    values = (torch.randn(shape, generator=generator(seed + 1)) ** 3 * 20).to(dtype)
+    if kind != "noisy":
+        values = values.round() + (module.quantiles[:, 0, 1].detach().reshape(-1, 1, 1) if kind == "median" else 0)
+    return be.Factorized(module, values.requires_grad_(), **kwargs)
+
+
+@pytest.mark.parametrize("kind", ["whole", "median", "noisy"])
+@pytest.mark.parametrize("shape", [(2, 5, 4, 5), (2, 5, 40, 50)])  # without a table, and with one
+@pytest.mark.parametrize("floor", [None, 1e-9])
+def test_factorised_priors(shape, kind, floor):
+    source = factorized(shape, kind, floor=floor)
+    values, module = source.values, source.entropy_bottleneck
+    leaves = [values, *(p for name in NETWORK for p in getattr(module, name))]
+    grads = torch.randn(shape[0], *shape[2:], generator=generator(3), dtype=torch.float64)
+    found = []
+    for impl in ("native", "reference"):
+        cells = be.latent_bits(source, impl=impl, dtype=torch.float64)
+        found.append([cells.detach(), *torch.autograd.grad(cells, leaves, grads)])
+    assert off(found[0][0], found[1][0]) <= 1e-6
+    assert off(kernel_bits(source), found[1][0]) <= 1e-6
+    for mine, theirs in zip(*(f[1:] for f in found), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5 * theirs.abs().max().item())
+
+
+@pytest.mark.parametrize("kind", ["whole", "median", "noisy"])
+def test_factorised_priors_have_the_same_bytes(kind):
+    source = factorized((3, 4, 37, 23), kind)
+    values, module = source.values, source.entropy_bottleneck
+
+    def run(values):
+        leaves = [values, *(p for name in NETWORK for p in getattr(module, name))]
+        cells = be.latent_bits(be.Factorized(module, values, floor=1e-9), impl="native", dtype=torch.float64)
+        return [cells.detach(), *torch.autograd.grad(cells, leaves, torch.full_like(cells, 0.37))]
+
+    expected, threads = run(values), torch.get_num_threads()
+    try:
+        for index in range(OPS._choose_instruction_set(-1)):
+            OPS._choose_instruction_set(index)
+            assert all(map(torch.equal, run(values), expected))
+        OPS._choose_instruction_set(-1)
+        torch.set_num_threads(3)
+        assert all(map(torch.equal, run(values), expected))
+    finally:
+        OPS._choose_instruction_set(-1)
+        torch.set_num_threads(threads)
+    last = values.detach().to(memory_format=torch.channels_last).requires_grad_()
+    assert all(map(torch.equal, run(last), expected))
+    part = values.detach()[:, :, :10, :7].clone()  # too few for a table
+    assert torch.equal(kernel_bits(be.Factorized(module, part)), kernel_bits(be.Factorized(module, values))[:, :10, :7])
+
+
+def test_factorised_priors_far_out():
+    """Symbols that no table has, and values that are none."""
+    source = factorized((1, 2, 40, 40), "whole")
+    values = source.values.detach().clone()
+    values[0, 0, 0] = torch.arange(-20.0, 20) * 37
+    values[0, 1, 0, :4] = torch.tensor([torch.nan, torch.inf, -torch.inf, 1e30])
+    far = be.Factorized(source.entropy_bottleneck, values)
+    found, expected = kernel_bits(far), rate_reference.cell_bits(far.flat())
+    assert found[0, 0, :3].isnan().tolist() == [True, False, False]
+    assert found[0, 0, 1:3].tolist() == [torch.inf] * 2
+    assert 1e6 < found[0, 0, 3] < 1e7
+    assert off(found[0, 0, 4:], expected[0, 0, 4:]) <= 1e-6
+    assert off(found[0, 1:], expected[0, 1:]) <= 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_factorised_priors_of_narrow_values(dtype):
+    source = factorized((2, 3, 30, 30), "noisy", dtype=dtype)
+    assert off(kernel_bits(source), rate_reference.cell_bits(source.flat())) <= 1e-6
+    (gradient,) = torch.autograd.grad(be.rate(source).sum(), source.values)
+    (expected,) = torch.autograd.grad(be.rate(source, impl="reference").sum(), source.values)
+    torch.testing.assert_close(gradient, expected, rtol=2 * torch.finfo(dtype).eps, atol=1e-6)
+
+
+def test_factorised_operators_by_pytorchs_own_checks():
+    flat = factorized((1, 2, 3, 4), "noisy").flat()
+    tensors = [t.detach().requires_grad_() for t in flat.tensors]
+    kinds = ([flat.family], [flat.bound], [flat.floor])
+    torch.library.opcheck(OPS.cell_bits.default, (tensors, *kinds))
+    grads = [torch.rand(1, 3, 4, dtype=torch.float64, requires_grad=True)]
+    torch.library.opcheck(OPS.cell_bits_backward.default, (grads, tensors, *kinds, [True, True]))

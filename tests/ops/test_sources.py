@@ -26,10 +26,10 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def bottleneck(channels=3, seed=1, dtype=torch.float64):
+def bottleneck(channels=3, seed=1, dtype=torch.float64, filters=(3, 3, 3, 3)):
     """A factorised prior with every parameter off its start."""
     torch.manual_seed(seed)
-    module = theirs.EntropyBottleneck(channels).to(dtype)
+    module = theirs.EntropyBottleneck(channels, filters=filters).to(dtype)
     with torch.no_grad():
         for parameter in (*module.matrices, *module.biases, *module.factors):
             parameter.add_(torch.randn_like(parameter) * 0.3)

@@ -19,6 +19,8 @@ const auto project_kernel = [](auto& ctx, const ProjectParams& p) { project_tile
 const auto project_backward_kernel = [](auto& ctx, const BackwardParams& p) { project_tile_backward(ctx, p); };
 const auto rate_kernel = [](auto& ctx, const RateParams& p) { sum_run(ctx, p); };
 const auto rate_backward_kernel = [](auto& ctx, const RateParams& p) { write_run_slopes(ctx, p); };
+const auto network_backward_kernel = [](auto& ctx, const NetworkParams& p) { write_network_slopes(ctx, p); };
+const auto add_runs_kernel = [](auto& ctx, const NetworkParams& p) { add_runs(ctx, p); };
 #endif
 
 namespace {
@@ -66,25 +68,32 @@ Launch<BackwardParams> plan(const TensorView& grad, const TermView& term, const 
 
 Strided strided_of(const TensorView& view) {
   const std::vector<int64_t>& t = view.strides;
+  if (t.size() == 2) return {const_cast<void*>(view.data), 0, t[0], 0, 0};  // a factorised prior's parameters
   return {const_cast<void*>(view.data), t[0], t[1], t[2], t[3]};
 }
 
-std::vector<Launch<RateParams>> plan(const std::vector<SourceView>& sources, const Setting& setting) {
+SourceTerm term_of(const SourceView& source) {
+  const TensorView& values = source.inputs[0];
+  const std::vector<int64_t>& s = values.sizes;
+  SourceTerm term{source.family, values.dtype, s[0], s[1], s[2], s[3], 1, source.bound, source.floor, {}, {}};
+  if (source.family == Family::Mixture) term.components = source.inputs[1].sizes[1] / s[1];
+  for (size_t i = 0; i < source.inputs.size(); ++i) term.inputs[i] = strided_of(source.inputs[i]);
+  for (size_t i = 0; i < source.gradients.size(); ++i) {
+    if (source.gradients[i].data != nullptr) term.gradients[i] = strided_of(source.gradients[i]);
+  }
+  return term;
+}
+
+double* cells_of(const SourceView& source) { return static_cast<double*>(const_cast<void*>(source.cells.data)); }
+
+std::vector<Launch<RateParams>> plan(const std::vector<SourceView>& sources, bool backward, const Setting& setting) {
   std::vector<SourceTerm> terms;
   std::vector<double*> cells;
   for (const SourceView& source : sources) {
-    const TensorView& values = source.inputs[0];
-    const std::vector<int64_t>& s = values.sizes;
-    SourceTerm term{source.family, values.dtype, s[0], s[1], s[2], s[3], 1, source.bound, source.floor, {}, {}};
-    if (s[1] > 0) term.components = source.inputs[1].sizes[1] / s[1];
-    for (size_t i = 0; i < source.inputs.size(); ++i) term.inputs[i] = strided_of(source.inputs[i]);
-    for (size_t i = 0; i < source.gradients.size(); ++i) {
-      if (source.gradients[i].data != nullptr) term.gradients[i] = strided_of(source.gradients[i]);
-    }
-    terms.push_back(term);
-    cells.push_back(static_cast<double*>(const_cast<void*>(source.cells.data)));
+    terms.push_back(term_of(source));
+    cells.push_back(cells_of(source));
   }
-  return plan_rate(terms, cells, setting.threads);
+  return plan_rate(terms, cells, backward, setting.threads);
 }
 
 template <typename Params>
@@ -188,19 +197,49 @@ Summary run_backward(const TensorView& grad, const TermView& term, const TensorV
   return summary_of(launch);
 }
 
+namespace {
+
+void watch(GlobalMemory& global, const SourceView& source, bool backward) {
+  for (const TensorView& one : source.inputs) watch(global, one, false);
+  for (const TensorView& one : source.gradients) {
+    if (one.data != nullptr && one.sizes.size() == 4) watch(global, one, true);
+  }
+  watch(global, source.cells, !backward);
+}
+
+void run_network(const SourceView& source, const Setting& setting) {
+  Launch<NetworkParams> launch = plan_network(term_of(source), cells_of(source), setting.threads);
+  const bool summed = source.gradients[1].data != nullptr;
+  const int64_t count = sum_count(launch);
+  std::vector<double> sums(summed ? count : 0);
+  const auto watch_sums = [&](GlobalMemory& global, bool output) {
+    if (summed) global.add("sums", sums.data(), 8 * count, sums.data(), {count}, {1}, 8, output);
+  };
+  launch.params.sums = summed ? sums.data() : nullptr;
+  GlobalMemory global;
+  watch(global, source, true);
+  watch_sums(global, true);
+  run(launch, global, setting, network_backward_kernel);
+  if (!summed) return;
+  launch.blocks = adding_blocks(launch);
+  launch.shared_bytes = 0;
+  GlobalMemory after;
+  watch_sums(after, false);
+  watch(after, source.gradients[1], true);
+  run(launch, after, setting, add_runs_kernel);
+}
+
+}  // namespace
+
 Summary run_rate(const std::vector<SourceView>& sources, bool backward, const Setting& setting) {
-  const std::vector<Launch<RateParams>> launches = plan(sources, setting);
+  const std::vector<Launch<RateParams>> launches = plan(sources, backward, setting);
   for (const Launch<RateParams>& launch : launches) {  // a source belongs to one
     GlobalMemory global;
-    for (size_t k = 0; k < sources.size(); ++k) {
-      const bool mine = std::any_of(launch.params.sources, launch.params.sources + launch.params.count,
-                                    [&](const PlannedSource& s) { return s.cells == sources[k].cells.data; });
-      if (!mine) continue;
-      for (const TensorView& one : sources[k].inputs) watch(global, one, false);
-      for (const TensorView& one : sources[k].gradients) {
-        if (one.data != nullptr) watch(global, one, true);
-      }
-      watch(global, sources[k].cells, !backward);
+    for (const SourceView& source : sources) {
+      const PlannedSource* planned = launch.params.sources;
+      const bool mine = std::any_of(planned, planned + launch.params.count,
+                                    [&](const PlannedSource& s) { return s.cells == source.cells.data; });
+      if (mine) watch(global, source, backward);
     }
     if (backward) {
       run(launch, global, setting, rate_backward_kernel);
@@ -208,12 +247,15 @@ Summary run_rate(const std::vector<SourceView>& sources, bool backward, const Se
       run(launch, global, setting, rate_kernel);
     }
   }
+  for (const SourceView& source : sources) {
+    if (backward && source.family == Family::Factorized) run_network(source, setting);
+  }
   return summary_of(launches);
 }
 
 Summary index_rate(const std::vector<SourceView>& sources, bool backward, const Setting& setting,
                    const std::vector<int64_t>& blocks, std::vector<Touched>& touched) {
-  const std::vector<Launch<RateParams>> launches = plan(sources, setting);
+  const std::vector<Launch<RateParams>> launches = plan(sources, backward, setting);
   for (const Launch<RateParams>& launch : launches) {
     if (backward) {
       run_index(launch, {}, blocks, touched, rate_backward_kernel);
