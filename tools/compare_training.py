@@ -51,6 +51,7 @@ def train(name: str, chain: str, seed: int, steps: int, data: Tensor) -> dict[st
     pick = torch.Generator().manual_seed(seed)
     tables = {id(p) for n, p in model.named_parameters() if n.endswith("quantiles")}
     main = torch.optim.Adam([p for p in model.parameters() if id(p) not in tables], lr=1e-3)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(main, steps)
     aside = torch.optim.Adam([p for p in model.parameters() if id(p) in tables], lr=1e-2)
     ours = bitrate_ext.RateLoss(lmbda=LAMBDA) if chain == CHAINS[1] else None
     theirs = RateDistortionLoss(lmbda=LAMBDA)
@@ -66,6 +67,7 @@ def train(name: str, chain: str, seed: int, steps: int, data: Tensor) -> dict[st
         loss.backward()
         torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if id(p) not in tables], CLIP)
         main.step()
+        decay.step()
         aside.zero_grad()
         model.aux_loss().backward()
         aside.step()

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map_only
 
 from .packed import CHANNELS, Concatenated, detached, parts_of
 from .rate import symbol_bits
-from .sources import Flat, Source
+from .sources import Flat, Source, is_eager
 
 
 class StaleSourceError(RuntimeError):
@@ -154,8 +154,10 @@ class _Defer(torch.autograd.Function):
 
 
 def defer(source: Source) -> Tensor:
-    """Return the likelihoods of a source, made where somebody asks for them."""
+    """Return the likelihoods of a source, made where somebody asks for them; at once in a compiler or a transform."""
     flat = source.flat()
+    if not is_eager([source]):
+        return _likelihoods(flat)
     deferred: Tensor = _Defer.apply(source, flat, *flat.tensors)
     return deferred
 
