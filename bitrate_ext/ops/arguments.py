@@ -198,7 +198,8 @@ def check_kinds(kinds: Mapping[str, Latent | Kind], unit: str) -> None:
             raise TypeError(f"{what} must be a strided tensor, got layout {kind.layout}")
 
 
-def _check_values(latents: Mapping[str, Latent], unit: str) -> None:
+def check_values(latents: Mapping[str, Latent], unit: str) -> None:
+    """Look at all values; raises ValueError where they cannot be of that unit, or of such a distribution."""
     for name, tensor in latents.items():
         what = f"{noun_of(unit)}[{name!r}]" if name else noun_of(unit)
         if isinstance(tensor, Source):
@@ -344,7 +345,7 @@ def resolve(
         *(() if crop is None else _four(crop)),
     )
     if check:
-        _check_values(latents, unit)
+        check_values(latents, unit)
     native = choose_kernel(impl, setting.map.device, len(setting.grids))
     if sources:
         latents = cells_of(latents, native)

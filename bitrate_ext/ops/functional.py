@@ -14,6 +14,7 @@ from .arguments import (
     Projections,
     check_kinds,
     check_out,
+    check_values,
     checked_dtype,
     resolve,
     split_frames,
@@ -22,6 +23,7 @@ from .arguments import (
 from .arguments import image_latents as image_latents
 from .arguments import map_dtype as map_dtype
 from .arguments import named_likelihoods as named_likelihoods
+from .dispatch import choose_kernel
 from .guided import check_guide, guided_map
 from .rate import cells_of
 from .sources import Source
@@ -139,10 +141,14 @@ def latent_bits(
     noun = noun_of(unit)
     if not isinstance(values, (Tensor, Source)):
         raise TypeError(f"{noun} must be a tensor or a source of bits, got {type(values).__name__}")
-    if 0 in values.shape[-2:]:
+    if isinstance(values, Source):
+        if unit == LIKELIHOOD:
+            check_kinds({"": values}, unit)
+            native = choose_kernel(impl, values.device, 1)
+            return cells_of({"": values}, native)[""].to(checked_dtype(dtype, [values]))
+    elif 0 in values.shape[-2:]:
         check_kinds({"": values}, unit)
-        made = checked_dtype(dtype, [values])
-        return reference.cell_bits(kernel_input(cells_of({"": values}, False)[""], unit), made)
+        return reference.cell_bits(kernel_input(values, unit), checked_dtype(dtype, [values]))
     # The map at the grid's own size, where each pixel is its cell.
     cells: Tensor = bitrate_map(values, values.shape[-2:], projection="nearest", impl=impl, dtype=dtype, unit=unit)
     return cells.squeeze(1)
@@ -165,6 +171,8 @@ def rate(sources: Latents, *, impl: str = "auto", check: bool = False) -> Tensor
     total: Tensor | None = None
     for name, latent in image_latents(sources).items():
         check_kinds({name: latent}, LIKELIHOOD)
+        if check:
+            check_values({name: latent}, LIKELIHOOD)
         cells = latent_bits(latent, impl=impl, dtype=torch.float64)
         bits = cells.sum(2).sum(1)  # by rows: an order that no number of threads changes
         total = bits if total is None else total + bits

@@ -16,9 +16,9 @@ from torch import Tensor
 from . import library, rate_reference
 from .packed import parts_of
 from .sources import FACTORIZED, FILTERS, MIXTURE, Flat, Source
-from .torch_internals import BelowAutograd, in_forward_mode, in_function_transform
+from .torch_internals import BelowAutograd, are_eager, in_forward_mode, in_function_transform
 
-MOST_COMPONENTS = 16  # of a mixture: kMostComponents of csrc/core/sources.h
+MOST_COMPONENTS = 8  # of a mixture: kMostComponents of csrc/core/sources.h
 
 
 class Kinds(NamedTuple):
@@ -96,7 +96,8 @@ def _cells(flat: Mapping[Any, Flat], native: bool) -> dict[Any, Tensor]:
     if fast:
         kinds = [list(kind) for kind in zip(*[(s.family, s.bound, s.floor) for s in fast.values()], strict=True)]
         tensors = [tensor for source in fast.values() for tensor in source.tensors]
-        cells.update(zip(fast, torch.ops.bitrate_ext.cell_bits(tensors, *kinds), strict=True))
+        call = _autograd if are_eager(tensors) else torch.ops.bitrate_ext.cell_bits
+        cells.update(zip(fast, call(tensors, *kinds), strict=True))
     return cells
 
 
@@ -124,18 +125,26 @@ def _cell_bits_backward(grads: Sequence[Tensor], tensors: Sequence[Tensor], *res
     return gradients
 
 
+def _below_autograd(name: str, *arguments: Any) -> list[Tensor]:
+    """Run an operator's implementation; by the dispatcher where a mode or a compiler wants to see it."""
+    if are_eager(arguments[0]):
+        return (_cell_bits if name == "cell_bits" else _cell_bits_backward)(*arguments)
+    with BelowAutograd():
+        return list(getattr(torch.ops.bitrate_ext, name)(*arguments))
+
+
 class _CellBits(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, kinds: Kinds, *tensors: Tensor) -> Any:
         ctx.kinds = kinds
         ctx.save_for_backward(*tensors)
-        with BelowAutograd():
-            return tuple(torch.ops.bitrate_ext.cell_bits(tensors, *kinds))
+        return tuple(_below_autograd("cell_bits", tensors, *kinds))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         wanted = list(ctx.needs_input_grad[1:])
-        gradients = torch.ops.bitrate_ext.cell_bits_backward(grads, ctx.saved_tensors, *ctx.kinds, wanted)
+        call = _backward_autograd if are_eager(grads) else torch.ops.bitrate_ext.cell_bits_backward
+        gradients = call(grads, ctx.saved_tensors, *ctx.kinds, wanted)
         return None, *[g if needed else None for g, needed in zip(gradients, wanted, strict=True)]
 
 
@@ -145,8 +154,7 @@ class _CellBitsBackward(torch.autograd.Function):
         ctx.kinds, ctx.wanted = kinds, wanted
         ctx.save_for_backward(*tensors)
         sources = len(kinds.families)
-        with BelowAutograd():
-            return tuple(torch.ops.bitrate_ext.cell_bits_backward(tensors[:sources], tensors[sources:], *kinds, wanted))
+        return tuple(_below_autograd("cell_bits_backward", tensors[:sources], tensors[sources:], *kinds, wanted))
 
     @staticmethod
     def backward(ctx: Any, *directions: Tensor) -> tuple[Tensor | None, ...]:
@@ -169,15 +177,13 @@ def _recorded(tensors: Sequence[Tensor]) -> bool:
 def _autograd(tensors: Sequence[Tensor], *kinds: Any) -> list[Tensor]:
     if _recorded(tensors):
         return list(_CellBits.apply(Kinds(*kinds), *tensors))
-    with BelowAutograd():
-        return list(torch.ops.bitrate_ext.cell_bits(tensors, *kinds))
+    return _below_autograd("cell_bits", tensors, *kinds)
 
 
 def _backward_autograd(grads: Sequence[Tensor], tensors: Sequence[Tensor], *rest: Any) -> list[Tensor]:
     if _recorded([*grads, *tensors]):
         return list(_CellBitsBackward.apply(Kinds(*rest[:3]), rest[3], *grads, *tensors))
-    with BelowAutograd():
-        return list(torch.ops.bitrate_ext.cell_bits_backward(grads, tensors, *rest))
+    return _below_autograd("cell_bits_backward", grads, tensors, *rest)
 
 
 def _register() -> None:

@@ -39,12 +39,11 @@ BITRATE_HD Float at_most(Float x, float most) {
   return x > limit ? limit : x;
 }
 
-// 2^exponent; 0 below -126.
+// 2^exponent for an exponent of 127 at most; 0 below -126.
 template <typename Float>
 BITRATE_HD Float power_of_two(IntOf<Float> exponent) {
-  const IntOf<Float> least = IntOf<Float>{} - 127, most = IntOf<Float>{} + 127;
-  const IntOf<Float> above = exponent < least ? least : exponent;
-  return bits_as<Float>(((above > most ? most : above) + 127) << 23);
+  const IntOf<Float> biased = exponent + 127, none = {};
+  return bits_as<Float>((biased > none ? biased : none) << 23);
 }
 
 // (1 + excess) 2^exponent, |excess| < 1/2.

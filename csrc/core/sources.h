@@ -17,8 +17,8 @@ struct FamilyOf {
   static constexpr Family kFamily = kOne;
 };
 
-constexpr int64_t kMostComponents = 16;  // of a mixture
-constexpr int kInputs = 4;               // values, scales, means, weights; a mixture alone has the last
+constexpr int64_t kMostComponents = 8;  // of a mixture
+constexpr int kInputs = 4;              // values, scales, means, weights; a mixture alone has the last
 
 // A tensor [batch, channels, h, w], of a mixture's parts [batch, components * channels, h, w]; strides in elements.
 struct Strided {
@@ -153,7 +153,8 @@ BITRATE_HD void slopes_of(const SourceTerm& term, Float shared, const Read& read
     const Symbol<Float> symbol = symbol_of<kFamily, true, Float>(magnitude(distance), scale, term.bound);
     Float factor = shared;
     if constexpr (kFamily == Family::Mixture) {
-      const Float of_total = symbol.mantissa / total.mantissa * power_of_two<Float>(symbol.exponent - total.exponent);
+      const IntOf<Float> ratio = symbol.exponent - total.exponent, most = IntOf<Float>{} + 127;
+      const Float of_total = symbol.mantissa / total.mantissa * power_of_two<Float>(ratio > most ? most : ratio);
       write(3, k, shared * of_total);
       factor = shared * of_total * read(3, k);
     } else {

@@ -61,12 +61,14 @@ struct Rows {
     }
   }
 
-  void read(const SourceTerm& term, const SourceRun& run, int64_t channel, int64_t begin, int64_t count) {
+  // The channel `step` on is fetched meanwhile.
+  void read(const SourceTerm& term, const SourceRun& run, int64_t channel, int64_t begin, int64_t count, int64_t step) {
     if constexpr (kFamily == Family::Factorized) parameters = parameters_of(term, channel);
     for_each(term, channel, [&](int64_t i, int64_t at, int64_t c) {
       const Strided& tensor = term.inputs[i];
       const int64_t offset = tensor.offset(run.image, c, run.row, run.column + begin);
       rows[at] = const_cast<float*>(float_row(tensor, term.dtype, offset, count, buffers[at]));
+      ahead[at] = rows[at] != buffers[at] && channel + step < term.channels ? step * tensor.channel_stride : 0;
     });
   }
 
@@ -74,7 +76,9 @@ struct Rows {
   auto reader(const SourceTerm& term, int64_t x, int64_t left) const {
     return [this, &term, x, left](int64_t i, int64_t k) {
       if (kFamily == Family::Factorized && i == 1) return TwoFloats{} + parameters[k];
-      return load_some<TwoFloats>(rows[slot(i, k, term)] + x, left, 1.0f);
+      const float* from = rows[slot(i, k, term)] + x;
+      prefetch(from + ahead[slot(i, k, term)]);
+      return load_some<TwoFloats>(from, left, 1.0f);
     };
   }
 
@@ -104,6 +108,7 @@ struct Rows {
   const float* parameters;
   float buffers[kMost][kSourceBlock];
   float* rows[kMost];
+  int64_t ahead[kMost];
 };
 
 // Likelihoods from a channel's table; a vector with a value that is not there is computed.
@@ -150,9 +155,7 @@ void fill_table(const SourceTerm& term, int64_t channel, SymbolTable& table) {
 // As core/bits.h has it, with a mantissa for a likelihood and its power of two besides.
 template <Family kFamily>
 void source_bits_loop(const SourceTerm& term, const SourceRun& run, const SymbolTable* table, double* bits) {
-  Rows<kFamily> inputs;
-  float mantissa[kGroup][kSourceBlock];
-  int32_t power[kSourceBlock];
+  Rows<kFamily> inputs[kGroup];
   double lane_product[kSourceBlock], product[kSourceBlock];
   int64_t exponent[kSourceBlock];
   for (int64_t begin = 0; begin < run.count; begin += kSourceBlock) {
@@ -161,30 +164,39 @@ void source_bits_loop(const SourceTerm& term, const SourceRun& run, const Symbol
       product[x] = 1.0;
       exponent[x] = 0;
     }
-    const auto fill = [&](int64_t channel, float* to, bool first) {
-      inputs.read(term, run, channel, begin, count);
-      for (int64_t x = 0; x < count; x += kReal) {
-        const Scaled<TwoFloats> found = symbols_at<kFamily>(term, inputs, channel, x, count - x, table);
-        store(to + x, found.mantissa);
-        store(power + x, first ? found.exponent : load<TwoInts>(power + x) + found.exponent);
-      }
-    };
     for (int64_t lane = 0; lane < kLanes && lane < term.channels; ++lane) {
       for (int64_t first = lane; first < term.channels; first += kGroup * kLanes) {
         int64_t used = 0;
-        for (int64_t c = first; c < term.channels && used < kGroup; c += kLanes) fill(c, mantissa[used++], c == first);
+        for (int64_t c = first; c < term.channels && used < kGroup; c += kLanes) {
+          inputs[used++].read(term, run, c, begin, count, kGroup * kLanes);
+        }
         const bool last = first + kGroup * kLanes >= term.channels;
-        for (int64_t x = 0; x < count; x += kWidth) {
-          Doubles group = load_doubles(mantissa[0] + x);
-          for (int64_t k = 1; k < used; ++k) group = group * load_doubles(mantissa[k] + x);
-          Doubles running = first == lane ? group : load<Doubles>(lane_product + x) * group;
-          Ints sum = load<Ints>(exponent + x) + widen(load<HalfInts>(power + x));
-          rebase(running, sum);
-          store(exponent + x, sum);
-          if (last) {
-            store(product + x, load<Doubles>(product + x) * running);
-          } else {
-            store(lane_product + x, running);
+        for (int64_t x = 0; x < count; x += kReal) {
+          Doubles group[2] = {};
+          TwoInts power = {};
+          alignas(64) float mantissas[kReal];  // a conversion costs less from memory: see load_doubles
+          alignas(64) int32_t powers[kReal];
+          for (int64_t k = 0; k < used; ++k) {
+            const Scaled<TwoFloats> found = symbols_at<kFamily>(term, inputs[k], first + k * kLanes, x, count - x, table);
+            store(mantissas, found.mantissa);
+            for (int64_t half = 0; half < 2; ++half) {
+              const Doubles factor = load_doubles(mantissas + half * kWidth);
+              group[half] = k == 0 ? factor : group[half] * factor;
+            }
+            power = power + found.exponent;
+          }
+          store(powers, power);
+          for (int64_t half = 0; half < 2; ++half) {
+            const int64_t at = x + half * kWidth;
+            Doubles running = first == lane ? group[half] : load<Doubles>(lane_product + at) * group[half];
+            Ints sum = load<Ints>(exponent + at) + widen(load<HalfInts>(powers + half * kWidth));
+            rebase(running, sum);
+            store(exponent + at, sum);
+            if (last) {
+              store(product + at, load<Doubles>(product + at) * running);
+            } else {
+              store(lane_product + at, running);
+            }
           }
         }
       }
@@ -212,7 +224,7 @@ void source_gradient_loop(const SourceTerm& term, const SourceRun& run, const do
     for (int64_t x = 0; x < round_up(count, kReal); ++x)
       factor[x] = x < count ? float(shared_gradient(Source::Likelihoods, shared[begin + x])) : 0.0f;
     for (int64_t channel = 0; channel < term.channels; ++channel) {
-      inputs.read(term, run, channel, begin, count);
+      inputs.read(term, run, channel, begin, count, 1);
       outputs.aim(term, run, channel, begin);
       // Sums over the run, of every kSumLanes-th cell each.
       float lanes[kFamily == Family::Factorized ? kWeights : 1][kSumLanes] = {};
@@ -231,7 +243,7 @@ void source_gradient_loop(const SourceTerm& term, const SourceRun& run, const do
       outputs.write(term, run, channel, begin, count);
       if constexpr (kFamily == Family::Factorized) {
         for (int64_t k = 0; sums != nullptr && k < kWeights; ++k) {
-          double sum = 0.0;
+          double sum = begin == 0 ? 0.0 : sums[channel * kWeights + k];
           for (const float lane : lanes[k]) sum += double(lane);
           sums[channel * kWeights + k] = sum;
         }

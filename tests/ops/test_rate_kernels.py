@@ -213,7 +213,7 @@ def test_what_has_no_kernel_is_computed_by_the_definition():
     double = source_of(be.Gaussian, 50, dtype=torch.float64)
     assert torch.equal(be.latent_bits(double), rate_reference.cell_bits(double.flat()))
     values = torch.zeros(1, 1, 2, 2)
-    many = torch.full((1, 17, 2, 2), 1 / 17)
+    many = torch.full((1, 9, 2, 2), 1 / 9)
     mixture = be.GaussianMixture(values, many + 1, many * 0, many)
     torch.testing.assert_close(be.rate(mixture), cost(mixture).sum((1, 2, 3)))
     other = be.Factorized(bottleneck(1, dtype=torch.float32, filters=(2, 4)), values)

@@ -1,10 +1,11 @@
 // Compares the CPU path with tests/kernels/native/oracle.h, byte by byte, on every instruction set of this processor: number
-// formats, bits of cells, maps and gradients. Built and run by test_sanitizers.py, under the address and
+// formats, bits of cells, maps, gradients and sources. Built and run by test_sanitizers.py, under the address and
 // undefined-behaviour sanitizers and on buffers of exact size, and by test_faults.py, for each planted fault. Ends at the
 // first wrong result with a line "wrong (CHECK, SET): ...". Arguments, all optional: the only instruction set to look at
 // (exit code 77 where this processor lacks it) and the only check that may report. With the argument "overrun", a band
 // reads one cell past the end, which the sanitizer must report.
 #include "cases.h"
+#include "source_cases.h"
 
 using namespace bitrate;
 using namespace cases;
@@ -237,6 +238,29 @@ int check_large(const Kernels& kernels) {
   return 7;
 }
 
+void report_sources(const char* set, const std::string& what) {
+  if (!what.empty()) wrong("sources", set, what);
+}
+
+// Formulas of a symbol, of each family.
+void check_symbols() {
+  for (int i = 0; i < 20000; ++i) {
+    report_sources("scalar", source_cases::wrong_symbol<Family::Gaussian>());
+    report_sources("scalar", source_cases::wrong_symbol<Family::Laplace>());
+    report_sources("scalar", source_cases::wrong_symbol<Family::Logistic>());
+    if (i % 20 == 0) report_sources("scalar", source_cases::wrong_network());
+  }
+}
+
+void check_sources(const Kernels& kernels, int i) {
+  const Family family = Family(i % kFamilies);
+  switch (i / kFamilies % 3) {
+    case 0: return report_sources(kernels.name, source_cases::wrong_run<float>(kernels, DType::Float32, family));
+    case 1: return report_sources(kernels.name, source_cases::wrong_run<Half>(kernels, DType::Float16, family));
+    default: return report_sources(kernels.name, source_cases::wrong_run<BFloat16>(kernels, DType::BFloat16, family));
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -246,6 +270,7 @@ int main(int argc, char** argv) {
   const std::vector<const Kernels*> sets = instruction_sets(overrun ? "" : argument);
   if (sets.empty()) return 77;
   check_formats();
+  check_symbols();
   int cases = 1;
   for (const Kernels* kernels : sets) {
     check_quotients<Half>(*kernels, DType::Float16);
@@ -256,6 +281,7 @@ int main(int argc, char** argv) {
       check_map(*kernels, small(), dtype, i % 3 == 0, i % 5 == 0, -1, overrun);
       cases += 2;
     }
+    for (int i = 0; i < 150; ++i, ++cases) check_sources(*kernels, i);
     cases += check_large(*kernels);
   }
   std::printf("%d cases on %zu instruction sets, 0 wrong\n", cases, sets.size());
