@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from .models.adapter import ModelAdapter
     from .models.demo_codec import load_demo_codec
     from .models.fuse import Fused, fuse
-    from .models.rate_loss import RateLoss
     from .ops.functional import bitrate_map, latent_bits, rate
     from .ops.projection import Projection
     from .ops.sources import Factorized, Gaussian, GaussianMixture, Laplace, Logistic
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from .receptive_field.calibration import calibrate
     from .receptive_field.field import ReceptiveField
     from .tiled.map_picture import PictureResult, map_picture
+    from .training.rate_loss import RateLoss
     from .video.reader import VideoError
 
 _HOMES = {  # public name to the module that defines it
@@ -54,7 +54,7 @@ _HOMES = {  # public name to the module that defines it
     "ModelAdapter": "models.adapter",
     "PictureResult": "tiled.map_picture",
     "Projection": "ops.projection",
-    "RateLoss": "models.rate_loss",
+    "RateLoss": "training.rate_loss",
     "ReceptiveField": "receptive_field.field",
     "Slice": "attribution.slices",
     "VideoError": "video.reader",

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from ..ops.arguments import OUTPUT_KEYS, Projections, image_latents, map_dtype, unwrap
 from ..ops.functional import rate
-from ..ops.importance import check_importance, weighted_rate
 from ..ops.projection import Projection, get_projection
 from ..ops.units import LIKELIHOOD, noun_of
 from ..optional import require
+from .importance import check_importance, weighted_rate
 
 REDUCTIONS, METRICS = ("mean", "sum", "none"), ("mse", "ms-ssim")
 

@@ -110,7 +110,7 @@ def test_importance_has_gradients() -> None:
 
 
 def test_the_module_s_own_importance_comes_down_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bitrate_ext.ops import importance as room
+    from bitrate_ext.training import importance as room
 
     calls: list[int] = []
     inner = room.sum_guide

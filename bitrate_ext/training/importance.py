@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .arguments import Projections, image_latents, resolve
-from .dispatch import MapGeometry
-from .guided import cell_bits, sum_guide
-from .units import LIKELIHOOD, kernel_input
+from ..ops.arguments import Projections, image_latents, resolve
+from ..ops.dispatch import MapGeometry
+from ..ops.guided import cell_bits, sum_guide
+from ..ops.units import LIKELIHOOD, kernel_input
 
 
 def check_importance(importance: Any) -> Tensor:
