@@ -434,3 +434,43 @@ def test_slices_of_slices() -> None:
     torch.testing.assert_close(joined.clone(), torch.cat([one.clone() for one in p], 1))
     assert type(torch.cat(p, 0)) is Tensor
     assert type(torch.cat([p[0], torch.ones(2, 1, 4, 5)], 1)) is Tensor
+
+
+@pytest.mark.parametrize("name", ["bmshj2018-factorized", "elic2022-official"])
+def test_channels_add_up_to_true_values(name: str) -> None:
+    result = BitrateMapper(zoo.coded_model(name), channels=True)(torch.rand(2, 3, 60, 70))
+    assert result.sources == tuple(result.maps)
+    for bits in result.channel_bits.values():
+        assert bits.dtype == torch.float64
+    total = sum(bits.sum(1) for bits in result.channel_bits.values())
+    torch.testing.assert_close(total, result.total_bits, rtol=1e-12, atol=0)
+    whole = result.channel_map("y", slice(None))
+    torch.testing.assert_close(whole, result.maps["y"], rtol=1e-6, atol=1e-9)
+
+
+def test_maps_of_sources_have_gradients() -> None:
+    model = zoo.coded_model("mbt2018-mean")
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():  # spread out, where the float32 chain's gradients have not vanished
+        model.entropy_bottleneck.quantiles.zero_()
+    parameters = [p for name, p in model.named_parameters() if name.startswith("h_s") or "entropy_b" in name]
+    with fuse(model):
+        expected = rate(model(x)["likelihoods"]).sum()
+    wanted = torch.autograd.grad(expected, parameters, allow_unused=True)
+    result = BitrateMapper(model)(x, gradients=True)
+    assert result.sources == ("y", "z")
+    got = torch.autograd.grad(result.total_bits.sum(), parameters, allow_unused=True)
+    assert any(one is not None and one.abs().sum() > 0 for one in got)
+    assert [one is None for one in got] == [one is None for one in wanted]
+
+
+def test_what_is_not_finite_is_told() -> None:
+    model = zoo.small_model("mbt2018-mean")
+    with torch.no_grad():
+        model.g_a[-1].bias[0] = torch.nan
+    result = BitrateMapper(model)(torch.rand(1, 3, 64, 64))
+    assert result.total_bits.isnan().all()
+    told = [
+        line for line in result.warnings if line.startswith("the bits of latent 'y' are not finite in 16 of 16 cells")
+    ]
+    assert len(told) == 1
