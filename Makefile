@@ -6,7 +6,7 @@ READY := $(VENV)/ready
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
 CPP := $(wildcard $(foreach end,h cpp cu,csrc/*/*.$(end) tests/*/*.$(end) tests/*/*/*.$(end)))
 
-.PHONY: setup demo check test test-all lint format bench bench-compare bench-video gpu-check mutants clean
+.PHONY: setup demo check test test-all lint format bench bench-compare bench-rate bench-video gpu-check mutants clean
 
 setup: $(READY)
 
@@ -58,6 +58,10 @@ bench: $(READY)
 # Whole videos: frames per second beside a naive loop, where the time goes, memory. VIDEO="--sizes 1080p --memory 300" ...
 bench-video: $(READY)
 	$(BIN)/python benchmarks/frames.py --record benchmarks/results/video-latest.json $(VIDEO)
+
+# Bits straight from latents beside CompressAI's chain, that chain compiled, and a copy.
+bench-rate: $(READY)
+	$(BIN)/python benchmarks/rate.py $(RATE)
 
 # This run beside a stored one: make bench-compare OLD=benchmarks/results/NAME.json
 bench-compare: $(READY)

@@ -80,6 +80,25 @@ def test_tables_and_plots(small_run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.medium
+def test_sources_beside_what_others_do(tmp_path: Path) -> None:
+    """Every contender of small latents; then a wrong answer, which is not timed."""
+    command = [sys.executable, "benchmarks/rate.py", "--scale", "small", "--seconds", "0.01", "--record"]
+    done = subprocess.run([*command, tmp_path / "rate.json"], capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads((tmp_path / "rate.json").read_text())["rows"]
+    assert len(rows) == 13
+    assert all(row["wall"] > 0 for row in rows)
+    code = """
+import sys
+sys.path.append("benchmarks")
+import rate
+rate.check("half", [rate.torch.ones(2)], [rate.torch.full((2,), 0.5)])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert "half is wrong by 1.0e+00; it was not timed" in done.stderr
+
+
+@pytest.mark.medium
 def test_a_wrong_answer_is_not_timed(tmp_path: Path) -> None:
     patch = "import bitrate_ext; right = bitrate_ext.bitrate_map\n"
     patch += "bitrate_ext.bitrate_map = lambda *a, **k: right(*a, **k).mul_(1 if k.get('impl') else 0.999)"
