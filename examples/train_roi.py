@@ -108,7 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--picture", type=Path, default=demo_photograph())
     parser.add_argument("--background", type=float, default=4.0, help="how many times dearer its bits are")
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--output", type=Path, default=Path("roi.png"))
     options = parser.parse_args()
     image, maps = load_image(options.picture), dict[str, Tensor]()

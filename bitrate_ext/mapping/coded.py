@@ -44,7 +44,8 @@ def map_coded(
     latents = {name: latents[name] for name in adapter.strides}
     warnings: list[str] = []
     guided = any(projection.guide is not None for projection in projections.values())
-    ran = run_forward(adapter, padded, forward_kwargs) if gap or guided else None
+    # A coder's escapes have a limit, too: beside it stands the estimate that is stopped by the floor.
+    ran = run_forward(adapter, padded, forward_kwargs, fused=False) if gap or guided else None
     picture = guiding_picture(projections, ran and ran[0].get("x_hat"), padded, warnings)
     result = lay_out_coded(latents, projections, size, crop, padded, picture)
     if channels:

@@ -90,10 +90,10 @@ class BitrateResult:
 Ran = tuple[Mapping[str, Any], dict[str, Tensor], list[str]]  # a model's output, its likelihoods, and warnings
 
 
-def run_forward(adapter: ModelAdapter, padded: Tensor, forward_kwargs: dict[str, Any]) -> Ran:
-    """Run a model's ``forward`` on padded images, its entropy models fused."""
+def run_forward(adapter: ModelAdapter, padded: Tensor, forward_kwargs: dict[str, Any], *, fused: bool = True) -> Ran:
+    """Run a model's ``forward`` on padded images, with its entropy models fused or as they are."""
     warnings: list[str] = []
-    return (*adapter.run(padded, forward_kwargs, warnings, fused=True), warnings)
+    return (*adapter.run(padded, forward_kwargs, warnings, fused=fused), warnings)
 
 
 def estimate(
