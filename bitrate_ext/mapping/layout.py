@@ -16,12 +16,12 @@ from ..models.adapter import ModelAdapter, crop_reconstruction
 from ..models.compressai_quirks import likelihood_warnings
 from ..models.padding import Crop, Size
 from ..ops import guided
-from ..ops.deferred import sources_of
 from ..ops.functional import bitrate_map, latent_bits
 from ..ops.functional import map_dtype as map_dtype
-from ..ops.packed import parts_of, without_floor
 from ..ops.projection import Axis, Projection, outside_share
-from ..ops.rate import symbol_bits
+from ..ops.rate.cells import symbol_bits
+from ..ops.rate.deferred import sources_of
+from ..ops.rate.packed import parts_of, without_floor
 from ..ops.sources import Source
 from ..ops.units import LIKELIHOOD, noun_of, range_trouble, value_range
 from .channels import ChannelMaps

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..checks import check_whole_number
 from ..choices import PADDING_SIDES, PADDINGS
 from ..memory import is_out_of_memory
-from ..ops.deferred import StaleSourceError, sources_of
+from ..ops.rate.deferred import StaleSourceError, sources_of
 from ..ops.units import LIKELIHOOD, noun_of
 from .compressai_quirks import apply_workarounds
 from .fuse import fuse_quietly

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..memory import is_out_of_memory
-from ..ops.deferred import DeferredLikelihoods, defer
 from ..ops.functional import rate
+from ..ops.rate.deferred import DeferredLikelihoods, defer
 from .fuse import packed
 from .observe import watch_calls
 

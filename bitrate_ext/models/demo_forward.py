@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops.deferred import defer
+from ..ops.rate.deferred import defer
 from ..ops.sources import FILTERS, Factorized, Gaussian
 
 LEAST_LIKELIHOOD = float(torch.tensor(1e-9))  # CompressAI keeps it in float32

@@ -1,7 +1,7 @@
 """Run CompressAI's entropy models through the operator: their interface stays, likelihoods are made when asked for.
 
 A fused entropy model is of a class made for it, which derives from its own: its ``forward`` quantises as CompressAI
-does, and returns likelihoods that know their source of bits (``ops.deferred``). All else is CompressAI's own code.
+does, and returns likelihoods that know their source of bits (``ops.rate.deferred``). All else is CompressAI's own code.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..ops.deferred import defer
-from ..ops.packed import Packed
+from ..ops.rate.deferred import defer
+from ..ops.rate.packed import Packed
 from ..ops.sources import Factorized, Gaussian, GaussianMixture, Source
 from ..ops.torch_internals import dispatch_modes, in_function_transform
 

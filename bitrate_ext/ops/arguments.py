@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .deferred import DeferredLikelihoods, known_source
 from .dispatch import BandSet, MapGeometry, band_set, choose_kernel, keep_alive
 from .projection import Projection, choose_projections
-from .rate import cells_of
+from .rate.cells import cells_of
+from .rate.deferred import DeferredLikelihoods, known_source
 from .sources import Source, is_eager
 from .torch_internals import are_eager
 from .units import LIKELIHOOD, UNITS, kernel_input, noun_of, range_trouble, value_range

@@ -23,10 +23,10 @@ from .arguments import (
 from .arguments import image_latents as image_latents
 from .arguments import map_dtype as map_dtype
 from .arguments import named_likelihoods as named_likelihoods
-from .deferred import known_source
 from .dispatch import choose_kernel
 from .guided import check_guide, guided_map
-from .rate import cells_of
+from .rate.cells import cells_of
+from .rate.deferred import known_source
 from .sources import Source
 from .units import LIKELIHOOD, kernel_input, noun_of
 

@@ -1,7 +1,7 @@
 """Sources of bits: latents beside the distributions that code them, given where likelihoods are.
 
 A symbol ``v`` costs ``-log2(CDF(v + 1/2) - CDF(v - 1/2))`` bits. A source names the distribution; no tensor of
-likelihoods is ever made. What a source means is in ``rate_reference``.
+likelihoods is ever made. What a source means is in ``rate/reference.py``.
 """
 
 from __future__ import annotations

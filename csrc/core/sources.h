@@ -43,7 +43,7 @@ struct SourceTerm {
 
 // Cells of a run, over which gradients of a factorised prior's parameters are summed, each kSumLanes-th by itself: the same
 // whatever computes them.
-constexpr int64_t kLeastRun = 64, kLongestRun = 512, kSumLanes = 16;
+constexpr int64_t kLeastRun = 64, kLongestRun = 1024, kSumLanes = 16;
 
 BITRATE_HD int64_t run_cells(int64_t batch, int64_t h, int64_t w) {
   const int64_t share = round_up(divide_up(batch * h * w, 16), kLeastRun);

@@ -61,14 +61,14 @@ struct Rows {
     }
   }
 
-  // The channel `step` on is fetched meanwhile.
-  void read(const SourceTerm& term, const SourceRun& run, int64_t channel, int64_t begin, int64_t count, int64_t step) {
+  // The channel that is `next` is fetched meanwhile.
+  void read(const SourceTerm& term, const SourceRun& run, int64_t channel, int64_t begin, int64_t count, int64_t next) {
     if constexpr (kFamily == Family::Factorized) parameters = parameters_of(term, channel);
     for_each(term, channel, [&](int64_t i, int64_t at, int64_t c) {
       const Strided& tensor = term.inputs[i];
       const int64_t offset = tensor.offset(run.image, c, run.row, run.column + begin);
       rows[at] = const_cast<float*>(float_row(tensor, term.dtype, offset, count, buffers[at]));
-      ahead[at] = rows[at] != buffers[at] && channel + step < term.channels ? step * tensor.channel_stride : 0;
+      ahead[at] = rows[at] != buffers[at] && next < term.channels ? (next - channel) * tensor.channel_stride : 0;
     });
   }
 
@@ -168,7 +168,8 @@ void source_bits_loop(const SourceTerm& term, const SourceRun& run, const Symbol
       for (int64_t first = lane; first < term.channels; first += kGroup * kLanes) {
         int64_t used = 0;
         for (int64_t c = first; c < term.channels && used < kGroup; c += kLanes) {
-          inputs[used++].read(term, run, c, begin, count, kGroup * kLanes);
+          const int64_t on = c + kGroup * kLanes, next = on < term.channels ? on : lane + 1 + used * kLanes;
+          inputs[used++].read(term, run, c, begin, count, next);
         }
         const bool last = first + kGroup * kLanes >= term.channels;
         for (int64_t x = 0; x < count; x += kReal) {
@@ -224,7 +225,7 @@ void source_gradient_loop(const SourceTerm& term, const SourceRun& run, const do
     for (int64_t x = 0; x < round_up(count, kReal); ++x)
       factor[x] = x < count ? float(shared_gradient(Source::Likelihoods, shared[begin + x])) : 0.0f;
     for (int64_t channel = 0; channel < term.channels; ++channel) {
-      inputs.read(term, run, channel, begin, count, 1);
+      inputs.read(term, run, channel, begin, count, channel + 1);
       outputs.aim(term, run, channel, begin);
       // Sums over the run, of every kSumLanes-th cell each.
       float lanes[kFamily == Family::Factorized ? kWeights : 1][kSumLanes] = {};

@@ -20,12 +20,12 @@ __global__ void __launch_bounds__(kThreads, 3) project_backward_kernel(const __g
   project_tile_backward(context, params);
 }
 
-__global__ void __launch_bounds__(kThreads, 4) rate_kernel(const __grid_constant__ RateParams params) {
+__global__ void __launch_bounds__(kThreads, 2) rate_kernel(const __grid_constant__ RateParams params) {
   CudaContext context;
   sum_run(context, params);
 }
 
-__global__ void __launch_bounds__(kThreads, 4) rate_backward_kernel(const __grid_constant__ RateParams params) {
+__global__ void __launch_bounds__(kThreads, 2) rate_backward_kernel(const __grid_constant__ RateParams params) {
   CudaContext context;
   write_run_slopes(context, params);
 }

@@ -12,6 +12,8 @@ from pathlib import Path
 import cuda_toolkit
 
 Instructions = dict[tuple[str, str], Counter[str]]  # how many of each, by architecture and kernel
+# Of the one function that divides floats of unusual size: infinities compared and added, the rest of a rounding.
+FLOAT_SLOW_PATH = {"FSETP.GTU.FTZ.AND": 2, "FSETP.NEU.FTZ.AND": 5, "FADD.FTZ": 1}
 SLOW_PATH = 3  # products of doubles in the one function that divides numbers of unusual size, beside one a quotient
 
 
@@ -35,7 +37,8 @@ def disassembled(cuobjdump: Path, binary: Path) -> Instructions:
             kernel = (architecture, start[1])
             found[kernel] = Counter()
         elif one := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-9_.]*)", line):
-            found[kernel][one[1]] += 1
+            negation = re.search(r"FADD\.FTZ \w+, -\w+(?:\.reuse)?, -RZ ", line)
+            found[kernel]["FNEG" if negation else one[1]] += 1
     return found
 
 
@@ -51,7 +54,8 @@ def misrounded(sass: Counter[str], ptx: Counter[str]) -> list[str]:
 
     A product that was joined with a sum is gone: each product and quotient of the PTX still has its own. Copies that
     the assembler makes of a loop add to them. Fused instructions on floats are those of the PTX, and one a quotient of
-    doubles, which compares exponents. Flushes to zero belong to divisions of integers, whose other steps are as many.
+    doubles, which compares exponents. Flushes to zero belong to divisions of integers, whose other steps are as many,
+    and to the slow path of divisions of floats. What changes a sign is named as a sum that flushes, and counts as none.
     """
     found = []
     quotients = ptx["div.rn.f64"]
@@ -61,8 +65,10 @@ def misrounded(sass: Counter[str], ptx: Counter[str]) -> list[str]:
     if not ptx["fma.rn.f32"] + ptx["div.rn.f32"] and fused > sass["MUFU.RCP64H"]:
         found.append(f"{fused} FFMA, {sass['MUFU.RCP64H']} quotients")
     flushing = {name: count for name, count in sass.items() if ".FTZ" in name}
-    whole = flushing.pop("F2I.FTZ.U32.TRUNC.NTZ", 0)
-    divisions = sum(count for name, count in sass.items() if re.fullmatch(r"I2F(\.U32)?\.RP", name))
+    whole = flushing.pop("F2I.FTZ.U32.TRUNC.NTZ", 0) + flushing.pop("UF2I.FTZ.U32.TRUNC.NTZ", 0)
+    if ptx["div.rn.f32"]:
+        flushing = {name: count for name, count in flushing.items() if count > FLOAT_SLOW_PATH.get(name, 0)}
+    divisions = sum(count for name, count in sass.items() if re.fullmatch(r"U?I2F(\.U32)?\.RP", name))
     if whole > divisions or flushing:
         found.append(f"{whole} F2I.FTZ.U32.TRUNC.NTZ, {divisions} divisions of integers, {flushing}")
     return found

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 import bitrate_ext
 from bitrate_ext import BitrateMapper, fuse, latent_bits, rate
 from bitrate_ext.models.compressai_quirks import apply_workarounds
-from bitrate_ext.ops.deferred import DeferredLikelihoods, StaleSourceError
-from bitrate_ext.ops.packed import Concatenated
+from bitrate_ext.ops.rate.deferred import DeferredLikelihoods, StaleSourceError
+from bitrate_ext.ops.rate.packed import Concatenated
 
 entropy = pytest.importorskip("compressai.entropy_models")
 latent_codecs = pytest.importorskip("compressai.latent_codecs")

@@ -9,9 +9,9 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 import bitrate_ext as be
-from bitrate_ext.ops import rate_reference
-from bitrate_ext.ops.deferred import DeferredLikelihoods, defer
-from bitrate_ext.ops.rate import symbol_bits
+from bitrate_ext.ops.rate import reference as rate_reference
+from bitrate_ext.ops.rate.cells import symbol_bits
+from bitrate_ext.ops.rate.deferred import DeferredLikelihoods, defer
 
 
 def parts(*, channels=3, gradients=True, dtype=torch.float32):

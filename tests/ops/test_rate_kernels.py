@@ -6,7 +6,7 @@ from exact_rate import bits, likelihood, symbols
 from test_sources import LOCATED, bottleneck, cost, generator, mixture_of
 
 import bitrate_ext as be
-from bitrate_ext.ops import rate_reference
+from bitrate_ext.ops.rate import reference as rate_reference
 
 OPS = torch.ops.bitrate_ext
 KINDS = [*LOCATED, be.GaussianMixture]

@@ -9,7 +9,7 @@ from exact_rate import bits, likelihood, symbols
 from torch.autograd import gradcheck, gradgradcheck
 
 import bitrate_ext as be
-from bitrate_ext.ops import rate_reference
+from bitrate_ext.ops.rate import reference as rate_reference
 
 LOCATED = (be.Gaussian, be.Laplace, be.Logistic)
 

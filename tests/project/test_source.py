@@ -97,7 +97,7 @@ def test_no_compiler_may_change_results():
 
 
 def test_the_operators_do_not_wait_for_the_device():
-    for name in ("autograd", "rate", "rate_reference"):
+    for name in ("autograd", "rate/cells", "rate/reference"):
         assert waits((ROOT / f"bitrate_ext/ops/{name}.py").read_text()) == []
     assert waits("def f(p):\n    return p.sum().item() + p.cpu()") == ["item", "cpu"]
 

@@ -12,7 +12,7 @@ import zoo
 from torch import Tensor, nn
 
 from bitrate_ext import Gaussian, RateLoss, bitrate_map, calibrate, fuse
-from bitrate_ext.ops.deferred import DeferredLikelihoods
+from bitrate_ext.ops.rate.deferred import DeferredLikelihoods
 
 RateDistortionLoss = pytest.importorskip("compressai.losses").RateDistortionLoss
 pytestmark = pytest.mark.usefixtures("one_thread")

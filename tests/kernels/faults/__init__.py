@@ -7,8 +7,8 @@ a file; each is a line ``NAME: CHECK``, lines ``- `` that occur once in the file
 - ``cpu.txt``: formulas and the CPU path. CHECK is ``CHECK, SET`` as ``native/sweep.cpp`` prints them: what must find
   the fault, on the instruction set that it is planted for (``scalar``: in formulas that all sets share).
 - ``races.txt``: the CPU path again, caught by ``native/threads.cpp`` under the thread sanitizer, with these words.
-- ``kernels.txt``: the GPU kernels' bodies and their plan. CHECK is one of ``kernel_checks.py`` or of
-  ``kernel_addresses.py``, which gets an executor with the fault.
+- ``kernels.txt``: the GPU kernels' bodies and their plan. CHECK is one of ``kernel_checks.py``,
+  ``kernel_addresses.py`` or ``rate_checks.py``, which gets an executor with the fault.
 - ``ptx.txt``: single instructions of what nvcc compiles. FILE is a kernel; what is replaced is the first group of a
   regular expression, where it is found first, and CHECK one of the same: see ``ptx.Change`` and ``test_ptx.py``.
 - ``host.txt``: the host's side of the CUDA path, caught by ``native/cuda_host.cpp``, which prints CHECK; a race by the

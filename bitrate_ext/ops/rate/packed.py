@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .sources import FACTORIZED, Flat, Source
+from ..sources import FACTORIZED, Flat, Source
 
 CHANNELS = 1  # the dimension of [N, C, h, w] along which slices of a latent are put together
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .sources import FACTORIZED, GAUSSIAN, LAPLACE, LOGISTIC, MIXTURE, Flat
+from ..sources import FACTORIZED, GAUSSIAN, LAPLACE, LOGISTIC, MIXTURE, Flat
 
 
 class _ScaleBound(torch.autograd.Function):

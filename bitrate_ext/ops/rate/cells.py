@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import library, rate_reference
+from .. import library
+from ..sources import FACTORIZED, FILTERS, MIXTURE, Flat, Source
+from ..torch_internals import BelowAutograd, are_eager, in_forward_mode, in_function_transform
+from . import reference
 from .packed import parts_of
-from .sources import FACTORIZED, FILTERS, MIXTURE, Flat, Source
-from .torch_internals import BelowAutograd, are_eager, in_forward_mode, in_function_transform
 
 MOST_COMPONENTS = 8  # of a mixture: kMostComponents of csrc/core/sources.h
 
@@ -73,7 +74,7 @@ def symbol_bits(source: Flat) -> Tensor:
     """Return what each symbol costs, float64 ``[N, C, h, w]``, in bits: cells of one channel each."""
     values = source.tensors[0]
     if not _has_kernel(source) or not values.numel():
-        return rate_reference.symbol_bits(source)
+        return reference.symbol_bits(source)
     batch, channels, *grid = values.shape
     if source.family == FACTORIZED:
         priors = zip(torch.split(values, 1, 1), torch.split(source.tensors[1], 1), strict=True)
@@ -91,8 +92,8 @@ def symbol_bits(source: Flat) -> Tensor:
 def _cells(flat: Mapping[Any, Flat], native: bool) -> dict[Any, Tensor]:
     if in_forward_mode() or (not torch.compiler.is_compiling() and in_function_transform()):
         native = False
-    fast = {key: source for key, source in flat.items() if native and _has_kernel(source)}
-    cells = {key: rate_reference.cell_bits(source) for key, source in flat.items() if key not in fast}
+    fast = {name: source for name, source in flat.items() if native and _has_kernel(source)}
+    cells = {name: reference.cell_bits(source) for name, source in flat.items() if name not in fast}
     if fast:
         kinds = [list(kind) for kind in zip(*[(s.family, s.bound, s.floor) for s in fast.values()], strict=True)]
         tensors = [tensor for source in fast.values() for tensor in source.tensors]
@@ -162,7 +163,7 @@ class _CellBitsBackward(torch.autograd.Function):
         with torch.enable_grad():
             leaves = [t.detach().requires_grad_() for t in ctx.saved_tensors]
             grads, tensors = leaves[: len(ctx.kinds.families)], leaves[len(ctx.kinds.families) :]
-            cells = [rate_reference.cell_bits(source) for source in ctx.kinds.sources(tensors)]
+            cells = [reference.cell_bits(source) for source in ctx.kinds.sources(tensors)]
             inner = [t for t, wanted in zip(tensors, ctx.wanted, strict=True) if wanted]
             gradients = torch.autograd.grad(cells, inner, grads, create_graph=True)
             along = [d for d, wanted in zip(directions, ctx.wanted, strict=True) if wanted]

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from ..sources import Flat, Source, is_eager
+from .cells import symbol_bits
 from .packed import CHANNELS, Concatenated, detached, parts_of
-from .rate import symbol_bits
-from .sources import Flat, Source, is_eager
 
 
 class StaleSourceError(RuntimeError):
