@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .memory import MemoryLimitError
     from .models.adapter import ModelAdapter
     from .models.demo_codec import load_demo_codec
+    from .models.fuse import Fused, fuse
     from .ops.functional import bitrate_map, latent_bits, rate
     from .ops.projection import Projection
     from .ops.sources import Factorized, Gaussian, GaussianMixture, Laplace, Logistic
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from .receptive_field.calibration import calibrate
     from .receptive_field.field import ReceptiveField
     from .tiled.map_picture import PictureResult, map_picture
+    from .training.rate_loss import RateLoss
     from .video.reader import VideoError
 
 _HOMES = {  # public name to the module that defines it
@@ -44,6 +46,7 @@ _HOMES = {  # public name to the module that defines it
     "Factorized": "ops.sources",
     "FrameMapper": "mapping.frames",
     "FrameResult": "mapping.frames",
+    "Fused": "models.fuse",
     "Gaussian": "ops.sources",
     "GaussianMixture": "ops.sources",
     "ImageError": "io.images",
@@ -55,6 +58,7 @@ _HOMES = {  # public name to the module that defines it
     "Projection": "ops.projection",
     "RateEstimate": "estimator.estimator",
     "RateEstimator": "estimator.estimator",
+    "RateLoss": "training.rate_loss",
     "ReceptiveField": "receptive_field.field",
     "Slice": "attribution.slices",
     "VideoError": "video.reader",
@@ -63,6 +67,7 @@ _HOMES = {  # public name to the module that defines it
     "calibrate": "receptive_field.calibration",
     "coded_video": "mapping.coded_video",
     "follow_slices": "attribution.slices",
+    "fuse": "models.fuse",
     "latent_bits": "ops.functional",
     "load_demo_codec": "models.demo_codec",
     "map_picture": "tiled.map_picture",
@@ -78,6 +83,7 @@ __all__ = [
     "Factorized",
     "FrameMapper",
     "FrameResult",
+    "Fused",
     "Gaussian",
     "GaussianMixture",
     "ImageError",
@@ -89,6 +95,7 @@ __all__ = [
     "Projection",
     "RateEstimate",
     "RateEstimator",
+    "RateLoss",
     "ReceptiveField",
     "Slice",
     "VideoError",
@@ -98,6 +105,7 @@ __all__ = [
     "calibrate",
     "coded_video",
     "follow_slices",
+    "fuse",
     "latent_bits",
     "load_demo_codec",
     "map_picture",

@@ -44,7 +44,9 @@ def map_coded(
         raise CodingError(f"nothing that compress() returned belongs to latent {missing[0]!r}; {INSTEAD}")
     latents = {name: latents[name] for name in adapter.strides}
     warnings: list[str] = []
-    ran = run_forward(adapter, padded, forward_kwargs) if gap or are_guided(projections) else None
+    # A coder's escapes have a limit, too: beside it stands the estimate that is stopped by the floor.
+    wanted = gap or are_guided(projections)
+    ran = run_forward(adapter, padded, forward_kwargs, fused=False) if wanted else None
     guides = make_guides(projections, ran and ran[0].get("x_hat"), padded, warnings)
     result = lay_out_coded(latents, projections, size, crop, padded, guides)
     if channels:

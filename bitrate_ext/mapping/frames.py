@@ -28,7 +28,7 @@ from ..models.padding import Crop, Padding
 from ..ops.units import LIKELIHOOD
 from ..threads import Stopwatch, prefetch
 from .guides import are_guided, make_guides
-from .layout import BitrateResult, lay_out, map_dtype, sum_cells, value_warnings
+from .layout import BitrateResult, lay_out, map_dtype, sum_cells, true_values, value_warnings
 from .mapper import AnyProjection, BitrateMapper
 from .sequential import HANDED_OVER, INTER, KEYFRAME, Memory, SequentialPart, is_sequential
 
@@ -189,10 +189,11 @@ class FrameMapper:
             padded, warnings = self._filled(chunk, size, crop, adapter.padding), list(self._warnings)
             arguments = adapter.window_arguments(self._forward_kwargs, (0, 0), size, crop)
             output, likelihoods = self._run(adapter, padded, arguments, loop, warnings)
-            warnings += value_warnings(likelihoods, adapter.unit)
+            values, sources = true_values(likelihoods)
         with self.watch("map"):
             dtype = map_dtype(likelihoods.values())
-            whole, cells = self._buffer((len(chunk), 1, height, width), dtype), sum_cells(likelihoods, adapter.unit)
+            whole, cells = self._buffer((len(chunk), 1, height, width), dtype), sum_cells(values, adapter.unit)
+            warnings += value_warnings(values, cells, adapter.unit)
             guides = make_guides(projections, output.get("x_hat"), padded, warnings)
             result = lay_out(cells, projections, size, crop, dtype, guides=guides, out=whole, each=self.each_latent)
         if self.sequential and not self._replayed:
@@ -211,6 +212,7 @@ class FrameMapper:
                 bpp=result.bpp[k : k + 1],
                 x_hat=None if x_hat is None else x_hat[k : k + 1],
                 warnings=tuple(warnings),
+                sources=tuple(sources),
                 index=index + k,
                 rim=result.rim,
                 kind=kind,
@@ -283,7 +285,7 @@ class FrameMapper:
         if self.sequential:
             padded, forward_kwargs = padded.clone(), {"memory": memory}  # which may have the frame in it
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            output, likelihoods = adapter.run(padded, forward_kwargs, warnings)
+            output, likelihoods = adapter.run(padded, forward_kwargs, warnings, fused=True)
         warnings += memory.warnings
         return output, likelihoods
 
@@ -302,7 +304,7 @@ class FrameMapper:
             tried = self._mappers[coded_as].adapter
             try:
                 _, likelihoods = self._run(tried.with_model(tried.module.forward), frame, {}, memory, [])
-                again = _totals(sum_cells(likelihoods, tried.unit))
+                again = _totals(sum_cells(true_values(likelihoods)[0], tried.unit))
             except Exception as error:  # of whatever the model has kept
                 if is_out_of_memory(error):
                     raise

@@ -19,6 +19,10 @@ from ..ops import guided
 from ..ops.functional import bitrate_map, latent_bits
 from ..ops.functional import map_dtype as map_dtype
 from ..ops.projection import Axis, Projection, outside_share
+from ..ops.rate.cells import symbol_bits
+from ..ops.rate.deferred import sources_of
+from ..ops.rate.packed import parts_of, without_floor
+from ..ops.sources import Source
 from ..ops.units import LIKELIHOOD, noun_of, range_trouble, value_range
 from .channels import ChannelMaps
 from .guides import Guides, make_guides
@@ -42,6 +46,7 @@ class BitrateResult:
     channel_bits: dict[str, Tensor] = field(default_factory=dict)  # float64 [N, C]; of estimates on request
     warnings: tuple[str, ...] = ()  # what is to be known of these numbers, a line each
     bits: str = ESTIMATED  # where they come from: "estimated" or "coded"
+    sources: tuple[str, ...] = ()  # of estimates: latents whose bits are true values, without likelihoods or a floor
     ledger: Ledger | None = None  # of coded bits: every bit of the strings
     entropy: Tensor | None = None  # of coded bits: [N, 1, H, W], bits per pixel that the coder's tables expect
     gap: Tensor | None = None  # on request: [N, 1, H, W], coded minus estimated, bits per pixel
@@ -86,10 +91,10 @@ class BitrateResult:
 Ran = tuple[Mapping[str, Any], dict[str, Tensor], list[str]]  # a model's output, its likelihoods, and warnings
 
 
-def run_forward(adapter: ModelAdapter, padded: Tensor, forward_kwargs: dict[str, Any]) -> Ran:
-    """Run a model's ``forward`` on padded images."""
+def run_forward(adapter: ModelAdapter, padded: Tensor, forward_kwargs: dict[str, Any], *, fused: bool = True) -> Ran:
+    """Run a model's ``forward`` on padded images, with its entropy models fused or as they are."""
     warnings: list[str] = []
-    return (*adapter.run(padded, forward_kwargs, warnings), warnings)
+    return (*adapter.run(padded, forward_kwargs, warnings, fused=fused), warnings)
 
 
 def estimate(
@@ -103,7 +108,7 @@ def estimate(
     channels: bool = False,
     ran: Ran | None = None,
 ) -> BitrateResult:
-    """Map the likelihoods that a model's ``forward`` returns for padded images, in a dtype of one's choice.
+    """Map the likelihoods, or their sources, that ``forward`` returns for padded images, in a dtype of one's choice.
 
     With ``channels`` the result has ``channel_bits``, for which each likelihood is read once more, and ``channel_map``.
     Costs of cells have no channels, and are left out there. ``ran`` is what ``forward`` returned, if it has run.
@@ -114,25 +119,47 @@ def estimate(
     size = (padded.shape[2], padded.shape[3])
     dtype = dtype or map_dtype(likelihoods.values())
     guides = make_guides(projections, output.get("x_hat"), padded, warnings)
-    result = lay_out(sum_cells(likelihoods, unit), projections, size, crop, dtype, guides=guides)
-    warnings += value_warnings(likelihoods, unit)
-    by_channel = {name: p for name, p in likelihoods.items() if channels and p.dim() == 4}
+    values, sources = true_values(likelihoods)
+    if channels and len(sources) == len(values):  # each symbol's bits, for the sums over cells as over channels
+        values, unit = {name: symbol_bits_of(source) for name, source in sources.items()}, "bits"
+    elif channels:
+        values, sources = likelihoods, {}
+    cells = sum_cells(values, unit)
+    result = lay_out(cells, projections, size, crop, dtype, guides=guides)
+    warnings += value_warnings(values, cells, unit)
+    by_channel = {name: p for name, p in values.items() if channels and p.dim() == 4}
     return replace(
         result,
         x_hat=crop_reconstruction(output.get("x_hat"), size, crop),
         channel_bits={name: _channel_bits(p.detach(), unit) for name, p in by_channel.items()},
         symbols=ChannelMaps(by_channel, unit, projections, size, crop, dtype, guides) if channels else None,
         warnings=tuple(warnings),
+        sources=tuple(sources),
     )
 
 
-def value_warnings(values: Mapping[str, Tensor], unit: str = LIKELIHOOD) -> list[str]:
+def true_values(likelihoods: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Source]]:
+    """Return likelihoods with those replaced that have a source, which has no floor; and the sources alone."""
+    sources = {name: without_floor(source) for name, source in sources_of(likelihoods).items()}
+    return {name: sources.get(name, p) for name, p in likelihoods.items()}, sources
+
+
+def value_warnings(values: Mapping[str, Any], cells: Mapping[str, Tensor], unit: str = LIKELIHOOD) -> list[str]:
     """Return warnings of latents that are no likelihoods, or not of the unit that was said, and of coarse ones.
 
-    Takes a pass over each at memory's speed, and waits for the device.
+    Of likelihoods that takes a pass over each at memory's speed, of sources a look at the bits of their cells; either
+    waits for the device.
     """
     warnings = []
     for name, one in values.items():
+        if isinstance(one, Source):
+            wrong = cells[name].numel() - int(torch.count_nonzero(torch.isfinite(cells[name])))
+            if wrong:
+                warnings.append(
+                    f"the bits of latent {name!r} are not finite in {wrong:,} of {cells[name].numel():,} cells: its "
+                    "values, or the distributions that code them, are NaN or infinite there"
+                )
+            continue
         low, high = value_range(one)
         trouble = range_trouble(f"{noun_of(unit)} of latent {name!r}", low, high, one.dtype, unit)
         if trouble:
@@ -142,7 +169,7 @@ def value_warnings(values: Mapping[str, Tensor], unit: str = LIKELIHOOD) -> list
     return warnings
 
 
-def sum_cells(values: Mapping[str, Tensor], unit: str = LIKELIHOOD) -> dict[str, Tensor]:
+def sum_cells(values: Mapping[str, Any], unit: str = LIKELIHOOD) -> dict[str, Tensor]:
     """Return the bits of each cell, float64 ``[N, h, w]``, of each latent; the one time that likelihoods are read."""
     return {name: latent_bits(one, dtype=torch.float64, unit=unit) for name, one in values.items()}
 
@@ -228,6 +255,11 @@ def rim_of(grids: Iterable[Size], canvas: Size, crop: Crop) -> tuple[int, int, i
         wide[1] if crop[1] else 0,
         wide[1] if after[1] else 0,
     )
+
+
+def symbol_bits_of(source: Source) -> Tensor:
+    """Return what each symbol of a source costs, float64 ``[N, C, h, w]``, in bits."""
+    return torch.cat([symbol_bits(part.flat()) for part in parts_of(source)], dim=1)
 
 
 def _channel_bits(values: Tensor, unit: str) -> Tensor:

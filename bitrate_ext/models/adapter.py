@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from ..checks import check_whole_number
 from ..choices import PADDING_SIDES, PADDINGS
 from ..memory import is_out_of_memory
+from ..ops.rate.deferred import StaleSourceError, sources_of
 from ..ops.units import LIKELIHOOD, noun_of
 from .compressai_quirks import apply_workarounds
+from .fuse import fuse_quietly
 from .observe import leave_as_found
 from .output import OutputReader
 from .padding import Crop, Padding, Size, cutter
@@ -268,7 +270,12 @@ class ModelAdapter:
         return size, self.padding.crop((height, width), size)
 
     def run(
-        self, padded: Tensor, forward_kwargs: dict[str, Any], warnings: list[str] | None = None
+        self,
+        padded: Tensor,
+        forward_kwargs: dict[str, Any],
+        warnings: list[str] | None = None,
+        *,
+        fused: bool = False,
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Run the model on images of a size that suits it, and check what it returns.
 
@@ -276,6 +283,8 @@ class ModelAdapter:
             padded: ``[N, C, H, W]``, as ``pad`` returns them.
             forward_kwargs: for the model's ``forward``.
             warnings: gets one for each correction of the likelihoods.
+            fused: let CompressAI's entropy models compute through the operator, see ``fuse``: likelihoods are not made,
+                and have a source of bits instead.
 
         Returns:
             Its reconstruction under "x_hat", where there is one; and the values of its latents by name, in ``unit``:
@@ -284,8 +293,15 @@ class ModelAdapter:
         Raises:
             TypeError, ValueError: the output has no such values of such images.
         """
-        with apply_workarounds(self.model) as corrections:
-            found, values = self.read(padded, forward_kwargs)
+        fusing = fuse_quietly(self.model) if fused and self.unit == LIKELIHOOD else contextlib.nullcontext()
+        try:
+            with apply_workarounds(self.model) as corrections, fusing:
+                found, values = self.read(padded, forward_kwargs)
+                sources_of(values)
+        except StaleSourceError:  # the model writes into what its distributions are made of
+            if not fused:
+                raise
+            return self.run(padded, forward_kwargs, warnings)
         if warnings is not None:
             warnings += corrections
         self._check_grids(values, padded.shape[0], (padded.shape[2], padded.shape[3]))

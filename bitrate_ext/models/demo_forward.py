@@ -1,19 +1,24 @@
 """The demo codec's forward pass without CompressAI, whose import takes longer than everything else that a map needs.
 
-It has CompressAI's ``MeanScaleHyperprior`` in eval mode, operation by operation, so that maps are the same to the last
-bit; the tests compare them. Only the command line runs it: ``load_demo_codec`` returns CompressAI's own class.
+It has CompressAI's ``MeanScaleHyperprior`` in eval mode, operation by operation, and its entropy models as ``fuse`` has
+them, so that maps are the same to the last bit; the tests compare them. Only the command line runs it:
+``load_demo_codec`` returns CompressAI's own class.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LEAST_LIKELIHOOD, LEAST_SCALE = 1e-9, 0.11
+from ..ops.rate.deferred import defer
+from ..ops.sources import FILTERS, Factorized, Gaussian
+
+LEAST_LIKELIHOOD = float(torch.tensor(1e-9))  # CompressAI keeps it in float32
 PEDESTAL, LEAST_BETA = 2.0**-36, 1e-6  # of the parameters of divisive normalisation
 
 
@@ -40,12 +45,12 @@ class DemoForward(nn.Module):
     def rounded(self, y: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Return what rounding a latent ``y`` costs, and the rounded one."""
         z = self.layers("h_a", y, (_same, _leak, _down, _leak, _down))
-        z_hat, z_likelihoods = self._factorised(z)
+        z_hat = self._rounded(z)
         scales, means = self.layers("h_s", z_hat, (_up, _leak, _up, _leak, _same)).chunk(2, 1)
         y_hat = (y - means).round() + means
-        distance = (y_hat - means).abs()
-        upper, lower = (_normal((half - distance) / scales.clamp_min(LEAST_SCALE)) for half in (0.5, -0.5))
-        return {"y": (upper - lower).clamp_min(LEAST_LIKELIHOOD), "z": z_likelihoods}, y_hat
+        y_source = Gaussian(y_hat.clone(), scales, means, floor=LEAST_LIKELIHOOD)
+        z_source = Factorized(self._prior(), z_hat, floor=LEAST_LIKELIHOOD)
+        return {"y": defer(y_source), "z": defer(z_source)}, y_hat
 
     def layers(self, name: str, x: Tensor, layers: Sequence[Any], first: int = 0) -> Tensor:
         """Return what some layers of a transform, from the first of them on, make of a tensor."""
@@ -54,27 +59,18 @@ class DemoForward(nn.Module):
             x = layer(x, *(weight for weight in weights if weight is not None))
         return x
 
-    def _factorised(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Round about the medians, and return likelihoods by the learnt distribution of each channel."""
-        turned = z.permute(1, 0, 2, 3).contiguous()
+    def _rounded(self, z: Tensor) -> Tensor:
         medians = self.entropy_bottleneck_quantiles[:, :, 1:2]
-        values = (turned.reshape(len(turned), 1, -1) - medians).round() + medians
-        upper, lower = (torch.sigmoid(self._cumulative(values + half)) for half in (0.5, -0.5))
-        likelihoods = (upper - lower).clamp_min(LEAST_LIKELIHOOD)
-        z_hat, likelihoods = (
-            one.reshape(turned.shape).permute(1, 0, 2, 3).contiguous() for one in (values, likelihoods)
-        )
-        return z_hat, likelihoods
+        return (z - medians).round() + medians
 
-    def _cumulative(self, logits: Tensor) -> Tensor:
-        """Return logits of each channel's cumulative distribution, ``[C, 1, values]``."""
-        for number in range(5):
-            matrix, bias = (getattr(self, f"entropy_bottleneck_{kind}_{number}") for kind in ("matrices", "biases"))
-            logits = F.softplus(matrix) @ logits + bias
-            factor = getattr(self, f"entropy_bottleneck_factors_{number}", None)
-            if factor is not None:
-                logits = logits + factor.tanh() * logits.tanh()
-        return logits
+    def _prior(self) -> SimpleNamespace:
+        """Return what ``Factorized`` reads of an ``EntropyBottleneck``."""
+        kinds = {"matrices": 5, "biases": 5, "factors": 4}
+        lists = {
+            kind: [getattr(self, f"entropy_bottleneck_{kind}_{number}") for number in range(count)]
+            for kind, count in kinds.items()
+        }
+        return SimpleNamespace(filters=FILTERS, quantiles=self.entropy_bottleneck_quantiles, **lists)
 
 
 def _same(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -106,11 +102,6 @@ def _normalise(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
 
 def _denormalise(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
     return x * _norm(x, gamma, beta).sqrt()
-
-
-def _normal(x: Tensor) -> Tensor:
-    """Return the standard normal distribution's cumulative function."""
-    return 0.5 * torch.erfc(-(2**-0.5) * x)
 
 
 ANALYSIS = (_down, _normalise) * 3 + (_down,)  # the layers of ``g_a``

@@ -14,6 +14,7 @@ from torch import Tensor
 from .dispatch import BandSet, MapGeometry, band_set, choose_kernel, keep_alive
 from .projection import Projection, choose_projections
 from .rate.cells import cells_of
+from .rate.deferred import DeferredLikelihoods, known_source
 from .sources import Source, is_eager
 from .torch_internals import are_eager
 from .units import LIKELIHOOD, UNITS, kernel_input, noun_of, range_trouble, value_range
@@ -317,6 +318,8 @@ def resolve(
     """Check the arguments of ``bitrate_map``, and settle what follows from them; raises as it says."""
     noun = noun_of(unit)
     latents = named_tensors(values, noun)
+    if any([type(one) is DeferredLikelihoods for one in latents.values()]):
+        latents = {name: known_source(one) for name, one in latents.items()}
     if not latents:
         raise ValueError(f"{noun} must hold at least one tensor, got {values if values else 'an empty dict'}")
     if (size is None) == (scale_factor is None):

@@ -26,6 +26,7 @@ from .arguments import named_likelihoods as named_likelihoods
 from .dispatch import choose_kernel
 from .guided import check_guide, guided_map
 from .rate.cells import cells_of
+from .rate.deferred import known_source
 from .sources import Source
 from .units import LIKELIHOOD, kernel_input, noun_of
 
@@ -138,7 +139,7 @@ def latent_bits(
     The cell sums that ``bitrate_map`` projects. Sum them in float64 (``dtype=torch.float64``) for totals: a float32 sum
     over a large map is off in the fifth digit. Other arguments and errors as for ``bitrate_map``.
     """
-    noun = noun_of(unit)
+    noun, values = noun_of(unit), known_source(values)
     if not isinstance(values, (Tensor, Source)):
         raise TypeError(f"{noun} must be a tensor or a source of bits, got {type(values).__name__}")
     if isinstance(values, Source):
@@ -170,6 +171,7 @@ def rate(sources: Latents, *, impl: str = "auto", check: bool = False) -> Tensor
     """
     total: Tensor | None = None
     for name, latent in image_latents(sources).items():
+        latent = known_source(latent)
         check_kinds({name: latent}, LIKELIHOOD)
         if check:
             check_values({name: latent}, LIKELIHOOD)

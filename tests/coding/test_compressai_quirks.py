@@ -233,8 +233,15 @@ def test_likelihoods_at_the_floor_are_counted() -> None:
     with torch.no_grad():
         floored = int((model(x)["likelihoods"]["y"] <= 1.00001e-9).sum())
     assert floored > 0
-    warnings = BitrateMapper(model)(x).warnings
-    assert warnings[0].startswith(f"{floored} of 192 likelihoods of latent 'y' are at CompressAI's floor of 1e-9")
+    result = BitrateMapper(lambda x: model(x))(x)  # no module, whose entropy models could be seen
+    assert result.sources == ()
+    assert result.warnings[0].startswith(
+        f"{floored} of 192 likelihoods of latent 'y' are at CompressAI's floor of 1e-9"
+    )
+    true = BitrateMapper(model)(x)
+    assert true.sources == ("y", "z")
+    assert true.warnings == ()
+    assert true.total_bits > result.total_bits
 
 
 def test_the_zoo_s_relu_model_has_gdn() -> None:

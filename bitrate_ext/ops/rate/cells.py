@@ -17,6 +17,7 @@ from .. import library
 from ..sources import FACTORIZED, FILTERS, MIXTURE, Flat, Source
 from ..torch_internals import BelowAutograd, are_eager, in_forward_mode, in_function_transform
 from . import reference
+from .packed import parts_of
 
 MOST_COMPONENTS = 8  # of a mixture: kMostComponents of csrc/core/sources.h
 
@@ -56,7 +57,39 @@ def _has_kernel(source: Flat) -> bool:
 
 def cells_of(latents: Mapping[str, Tensor | Source], native: bool) -> dict[str, Tensor]:
     """Return latents with each source replaced by the bits of its cells, float64 ``[N, h, w]``."""
-    flat = {name: latent.flat() for name, latent in latents.items() if isinstance(latent, Source)}
+    flat = {
+        (name, index): part.flat()
+        for name, latent in latents.items()
+        if isinstance(latent, Source)
+        for index, part in enumerate(parts_of(latent))
+    }
+    cells = _cells(flat, native)
+    sums: dict[str, Tensor] = {}
+    for name, index in flat:  # the channels' sources in their order, whoever has served them
+        sums[name] = sums[name] + cells[name, index] if index else cells[name, index]
+    return {name: latent if isinstance(latent, Tensor) else sums[name] for name, latent in latents.items()}
+
+
+def symbol_bits(source: Flat) -> Tensor:
+    """Return what each symbol costs, float64 ``[N, C, h, w]``, in bits: cells of one channel each."""
+    values = source.tensors[0]
+    if not _has_kernel(source) or not values.numel():
+        return reference.symbol_bits(source)
+    batch, channels, *grid = values.shape
+    if source.family == FACTORIZED:
+        priors = zip(torch.split(values, 1, 1), torch.split(source.tensors[1], 1), strict=True)
+        singles = {at: source._replace(tensors=[part.contiguous() for part in own]) for at, own in enumerate(priors)}
+        return torch.stack(list(_cells(singles, True).values()), 1)
+
+    def apart(part: Tensor) -> Tensor:
+        """Fold channels into the batch, with the components of a mixture in their place."""
+        return part.reshape(batch, -1, channels, *grid).transpose(1, 2).reshape(batch * channels, -1, *grid)
+
+    single = source._replace(tensors=[apart(part) for part in source.tensors])
+    return _cells({"": single}, True)[""].reshape(values.shape)
+
+
+def _cells(flat: Mapping[Any, Flat], native: bool) -> dict[Any, Tensor]:
     if in_forward_mode() or (not torch.compiler.is_compiling() and in_function_transform()):
         native = False
     fast = {name: source for name, source in flat.items() if native and _has_kernel(source)}
@@ -66,7 +99,7 @@ def cells_of(latents: Mapping[str, Tensor | Source], native: bool) -> dict[str, 
         tensors = [tensor for source in fast.values() for tensor in source.tensors]
         call = _autograd if are_eager(tensors) else torch.ops.bitrate_ext.cell_bits
         cells.update(zip(fast, call(tensors, *kinds), strict=True))
-    return {name: latent if isinstance(latent, Tensor) else cells[name] for name, latent in latents.items()}
+    return cells
 
 
 def _new_cells(tensors: Sequence[Tensor], *kinds: Any) -> list[Tensor]:

@@ -1,0 +1,1 @@
+"""Losses of rates: what a model is trained on."""

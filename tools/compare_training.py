@@ -1,0 +1,155 @@
+"""Train small codecs with CompressAI's chain and with sources of bits, from the same seeds, for docs/training.md.
+
+    python tools/compare_training.py FOLDER --steps 1500 --output training.json --picture docs/images/training.png
+    python tools/compare_training.py --table training.json
+
+FOLDER has photographs. Each model is trained from each seed twice, on the same crops in the same order with the same
+noise: by ``RateDistortionLoss`` of likelihoods, and by ``RateLoss`` of a fused model. Rate and distortion are measured
+on crops that nothing is trained on, in eval mode, by CompressAI's own loss. Needs the ``train`` extra.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from compressai.losses import RateDistortionLoss
+from compressai.registry import MODELS
+from torch import Tensor
+
+import bitrate_ext
+from bitrate_ext.io.images import load_image
+
+CODECS = {"bmshj2018-factorized": {"N": 16, "M": 24}, "mbt2018-mean": {"N": 16, "M": 24}}
+CHAINS = ("CompressAI", "bitrate_ext")
+LAMBDA, SIDE, BATCH, HELD_OUT, CLIP = 0.01, 64, 8, 64, 1.0
+EVERY = 50  # steps from one measurement to the next
+
+
+def crops(folder: Path) -> Tensor:
+    """Cut photographs into uint8 ``[n, 3, 96, 96]``, in an order that is always the same."""
+    cut: list[Tensor] = []
+    for path in sorted(folder.iterdir()):
+        image = (load_image(path)[0] * 255).round().to(torch.uint8)
+        cut += [
+            image[:, top : top + 96, left : left + 96]
+            for top in range(0, image.shape[1] - 95, 96)
+            for left in range(0, image.shape[2] - 95, 96)
+        ]
+    return torch.stack(cut)[torch.randperm(len(cut), generator=torch.Generator().manual_seed(0))]
+
+
+def train(name: str, chain: str, seed: int, steps: int, data: Tensor) -> dict[str, Any]:
+    """Train one codec, and return its curve on held-out crops and the seconds that steps took."""
+    torch.manual_seed(seed)
+    model = MODELS[name](**CODECS[name]).train()
+    pick = torch.Generator().manual_seed(seed)
+    tables = {id(p) for n, p in model.named_parameters() if n.endswith("quantiles")}
+    main = torch.optim.Adam([p for p in model.parameters() if id(p) not in tables], lr=1e-3)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(main, steps)
+    aside = torch.optim.Adam([p for p in model.parameters() if id(p) in tables], lr=1e-2)
+    ours = bitrate_ext.RateLoss(lmbda=LAMBDA) if chain == CHAINS[1] else None
+    theirs = RateDistortionLoss(lmbda=LAMBDA)
+    fused = bitrate_ext.fuse(model) if ours else None
+    curve, seconds = [], 0.0
+    for step in range(1, steps + 1):
+        rows = torch.randint(HELD_OUT, len(data), (BATCH,), generator=pick)
+        top, left = torch.randint(0, 96 - SIDE + 1, (2,), generator=pick).tolist()
+        x = data[rows, :, top : top + SIDE, left : left + SIDE].float() / 255
+        start = time.perf_counter()
+        loss = (ours or theirs)(model(x), x)["loss"]
+        main.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if id(p) not in tables], CLIP)
+        main.step()
+        decay.step()
+        aside.zero_grad()
+        model.aux_loss().backward()
+        aside.step()
+        seconds += time.perf_counter() - start
+        if step % EVERY == 0:
+            model.eval()
+            with torch.no_grad():
+                x = data[:HELD_OUT, :, :SIDE, :SIDE].float() / 255
+                found = theirs(model(x), x)
+            model.train()
+            curve.append({"step": step, "bpp": float(found["bpp_loss"]), "mse": float(found["mse_loss"])})
+    if fused:
+        fused.undo()
+    return {"model": name, "chain": chain, "seed": seed, "curve": curve, "seconds": seconds}
+
+
+def loss_of(point: dict[str, float]) -> float:
+    """Return rate and distortion in one number."""
+    return point["bpp"] + LAMBDA * 255**2 * point["mse"]
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    """Return the last measurements as Markdown, a line for each model and chain."""
+    lines = [
+        "| model | loss by | bpp, by seed | PSNR in dB, by seed | bpp + distortion, by seed |",
+        "|---|---|---|---|---|",
+    ]
+    for name, chain in itertools.product(dict.fromkeys(run["model"] for run in runs), CHAINS):
+        last = [run["curve"][-1] for run in runs if (run["model"], run["chain"]) == (name, chain)]
+        psnr = [-10 * float(torch.tensor(one["mse"]).log10()) for one in last]
+        rows = ([one["bpp"] for one in last], psnr, [loss_of(one) for one in last])
+        shown = " | ".join(
+            ", ".join(f"{value:.{digits}f}" for value in row) for row, digits in zip(rows, (4, 2, 4), strict=True)
+        )
+        lines.append(f"| {name} | {chain} | {shown} |")
+    return "\n".join(lines)
+
+
+def draw(runs: list[dict[str, Any]], path: Path) -> None:
+    """Draw rate and PSNR of each run over its steps."""
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(run["model"] for run in runs))
+    figure = Figure(figsize=(8, 3 * len(names)), dpi=80, layout="constrained")
+    axes = figure.subplots(len(names), 2, squeeze=False)
+    for run in runs:
+        steps = [one["step"] for one in run["curve"]]
+        look = {"color": f"C{run['seed']}", "linestyle": "-" if run["chain"] == CHAINS[0] else "--", "linewidth": 1.2}
+        rate, psnr = axes[names.index(run["model"])]
+        rate.plot(steps, [one["bpp"] for one in run["curve"]], label=f"{run['chain']}, seed {run['seed']}", **look)
+        psnr.plot(steps, [-10 * float(torch.tensor(one["mse"]).log10()) for one in run["curve"]], **look)
+    for name, (rate, psnr) in zip(names, axes, strict=True):
+        rate.set(title=name, xlabel="step", ylabel="bits per pixel", yscale="log")
+        psnr.set(title=name, xlabel="step", ylabel="PSNR, dB")
+        rate.legend(fontsize=7)
+    figure.savefig(path)
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, help="of photographs")
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--output", type=Path, default=Path("training.json"))
+    parser.add_argument("--picture", type=Path)
+    parser.add_argument("--table", type=Path, help="print the table of runs that are kept, and train nothing")
+    options = parser.parse_args()
+    if options.table:
+        runs = json.loads(options.table.read_text())
+    elif options.folder is None:
+        parser.error("give the folder of photographs, or --table FILE")
+    else:
+        data, runs = crops(options.folder), []
+        for name, seed, chain in itertools.product(CODECS, range(options.seeds), CHAINS):
+            runs.append(train(name, chain, seed, options.steps, data))
+            print(name, chain, seed, runs[-1]["curve"][-1], f"{runs[-1]['seconds']:.0f} s", flush=True)
+            options.output.write_text(json.dumps(runs))
+    print(table(runs))
+    if options.picture:
+        draw(runs, options.picture)
+
+
+if __name__ == "__main__":
+    main()
