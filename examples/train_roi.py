@@ -32,8 +32,9 @@ def ellipse(height: int, width: int) -> Tensor:
 class RegionCodec(nn.Module):
     """A codec whose encoder knows the region: outside of it latents are scaled by a learned gain for each channel."""
 
-    def __init__(self, codec: nn.Module, channels: int) -> None:
+    def __init__(self, codec: nn.Module) -> None:
         super().__init__()
+        channels = codec.g_a[-1].out_channels  # type: ignore[index]
         self.codec, self.log_gain = codec, nn.Parameter(torch.zeros(1, channels, 1, 1))
         self.region = torch.ones(1, 1, 1, 1)
         codec.g_a.register_forward_hook(self._scaled)
@@ -50,7 +51,7 @@ class RegionCodec(nn.Module):
 
 def fine_tune(image: Tensor, region: Tensor, background: float, steps: int) -> nn.Module:
     """Return a fine-tuned codec: in the background bits count ``background`` times, and squared errors so much less."""
-    model = RegionCodec(bitrate_ext.load_demo_codec(), 96).train()
+    model = RegionCodec(bitrate_ext.load_demo_codec()).train()
     generator = torch.Generator().manual_seed(0)
     weights = [p for name, p in model.codec.named_parameters() if not name.endswith("quantiles")]
     optimizer = torch.optim.Adam([{"params": weights, "lr": 5e-5}, {"params": [model.log_gain], "lr": 1e-2}])
