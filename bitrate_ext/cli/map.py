@@ -83,6 +83,7 @@ def _make_job(arguments: argparse.Namespace, device: torch.device) -> MapJob:
         bits=arguments.bits,
         gap=arguments.gap,
         channels=arguments.channels or arguments.channel is not None,
+        sources=arguments.projection != JACOBIAN,  # whose maps are of likelihoods
         **mapper_options(arguments, BitrateMapper),
     )
     return MapJob(mapper, name, device, arguments)

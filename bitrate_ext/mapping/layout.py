@@ -106,24 +106,26 @@ def estimate(
     dtype: torch.dtype | None = None,
     *,
     channels: bool = False,
+    sources: bool = True,
     ran: Ran | None = None,
 ) -> BitrateResult:
     """Map the likelihoods, or their sources, that ``forward`` returns for padded images, in a dtype of one's choice.
 
     With ``channels`` the result has ``channel_bits``, for which each likelihood is read once more, and ``channel_map``.
-    Costs of cells have no channels, and are left out there. ``ran`` is what ``forward`` returned, if it has run.
+    Costs of cells have no channels, and are left out there. ``sources`` takes true values where it can. ``ran`` is what
+    ``forward`` returned, if it has run.
     """
     unit = adapter.unit
-    output, likelihoods, said = ran or run_forward(adapter, padded, forward_kwargs)
+    output, likelihoods, said = ran or run_forward(adapter, padded, forward_kwargs, fused=sources)
     warnings = list(said)
     size = (padded.shape[2], padded.shape[3])
     dtype = dtype or map_dtype(likelihoods.values())
     guides = make_guides(projections, output.get("x_hat"), padded, warnings)
-    values, sources = true_values(likelihoods)
-    if channels and len(sources) == len(values):  # each symbol's bits, for the sums over cells as over channels
-        values, unit = {name: symbol_bits_of(source) for name, source in sources.items()}, "bits"
+    values, known = true_values(likelihoods)
+    if channels and len(known) == len(values):  # each symbol's bits, for the sums over cells as over channels
+        values, unit = {name: symbol_bits_of(source) for name, source in known.items()}, "bits"
     elif channels:
-        values, sources = likelihoods, {}
+        values, known = likelihoods, {}
     cells = sum_cells(values, unit)
     result = lay_out(cells, projections, size, crop, dtype, guides=guides)
     warnings += value_warnings(values, cells, unit)
@@ -134,7 +136,7 @@ def estimate(
         channel_bits={name: _channel_bits(p.detach(), unit) for name, p in by_channel.items()},
         symbols=ChannelMaps(by_channel, unit, projections, size, crop, dtype, guides) if channels else None,
         warnings=tuple(warnings),
-        sources=tuple(sources),
+        sources=tuple(known),
     )
 
 

@@ -38,6 +38,9 @@ class BitrateMapper:
         gap: of coded bits: run ``forward`` as well, for ``result.gap``, the estimate in the ledger, and ``x_hat``.
         channels: give ``result.channel_map``, which keeps the value of each symbol; and of estimated bits
             ``result.channel_bits``, with which coded bits come anyway.
+        sources: of estimated bits: take true values from the entropy models' distributions, where these can be seen;
+            ``result.sources`` names their latents. False: likelihoods as ``forward`` returns them, floor included, as
+            ``attribute``, ``map_picture`` and the gap take them.
         compress_kwargs: of coded bits: for the model's ``compress``, besides those of ``forward`` that it takes.
         call, likelihoods, unit: how the model is run and read, see ``ModelAdapter``.
         padding, padding_side, multiple: how images are padded, see ``ModelAdapter``.
@@ -64,6 +67,7 @@ class BitrateMapper:
         bits: str = ESTIMATED,
         gap: bool = False,
         channels: bool = False,
+        sources: bool = True,
         compress_kwargs: Mapping[str, Any] | None = None,
         call: Callable[..., Any] | None = None,
         likelihoods: Callable[[Any], Any] | None = None,
@@ -88,7 +92,7 @@ class BitrateMapper:
             raise ValueError(f"gap is that of coded bits to the estimate; it needs bits={CODED!r}, got {bits!r}")
         self._has_gradients = bits == ESTIMATED
         self._source = (
-            partial(estimate, channels=channels)
+            partial(estimate, channels=channels, sources=sources)
             if bits == ESTIMATED
             else partial(map_coded, self._coder(compress_kwargs), gap=gap, channels=channels)
         )

@@ -163,7 +163,7 @@ def test_a_projection_for_each_latent() -> None:
     model = small_model("mbt2018-mean")
     y = calibrate(model, samples=2, cache=False)
     x = torch.rand(1, 3, 64, 64)
-    result = BitrateMapper(model, projection={"y": y, "z": "area"})(x)
+    result = BitrateMapper(model, projection={"y": y, "z": "area"}, sources=False)(x)
     expected = bitrate_map(model(x)["likelihoods"], size=(64, 64), projection={"y": y, "z": "area"})
     torch.testing.assert_close(result.map, expected, rtol=1e-6, atol=0)
     with pytest.raises(ValueError, match="projection must name each of the latents, 'y', 'z'; 'z' is missing"):

@@ -89,9 +89,9 @@ inline std::string wrong_network() {
   if (!(fabsl(by_value - own) <= 1e-3L * fabsl(own) + 1e-3L)) return "a network's slope";
   const int k = int(pick(0, kWeights - 1));
   const float middle = p[k];
-  p[k] = middle + 1e-3f;
+  p[k] = middle + 1e-4f;
   const long double above = natural_log(value), wide = p[k];
-  p[k] = middle - 1e-3f;
+  p[k] = middle - 1e-4f;
   const long double slope = (above - natural_log(value)) / (wide - p[k]);
   return fabsl(by_parameter[k] - slope) <= 1e-3L * fabsl(slope) + 1e-3L ? "" : "a network's slope by a parameter";
 }
