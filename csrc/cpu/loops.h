@@ -13,7 +13,6 @@
 
 namespace bitrate {
 namespace {
-
 constexpr int64_t kSlots = kCellBlock / kWidth;
 
 // A vector of cells is a slot; the last slot reaches back, so that any count of a vector or more needs no scalar rest.
