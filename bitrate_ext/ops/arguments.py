@@ -318,8 +318,10 @@ def resolve(
     """Check the arguments of ``bitrate_map``, and settle what follows from them; raises as it says."""
     noun = noun_of(unit)
     latents = named_tensors(values, noun)
-    if any([type(one) is DeferredLikelihoods for one in latents.values()]):
+    given = list(latents.values())
+    if any([type(one) is DeferredLikelihoods for one in given]):
         latents = {name: known_source(one) for name, one in latents.items()}
+        given = list(latents.values())
     if not latents:
         raise ValueError(f"{noun} must hold at least one tensor, got {values if values else 'an empty dict'}")
     if (size is None) == (scale_factor is None):
@@ -329,10 +331,10 @@ def resolve(
         chosen = projection
     else:
         chosen = tuple(choose_projections(projection, latents).values())
-    sources = [one for one in latents.values() if isinstance(one, Source)]
+    sources = [one for one in given if isinstance(one, Source)]
     if sources and unit != LIKELIHOOD:
         raise TypeError(f"{noun} must be tensors, got a {type(sources[0]).__name__}; leave out unit=")
-    eager = is_eager(latents.values()) if sources else are_eager(latents.values())
+    eager = is_eager(given) if sources else are_eager(given)
     setting = (_kept_setting if eager else _settle)(
         tuple([(name, t.shape, t.dtype, t.device, t.layout) for name, t in latents.items()]),
         None if size is None else _checked_size(size),
