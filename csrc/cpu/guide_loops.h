@@ -8,20 +8,7 @@
 namespace bitrate {
 
 template <>
-struct Single<TwoFloats> {
-  using TwoInts = int32_t __attribute__((vector_size(8 * kWidth)));
-
-  static BITRATE_HD TwoFloats fma(TwoFloats a, TwoFloats b, TwoFloats c) {
-#if defined(BITRATE_AVX512)
-    return (TwoFloats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
-#elif defined(BITRATE_AVX2)
-    return (TwoFloats)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
-#else
-    TwoFloats result;
-    for (int64_t i = 0; i < 2 * kWidth; ++i) result[i] = __builtin_fmaf(a[i], b[i], c[i]);
-    return result;
-#endif
-  }
+struct Single<TwoFloats> : Arithmetic<TwoFloats> {
   static BITRATE_HD TwoFloats max(TwoFloats a, TwoFloats b) {
 #if defined(BITRATE_AVX512)
     return (TwoFloats)_mm512_max_ps((__m512)a, (__m512)b);
