@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..mapping.layout import outside_bits
+from ..cells.outside import outside_bits
 from ..models.adapter import ModelAdapter, crop_canvas
 from ..models.trace import ModelTrace, Synthesis, SynthesisTransform, symbol_bits
 from ..ops.functional import bitrate_map, latent_bits

@@ -98,7 +98,7 @@ def _run(job: MapJob, x: torch.Tensor) -> tuple[BitrateResult, float | None, dic
         return result, psnr, None
     passes = PASSES if job.arguments.passes is None else job.arguments.passes
     followed = attribute(job.mapper.adapter, x, passes=passes, progress=count_passes, **job.forward)
-    result = replace(result, map=followed.map, maps=followed.maps, padding_bits=followed.padding)
+    result = replace(result, map=followed.map, maps=followed.maps, padding_bits=followed.padding, grids={})
     return result, psnr, {"passes": passes, "error": None if followed.error is None else finite(followed.error.item())}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..cells.outside import outside_bits
 from ..choices import CODED
 from ..coding.coder import CodedLatent, Coder, noise
 from ..coding.ledger import Account, Ledger
@@ -19,7 +20,7 @@ from ..models.padding import Crop
 from ..ops.projection import Projection
 from .channels import ChannelMaps
 from .guides import Guides, are_guided, make_guides
-from .layout import BitrateResult, estimate, lay_out, map_dtype, outside_bits, run_forward
+from .layout import BitrateResult, estimate, lay_out, map_dtype, run_forward
 
 
 def map_coded(

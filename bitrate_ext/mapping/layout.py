@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..cells.outside import outside_bits, rim_of
+from ..cells.picture import CellGrid, PictureBits
 from ..choices import ESTIMATED
 from ..coding.ledger import Ledger
 from ..models.adapter import ModelAdapter, crop_reconstruction
 from ..models.compressai_quirks import likelihood_warnings
 from ..models.padding import Crop, Size
-from ..ops import guided
 from ..ops.functional import bitrate_map, latent_bits
 from ..ops.functional import map_dtype as map_dtype
-from ..ops.projection import Axis, Projection, outside_share
+from ..ops.projection import Projection
 from ..ops.rate.cells import symbol_bits
 from ..ops.rate.deferred import sources_of
 from ..ops.rate.packed import parts_of, without_floor
@@ -52,6 +52,46 @@ class BitrateResult:
     gap: Tensor | None = None  # on request: [N, 1, H, W], coded minus estimated, bits per pixel
     symbols: ChannelMaps | None = field(default=None, repr=False)  # on request: what channel_map lays out
     rim: tuple[int, int, int, int] = (0, 0, 0, 0)  # top, bottom, left, right: pixels, one cell wide, beside padding
+    grids: dict[str, CellGrid] = field(default_factory=dict, repr=False)  # float64 bits of cells; not of "jacobian"
+    canvas: Size = (0, 0)  # that they cover, (H, W), pixels
+    crop: Crop = (0, 0, 0, 0)  # the images on it: top, left, height, width, pixels
+
+    def image(self, number: int = 0, *, name: str = "", picture: Tensor | None = None) -> PictureBits:
+        """Return the bits of one image of the batch by themselves, which know regions, figures and files.
+
+        Args:
+            number: which of the N images.
+            name: what made the bits, for titles.
+            picture: ``[1, C, H, W]`` in [0, 1], the image itself, for figures and errors.
+
+        Raises:
+            ValueError: no such image, or a picture of another size.
+        """
+        if not 0 <= number < len(self.total_bits):
+            raise ValueError(f"number must be 0 to {len(self.total_bits) - 1}, an image of the batch, got {number}")
+        grids = {latent: grid.of_image(number) for latent, grid in self.grids.items()}
+        height, width = self.map.shape[-2:]
+        canvas, crop = self.canvas, self.crop
+        if not grids:  # each pixel is a cell of its own
+            canvas, crop = (height, width), (0, 0, height, width)
+            grids = {latent: CellGrid(bits[number, 0].double()) for latent, bits in self.maps.items()}
+        accounts = self.ledger.latents.values() if self.ledger else ()
+        overhead = sum(float(one.overhead[number]) for one in accounts)
+        padding = 0.0 if self.grids else float(self.padding_bits[number])
+        elsewhere = {"overhead of the coder": overhead, "padding": padding}
+        return PictureBits(
+            grids,
+            canvas,
+            crop,
+            name=name,
+            kind=self.bits,
+            elsewhere={what: bits for what, bits in elsewhere.items() if bits},
+            file_bytes=int(self.ledger.string_bytes[number]) if self.ledger else None,
+            picture=picture,
+            reconstruction=None if self.x_hat is None else self.x_hat[number : number + 1].detach().clamp(0, 1),
+            channel_bits={latent: bits[number] for latent, bits in self.channel_bits.items()},
+            warnings=self.warnings,
+        )
 
     def channel_map(self, latent: str | None = None, channel: int | Sequence[int] | slice | None = None) -> Tensor:
         """Return the map of one channel of a latent, or of several together, ``[N, 1, H, W]``, bits per pixel.
@@ -218,6 +258,9 @@ def lay_out(
         bpp=total_bits / (crop[2] * crop[3]),
         x_hat=None,
         rim=rim_of([(bits.shape[-2], bits.shape[-1]) for bits in cells.values()], canvas, crop),
+        grids={name: CellGrid(bits, projections[name], guides.get(name)) for name, bits in cells.items()},
+        canvas=canvas,
+        crop=crop,
     )
 
 
@@ -246,19 +289,6 @@ def _add_maps(
     return total.to(dtype) if out is None else out.copy_(total)
 
 
-def rim_of(grids: Iterable[Size], canvas: Size, crop: Crop) -> tuple[int, int, int, int]:
-    """Return how wide the rim is on each side: one cell of the finest latent, where there is padding."""
-    finest = max(grids, key=lambda grid: grid[0] * grid[1])
-    wide = [min(canvas[axis] // finest[axis], crop[2 + axis]) for axis in (0, 1)]
-    after = [canvas[axis] - crop[axis] - crop[2 + axis] for axis in (0, 1)]
-    return (
-        wide[0] if crop[0] else 0,
-        wide[0] if after[0] else 0,
-        wide[1] if crop[1] else 0,
-        wide[1] if after[1] else 0,
-    )
-
-
 def symbol_bits_of(source: Source) -> Tensor:
     """Return what each symbol of a source costs, float64 ``[N, C, h, w]``, in bits."""
     return torch.cat([symbol_bits(part.flat()) for part in parts_of(source)], dim=1)
@@ -268,35 +298,3 @@ def _channel_bits(values: Tensor, unit: str) -> Tensor:
     """Return the bits of each channel, float64 ``[N, C]``: for the kernel, cells and channels change places."""
     turned = values.flatten(2).transpose(1, 2).unsqueeze(3)
     return latent_bits(turned, dtype=torch.float64, unit=unit).squeeze(2)
-
-
-def outside_bits(
-    bits: Tensor, projection: Projection, size: Sequence[int], crop: Crop, guide: Tensor | None = None
-) -> Tensor:
-    """Return the bits, float64 ``[N]``, of the cells ``[N, h, w]`` that the projection puts outside the crop.
-
-    From each cell's own shares and not from the map, so the two check each other. A cell leaves the image across
-    its rows, its columns or both.
-    """
-    grid, canvas = (bits.shape[-2], bits.shape[-1]), (size[0], size[1])
-    if guide is not None:
-        return share_of(bits, guided.outside_share(guide, projection, grid, canvas, crop))
-    return share_of(bits, _outside_shares(projection, grid, canvas, crop).to(bits.device))
-
-
-def share_of(bits: Tensor, share: Tensor) -> Tensor:
-    """Return the bits, float64 ``[N]``, of shares of cells; none of a cell whose share is none, infinite or not."""
-    return torch.where(share > 0, share * bits, 0).sum(dim=(1, 2))
-
-
-@lru_cache(maxsize=16)
-@torch.inference_mode(False)  # kept for calls that record gradients, too
-def _outside_shares(projection: Projection, grid: tuple[int, int], size: tuple[int, int], crop: Crop) -> Tensor:
-    """Return the part of each cell's bits that falls outside the crop, float64 ``[h, w]``."""
-    (top, left, height, width), (h, w) = crop, grid
-    share = torch.zeros(h, w, dtype=torch.float64)
-    for term in projection.terms:
-        rows = outside_share(term.along(0), Axis(h, size[0], top, height))[:, None]
-        columns = outside_share(term.along(1), Axis(w, size[1], left, width))
-        share += rows + (term.along(0).share - rows) * columns
-    return share

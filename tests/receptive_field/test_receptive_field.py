@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from bitrate_ext import ReceptiveField, bitrate_map
-from bitrate_ext.mapping.layout import outside_bits
+from bitrate_ext.cells.outside import outside_bits
 from bitrate_ext.ops.projection import Axis, axis_band
 from bitrate_ext.receptive_field.field import Term
 

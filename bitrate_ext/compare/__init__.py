@@ -1,0 +1,1 @@
+"""Several codecs on one picture: one scale, signed differences, equal bytes."""
