@@ -1,4 +1,4 @@
-"""What users write, as mypy --strict sees it: nothing here is Any. test_types.py checks it; it is not run."""
+"""What users write, as mypy --strict sees it: nothing here is Any. `make lint` checks it; it is not run."""
 
 from collections.abc import Mapping
 
