@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import IO, TYPE_CHECKING, Any
 
+from ..cells.quality import measure_psnr
 from ..choices import ALL_PADDINGS, CODED, PADDINGS
 from ..io.files import shown
 from ..io.images import load_picture
 from ..mapping.layout import BitrateResult
 from ..mapping.mapper import BitrateMapper
-from ..mapping.psnr import measure_psnr
 from ..viz.channel_figure import channel_figure
 from ..viz.map_figure import map_figure
 from .console import FAILED, OK, echo, finite, number, print_document, warn

@@ -17,12 +17,12 @@ import torch
 from .. import choices
 from ..atomic import open_all_or_none
 from ..attribution.attribute import attribute
+from ..cells.quality import measure_psnr
 from ..choices import CODED, ESTIMATED, JACOBIAN, MEASURED, PASSES, PROJECTIONS
 from ..io.files import shown
 from ..io.images import load_picture
 from ..mapping.layout import BitrateResult
 from ..mapping.mapper import AnyProjection, BitrateMapper
-from ..mapping.psnr import measure_psnr
 from ..receptive_field import calibration
 from ..viz import map_figure
 from ..viz.animation import animation_frames, save_animation

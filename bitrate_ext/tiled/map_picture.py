@@ -24,12 +24,12 @@ from torch import Tensor
 from .. import memory
 from ..atomic import open_all_or_none
 from ..cells.outside import outside_bits, rim_of, share_of
+from ..cells.quality import squared_error, to_decibels
 from ..checks import check_whole_number
 from ..io.map_writers import NpzWriter, Strips, format_of, write_tiff
 from ..io.windowed import ImageSource, TensorImage, open_image
 from ..mapping.guides import FROM_IMAGE
 from ..mapping.mapper import AnyProjection, BitrateMapper
-from ..mapping.psnr import squared_error, to_decibels
 from ..memory import MemoryLimitError, is_out_of_memory
 from ..models.adapter import device_of
 from ..ops.strips import ROWS, RowProjector

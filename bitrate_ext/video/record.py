@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
+from ..cells.quality import measure_psnr
 from ..mapping.frames import FrameResult
-from ..mapping.psnr import measure_psnr
 
 
 @dataclass(frozen=True)

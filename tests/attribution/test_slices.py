@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import bitrate_ext
-from bitrate_ext.mapping.psnr import measure_psnr
+from bitrate_ext.cells.quality import measure_psnr
 
 pytest.importorskip("compressai")
 from compressai.entropy_models import EntropyBottleneck, GaussianConditional
