@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .attribution.attribute import attribute
     from .attribution.result import Attribution
     from .attribution.slices import Slice, follow_slices
+    from .cells.grid import CellGrid
+    from .cells.picture import PictureBits
     from .coding.rans import CodingError
     from .estimator.estimator import RateEstimate, RateEstimator
     from .estimator.training import train_estimator
@@ -42,6 +44,7 @@ _HOMES = {  # public name to the module that defines it
     "Attribution": "attribution.result",
     "BitrateMapper": "mapping.mapper",
     "BitrateResult": "mapping.layout",
+    "CellGrid": "cells.grid",
     "CodingError": "coding.rans",
     "Factorized": "ops.sources",
     "FrameMapper": "mapping.frames",
@@ -54,6 +57,7 @@ _HOMES = {  # public name to the module that defines it
     "Logistic": "ops.sources",
     "MemoryLimitError": "memory",
     "ModelAdapter": "models.adapter",
+    "PictureBits": "cells.picture",
     "PictureResult": "tiled.map_picture",
     "Projection": "ops.projection",
     "RateEstimate": "estimator.estimator",
@@ -79,6 +83,7 @@ __all__ = [
     "Attribution",
     "BitrateMapper",
     "BitrateResult",
+    "CellGrid",
     "CodingError",
     "Factorized",
     "FrameMapper",
@@ -91,6 +96,7 @@ __all__ = [
     "Logistic",
     "MemoryLimitError",
     "ModelAdapter",
+    "PictureBits",
     "PictureResult",
     "Projection",
     "RateEstimate",
