@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from .attribution.attribute import attribute
     from .attribution.result import Attribution
     from .attribution.slices import Slice, follow_slices
-    from .cells.picture import CellGrid, PictureBits
+    from .cells.grid import CellGrid
+    from .cells.picture import PictureBits
     from .coding.rans import CodingError
     from .estimator.estimator import RateEstimate, RateEstimator
     from .estimator.training import train_estimator
@@ -43,7 +44,7 @@ _HOMES = {  # public name to the module that defines it
     "Attribution": "attribution.result",
     "BitrateMapper": "mapping.mapper",
     "BitrateResult": "mapping.layout",
-    "CellGrid": "cells.picture",
+    "CellGrid": "cells.grid",
     "CodingError": "coding.rans",
     "Factorized": "ops.sources",
     "FrameMapper": "mapping.frames",

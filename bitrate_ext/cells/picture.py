@@ -2,43 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..choices import ESTIMATED
 from ..models.padding import Crop, Size
-from ..ops.functional import bitrate_map
-from ..ops.projection import Projection, get_projection
-from .outside import outside_bits, rim_of
+from . import notebook, saving
+from .grid import CellGrid as CellGrid
+from .outside import outside_bits, rim_of, share_of
+from .quality import to_decibels
+from .regions import Names, RegionTable, Where, areas_of, measure
 
 TOLERANCE = 1e-6  # bits, of sums in float64; beyond a million bits this part of them
 
 
-@dataclass(frozen=True, eq=False)
-class CellGrid:
-    """Bits of one latent's cells, and how they are laid over the canvas.
-
-    Args:
-        bits: ``[h, w]`` (of N images ``[N, h, w]``), bits per cell, float64.
-        projection: as for ``bitrate_map``; "nearest" lays a cell's bits evenly over its own pixels.
-        guide: ``[1, 1, H, W]`` on the canvas (of N images ``[N, 1, H, W]``), which the bits follow; see
-            ``bitrate_map``.
-    """
-
-    bits: Tensor
-    projection: Projection = field(default_factory=lambda: get_projection("nearest"))
-    guide: Tensor | None = None
-
-    def of_image(self, number: int) -> CellGrid:
-        """Return the grid of one of N images."""
-        guide = None if self.guide is None else self.guide[number : number + 1].detach()
-        return CellGrid(self.bits[number].detach(), self.projection, guide)
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PictureBits:
     """Where the bits of one picture of H x W pixels lie, whatever codec made them.
 
@@ -57,6 +41,7 @@ class PictureBits:
         picture: ``[1, C, H, W]`` in [0, 1], what was coded.
         reconstruction: the same of what is decoded.
         channel_bits: of each latent, float64 ``[C]``, where they are known.
+        symbol_bits: of each latent, float64 ``[C, h, w]``, where they were asked for: of regions by channel.
         warnings: what is to be known of these numbers, a line each.
 
     Raises:
@@ -70,9 +55,10 @@ class PictureBits:
     kind: str = ESTIMATED
     elsewhere: Mapping[str, float] = field(default_factory=dict)
     file_bytes: int | None = None
-    picture: Tensor | None = field(default=None, repr=False)
-    reconstruction: Tensor | None = field(default=None, repr=False)
-    channel_bits: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    picture: Tensor | None = None
+    reconstruction: Tensor | None = None
+    channel_bits: Mapping[str, Tensor] = field(default_factory=dict)
+    symbol_bits: Mapping[str, Tensor] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -142,16 +128,125 @@ class PictureBits:
         for name in names:
             if name not in self.grids:
                 raise ValueError(f"latents must be among {', '.join(map(repr, self.grids))}, got {name!r}")
-        total = torch.zeros(1, 1, *self.size, dtype=torch.float64)
-        for grid in (self.grids[name] for name in names):
-            bits = grid.bits[None].double()
-            total = total.to(bits.device) + bitrate_map(
-                bits,
-                self.canvas,
-                crop=self.crop,
-                projection=grid.projection,
-                guide=grid.guide,
-                unit="bits",
-                dtype=torch.float64,
-            )
-        return total[0, 0]
+        total = torch.zeros(*self.size, dtype=torch.float64)
+        for name in names:
+            laid = self.grids[name].map(self.canvas, self.crop)
+            total = total.to(laid.device) + laid
+        return total
+
+    @property
+    def psnr_db(self) -> float | None:
+        """PSNR of the reconstruction, dB; None where it is exact, or one of the two pictures is not known."""
+        error = self._squared_error()
+        return None if error is None else to_decibels(float(error.mean()))
+
+    def _squared_error(self) -> Tensor | None:
+        """Return the squared error of each pixel, mean over colours, float64 ``[H, W]``, where it is known."""
+        if self.picture is None or self.reconstruction is None:
+            return None
+        made = self.reconstruction.double().clamp(0, 1)
+        return (made - self.picture.to(made)).square().mean(dim=1)[0]
+
+    def region(self, where: Where, *, names: Names = None, channels: bool = False) -> RegionTable:
+        """Measure what regions cost: bits, share, bits per pixel, PSNR, by latent, and what crossed their border.
+
+        Sums of the float64 map of each latent's cells.
+
+        Args:
+            where: a box ``(x, y, width, height)`` in pixels, or a list of up to 62 that may overlap; a mask, bool
+                ``[H, W]``; or labels, whole numbers ``[H, W]``, of which 0 and below are the rest unless they are
+                named. Masks and labels are tensors or NumPy arrays.
+            names: of boxes and masks a text or a list; of labels a dict, or a list whose entry k is of label k. Labels
+                above 0 must all be named then; those of one name are one region.
+            channels: also the bits by channel, of a mapper that keeps channels: ``BitrateMapper(model,
+                channels=True)``.
+
+        Raises:
+            ValueError: another size than the picture's, a box that leaves it, an empty region, labels without names, or
+                channels that are not known.
+        """
+        if channels and not self.symbol_bits:
+            raise ValueError("channels are not known of these bits; map with BitrateMapper(model, channels=True)")
+
+        def channels_of(mask: NDArray[Any]) -> dict[str, NDArray[Any]]:
+            found = {}
+            for name, bits in self.symbol_bits.items() if channels else ():
+                inside = torch.from_numpy(mask.reshape(self.size))
+                shares = self.grids[name].shares(inside, self.canvas, self.crop).to(bits.device)
+                found[name] = share_of(bits, shares).cpu().numpy()
+            return found
+
+        return measure(
+            areas_of(where, self.size, names),
+            {name: self.map(name) for name in self.grids},
+            {name: grid.on_own_squares().map(self.canvas, self.crop) for name, grid in self.grids.items()},
+            channels_of,
+            squared_error=self._squared_error(),
+            padding_bits=self.padding_bits,
+            elsewhere_bits=sum(self.elsewhere.values()),
+        )
+
+    def arrays(self, *, guides: bool = False) -> dict[str, NDArray[Any]]:
+        """Return the arrays of ``save`` without pixels; on request with the guides, which are as large as the canvas.
+
+        Raises:
+            ValueError: a projection of one's own, which cannot be saved.
+        """
+        known = ("canvas", "crop", "name", "kind", "elsewhere", "file_bytes", "warnings")
+        about = {name: getattr(self, name) for name in known}
+        return saving.pack(about, self.grids, self.channel_bits, guides=guides)
+
+    def save(self, path: str | os.PathLike[str], *, pixels: bool = False) -> None:
+        """Write the cells, exactly, and how they lie to a small npz file, which ``PictureBits.load`` reads.
+
+        Args:
+            path: of the file; one of that name is replaced in one step.
+            pixels: also what takes space with the picture: ``map`` and ``maps/...`` (float32 ``[H, W]``, bits per
+                pixel), guides, the picture and the reconstruction. Without them bits that follow a guide are laid out
+                without it when they are read.
+
+        Raises:
+            ValueError: a projection of one's own, which cannot be saved.
+            OSError: the file cannot be written.
+        """
+        arrays = self.arrays(guides=pixels)
+        if pixels:
+            tensors = {"map": self.map(), **{f"maps/{name}": self.map(name) for name in self.grids}}
+            images = {"picture": self.picture, "reconstruction": self.reconstruction}
+            tensors |= {name: one[0] for name, one in images.items() if one is not None}
+            arrays |= {name: one.detach().float().cpu().numpy() for name, one in tensors.items()}
+        saving.write(path, arrays, packed=not pixels)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> PictureBits:
+        """Read what ``save`` or ``bitrate-ext map`` wrote. Nothing in the file is executed.
+
+        Raises:
+            ValueError: no such file, or it is damaged, cut short, or another kind of file; names it.
+        """
+        made: PictureBits = saving.read(path, cls)
+        return made
+
+    def summary(self) -> str:
+        """Say in a line what the picture costs: bits per pixel, PSNR, bits by latent, in the padding and elsewhere."""
+        parts = ", ".join(f"{name} {bits:,.0f}" for name, bits in self.latent_bits.items())
+        psnr = "" if self.psnr_db is None else f", {self.psnr_db:.2f} dB"
+        file = "" if self.file_bytes is None else f" of {self.file_bytes:,} bytes"
+        elsewhere = "".join(f", {bits:,.0f} {what}" for what, bits in self.elsewhere.items())
+        return (
+            f"{self.name + ': ' if self.name else ''}{self.size[1]} x {self.size[0]}, {self.bpp:.3f} bits per pixel"
+            f"{psnr}, {self.total_bits:,.0f} bits{file} ({parts}{elsewhere}), {self.padding_bits:,.0f} in padding, "
+            f"{self.kind}"
+        )
+
+    def __repr__(self) -> str:
+        return f"<PictureBits {self.summary()}>"
+
+    def _repr_html_(self) -> str:
+        facts = {"size": f"{self.size[1]} x {self.size[0]}", "bits": f"{self.total_bits:,.0f}, {self.kind}"}
+        facts["bits per pixel"] = f"{self.bpp:.3f}"
+        facts |= {} if self.psnr_db is None else {"PSNR": f"{self.psnr_db:.2f} dB"}
+        facts |= {name: f"{bits:,.0f} bits" for name, bits in self.latent_bits.items()}
+        facts["in padding"] = f"{self.padding_bits:,.0f} bits"
+        facts |= {what: f"{bits:,.0f} bits" for what, bits in self.elsewhere.items()}
+        return notebook.card(self.name, facts, self.map(), self.rim, self.warnings)

@@ -23,6 +23,7 @@ from .console import UsageError
 from .estimator.options import add_commands as add_estimator_commands
 from .model_options import add_device, add_model, check_checkpoint, check_device, check_model, is_own, qualities
 from .outputs import prepare_folder, prepare_videos
+from .regions.options import add_regions, asked_for, check_regions
 
 READING = ("size", "pixel_format", "rate", "matrix", "range")  # of ``video``: what ``VideoReader`` is told
 GROUP = 32  # frames from one keyframe of a video codec to the next
@@ -31,11 +32,17 @@ For each IMAGE (PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000, PBM, PGM, PPM,
 standard input) DIR gets
   STEM.bitrate.png   the map with a colour bar in bits per pixel
   STEM.overlay.png   the map laid over the photograph, with a legend below: the brighter, the more bits
-  STEM.bitrate.npz   float32 arrays [H, W], bits per pixel: "map", and "maps/y", "maps/z" ... for each latent;
-                     "metadata" holds the JSON record as text
+  STEM.bitrate.npz   the bits of each cell, exactly, which bitrate_ext.PictureBits.load reads: "cells/y", "cells/z" ...;
+                     "metadata" holds the JSON record as text. With --pixels also float32 arrays [H, W], bits per pixel:
+                     "map", and "maps/y", "maps/z" ... for each latent
   STEM.json          sizes, bits, bits per pixel, bits of each latent, PSNR
-and on request STEM.gap.png, STEM.entropy.png, STEM.channels.png and STEM.channel.png; gap, entropy and the one channel
-are in the arrays, too.
+and on request STEM.gap.png, STEM.entropy.png, STEM.channels.png and STEM.channel.png; with --pixels gap, entropy and
+the one channel are in the arrays, too.
+With --roi or --mask a table is printed, STEM.regions.csv has it, of several images regions.csv that of all together:
+  bits        that lie on the region's pixels, and their share of the picture's, as that of its pixels
+  ratio       share of the bits over share of the pixels
+  moved       bits that the projection moved into it, over its border; negative out of it
+  rest        the pixels of no region
 With --animate there is STEM.animation.png, too, which browsers play: what the codec makes of the image, and the map, at
 each quality that the model has, or by each checkpoint that is named, in one scale of colours. The other files are of
 --quality or --checkpoint; where neither is given, of the middle one.
@@ -167,6 +174,8 @@ def _add_map(command: argparse.ArgumentParser) -> None:
         choices=choices.ARRAYS,
         help="of the numbers: npz, or a tiled BigTIFF of the map alone (default npz)",
     )
+    command.add_argument("--pixels", action="store_true", help="of the npz: also the maps, 4 bytes a pixel each")
+    add_regions(command)
     command.add_argument(
         "--bits",
         choices=(choices.ESTIMATED, choices.CODED),
@@ -212,6 +221,9 @@ def _check_map(arguments: argparse.Namespace) -> None:
         )
     if arguments.passes is not None and arguments.projection != choices.JACOBIAN:
         raise UsageError(f"--passes {arguments.passes} goes with --projection {choices.JACOBIAN}")
+    if arguments.pixels and arguments.format == "tiff":
+        raise UsageError("--pixels is of npz files; --format tiff has pixels alone")
+    check_regions(arguments)
     whole = whole_only(arguments)
     if whole and tiles_asked_for(arguments):
         raise UsageError(f"{whole} is for whole pictures; it has no --max-memory, --tile, --format")
@@ -249,7 +261,7 @@ def whole_only(arguments: argparse.Namespace) -> str | None:
     for option in ("channel", "animate"):
         if getattr(arguments, option) is not None:
             return f"--{option}"
-    return "--channels" if arguments.channels else None
+    return "--channels" if arguments.channels else asked_for(arguments)
 
 
 def _add_check(command: argparse.ArgumentParser) -> None:

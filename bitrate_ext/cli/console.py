@@ -30,9 +30,9 @@ def tell_failure(what: str, name: str, reason: str) -> dict[str, str]:
     return {what: name, "error": reason}
 
 
-def print_document(what: str, served: Sequence[Any], failures: Sequence[dict[str, str]]) -> None:
-    """Print the JSON document of a command that serves files, ``what`` being one of them."""
-    document = {"version": __version__, f"{what}s": served, "failures": failures}
+def print_document(what: str, served: Sequence[Any], failures: Sequence[dict[str, str]], **more: Any) -> None:
+    """Print the JSON document of a command that serves files, ``what`` being one of them, with ``more`` in it."""
+    document = {"version": __version__, f"{what}s": served, "failures": failures, **more}
     echo(json.dumps(document, indent=2, allow_nan=False), sys.stdout)
 
 

@@ -17,7 +17,9 @@ import torch
 from .. import choices
 from ..atomic import open_all_or_none
 from ..attribution.attribute import attribute
+from ..cells import saving
 from ..cells.quality import measure_psnr
+from ..cells.regions import RegionTable
 from ..choices import CODED, ESTIMATED, JACOBIAN, MEASURED, PASSES, PROJECTIONS
 from ..io.files import shown
 from ..io.images import load_picture
@@ -32,6 +34,7 @@ from .console import FAILED, OK, count_passes, echo, finite, number, print_docum
 from .model_options import mapper_options, qualities
 from .outputs import Names, file_name
 from .record import AnimationRow, MapJob, Record
+from .regions import options, tables
 from .serving import checked_device, input_file, load_model, run_each, with_progress
 
 
@@ -41,24 +44,32 @@ def run(arguments: argparse.Namespace) -> int:
     job = _make_job(arguments, device)
     varied = [job if _same_model(one, arguments) else _make_job(one, device) for one in _each_model(arguments)]
     job = replace(job, frames=tuple(varied))
-    endings = {**check.map_outputs(arguments), **map_tiled.endings(arguments)}
+    endings = {**check.map_outputs(arguments), **options.endings(arguments), **map_tiled.endings(arguments)}
+    totals = tables.Totals(arguments)
     names = Names(arguments, arguments.images, list(endings.values()))
 
     def serve(image: str) -> Record:
         with names.take(image) as paths, input_file(image) as path:
             files = dict(zip(endings, paths, strict=True))
-            map_it = map_tiled.map_in_tiles if map_tiled.needed(job, path) else _map_whole
-            record = map_it(job, image, path, files)
+            if map_tiled.needed(job, path):
+                record, table = map_tiled.map_in_tiles(job, image, path, files), None
+            else:
+                record, table = _map_whole(job, image, path, files)
         warn(image, record.warnings)
+        told = [_summary(record), *_lines(record.animation or ())]
+        if table is not None:
+            totals.tables.append(table)
+            told.append(tables.indented(table))
         if not arguments.json:
-            echo("\n".join([_summary(record), *_lines(record.animation or ())]), sys.stdout)
+            echo("\n".join(told), sys.stdout)
         return record
 
     doing = "Following the bits of" if arguments.projection == JACOBIAN else "Mapping"
     models: list[Any] = [one.mapper.adapter.model for one in (job, *job.frames)]
     records, failures = run_each("image", with_progress(arguments.images), serve, models, doing)
+    totals.finish(quiet=arguments.json)
     if arguments.json:
-        print_document("image", [asdict(record) for record in records], failures)
+        print_document("image", [asdict(record) for record in records], failures, **totals.record())
     else:
         _tell_files(records)
         tell_failures("image", failures, len(arguments.images))
@@ -102,11 +113,12 @@ def _run(job: MapJob, x: torch.Tensor) -> tuple[BitrateResult, float | None, dic
     return result, psnr, {"passes": passes, "error": None if followed.error is None else finite(followed.error.item())}
 
 
-def _map_whole(job: MapJob, image: str, path: str, files: dict[str, Path]) -> Record:
-    """Map one image, to be read from a path, and write its files, all or none."""
+def _map_whole(job: MapJob, image: str, path: str, files: dict[str, Path]) -> tuple[Record, RegionTable | None]:
+    """Map one image, to be read from a path, and write its files, all or none; return what its regions cost, too."""
     arguments = job.arguments
     picture = load_picture(path)
     x = picture.pixels
+    areas = tables.read_areas(arguments, image, (x.shape[2], x.shape[3]))
     result, psnr, jacobian = _run(job, x)
     record = job.record(image, picture.facts, (x.shape[2], x.shape[3]), result, psnr, files)
     record.jacobian = jacobian
@@ -118,12 +130,15 @@ def _map_whole(job: MapJob, image: str, path: str, files: dict[str, Path]) -> Re
     animation = _animate(job, x, result, psnr) if job.frames else None
     if animation is not None:
         record.animation, record.animation_limit = animation.rows, arguments.limit or animation.limit()
+    bits = result.image(name=job.model, picture=x)
+    table = None if areas is None else bits.region(areas, channels=arguments.channels)
+    record.regions = None if table is None else table.record()
     text = json.dumps(asdict(record), indent=2, allow_nan=False)
-    arrays = {"map": result.map, **{f"maps/{name}": one for name, one in result.maps.items()}}
-    arrays |= check.array_names(result)
-    if one_channel is not None:
-        arrays["channel"] = one_channel
-    numbers = {key: one[0, 0].float().cpu().numpy() for key, one in arrays.items()}
+    arrays = bits.arrays(guides=arguments.pixels)
+    if arguments.pixels:
+        maps = {"map": result.map, **{f"maps/{name}": one for name, one in result.maps.items()}}
+        maps |= check.array_names(result) | ({} if one_channel is None else {"channel": one_channel})
+        arrays |= {key: one[0, 0].float().cpu().numpy() for key, one in maps.items()}
 
     title = shown(file_name(image))
     with open_all_or_none(list(files.values())) as opened:
@@ -141,9 +156,11 @@ def _map_whole(job: MapJob, image: str, path: str, files: dict[str, Path]) -> Re
         map_figure.overlay_figure(x, result.map, **scale).save(file["overlay"], format="PNG")
         if animation is not None:
             animation.write(record, file["animation"])
-        np.savez(file["arrays"], metadata=np.array(text), **numbers)
+        if table is not None:
+            tables.write_tables(table, file)
+        saving.write_arrays(file["arrays"], arrays | {"metadata": np.array(text)}, packed=not arguments.pixels)
         file["record"].write(f"{text}\n".encode())
-    return record
+    return record, table
 
 
 def _summary(record: Record) -> str:

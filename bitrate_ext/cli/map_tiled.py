@@ -100,7 +100,7 @@ def map_in_tiles(job: MapJob, image: str, path: str, files: dict[str, Path]) -> 
             picture,
             max_memory=arguments.max_memory,
             tile=arguments.tile,
-            latents=form == "npz",
+            latents=arguments.pixels,
             psnr=True,
             forward_kwargs=job.forward,
         )
@@ -108,7 +108,15 @@ def map_in_tiles(job: MapJob, image: str, path: str, files: dict[str, Path]) -> 
         with (
             open_all_or_none(list(files.values())) as (map_file, overlay_file, array_file, record_file),
             _progress() as progress,
-            write_map(run, array_file, form, files["arrays"].parent, progress) as (result, finish),
+            write_map(
+                run,
+                array_file,
+                form,
+                files["arrays"].parent,
+                progress,
+                name=job.model,
+                pixels=arguments.pixels,
+            ) as (result, finish),
         ):
             record = job.record(image, picture.facts, result.size, result, result.psnr_db, files)
             record.tiles = result.plan.record()

@@ -53,7 +53,7 @@ def prepare_videos(arguments: argparse.Namespace) -> None:
     arguments.names = Names(arguments, videos, endings, base)
 
 
-def _stem(name: str) -> str:
+def stem_of(name: str) -> str:
     """Return what results of an input are called after; of a pattern of names, what is left without the number."""
     if name == STDIN:
         return STDIN_NAME
@@ -87,7 +87,7 @@ class Names:
     Inputs in one folder that have one stem keep their own endings. Case does not count.
 
     Args:
-        arguments: of the command: ``output``, ``overwrite``, and checkpoints, which no result may replace either.
+        arguments: of the command: ``output``, ``overwrite``, and checkpoints and a mask, which no result may replace.
         inputs: all of them.
         endings: of the results of each.
         base: of the only input's results, in the place of folder and stem.
@@ -97,21 +97,21 @@ class Names:
         self, arguments: argparse.Namespace, inputs: Sequence[str], endings: Sequence[str], base: Path | None = None
     ) -> None:
         self._folder, self._endings = Path(arguments.output), endings
-        checkpoints = arguments.checkpoint, *(getattr(arguments, "animate", None) or ())
-        self._protected, self._overwrite = [*inputs, *checkpoints], arguments.overwrite
+        others = arguments.checkpoint, getattr(arguments, "mask", None), *(getattr(arguments, "animate", None) or ())
+        self._protected, self._overwrite = [*inputs, *others], arguments.overwrite
         self._bases = {one: base or path for one, path in self._places(inputs).items()}
         self._written: dict[str, str] = {}  # by this command
 
     def _places(self, inputs: Sequence[str]) -> dict[str, Path]:
         parents = {one: Path(os.path.abspath(one)).parent for one in inputs}
-        found = {one: self._folder / _stem(one) for one in inputs}
+        found = {one: self._folder / stem_of(one) for one in inputs}
         owners = {(str(path).casefold(), parents[one]) for one, path in found.items()}
         if len({path for path, _ in owners}) < len(owners):
             common = os.path.commonpath(list(parents.values()))
-            found = {one: self._folder / os.path.relpath(parents[one], common) / _stem(one) for one in inputs}
+            found = {one: self._folder / os.path.relpath(parents[one], common) / stem_of(one) for one in inputs}
         count = Counter(str(path).casefold() for path in found.values())
         return {
-            one: path if count[str(path).casefold()] == 1 else path.with_name(file_name(one) or _stem(one))
+            one: path if count[str(path).casefold()] == 1 else path.with_name(file_name(one) or stem_of(one))
             for one, path in found.items()
         }
 
@@ -122,7 +122,7 @@ class Names:
         Raises:
             ValueError: they would replace an input, those of another one, or, without ``--overwrite``, a file.
         """
-        if not name or not _stem(name):
+        if not name or not stem_of(name):
             raise ValueError(f"{name!r}: not the name of an input file")
         base = self._bases[name]
         targets = [Path(f"{base}{ending}") for ending in self._endings]

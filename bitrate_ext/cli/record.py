@@ -56,6 +56,7 @@ class Record:
     warnings: list[str] = field(default_factory=list)
     ledger: dict[str, Any] | None = None  # of coded bits
     channels: dict[str, dict[str, list[Any]]] | None = None  # on request: bits of each channel, most first
+    regions: dict[str, Any] | None = None  # on request: what each costs, and what lies in none
     channel: str | None = None  # on request: whose map STEM.channel.png is, "y:17"
     animation: list[AnimationRow] | None = None  # on request: a frame each, in one scale of colours
     animation_limit: float | None = None  # where that ends, bits per pixel

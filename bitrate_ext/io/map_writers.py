@@ -78,7 +78,7 @@ def regroup_rows(count: int, strips: Iterator[NDArray[Any]]) -> Iterator[NDArray
 
 
 class NpzWriter:
-    """An npz file of maps ``[H, W]`` and a text; maps besides the first wait in files without a name beside it."""
+    """An npz file of maps ``[H, W]`` and small arrays; maps after the first wait in files without a name beside it."""
 
     def __init__(self, file: IO[bytes], folder: Path, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
         self._zip = zipfile.ZipFile(file, "w", zipfile.ZIP_STORED)
@@ -99,10 +99,13 @@ class NpzWriter:
                 with self._member(name) as member:
                     shutil.copyfileobj(file, member, 1 << 20)
 
-    def finish(self, metadata: str) -> None:
-        """Write the text, and the end of the file."""
-        with self._zip.open(zipfile.ZipInfo("metadata.npy", DATE), "w") as member:
-            _npy.write_array(member, np.array(metadata))
+    def finish(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Write the small arrays, deflated, and the end of the file."""
+        for name, array in arrays.items():
+            member = zipfile.ZipInfo(f"{name}.npy", DATE)
+            member.compress_type = zipfile.ZIP_DEFLATED
+            with self._zip.open(member, "w") as file:
+                _npy.write_array(file, array, allow_pickle=False)
         self._zip.close()
 
     def close(self) -> None:

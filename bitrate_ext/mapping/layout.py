@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from ..cells.outside import outside_bits, rim_of
 from ..cells.picture import CellGrid, PictureBits
+from ..cells.regions import Names, RegionTable, Where
 from ..choices import ESTIMATED
 from ..coding.ledger import Ledger
 from ..models.adapter import ModelAdapter, crop_reconstruction
@@ -27,8 +29,10 @@ from ..ops.units import LIKELIHOOD, noun_of, range_trouble, value_range
 from .channels import ChannelMaps
 from .guides import Guides, make_guides
 
+SHOWN = 4  # images of a batch, in a notebook
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class BitrateResult:
     """Where a model spends its bits on a batch of N images of H x W pixels.
 
@@ -50,9 +54,9 @@ class BitrateResult:
     ledger: Ledger | None = None  # of coded bits: every bit of the strings
     entropy: Tensor | None = None  # of coded bits: [N, 1, H, W], bits per pixel that the coder's tables expect
     gap: Tensor | None = None  # on request: [N, 1, H, W], coded minus estimated, bits per pixel
-    symbols: ChannelMaps | None = field(default=None, repr=False)  # on request: what channel_map lays out
+    symbols: ChannelMaps | None = None  # on request: what channel_map lays out
     rim: tuple[int, int, int, int] = (0, 0, 0, 0)  # top, bottom, left, right: pixels, one cell wide, beside padding
-    grids: dict[str, CellGrid] = field(default_factory=dict, repr=False)  # float64 bits of cells; not of "jacobian"
+    grids: dict[str, CellGrid] = field(default_factory=dict)  # float64 bits of cells; not of "jacobian"
     canvas: Size = (0, 0)  # that they cover, (H, W), pixels
     crop: Crop = (0, 0, 0, 0)  # the images on it: top, left, height, width, pixels
 
@@ -90,8 +94,61 @@ class BitrateResult:
             picture=picture,
             reconstruction=None if self.x_hat is None else self.x_hat[number : number + 1].detach().clamp(0, 1),
             channel_bits={latent: bits[number] for latent, bits in self.channel_bits.items()},
+            symbol_bits=self.symbols.bits(number) if self.symbols and self.grids else {},
             warnings=self.warnings,
         )
+
+    def region(
+        self,
+        where: Where,
+        *,
+        names: Names = None,
+        channels: bool = False,
+        number: int = 0,
+        picture: Tensor | None = None,
+    ) -> RegionTable:
+        """Measure what regions of one image cost, as ``PictureBits.region`` does.
+
+        Args:
+            where: a box ``(x, y, width, height)``, several, a mask, or labels.
+            names: of the regions.
+            channels: also the bits by channel.
+            number: which of the N images.
+            picture: ``[1, C, H, W]`` in [0, 1], the image itself, for the PSNR inside.
+
+        Raises:
+            ValueError: as ``PictureBits.region`` and ``image``.
+        """
+        return self.image(number, picture=picture).region(where, names=names, channels=channels)
+
+    def save(self, path: str | os.PathLike[str], *, number: int = 0, pixels: bool = False) -> None:
+        """Write the cells of one image to a small file, which ``PictureBits.load`` reads; see ``PictureBits.save``.
+
+        Args:
+            path: of the file; one of that name is replaced in one step.
+            number: which of the N images.
+            pixels: also the maps, guides and the reconstruction.
+
+        Raises:
+            ValueError: no such image, or a projection of one's own, which cannot be saved.
+            OSError: the file cannot be written.
+        """
+        self.image(number).save(path, pixels=pixels)
+
+    def summary(self) -> str:
+        """Say in a line of each image what it costs: size, bits per pixel, bits by latent and in the padding."""
+        return "\n".join(self.image(number).summary() for number in range(len(self.total_bits)))
+
+    def __repr__(self) -> str:
+        height, width = self.map.shape[-2:]
+        rates = ", ".join(f"{one:.3f}" for one in self.bpp.detach()[:SHOWN].tolist())
+        more = ", ..." if len(self.bpp) > SHOWN else ""
+        return f"<BitrateResult of {len(self.bpp)} x {width} x {height}: {rates}{more} bits per pixel, {self.bits}>"
+
+    def _repr_html_(self) -> str:
+        shown = range(min(len(self.total_bits), SHOWN))
+        more = f"<div>and {len(self.total_bits) - SHOWN} more</div>" if len(self.total_bits) > SHOWN else ""
+        return "".join(self.image(number)._repr_html_() for number in shown) + more
 
     def channel_map(self, latent: str | None = None, channel: int | Sequence[int] | slice | None = None) -> Tensor:
         """Return the map of one channel of a latent, or of several together, ``[N, 1, H, W]``, bits per pixel.

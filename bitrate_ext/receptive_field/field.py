@@ -161,7 +161,7 @@ class ReceptiveField(Projection):
         )
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> ReceptiveField:
+    def load(cls, path: str | os.PathLike[str] | IO[bytes]) -> ReceptiveField:
         """Read what ``save`` wrote. Nothing in the file is executed.
 
         Raises:
@@ -197,7 +197,8 @@ class ReceptiveField(Projection):
             AttributeError,
             zipfile.BadZipFile,
         ) as error:
-            raise ValueError(f"{shown(path)} is no saved receptive field, or is damaged: {error}") from error
+            name = shown(path) if isinstance(path, (str, os.PathLike)) else "it"
+            raise ValueError(f"{name} is no saved receptive field, or is damaged: {error}") from error
 
     def __repr__(self) -> str:
         (top, bottom), (left, right) = self.reach

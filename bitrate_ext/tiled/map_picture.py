@@ -24,6 +24,7 @@ from torch import Tensor
 from .. import memory
 from ..atomic import open_all_or_none
 from ..cells.outside import outside_bits, rim_of, share_of
+from ..cells.picture import CellGrid, PictureBits
 from ..cells.quality import squared_error, to_decibels
 from ..checks import check_whole_number
 from ..io.map_writers import NpzWriter, Strips, format_of, write_tiff
@@ -32,6 +33,7 @@ from ..mapping.guides import FROM_IMAGE
 from ..mapping.mapper import AnyProjection, BitrateMapper
 from ..memory import MemoryLimitError, is_out_of_memory
 from ..models.adapter import device_of
+from ..models.padding import Crop, Size
 from ..ops.strips import ROWS, RowProjector
 from .downsample import Downsampler
 from .guide_rows import GuideRows, guide_bytes, guides_in_tiles
@@ -59,9 +61,20 @@ class PictureResult:
     seconds: float
     rim: tuple[int, int, int, int]  # top, bottom, left, right: pixels, one cell wide, beside padding
     reduced: NDArray[np.float32]  # [h', w'], the map averaged over squares of pixels, at most 4096 a side
+    grids: dict[str, CellGrid]  # bits of cells, and how they lie; see ``image``
+    canvas: Size  # that they cover, (H, W), pixels
+    crop: Crop  # the image on it: top, left, height, width, pixels
     reduced_picture: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))  # [h', w', C]
     warnings: tuple[str, ...] = ()  # what is to be known of these numbers, a line each
     sources: tuple[str, ...] = ()  # latents whose bits are true values
+
+    def image(self, *, name: str = "") -> PictureBits:
+        """Return the bits by themselves, which know regions and files; of guided maps without their guide.
+
+        Args:
+            name: what made them, for titles.
+        """
+        return PictureBits(self.grids, self.canvas, self.crop, name=name, warnings=self.warnings)
 
 
 class TiledRun:
@@ -158,6 +171,9 @@ class TiledRun:
             seconds=time.perf_counter() - start,
             rim=rim_of(self._adapter.grids(self.canvas).values(), self.canvas, self.crop),
             reduced=reduced.pixels,
+            grids={name: CellGrid(bits[0], self.mapper.projections[name]) for name, bits in self._cells.items()},
+            canvas=self.canvas,
+            crop=self.crop,
             reduced_picture=reduced_picture.pixels,
             warnings=tuple(self._warnings),
             sources=self._sources,
@@ -329,8 +345,8 @@ def map_picture(
         picture: a file as for ``load_image``, or a tensor ``[1, C, H, W]`` or ``[C, H, W]`` on the CPU, floating in
             [0, 1] or uint8, of a memory-mapped file if need be. With ``max_memory`` a file may have more pixels than
             Pillow's limit.
-        output: ``.npz`` with the arrays that the command line writes, or ``.tif`` or ``.tiff``, a tiled BigTIFF of the
-            map alone (needs the extra ``tiff``). It is replaced once it is complete.
+        output: ``.npz`` with cells and maps, as the command line writes with ``--pixels``, or ``.tif`` or ``.tiff``, a
+            tiled BigTIFF of the map alone (needs the extra ``tiff``). It is replaced once it is complete.
         max_memory: bytes that the process may hold, on the model's device where that is a GPU. Default: what it holds,
             and 80 % of what is left.
         tile: side of the inside of tiles, pixels, rounded up to the model's strides. Default: the largest that fit.
@@ -377,9 +393,16 @@ def map_picture(
 
 @contextlib.contextmanager
 def write_map(
-    run: TiledRun, file: IO[bytes], form: str, folder: Path, progress: Progress | None
+    run: TiledRun,
+    file: IO[bytes],
+    form: str,
+    folder: Path,
+    progress: Progress | None,
+    *,
+    name: str = "",
+    pixels: bool = True,
 ) -> Iterator[tuple[PictureResult, Callable[[str], None]]]:
-    """Run, and write the maps into an open file.
+    """Run, and write cells and maps into an open file; of an npz file the maps only with ``pixels``.
 
     Yields:
         The result, and what ends the file, given the record's text, which npz files hold.
@@ -391,9 +414,17 @@ def write_map(
         return
     writer = NpzWriter(file, folder, shape, dtype)
     try:
-        yield run.run(writer.write, progress), writer.finish
+        result = run.run(writer.write if pixels else _pass_by, progress)
+        arrays = result.image(name=name).arrays()
+        yield result, lambda text: writer.finish({**arrays, "metadata": np.array(text)})
     finally:
         writer.close()
+
+
+def _pass_by(strips: Strips) -> None:
+    """Take strips that nobody writes."""
+    for _ in strips:
+        pass
 
 
 def decoding_room(device: torch.device, max_memory: int | None) -> int | None:

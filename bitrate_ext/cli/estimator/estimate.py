@@ -89,12 +89,12 @@ def _estimate(
     picture = load_picture(path)
     result = estimator(picture.pixels.to(arguments.device), quality)
     regions = []
-    for region in arguments.roi:
+    for left, top, width, height in arguments.roi:
+        region = top, left, height, width
         try:
             bits, share = result.region_bits(region).item(), result.share(region).item()
         except ValueError as error:
             raise ValueError(f"{shown(image)}: --roi: {error}") from error
-        top, left, height, width = region
         regions.append({"x": left, "y": top, "width": width, "height": height, "bits": bits, "share": share})
     about = estimator.about
     record = Estimate(

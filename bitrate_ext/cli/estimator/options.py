@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from ...io.files import STDIN, shown, unusable
 from ..console import UsageError
 from ..model_options import add_device, add_model, check_checkpoint, check_device, check_model, is_own, qualities
 from ..outputs import ensure_output_dir, prepare_folder, refusal
+from ..regions.options import add_roi
 
 TRAIN_NOTES = """\
 FILE gets a small network that foretells how many bits the model spends on each 16 x 16 block of a picture, at the
@@ -109,14 +109,7 @@ def _add_estimate(command: argparse.ArgumentParser) -> None:
         metavar="Q",
         help=f"of the estimator's; of the demo codec's {choices.DEMO_QUALITY} if left out",
     )
-    command.add_argument(
-        "--roi",
-        action="append",
-        type=_region,
-        default=[],
-        metavar="X,Y,W,H",
-        help="a region, left, top, width and height in pixels: its bits and its share; may be repeated",
-    )
+    add_roi(command, "its bits and its share")
     add_device(command)
     command.add_argument("--json", action="store_true", help="print one JSON document instead of the summary")
 
@@ -125,15 +118,6 @@ def _check_estimate(arguments: argparse.Namespace) -> None:
     check_device(arguments)
     if arguments.checkpoint is not None:
         check_checkpoint(arguments.checkpoint, "--estimator")
-
-
-def _region(text: str) -> tuple[int, int, int, int]:
-    """Read X,Y,W,H as (top, left, height, width)."""
-    found = re.fullmatch(r"(\d{1,9}),(\d{1,9}),([1-9]\d{0,8}),([1-9]\d{0,8})", text, re.ASCII)
-    if found is None:
-        raise argparse.ArgumentTypeError(f"expected X,Y,W,H in pixels such as 40,60,200,100, got {text!r}")
-    left, top, width, height = map(int, found.groups())
-    return top, left, height, width
 
 
 def _minutes(text: str) -> float:

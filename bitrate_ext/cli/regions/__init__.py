@@ -1,0 +1,1 @@
+"""Regions of photographs in ``bitrate-ext map``: options, masks, tables."""
