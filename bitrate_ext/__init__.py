@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .attribution.result import Attribution
     from .attribution.slices import Slice, follow_slices
     from .coding.rans import CodingError
+    from .comparison.compare import compare
+    from .comparison.result import Comparison
     from .estimator.estimator import RateEstimate, RateEstimator
     from .estimator.training import train_estimator
     from .io.images import ImageError
@@ -43,6 +45,7 @@ _HOMES = {  # public name to the module that defines it
     "BitrateMapper": "mapping.mapper",
     "BitrateResult": "mapping.layout",
     "CodingError": "coding.rans",
+    "Comparison": "comparison.result",
     "Factorized": "ops.sources",
     "FrameMapper": "mapping.frames",
     "FrameResult": "mapping.frames",
@@ -66,6 +69,7 @@ _HOMES = {  # public name to the module that defines it
     "bitrate_map": "ops.functional",
     "calibrate": "receptive_field.calibration",
     "coded_video": "mapping.coded_video",
+    "compare": "comparison.compare",
     "follow_slices": "attribution.slices",
     "fuse": "models.fuse",
     "latent_bits": "ops.functional",
@@ -80,6 +84,7 @@ __all__ = [
     "BitrateMapper",
     "BitrateResult",
     "CodingError",
+    "Comparison",
     "Factorized",
     "FrameMapper",
     "FrameResult",
@@ -104,6 +109,7 @@ __all__ = [
     "bitrate_map",
     "calibrate",
     "coded_video",
+    "compare",
     "follow_slices",
     "fuse",
     "latent_bits",

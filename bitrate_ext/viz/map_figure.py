@@ -40,6 +40,7 @@ def map_figure(
     subtitle: str = "",
     limit: float | None = None,
     signed: bool = False,
+    ends: tuple[str, str] | None = None,
     rim: Rim = NO_RIM,
 ) -> Image.Image:
     """Draw the map with a colour bar in bits per pixel and a title.
@@ -50,6 +51,7 @@ def map_figure(
         subtitle: one smaller line below.
         limit: upper end of the colour scale, bits per pixel. Default: ``colour_limit`` of the map inside the rim.
         signed: a difference: red above zero, blue below, white at zero.
+        ends: what the lower and the upper end of the scale stand for.
         rim: pixels at the top, bottom, left and right that are beside padding, ``result.rim``: a dotted line is drawn.
 
     Returns:
