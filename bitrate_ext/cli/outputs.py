@@ -87,7 +87,7 @@ class Names:
     Inputs in one folder that have one stem keep their own endings. Case does not count.
 
     Args:
-        arguments: of the command: ``output``, ``overwrite``, and checkpoints, which no result may replace either.
+        arguments: of the command: ``output``, ``overwrite``, and files of models, which no result may replace either.
         inputs: all of them.
         endings: of the results of each.
         base: of the only input's results, in the place of folder and stem.
@@ -97,8 +97,9 @@ class Names:
         self, arguments: argparse.Namespace, inputs: Sequence[str], endings: Sequence[str], base: Path | None = None
     ) -> None:
         self._folder, self._endings = Path(arguments.output), endings
-        checkpoints = arguments.checkpoint, *(getattr(arguments, "animate", None) or ())
-        self._protected, self._overwrite = [*inputs, *checkpoints], arguments.overwrite
+        read = [getattr(arguments, "checkpoint", None), *(getattr(arguments, "animate", None) or ())]
+        read += getattr(arguments, "codec_files", ())
+        self._protected, self._overwrite = [*inputs, *read], arguments.overwrite
         self._bases = {one: base or path for one, path in self._places(inputs).items()}
         self._written: dict[str, str] = {}  # by this command
 
