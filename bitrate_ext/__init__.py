@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .cells.grid import CellGrid
     from .cells.picture import PictureBits
     from .coding.rans import CodingError
+    from .comparison.compare import compare
+    from .comparison.result import Comparison
     from .estimator.estimator import RateEstimate, RateEstimator
     from .estimator.training import train_estimator
     from .io.images import ImageError
@@ -46,6 +48,7 @@ _HOMES = {  # public name to the module that defines it
     "BitrateResult": "mapping.layout",
     "CellGrid": "cells.grid",
     "CodingError": "coding.rans",
+    "Comparison": "comparison.result",
     "Factorized": "ops.sources",
     "FrameMapper": "mapping.frames",
     "FrameResult": "mapping.frames",
@@ -70,6 +73,7 @@ _HOMES = {  # public name to the module that defines it
     "bitrate_map": "ops.functional",
     "calibrate": "receptive_field.calibration",
     "coded_video": "mapping.coded_video",
+    "compare": "comparison.compare",
     "follow_slices": "attribution.slices",
     "fuse": "models.fuse",
     "latent_bits": "ops.functional",
@@ -85,6 +89,7 @@ __all__ = [
     "BitrateResult",
     "CellGrid",
     "CodingError",
+    "Comparison",
     "Factorized",
     "FrameMapper",
     "FrameResult",
@@ -110,6 +115,7 @@ __all__ = [
     "bitrate_map",
     "calibrate",
     "coded_video",
+    "compare",
     "follow_slices",
     "fuse",
     "latent_bits",

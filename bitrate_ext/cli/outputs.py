@@ -87,7 +87,7 @@ class Names:
     Inputs in one folder that have one stem keep their own endings. Case does not count.
 
     Args:
-        arguments: of the command: ``output``, ``overwrite``, and checkpoints and a mask, which no result may replace.
+        arguments: of the command: ``output``, ``overwrite``, files of models and a mask, which no result may replace.
         inputs: all of them.
         endings: of the results of each.
         base: of the only input's results, in the place of folder and stem.
@@ -97,8 +97,10 @@ class Names:
         self, arguments: argparse.Namespace, inputs: Sequence[str], endings: Sequence[str], base: Path | None = None
     ) -> None:
         self._folder, self._endings = Path(arguments.output), endings
-        others = arguments.checkpoint, getattr(arguments, "mask", None), *(getattr(arguments, "animate", None) or ())
-        self._protected, self._overwrite = [*inputs, *others], arguments.overwrite
+        read = [getattr(arguments, name, None) for name in ("checkpoint", "mask")]
+        read += getattr(arguments, "animate", None) or ()
+        read += getattr(arguments, "codec_files", ())
+        self._protected, self._overwrite = [*inputs, *read], arguments.overwrite
         self._bases = {one: base or path for one, path in self._places(inputs).items()}
         self._written: dict[str, str] = {}  # by this command
 

@@ -18,13 +18,13 @@ from ..io.files import STDIN, shown, spooled_stdin
 from ..mapping.mapper import BitrateMapper
 from ..mapping.sequential import is_sequential
 from ..memory import is_out_of_memory
-from ..models import demo_codec, own, zoo
+from ..models import zoo
+from ..models.named import load_named
 from ..optional import folder_of
 from .console import UsageError, one_line, tell_failure, telling
 from .model_options import demo_quality, forward_options, is_own
 
 MOST_IMAGE = 4 << 30  # bytes of the standard input
-FIRST_LEVEL = 1  # of CompressAI's variable-rate models, where none is asked for
 Served = TypeVar("Served")
 
 
@@ -87,7 +87,7 @@ def load_model(
     forward = forward_options(arguments)
     _check_forward(model, forward, name, coded, taken)
     if coded:
-        zoo.set_level(model, forward.get("s", FIRST_LEVEL))
+        zoo.set_level(model, forward.get("s", zoo.FIRST_LEVEL))
     try:
         return model.to(device), name
     except RuntimeError as error:
@@ -95,19 +95,16 @@ def load_model(
 
 
 def _loaded_model(arguments: argparse.Namespace, forward_only: bool) -> tuple[nn.Module, str]:
-    if is_own(arguments.model):
-        model = own.load_own_model(arguments.model, arguments.model_args, arguments.checkpoint, arguments.key)
-        file = "" if arguments.checkpoint is None else f", {Path(arguments.checkpoint).name}"
-        return model, f"{arguments.model.partition(':')[2]}{file}"
-    if arguments.checkpoint is not None:
-        model = zoo.load_checkpoint(arguments.checkpoint, arguments.model, arguments.key)
-        return model, f"{Path(arguments.checkpoint).name} ({arguments.model or type(model).__name__})"
-    if arguments.model is not None:
-        metric = arguments.metric or "mse"
-        quality = "" if arguments.quality is None else f", quality {arguments.quality}"
-        return zoo.load_zoo_model(arguments.model, arguments.quality, metric), f"{arguments.model}{quality}, {metric}"
-    load = demo_codec.load_demo_forward if forward_only else demo_codec.load_demo_codec
-    return load(demo_quality(arguments)), f"demo codec, quality {demo_quality(arguments)}"
+    quality = demo_quality(arguments) if arguments.model is None else arguments.quality
+    return load_named(
+        arguments.model,
+        quality,
+        arguments.metric or "mse",
+        arguments.checkpoint,
+        arguments.key,
+        arguments.model_args,
+        forward_only=forward_only,
+    )
 
 
 def _check_forward(model: nn.Module, given: dict[str, Any], name: str, coded: bool, taken: Callable[..., Any]) -> None:

@@ -35,18 +35,8 @@ def load_demo_codec(quality: int = DEMO_QUALITY) -> nn.Module:
         ImportError: CompressAI or safetensors is not installed, or another CompressAI is, which does not take the
             codec; says what to do.
     """
-    require("compressai.models")
-    weights, sizes = _read(quality)
-    try:
-        return with_tables(build(lean_codec, weights, sizes))
-    except (*MISFIT, AttributeError) as error:
-        folder = folder_of("compressai")
-        if folder is None or is_out_of_memory(error):
-            raise
-        raise ImportError(
-            f"the compressai in {folder} does not take the demo codec ({type(error).__name__}: {error}); "
-            f"{take_off(folder)}"
-        ) from error
+    check_choice("quality", quality, DEMO_QUALITIES)
+    return load_between(quality)
 
 
 def load_demo_forward(quality: int = DEMO_QUALITY) -> nn.Module:
@@ -59,13 +49,32 @@ def load_demo_forward(quality: int = DEMO_QUALITY) -> nn.Module:
         ValueError: another quality.
         ImportError: safetensors is not installed; says what to install.
     """
-    return DemoForward(_read(quality)[0])
-
-
-def _read(quality: int) -> tuple[dict[str, Tensor], tuple[int, ...]]:
     check_choice("quality", quality, DEMO_QUALITIES)
+    return load_between(quality, forward_only=True)
+
+
+def load_between(quality: float, *, forward_only: bool = False) -> nn.Module:
+    """Load the bundled codec at one of its qualities, or between two of them.
+
+    Args:
+        quality: any number from the first to the last of ``DEMO_QUALITIES``.
+        forward_only: as ``load_demo_forward``, not as ``load_demo_codec``.
+    """
     weights, sizes = read_safetensors(WEIGHTS)
-    return at_level(weights, int(quality) - 1), sizes
+    weights = at_level(weights, quality - DEMO_QUALITIES[0])
+    if forward_only:
+        return DemoForward(weights)
+    require("compressai.models")
+    try:
+        return with_tables(build(lean_codec, weights, sizes))
+    except (*MISFIT, AttributeError) as error:
+        folder = folder_of("compressai")
+        if folder is None or is_out_of_memory(error):
+            raise
+        raise ImportError(
+            f"the compressai in {folder} does not take the demo codec ({type(error).__name__}: {error}); "
+            f"{take_off(folder)}"
+        ) from error
 
 
 def with_tables(codec: nn.Module) -> nn.Module:
@@ -103,7 +112,7 @@ def lean_codec(n: int, m: int) -> nn.Module:
     return codec
 
 
-def at_level(weights: Mapping[str, Tensor], level: int) -> dict[str, Tensor]:
+def at_level(weights: Mapping[str, Tensor], level: float) -> dict[str, Tensor]:
     """Fold the gains of one level into the layers beside them, so that a plain codec of one rate is left.
 
     A gain unit scales each channel of ``y`` before rounding and after (Cui et al. 2021, arXiv 2003.02012). What comes
@@ -113,10 +122,11 @@ def at_level(weights: Mapping[str, Tensor], level: int) -> dict[str, Tensor]:
     Args:
         weights: of a ``MeanScaleHyperprior``, by its names of them, and ``gains``, before and after,
             ``[2, levels, M]``.
-        level: from 0.
+        level: from 0; between two levels gains are interpolated geometrically, as there.
     """
     folded = {name: weight.float() for name, weight in weights.items()}
-    before, after = folded.pop("gains")[:, level]
+    gains, lower, part = folded.pop("gains"), math.floor(level), level - math.floor(level)
+    before, after = gains[:, lower] if not part else gains[:, lower] ** (1 - part) * gains[:, lower + 1] ** part
     outputs = {"g_a.6": before, "h_s.4": torch.cat((before, before))}
     for layer, gain in outputs.items():
         folded[f"{layer}.weight"] = folded[f"{layer}.weight"] * gain[:, None, None, None]

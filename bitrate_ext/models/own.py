@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, cast
 
 from torch import nn
 
@@ -39,7 +41,7 @@ def load_own_model(
     """
     arguments = dict(arguments or {})
     called = f"{name.partition(':')[2]}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
-    maker = _maker(name)
+    maker = import_named(name, "a class or a function that makes a model")
     try:
         model = maker(**arguments)
     except Exception as error:
@@ -57,15 +59,27 @@ def load_own_model(
         raise ValueError(f"coder tables of {called} cannot be built: {_words(error)}") from error
 
 
-def _maker(name: str) -> Any:
-    """Import the module and return the class or function."""
-    home, _, last = name.partition(":")
-    if sys.path[:1] != [os.getcwd()]:
-        sys.path.insert(0, os.getcwd())
+def import_named(name: str, what: str) -> Callable[..., Any]:
+    """Import a class or a function.
+
+    Args:
+        name: ``"package.module:Class"``, looked for in the current folder, too, or ``"folder/file.py:function"``.
+        what: it is to be, for messages.
+
+    Raises:
+        ValueError: there is none of that name; or it fails while it is imported.
+    """
+    home, _, last = name.rpartition(":")
+    file = Path(home) if home.endswith(".py") else None
+    folder = os.getcwd() if file is None else os.path.abspath(file.parent)
+    if sys.path[:1] != [folder]:
+        sys.path.insert(0, folder)
+    if file is not None and not file.is_file():
+        raise ValueError(f"there is no file {shown(file)}")
     try:
-        found: Any = importlib.import_module(home)
+        found: Any = importlib.import_module(home) if file is None else _run_file(file)
     except ModuleNotFoundError as error:
-        if error.name is not None and f"{home}.".startswith(f"{error.name}."):
+        if file is None and error.name is not None and f"{home}.".startswith(f"{error.name}."):
             raise ValueError(
                 f"there is no module {error.name!r}, neither in {os.getcwd()} nor among what is installed"
             ) from error
@@ -78,12 +92,22 @@ def _maker(name: str) -> Any:
             models = [one for one, value in public.items() if isinstance(value, type) and issubclass(value, nn.Module)]
             close = difflib.get_close_matches(part, public, cutoff=CLOSE) or models
             hint = f"; it has {', '.join(close[:5])}" if close else ""
-            file = f" ({found.__file__})" if getattr(found, "__file__", None) else ""
-            raise ValueError(f"{getattr(found, '__name__', home)!r}{file} has no {part!r}{hint}")
+            origin = f" ({found.__file__})" if getattr(found, "__file__", None) else ""
+            raise ValueError(f"{getattr(found, '__name__', home)!r}{origin} has no {part!r}{hint}")
         found = getattr(found, part)
     if not callable(found):
-        raise ValueError(f"{name} must be a class or a function that makes a model, got {type(found).__name__}")
-    return found
+        raise ValueError(f"{name} must be {what}, got {type(found).__name__}")
+    return cast(Callable[..., Any], found)
+
+
+def _run_file(file: Path) -> ModuleType:
+    """Run a file of Python as a module that is called as the file is, which takes no other module's place."""
+    spec = importlib.util.spec_from_file_location(file.name, file)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[file.name] = module  # where dataclasses look for it
+    spec.loader.exec_module(module)  # type: ignore[union-attr]
+    return module
 
 
 def _put_weights(model: nn.Module, path: Path, key: str | None, called: str) -> None:

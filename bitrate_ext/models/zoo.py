@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 import os
 import pickle
 import sys
@@ -27,6 +28,7 @@ from ..io.files import shown
 from ..optional import require
 
 TABLES = ("_quantized_cdf", "_offset", "_cdf_length")  # of the entropy coder
+FIRST_LEVEL = 1  # of variable-rate models, where none is asked for
 MISFIT = (RuntimeError, KeyError, ValueError, TypeError, IndexError, AssertionError)  # of weights and architecture
 
 
@@ -241,13 +243,24 @@ def set_level(model: nn.Module, level: Any) -> None:
 
     Args:
         model: CompressAI's, or one built like them, with its gains in ``Gain``.
-        level: what its ``forward`` calls ``s``; one that it does not have is left for it to refuse.
+        level: what its ``forward`` calls ``s``, or a number between two; one that it does not have is left for it to
+            refuse.
     """
-    gains: Any = getattr(model, "Gain", ())
     update: Any = getattr(model, "update", None)
-    known = isinstance(level, int) and 0 <= level < len(gains)
+    known = isinstance(level, (int, float)) and 0 <= level <= len(getattr(model, "Gain", ())) - 1
     if known and callable(update) and "scale" in inspect.signature(update).parameters:
-        update(force=True, scale=gains[level].detach())
+        update(force=True, scale=_gain_at(model, level))
+
+
+def level_arguments(model: nn.Module, level: float) -> dict[str, Any]:
+    """Return what a variable-rate model's ``forward`` and ``compress`` get for one of its levels, or between two."""
+    return {"s": int(level)} if level == int(level) else {"inputscale": _gain_at(model, level)}
+
+
+def _gain_at(model: Any, level: float) -> Tensor:
+    lower, part = math.floor(level), level - math.floor(level)
+    gains: Tensor = model.Gain.detach()
+    return gains[lower] if not part else gains[lower] ** (1 - part) * gains[lower + 1] ** part
 
 
 def make_ready(model: nn.Module) -> nn.Module:

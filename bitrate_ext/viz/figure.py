@@ -46,11 +46,37 @@ class PixelFigure:
             lines: how far from the top each stands, em.
         """
         for number, (text, line) in enumerate(zip(texts, lines, strict=False)):
-            size, weight, colour = (1.0, "normal", "0.3") if number else (1.3, "bold", "0.1")
-            place = margin / self.width, 1 - line * self.em / self.height
-            written = self.figure.text(*place, "", size=size * self.em, weight=weight, color=colour)
-            written.set_parse_math(False)
-            self._fit(written, text, self.width - 2 * margin)
+            place = margin, self.height - line * self.em
+            self.write_line(text, *place, self.width - 2 * margin, size=1.0 if number else 1.3, bold=not number)
+
+    def write_line(
+        self, text: str, left: float, bottom: float, room: float, *, size: float = 1.0, bold: bool = False
+    ) -> None:
+        """Write a line from a place in pixels on, cut in its middle where it is wider than its room; ``size`` in em."""
+        weight, colour = ("bold", "0.1") if bold else ("normal", "0.3")
+        place = left / self.width, bottom / self.height
+        written = self.figure.text(*place, "", size=size * self.em, weight=weight, color=colour)
+        written.set_parse_math(False)
+        self._fit(written, text, room)
+
+    def write_ends(self, scale: Any, ends: tuple[str, str]) -> None:
+        """Write what the two ends of a colour bar stand for, in the line of its label."""
+        upright = scale.orientation == "vertical"
+        label = (scale.ax.yaxis if upright else scale.ax.xaxis).label
+        renderer = self._canvas.get_renderer()
+        scale.ax.get_tightbbox(renderer)  # puts the label in its place
+        inverse = self.figure.transFigure.inverted()
+        (left, bottom), (right, top) = inverse.transform(label.get_window_extent(renderer))
+        bar = scale.ax.get_position()
+        for number, text in enumerate(ends):
+            style = {"size": self.em, "color": "0.15", "rotation": 90 * upright}
+            if upright:
+                place = (left + right) / 2, (bar.y0, bar.y1)[number]
+                style |= {"ha": "center", "va": ("bottom", "top")[number]}
+            else:
+                place = (bar.x0, bar.x1)[number], (bottom + top) / 2
+                style |= {"ha": ("left", "right")[number], "va": "center"}
+            self.figure.text(*place, text, **style)
 
     def _fit(self, written: Any, text: str, room: float) -> None:
         """Set a text, its middle left out as far as needed to be ``room`` pixels wide."""

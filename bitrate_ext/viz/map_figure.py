@@ -40,6 +40,7 @@ def map_figure(
     subtitle: str = "",
     limit: float | None = None,
     signed: bool = False,
+    ends: tuple[str, str] | None = None,
     rim: Rim = NO_RIM,
 ) -> Image.Image:
     """Draw the map with a colour bar in bits per pixel and a title.
@@ -50,6 +51,7 @@ def map_figure(
         subtitle: one smaller line below.
         limit: upper end of the colour scale, bits per pixel. Default: ``colour_limit`` of the map inside the rim.
         signed: a difference: red above zero, blue below, white at zero.
+        ends: what the lower and the upper end of the scale stand for.
         rim: pixels at the top, bottom, left and right that are beside padding, ``result.rim``: a dotted line is drawn.
 
     Returns:
@@ -85,22 +87,25 @@ def map_figure(
     drawn = panel.imshow(shown, cmap=colours, vmin=least, vmax=limit, aspect="auto")
     panel.set_axis_off()
     if any(rim):
-        _mark_rim(panel, values.shape, rim, em, "0.2" if signed else "white")
+        mark_rim(panel, values.shape, rim, em, "0.2" if signed else "white")
 
     scale = figure.figure.colorbar(
         drawn,
         cax=figure.add_axes(*bar),
         orientation="horizontal" if below else "vertical",
-        extend=_extended(shown, least, limit),
+        extend=extended(shown, least, limit),
         extendfrac=1.1 * em / bar_length,
     )
     notes = [note for note, told in (("grey: not a number", np.isnan(values).any()), (RIM_NOTE, any(rim))) if told]
-    label = "bits per pixel" + (f" ({'; '.join(notes)})" if notes else "")
+    label = "bits per pixel" + (f" ({'; '.join(notes)})" if notes and not ends else "")
     scale.set_label(label, size=em, color="0.15", labelpad=0.5 * em)
     figure.style_ticks(scale.ax)
     scale.outline.set_linewidth(0.0)
+    if ends:
+        figure.write_ends(scale, ends)
     if title or subtitle:
-        texts = (title, subtitle, _scale_note(shown, limit, measured=chosen is None, rim=rim))
+        note = _scale_note(shown, limit, measured=chosen is None, rim=rim)
+        texts = (title, subtitle, "; ".join([note, *(notes if ends else ())]))
         figure.write_head(texts, margin, (2.25, 3.8, 5.2))
     return figure.to_image()
 
@@ -218,7 +223,7 @@ def _scale_note(shown: NDArray[Any], limit: float, *, measured: bool, rim: Rim =
     return f"{end}; {share} of the pixels are beyond, up to {'infinity' if largest >= LARGEST else f'{largest:.3g}'}"
 
 
-def _mark_rim(panel: Any, shape: tuple[int, ...], rim: Rim, em: float, colour: str) -> None:
+def mark_rim(panel: Any, shape: tuple[int, ...], rim: Rim, em: float, colour: str) -> None:
     """Draw a line between the rim and the rest of the map, on the sides that have one."""
     (height, width), (top, bottom, left, right) = shape[-2:], rim
     box = (left - 0.5, width - right - 0.5), (top - 0.5, height - bottom - 0.5)
@@ -255,7 +260,7 @@ def panel_size(height: int, width: int, *, beside: int = 1) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def _extended(shown: NDArray[Any], least: float, limit: float) -> str:
+def extended(shown: NDArray[Any], least: float, limit: float) -> str:
     """Tell at which ends the colour bar goes on, in matplotlib's words."""
     below, above = np.nanmin(shown, initial=0.0) < least, np.nanmax(shown, initial=0.0) > limit
     return {(False, False): "neither", (True, False): "min", (False, True): "max"}.get((below, above), "both")
