@@ -57,6 +57,7 @@ class PictureBits:
         picture: ``[1, C, H, W]`` in [0, 1], what was coded.
         reconstruction: the same of what is decoded.
         channel_bits: of each latent, float64 ``[C]``, where they are known.
+        channel_cells: of each latent, float64 ``[C, h, w]``, the bits of each symbol, where they are known.
         warnings: what is to be known of these numbers, a line each.
 
     Raises:
@@ -73,6 +74,7 @@ class PictureBits:
     picture: Tensor | None = field(default=None, repr=False)
     reconstruction: Tensor | None = field(default=None, repr=False)
     channel_bits: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    channel_cells: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..models.padding import Crop, Size
-from ..ops.functional import bitrate_map
+from ..ops.functional import bitrate_map, latent_bits
 from ..ops.projection import Projection
 from .guides import Guides
 
@@ -43,6 +43,11 @@ class ChannelMaps:
             unit=self.unit,
         )
         return made
+
+    def cells(self, number: int) -> dict[str, Tensor]:
+        """Return the bits of each symbol of one of N images, float64 ``[C, h, w]`` of each latent."""
+        each = {name: values[number].detach().unsqueeze(1) for name, values in self.values.items()}
+        return {name: latent_bits(one, dtype=torch.float64, unit=self.unit) for name, one in each.items()}
 
     def _chosen(self, latent: str, channel: Any, count: int) -> list[int]:
         if isinstance(channel, slice):

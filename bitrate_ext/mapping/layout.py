@@ -90,6 +90,7 @@ class BitrateResult:
             picture=picture,
             reconstruction=None if self.x_hat is None else self.x_hat[number : number + 1].detach().clamp(0, 1),
             channel_bits={latent: bits[number] for latent, bits in self.channel_bits.items()},
+            channel_cells=self.symbols.cells(number) if self.symbols and self.grids else {},
             warnings=self.warnings,
         )
 
