@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .ops.projection import Projection
     from .ops.sources import Factorized, Gaussian, GaussianMixture, Laplace, Logistic
     from .ops.strips import map_strips
+    from .page.write import write_folder_page, write_page
     from .receptive_field.calibration import calibrate
     from .receptive_field.field import ReceptiveField
     from .tiled.map_picture import PictureResult, map_picture
@@ -82,6 +83,8 @@ _HOMES = {  # public name to the module that defines it
     "map_strips": "ops.strips",
     "rate": "ops.functional",
     "train_estimator": "estimator.training",
+    "write_folder_page": "page.write",
+    "write_page": "page.write",
 }
 __all__ = [
     "Attribution",
@@ -125,6 +128,8 @@ __all__ = [
     "models",
     "rate",
     "train_estimator",
+    "write_folder_page",
+    "write_page",
 ]
 
 

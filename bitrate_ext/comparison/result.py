@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..cells.picture import PictureBits
-from ..mapping.psnr import measure_psnr
+from ..cells.quality import measure_ms_ssim, measure_psnr
 from ..models.padding import Size
-from ..optional import require
 from ..viz.colormap import Rim, colour_limit, inside_rim
 from .rate import Found, bytes_of
 
@@ -192,13 +191,6 @@ def share_scale(comparisons: Sequence[Comparison]) -> list[Comparison]:
     limit = max((one.limit for one in comparisons), default=1.0)
     apart = max((one.difference_limit for one in comparisons), default=1.0)
     return [replace(one, limit=limit, difference_limit=apart) for one in comparisons]
-
-
-def measure_ms_ssim(x_hat: Tensor, x: Tensor) -> float | None:
-    """Return the MS-SSIM of a reconstruction, cut to [0, 1]; None where a side has 160 pixels or fewer."""
-    if min(x.shape[-2:]) <= LEAST_SIDE:
-        return None
-    return float(require("pytorch_msssim").ms_ssim(x_hat.float().clamp(0, 1), x.to(x_hat.device).float(), data_range=1))
 
 
 def _check_comparable(pictures: Mapping[str, PictureBits]) -> None:

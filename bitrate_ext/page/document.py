@@ -1,0 +1,172 @@
+"""What a page is told: cells, bands and pictures as blobs of bytes, and a document of JSON that refers to them."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .._version import __version__
+from ..cells.picture import CellGrid, PictureBits
+from ..cells.quality import measure_psnr
+from ..ops.projection import Axis, axis_band
+from ..optional import require
+from ..viz.colormap import COLOURS, DIFFERENCES, colour_limit, colour_map, inside_rim
+
+CHANNELS = 16  # of each latent, the costliest, unless more are asked for
+KEPT_BITS = 0xFFFFFF00  # of a float32 of rasters: a mantissa of 16 bits, wrong by 8e-6 of the value at most
+LEVEL = 9
+_CPU = torch.device("cpu")
+
+
+class Blobs:
+    """Arrays and files that a page holds, each once: what is alike has one place."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self._places: dict[bytes, int] = {}
+
+    def add_bytes(self, content: bytes) -> int:
+        """Keep bytes as they are; return their place."""
+        if content not in self._places:
+            self._places[content] = len(self.texts)
+            self.texts.append(base64.b64encode(content).decode())
+        return self._places[content]
+
+    def add(self, array: NDArray[Any]) -> dict[str, Any]:
+        """Keep an array, deflated: first the lowest bytes of all numbers, then the next, which packs floats better."""
+        little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+        planes = little.view(np.uint8).reshape(-1, little.itemsize).T
+        place = self.add_bytes(zlib.compress(planes.tobytes(), LEVEL))
+        return {"blob": place, "type": array.dtype.name, "shape": list(array.shape)}
+
+    def add_picture(self, picture: Tensor) -> int:
+        """Keep a picture ``[1, C, H, W]`` in [0, 1] as a PNG of 8 bits; of other than one or three channels the first.
+
+        Raises:
+            ImportError: Pillow is missing.
+        """
+        wanted = picture.detach().cpu()[0, : 3 if picture.shape[1] >= 3 else 1]
+        pixels = eight_bits(wanted).numpy().transpose(1, 2, 0)
+        file = io.BytesIO()
+        require("PIL.Image").fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0]).save(
+            file, format="PNG", compress_level=6
+        )
+        return self.add_bytes(file.getvalue())
+
+
+def eight_bits(picture: Tensor) -> Tensor:
+    """Return a picture in [0, 1] as uint8, as files of pictures hold it."""
+    return (picture.double().clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def page_document(
+    inputs: Sequence[PictureBits],
+    blobs: Blobs,
+    *,
+    channels: int | None,
+    title: str,
+    facts: Mapping[str, str],
+    mask: Tensor | None,
+    mask_names: Mapping[int, str],
+) -> dict[str, Any]:
+    """Return what a page of one picture is told; see ``write_page``."""
+    first = inputs[0]
+    height, width = first.size
+    picture = next((one.picture for one in inputs if one.picture is not None), None)
+    palettes = [colour_map(name)(np.arange(256), bytes=True)[:, :3].ravel().tolist() for name in (COLOURS, DIFFERENCES)]
+    return {
+        "page": "picture",
+        "title": title,
+        "version": __version__,
+        "facts": {str(name): str(value) for name, value in facts.items()},
+        "width": width,
+        "height": height,
+        "picture": None if picture is None else blobs.add_picture(picture),
+        "palettes": dict(zip(("bits", "differences"), palettes, strict=True)),
+        "inputs": [_input_document(one, blobs, channels) for one in inputs],
+        "mask": None if mask is None else blobs.add(mask.cpu().numpy().astype(np.int32)),
+        "mask_names": {str(label): str(name) for label, name in mask_names.items()},
+    }
+
+
+def _input_document(one: PictureBits, blobs: Blobs, channels: int | None) -> dict[str, Any]:
+    total = one.map().cpu().numpy()
+    return {
+        "name": one.name,
+        "kind": one.kind,
+        "canvas": one.canvas,
+        "crop": one.crop,
+        "total": finite(one.total_bits),
+        "bpp": finite(one.bpp),
+        "padding": finite(one.padding_bits),
+        "elsewhere": {what: finite(bits) for what, bits in one.elsewhere.items()},
+        "file_bytes": one.file_bytes,
+        "closes": one.closes,
+        "warnings": list(one.warnings),
+        "limit": colour_limit(inside_rim(total, one.rim)),
+        "psnr": _psnr(one),
+        "reconstruction": None if one.reconstruction is None else blobs.add_picture(one.reconstruction),
+        "latents": [_latent_document(one, name, blobs, channels) for name in one.grids],
+    }
+
+
+def _psnr(one: PictureBits) -> float | None:
+    """Return the PSNR in dB of what files of 8 bits hold, as the page counts it; None where exact or unknown."""
+    if one.picture is None or one.reconstruction is None:
+        return None
+    decoded, coded = (
+        eight_bits(picture.detach().cpu()).double() / 255 for picture in (one.reconstruction, one.picture)
+    )
+    return measure_psnr(decoded, coded)
+
+
+def _latent_document(one: PictureBits, name: str, blobs: Blobs, channels: int | None) -> dict[str, Any]:
+    grid = one.grids[name]
+    made: dict[str, Any] = {"name": name, "bits": finite(one.latent_bits[name]), "raster": None, "channels": None}
+    cells = grid.bits.detach().double().cpu()
+    if grid.guide is not None or tuple(cells.shape) == one.size == one.canvas:
+        raster = one.map(name).detach().cpu().numpy().astype(np.float32)
+        made["raster"] = blobs.add((raster.view(np.uint32) & np.uint32(KEPT_BITS)).view(np.float32))
+    made["cells"] = blobs.add(cells.numpy()) if tuple(cells.shape) != one.size else None
+    made["grid"] = list(cells.shape)
+    made["terms"] = [] if made["raster"] else _bands(one, grid, blobs)
+    totals = one.channel_bits.get(name)
+    if totals is not None:
+        made["channels"] = _channel_document(totals, one.symbol_bits.get(name), blobs, channels)
+    return made
+
+
+def _bands(one: PictureBits, grid: CellGrid, blobs: Blobs) -> list[dict[str, Any]]:
+    """Return R and C of each term, of the rows and the columns of pixels that the picture has."""
+    terms = []
+    for term in grid.projection.terms:
+        bands: dict[str, Any] = {}
+        for axis, name in enumerate(("rows", "columns")):
+            where = Axis(grid.bits.shape[axis], one.canvas[axis], one.crop[axis], one.crop[2 + axis])
+            band = axis_band(term.along(axis), where, _CPU)
+            start, weight = band.start.numpy().astype(np.int32), band.weight.numpy()
+            bands[name] = {"start": blobs.add(start), "weight": blobs.add(weight), "taps": band.taps}
+        terms.append(bands)
+    return terms
+
+
+def _channel_document(totals: Tensor, cells: Tensor | None, blobs: Blobs, most: int | None) -> dict[str, Any]:
+    """Return the bits of all channels, and the cells of the costliest, most first."""
+    totals = totals.detach().double().cpu()
+    order = totals.sort(descending=True, stable=True).indices[:most]
+    held = None if cells is None else blobs.add(cells[order.to(cells.device)].detach().float().cpu().numpy())
+    return {"bits": [finite(bits) for bits in totals.tolist()], "numbers": order.tolist(), "cells": held}
+
+
+def finite(value: float) -> float | None:
+    """Return a number for JSON, which has neither infinity nor NaN: None in their place."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,162 @@
+// @ts-check
+// Bits of cells over pixels. A grid S [h, w] is laid out as R S C^T, summed over its terms, where R and C are bands:
+// pixel p reads `taps` cells from start[p] on, with weight[tap * pixels + p]. Everything is counted in float64.
+
+import { numbersOf } from "./data.js";
+
+/** @typedef {import("./data.js").LatentDocument} LatentDocument */
+/** @typedef {import("./data.js").BandDocument} BandDocument */
+/** @typedef {import("./data.js").Numbers} Numbers */
+/** @typedef {{start: Numbers, weight: Numbers, taps: number, pixels: number}} Band */
+/** @typedef {{rows: Band, columns: Band, sums?: Float64Array}} Term */
+/** @typedef {Int32Array} Spans rows y and columns from x0 to before x1, three numbers each */
+
+/** Bits of one latent or channel over a picture of width x height pixels. */
+export class Layout {
+  /**
+   * @param {number} height @param {number} width of the picture
+   * @param {[number, number]} grid rows and columns of cells
+   * @param {Numbers | null} cells bits of each
+   * @param {Term[]} terms
+   * @param {Numbers | null} raster bits of each pixel, in the place of cells and terms
+   */
+  constructor(height, width, grid, cells, terms, raster) {
+    this.height = height;
+    this.width = width;
+    this.grid = grid;
+    this.cells = cells;
+    this.terms = terms;
+    this.raster = raster;
+  }
+
+  /** The bits of one pixel. @param {number} x @param {number} y @returns {number} */
+  at(x, y) {
+    if (this.raster) return this.raster[y * this.width + x];
+    const cells = /** @type {Numbers} */ (this.cells);
+    let total = 0;
+    for (const { rows, columns } of this.terms)
+      for (let i = 0; i < rows.taps; i++) {
+        const down = rows.weight[i * rows.pixels + y];
+        if (down === 0) continue;
+        const from = (rows.start[y] + i) * this.grid[1] + columns.start[x];
+        for (let j = 0; j < columns.taps; j++) {
+          const across = columns.weight[j * columns.pixels + x];
+          if (across !== 0) total += down * across * cells[from + j];
+        }
+      }
+    return total;
+  }
+
+  /** Add the bits of all pixels to a raster. @param {Float32Array} out [height * width] */
+  addTo(out) {
+    const { width, height } = this;
+    if (this.raster) {
+      for (let i = 0; i < out.length; i++) out[i] += this.raster[i];
+      return;
+    }
+    for (const { rows, columns } of this.terms) {
+      const wide = this._across(columns);
+      for (let i = 0; i < rows.taps; i++)
+        for (let y = 0; y < height; y++) {
+          const down = rows.weight[i * rows.pixels + y];
+          if (down === 0) continue;
+          const from = (rows.start[y] + i) * width;
+          for (let x = 0, to = y * width; x < width; x++) out[to + x] += down * wide[from + x];
+        }
+    }
+  }
+
+  /** S C^T, [h, width]. @param {Band} columns @returns {Float64Array} */
+  _across(columns) {
+    const [h, w] = this.grid;
+    const cells = /** @type {Numbers} */ (this.cells);
+    const wide = new Float64Array(h * this.width);
+    for (let row = 0; row < h; row++)
+      for (let j = 0; j < columns.taps; j++)
+        for (let x = 0; x < this.width; x++) {
+          const across = columns.weight[j * columns.pixels + x];
+          if (across !== 0) wide[row * this.width + x] += across * cells[row * w + columns.start[x] + j];
+        }
+    return wide;
+  }
+
+  /** The bits of a region. @param {Spans} spans @returns {number} */
+  sum(spans) {
+    let total = 0;
+    if (this.raster) {
+      for (let s = 0; s < spans.length; s += 3)
+        for (let i = spans[s] * this.width + spans[s + 1], end = spans[s] * this.width + spans[s + 2]; i < end; i++) total += this.raster[i];
+      return total;
+    }
+    const wide = this.width + 1;
+    for (const term of this.terms) {
+      const sums = term.sums || (term.sums = this._prefixed(term.columns));
+      const { rows } = term;
+      for (let s = 0; s < spans.length; s += 3)
+        for (let i = 0; i < rows.taps; i++) {
+          const down = rows.weight[i * rows.pixels + spans[s]];
+          if (down === 0) continue;
+          const from = (rows.start[spans[s]] + i) * wide;
+          total += down * (sums[from + spans[s + 2]] - sums[from + spans[s + 1]]);
+        }
+    }
+    return total;
+  }
+
+  /** Sums of S C^T over the columns before each, [h, width + 1]. @param {Band} columns @returns {Float64Array} */
+  _prefixed(columns) {
+    const values = this._across(columns);
+    const sums = new Float64Array(this.grid[0] * (this.width + 1));
+    for (let row = 0; row < this.grid[0]; row++)
+      for (let x = 0, to = row * (this.width + 1); x < this.width; x++) sums[to + x + 1] = sums[to + x] + values[row * this.width + x];
+    return sums;
+  }
+}
+
+/** @param {BandDocument} band @returns {Promise<Band>} */
+async function readBand(band) {
+  const [start, weight] = await Promise.all([numbersOf(band.start), numbersOf(band.weight)]);
+  return { start, weight, taps: band.taps, pixels: start.length };
+}
+
+/** Read a latent's layout. @param {LatentDocument} latent @param {number} height @param {number} width @returns {Promise<Layout>} */
+export async function readLayout(latent, height, width) {
+  const terms = latent.terms.map(async (one) => {
+    const [rows, columns] = await Promise.all([readBand(one.rows), readBand(one.columns)]);
+    return { rows, columns };
+  });
+  const [cells, raster] = await Promise.all([latent.cells && numbersOf(latent.cells), latent.raster && numbersOf(latent.raster)]);
+  return new Layout(height, width, latent.grid, cells, await Promise.all(terms), raster);
+}
+
+/** The same cells' places with other bits in them. @param {Layout} layout @param {Numbers} cells @returns {Layout} */
+export function withCells(layout, cells) {
+  const terms = layout.terms.map(({ rows, columns }) => ({ rows, columns }));
+  return new Layout(layout.height, layout.width, layout.grid, cells, terms, null);
+}
+
+/** Bits of each row and of each column of pixels. @param {Layout[]} layouts @returns {{rows: Float64Array, columns: Float64Array}} */
+export function profiles(layouts) {
+  const { height, width } = layouts[0];
+  const rows = new Float64Array(height);
+  const columns = new Float64Array(width);
+  for (const layout of layouts) {
+    const spans = new Int32Array(3);
+    for (let y = 0; y < height; y++) {
+      spans.set([y, 0, width]);
+      rows[y] += layout.sum(spans);
+    }
+    if (layout.raster) {
+      for (let y = 0, i = 0; y < height; y++) for (let x = 0; x < width; x++, i++) columns[x] += layout.raster[i];
+      continue;
+    }
+    for (const { rows: down, columns: across } of layout.terms) {
+      const heights = new Float64Array(layout.grid[0]);
+      for (let i = 0; i < down.taps; i++) for (let y = 0; y < height; y++) heights[down.start[y] + i] += down.weight[i * height + y];
+      const wide = layout._across(across);
+      for (let row = 0; row < heights.length; row++)
+        if (heights[row] !== 0) for (let x = 0; x < width; x++) columns[x] += heights[row] * wide[row * width + x];
+    }
+  }
+  return { rows, columns };
+}

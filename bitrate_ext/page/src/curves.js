@@ -1,0 +1,89 @@
+// @ts-check
+// Charts as SVG, which follow the page's colours, are read aloud, and can be saved as they are.
+
+import { el, save, svg } from "./dom.js";
+import { brief, niceStep } from "./colour.js";
+
+/** @typedef {{xs?: ArrayLike<number>, ys: ArrayLike<number>, kind: "bars" | "line", colour: string, name?: string, names?: string[], chosen?: (place: number) => void}} Series */
+/** @typedef {{title: string, x: string, y: string, series: Series[], note?: string, pointed?: (place: number | null) => string}} Chart */
+
+const WIDE = 380, HIGH = 170, LEFT = 44, RIGHT = 8, TOP = 8, BOTTOM = 34;
+
+/** Draw a chart with its title, its note and a button that saves it. @param {Chart} chart @returns {HTMLElement} */
+export function figure(chart) {
+  const drawn = draw(chart);
+  const told = el("p", { class: "note" }, chart.note || "");
+  if (chart.pointed) {
+    const { pointed } = chart;
+    const count = chart.series[0].ys.length;
+    const place = (/** @type {MouseEvent} */ event) => {
+      const box = drawn.getBoundingClientRect();
+      const at = ((event.clientX - box.left) / box.width) * WIDE;
+      const found = Math.floor(((at - LEFT) / (WIDE - LEFT - RIGHT)) * count);
+      return Math.min(count - 1, Math.max(0, found));
+    };
+    drawn.addEventListener("pointermove", (event) => (told.textContent = pointed(place(event))));
+    drawn.addEventListener("pointerleave", () => (told.textContent = pointed(null)));
+    const { chosen } = chart.series[0];
+    if (chosen) drawn.addEventListener("click", (event) => chosen(place(event)));
+  }
+  const button = el("button", { type: "button", class: "small", click: () => saveSvg(drawn, chart.title) }, "SVG");
+  return el("figure", {}, el("figcaption", {}, chart.title, " ", button), drawn, told);
+}
+
+/** @param {Chart} chart @returns {SVGElement} */
+function draw(chart) {
+  const { series } = chart;
+  const [spanX, spanY] = [WIDE - LEFT - RIGHT, HIGH - TOP - BOTTOM];
+  const bars = series[0].kind === "bars";
+  const xsOf = (/** @type {Series} */ one) => one.xs || Array.from(one.ys, (_, i) => (bars ? i + 0.5 : i));
+  const count = series[0].ys.length;
+  const ends = series[0].xs;
+  const endX = (bars ? (ends ? ends[count - 1] + ends[0] : count) : Math.max(...series.map((one) => Number(xsOf(one)[one.ys.length - 1])))) || 1;
+  let endY = 0;
+  for (const one of series) for (let i = 0; i < one.ys.length; i++) if (one.ys[i] > endY && one.ys[i] < Infinity) endY = one.ys[i];
+  endY = endY || 1;
+  const x = (/** @type {number} */ at) => LEFT + (at / endX) * spanX;
+  const y = (/** @type {number} */ at) => TOP + spanY - (Math.min(at, endY) / endY) * spanY;
+  const made = svg("svg", { viewBox: `0 0 ${WIDE} ${HIGH}`, role: "img", "aria-label": `${chart.title}. ${chart.note || ""}`, "font-family": "system-ui, sans-serif", "font-size": 10 });
+  const label = (/** @type {number} */ px, /** @type {number} */ py, /** @type {string} */ text, /** @type {Record<string, any>} */ more = {}) => svg("text", { x: px, y: py, fill: "currentColor", "text-anchor": "middle", ...more }, text);
+  const stepX = niceStep(endX, 6), stepY = niceStep(endY, 4);
+  for (let at = 0; at <= endX * 1.0001; at += stepX) made.append(label(x(at), HIGH - BOTTOM + 13, brief(at)));
+  for (let at = 0; at <= endY * 1.0001; at += stepY)
+    made.append(svg("line", { x1: LEFT, x2: WIDE - RIGHT, y1: y(at), y2: y(at), stroke: "currentColor", "stroke-opacity": 0.18 }), label(LEFT - 4, y(at) + 3, brief(at), { "text-anchor": "end" }));
+  made.append(label(LEFT + spanX / 2, HIGH - 5, chart.x), label(10, TOP + spanY / 2, chart.y, { transform: `rotate(-90 10 ${TOP + spanY / 2})` }));
+  for (const one of series) {
+    const xs = xsOf(one);
+    let path = "";
+    if (one.kind === "bars") {
+      const half = Math.max(0.3, (0.4 * spanX) / one.ys.length);
+      for (let i = 0; i < one.ys.length; i++) if (one.ys[i] > 0) path += `M${(x(xs[i]) - half).toFixed(2)} ${y(0)}V${y(one.ys[i]).toFixed(2)}h${(2 * half).toFixed(2)}V${y(0)}z`;
+      made.append(svg("path", { d: path, fill: one.colour }));
+    } else {
+      for (const i of thinned(one.ys.length)) path += `${path ? "L" : "M"}${x(xs[i]).toFixed(2)} ${y(one.ys[i]).toFixed(2)}`;
+      made.append(svg("path", { d: path, fill: "none", stroke: one.colour, "stroke-width": 1.5 }));
+    }
+  }
+  const told = series.filter((one) => one.name);
+  told.forEach((one, i) => made.append(svg("rect", { x: LEFT + 8, y: TOP + 2 + 13 * i, width: 9, height: 9, fill: one.colour }), label(LEFT + 21, TOP + 10 + 13 * i, one.name || "", { "text-anchor": "start" })));
+  return made;
+}
+
+/** Places of at most a few thousand points of a line. @param {number} count @returns {number[]} */
+function thinned(count) {
+  const step = Math.max(1, Math.ceil(count / 2000));
+  const places = [];
+  for (let i = 0; i < count; i += step) places.push(i);
+  if (places[places.length - 1] !== count - 1) places.push(count - 1);
+  return places;
+}
+
+/** @param {SVGElement} drawn @param {string} title */
+function saveSvg(drawn, title) {
+  const copy = /** @type {SVGElement} */ (drawn.cloneNode(true));
+  copy.setAttribute("xmlns", "http://www.w3.org/2000/svg");
+  copy.setAttribute("color", "#222");
+  copy.setAttribute("width", String(2 * WIDE));
+  copy.setAttribute("height", String(2 * HIGH));
+  save(`${title.replace(/[^\w]+/g, "-").slice(0, 40)}.svg`, new Blob([new XMLSerializer().serializeToString(copy)], { type: "image/svg+xml" }));
+}

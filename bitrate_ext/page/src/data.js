@@ -1,0 +1,97 @@
+// @ts-check
+// What the file holds: a document of JSON, and blobs of bytes that are inflated when they are first asked for.
+
+/** @typedef {{blob: number, type: "int32" | "float32" | "float64", shape: number[]}} Reference */
+/** @typedef {Int32Array | Float32Array | Float64Array} Numbers */
+/** @typedef {{start: Reference, weight: Reference, taps: number}} BandDocument */
+/** @typedef {{bits: (number | null)[], numbers: number[], cells: Reference | null}} ChannelDocument */
+/**
+ * @typedef {object} LatentDocument
+ * @property {string} name
+ * @property {number | null} bits
+ * @property {[number, number]} grid
+ * @property {Reference | null} raster
+ * @property {Reference | null} cells
+ * @property {{rows: BandDocument, columns: BandDocument}[]} terms
+ * @property {ChannelDocument | null} channels
+ */
+/**
+ * @typedef {object} InputDocument
+ * @property {string} name
+ * @property {string} kind
+ * @property {[number, number]} canvas
+ * @property {[number, number, number, number]} crop
+ * @property {number | null} total
+ * @property {number | null} bpp
+ * @property {number | null} padding
+ * @property {Record<string, number | null>} elsewhere
+ * @property {number | null} file_bytes
+ * @property {boolean | null} closes
+ * @property {number | null} psnr of 8 bits, dB
+ * @property {string[]} warnings
+ * @property {number} limit
+ * @property {number | null} reconstruction
+ * @property {LatentDocument[]} latents
+ */
+/**
+ * @typedef {object} PictureDocument
+ * @property {"picture"} page
+ * @property {string} title
+ * @property {string} version
+ * @property {Record<string, string>} facts
+ * @property {number} width
+ * @property {number} height
+ * @property {number | null} picture
+ * @property {{bits: number[], differences: number[]}} palettes
+ * @property {InputDocument[]} inputs
+ * @property {Reference | null} mask
+ * @property {Record<string, string>} mask_names
+ */
+/** @typedef {{name: string, link: boolean, whole?: boolean, numbers?: Reference, texts?: string[]}} ColumnDocument */
+/** @typedef {{page: "folder", title: string, version: string, count: number, columns: ColumnDocument[]}} FolderDocument */
+
+const ARRAYS = { int32: Int32Array, float32: Float32Array, float64: Float64Array };
+
+/** Say why this page cannot be shown here; empty where it can. @returns {string} */
+export function trouble() {
+  if (!document.getElementById("end")) return "This file is cut short: its end is missing. Copy it again, or write it anew.";
+  if (typeof DecompressionStream === "undefined")
+    return "This browser has no DecompressionStream, which this page needs: Chrome or Edge 80, Firefox 113, Safari 16.4 or later have it.";
+  if (!document.createElement("canvas").getContext("2d")) return "This browser draws no canvas, which this page needs.";
+  return "";
+}
+
+/** @returns {PictureDocument | FolderDocument} */
+export function readDocument() {
+  return JSON.parse(/** @type {HTMLElement} */ (document.getElementById("data")).textContent || "");
+}
+
+/** @param {number} place @returns {Uint8Array<ArrayBuffer>} */
+export function blobBytes(place) {
+  const text = /** @type {HTMLElement} */ (document.getElementById(`blob-${place}`)).textContent || "";
+  const direct = /** @type {any} */ (Uint8Array).fromBase64;
+  if (direct) return direct.call(Uint8Array, text);
+  const letters = atob(text);
+  const bytes = new Uint8Array(letters.length);
+  for (let i = 0; i < letters.length; i++) bytes[i] = letters.charCodeAt(i);
+  return bytes;
+}
+
+/** The numbers of a blob: inflated, and their planes of bytes put together. @param {Reference} reference @returns {Promise<Numbers>} */
+export async function numbersOf(reference) {
+  const stream = new Blob([blobBytes(reference.blob)]).stream().pipeThrough(new DecompressionStream("deflate"));
+  const planes = new Uint8Array(await new Response(stream).arrayBuffer());
+  const kind = ARRAYS[reference.type];
+  const width = kind.BYTES_PER_ELEMENT;
+  const count = planes.length / width;
+  const bytes = new Uint8Array(planes.length);
+  for (let plane = 0; plane < width; plane++)
+    for (let i = 0, from = plane * count, to = plane; i < count; i++, from++, to += width) bytes[to] = planes[from];
+  return new kind(bytes.buffer);
+}
+
+/** A picture, its colours as they are in the file. @param {number} place @returns {Promise<ImageBitmap>} */
+export function pictureOf(place) {
+  const file = new Blob([blobBytes(place)], { type: "image/png" });
+  return createImageBitmap(file, { colorSpaceConversion: "none", premultiplyAlpha: "none" });
+}

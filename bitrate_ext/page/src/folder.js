@@ -1,0 +1,144 @@
+// @ts-check
+// A table of many pictures: only the rows that are seen are in the page; sorted by typed arrays, filtered by words.
+
+import { el, named, number } from "./dom.js";
+import { brief } from "./colour.js";
+import { numbersOf } from "./data.js";
+import { figure } from "./curves.js";
+
+/** @typedef {{name: string, link: boolean, whole: boolean, numbers: Float64Array | null, texts: string[] | null}} Column */
+
+const ROW = 26; // pixels
+const MARGIN = 12; // rows beyond those that are seen
+const BINS = 40;
+const SAFE = /^[^:/\\?#][^:?#]*$/; // links of pages beside this one, never to elsewhere
+
+/** @param {import("./data.js").FolderDocument} told @param {HTMLElement} page */
+export async function folderPage(told, page) {
+  /** @type {Column[]} */
+  const columns = await Promise.all(told.columns.map(async (one) => ({
+    name: one.name, link: one.link, whole: Boolean(one.whole), texts: one.texts || null,
+    numbers: one.numbers ? /** @type {Float64Array} */ (await numbersOf(one.numbers)) : null,
+  })));
+  const folder = new Folder(columns, told.count);
+  page.replaceChildren(el("header", {}, el("h1", {}, named(told.title))), el("main", { class: "folder" }, folder.element));
+  page.hidden = false;
+  folder.update();
+}
+
+class Folder {
+  /** @param {Column[]} columns @param {number} count */
+  constructor(columns, count) {
+    this.columns = columns;
+    this.shown = columns.filter((one) => !one.link);
+    this.link = columns.find((one) => one.link && one.texts);
+    this.count = count;
+    this.sorted = -1;
+    this.down = false;
+    /** @type {string[] | null} */
+    this.words = null;
+    this.order = Uint32Array.from({ length: count }, (_, i) => i);
+    this.visible = this.order;
+    this.filter = el("input", { type: "search", placeholder: "kodim, bpp > 0.5", "aria-label": "Words that rows must hold, or a column, a sign and a number", input: () => this.narrow() });
+    this.told = el("span", { role: "status" });
+    this.heads = this.shown.map((one, i) => el("th", { scope: "col", "aria-sort": "none" }, el("button", { type: "button", click: () => this.sort(i) }, named(one.name))));
+    this.body = el("tbody");
+    this.space = [el("div"), el("div")];
+    const table = el("table", { class: "many", "aria-rowcount": count + 1 }, el("thead", {}, el("tr", {}, ...this.heads)), this.body);
+    this.scroller = el("div", { class: "many-rows", tabindex: 0, role: "region", "aria-label": "Pictures", scroll: () => this.draw() }, this.space[0], table, this.space[1]);
+    this.chart = el("div", { class: "charts" });
+    this.element = el("div", {}, el("div", { class: "row" }, el("label", {}, "Filter ", this.filter), this.told), this.scroller, this.chart);
+    new ResizeObserver(() => this.draw()).observe(this.scroller);
+  }
+
+  /** Sort by a column: the other way round when it is asked for again; what is missing comes last. @param {number} place */
+  sort(place) {
+    this.down = this.sorted === place ? !this.down : Boolean(this.shown[place].numbers);
+    this.sorted = place;
+    const { numbers, texts } = this.shown[place];
+    const sign = this.down ? -1 : 1;
+    const order = Array.from({ length: this.count }, (_, i) => i);
+    if (numbers) {
+      const keys = numbers.map((one) => (Number.isNaN(one) ? Infinity : sign * one));
+      this.order = Uint32Array.from(order.sort((i, j) => (keys[i] < keys[j] ? -1 : keys[i] > keys[j] ? 1 : i - j)));
+    } else if (texts) {
+      const { compare } = new Intl.Collator("en", { numeric: true });
+      this.order = Uint32Array.from(order.sort((i, j) => sign * compare(texts[i], texts[j]) || i - j));
+    }
+    this.heads.forEach((one, i) => one.setAttribute("aria-sort", i !== place ? "none" : this.down ? "descending" : "ascending"));
+    this.narrow();
+  }
+
+  /** Keep the rows that hold each word, and whose numbers are as "column > number" says. */
+  narrow() {
+    const text = this.filter.value.trim();
+    /** @type {((row: number) => boolean)[]} */
+    const tests = [];
+    const rest = text.replace(/(\S+)\s*(<=|>=|<|>|=)\s*(-?[\d.]+(?:e-?\d+)?)/gi, (whole, name, sign, value) => {
+      const column = this.shown.find((one) => one.numbers && one.name.toLowerCase().startsWith(name.toLowerCase()));
+      if (!column) return whole;
+      const [values, than] = [/** @type {Float64Array} */ (column.numbers), Number(value)];
+      tests.push((row) => ({ "<": values[row] < than, ">": values[row] > than, "<=": values[row] <= than, ">=": values[row] >= than, "=": values[row] === than }[/** @type {"<"} */ (sign)]));
+      return "";
+    });
+    const words = rest.toLowerCase().split(/\s+/).filter(Boolean);
+    if (words.length) {
+      const all = this.words || (this.words = this._rowTexts());
+      tests.push((row) => words.every((word) => all[row].includes(word)));
+    }
+    this.visible = tests.length ? this.order.filter((row) => tests.every((test) => test(row))) : this.order;
+    this.scroller.scrollTop = 0;
+    this.update();
+  }
+
+  _rowTexts() {
+    const texts = this.shown.flatMap((one) => (one.texts ? [one.texts] : []));
+    return Array.from({ length: this.count }, (_, row) => texts.map((one) => one[row]).join("\n").toLowerCase());
+  }
+
+  update() {
+    this.told.textContent = `${number(this.visible.length, 0)} of ${number(this.count, 0)} pictures`;
+    this.draw();
+    const column = this.shown[this.sorted] || this.shown.find((one) => one.name.toLowerCase() === "bpp") || this.shown.find((one) => one.numbers);
+    if (column && column.numbers) this.chart.replaceChildren(this.distribution(column, column.numbers));
+  }
+
+  draw() {
+    const first = Math.max(0, Math.floor(this.scroller.scrollTop / ROW) - MARGIN);
+    const last = Math.min(this.visible.length, first + Math.ceil(this.scroller.clientHeight / ROW) + 2 * MARGIN);
+    this.space[0].style.height = `${first * ROW}px`;
+    this.space[1].style.height = `${(this.visible.length - last) * ROW}px`;
+    const rows = [];
+    for (let i = first; i < last; i++) {
+      const row = this.visible[i];
+      rows.push(el("tr", { "aria-rowindex": i + 2 }, ...this.shown.map((one, k) => this.cell(one, row, k === 0))));
+    }
+    this.body.replaceChildren(...rows);
+  }
+
+  /** @param {Column} column @param {number} row @param {boolean} first */
+  cell(column, row, first) {
+    if (column.numbers) {
+      const value = column.numbers[row];
+      return el("td", {}, Number.isNaN(value) ? "" : column.whole ? number(value, 0) : number(value, 4));
+    }
+    const text = named((column.texts || [])[row]);
+    const target = this.link && this.link.texts ? this.link.texts[row] : "";
+    const inner = first && SAFE.test(target) ? el("a", { href: target.split("/").map(encodeURIComponent).join("/") }, text) : text;
+    return first ? el("th", { scope: "row" }, inner) : el("td", { class: "text" }, inner);
+  }
+
+  /** @param {Column} column @param {Float64Array} numbers */
+  distribution(column, numbers) {
+    const values = Float64Array.from(this.visible, (row) => numbers[row]).filter(Number.isFinite).sort();
+    const most = Math.max(1e-12, values[values.length - 1] || 0);
+    const counts = new Float64Array(BINS);
+    for (const one of values) counts[Math.max(0, Math.min(BINS - 1, Math.floor((one / most) * BINS)))]++;
+    const at = (/** @type {number} */ part) => brief(values[Math.round(part * (values.length - 1))] ?? NaN);
+    return figure({
+      title: `Distribution of ${column.name}`, x: column.name, y: "pictures",
+      note: values.length ? `Median ${at(0.5)}, from ${at(0)} to ${at(1)}.` : "No numbers.",
+      series: [{ xs: Float64Array.from(counts, (_, i) => ((i + 0.5) * most) / BINS), ys: counts, kind: "bars", colour: "#3b82c4" }],
+    });
+  }
+}

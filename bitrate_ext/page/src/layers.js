@@ -1,0 +1,168 @@
+// @ts-check
+// The layers of an input: the map, each latent, each channel that is held, squared error, and differences of two inputs.
+
+import { numbersOf, pictureOf } from "./data.js";
+import { readLayout, withCells } from "./cells.js";
+
+/** @typedef {import("./data.js").InputDocument} InputDocument */
+/** @typedef {import("./data.js").PictureDocument} PictureDocument */
+/** @typedef {import("./cells.js").Layout} Layout */
+
+const KEPT = 4; // rasters of a page, at most
+
+/** One picture: what several inputs share. */
+export class Picture {
+  /** @param {PictureDocument} told */
+  constructor(told) {
+    this.told = told;
+    this.width = told.width;
+    this.height = told.height;
+    /** @type {ImageBitmap | null} */
+    this.bitmap = null;
+    /** @type {Map<string, Float32Array>} */
+    this.rasters = new Map();
+    /** @type {Map<ImageBitmap, Uint8ClampedArray>} */
+    this.pixels = new Map();
+    this.inputs = told.inputs.map((one) => new Input(one, this));
+  }
+
+  async open() {
+    const waiting = this.inputs.map((one) => one.open());
+    this.bitmap = this.told.picture === null ? null : await pictureOf(this.told.picture);
+    await Promise.all(waiting);
+  }
+
+  /** Red, green, blue and alpha of each pixel. @param {ImageBitmap} bitmap @returns {Uint8ClampedArray} */
+  pixelsOf(bitmap) {
+    let found = this.pixels.get(bitmap);
+    if (!found) {
+      const canvas = new OffscreenCanvas(this.width, this.height);
+      const context = /** @type {OffscreenCanvasRenderingContext2D} */ (canvas.getContext("2d", { willReadFrequently: true }));
+      context.drawImage(bitmap, 0, 0);
+      found = context.getImageData(0, 0, this.width, this.height).data;
+      this.pixels.set(bitmap, found);
+    }
+    return found;
+  }
+
+  /** Keep rasters that are asked for again. @param {string} key @param {() => Float32Array} make @returns {Float32Array} */
+  kept(key, make) {
+    const found = this.rasters.get(key) || make();
+    this.rasters.delete(key);
+    this.rasters.set(key, found);
+    for (const old of this.rasters.keys()) if (this.rasters.size > KEPT) this.rasters.delete(old);
+    return found;
+  }
+
+  /**
+   * What layer of what input against what other: signed where there is another. Waits for what has to be inflated.
+   * @param {number} number @param {string} layer @param {number | null} [against]
+   * @returns {Promise<Float32Array | null>}
+   */
+  async raster(number, layer, against = null) {
+    const input = this.inputs[number];
+    const layouts = await input.layouts(layer);
+    if (against !== null) {
+      const other = await this.raster(against, layer);
+      const own = await this.raster(number, layer);
+      return own && other && this.kept(`${number}-${against} ${layer}`, () => own.map((value, i) => value - other[i]));
+    }
+    if (layer === "error") {
+      const error = await input.squaredError();
+      return error && this.kept(`${number} error`, () => Float32Array.from(error, (one) => one / (3 * 255 * 255)));
+    }
+    if (!layouts) return null;
+    return this.kept(`${number} ${layer}`, () => {
+      const out = new Float32Array(this.width * this.height);
+      for (const layout of layouts) layout.addTo(out);
+      return out;
+    });
+  }
+}
+
+/** The bits of one input. */
+export class Input {
+  /** @param {InputDocument} told @param {Picture} picture */
+  constructor(told, picture) {
+    this.told = told;
+    this.picture = picture;
+    /** @type {Map<string, Layout>} */
+    this.latents = new Map();
+    /** @type {Map<string, Promise<import("./data.js").Numbers>>} */
+    this.channels = new Map();
+    /** @type {Promise<ImageBitmap> | null} */
+    this.decoded = null;
+    /** @type {ImageBitmap | null} */
+    this.reconstruction = null;
+    /** @type {Uint32Array | null} */
+    this.errors = null;
+  }
+
+  async open() {
+    const { height, width } = this.picture;
+    for (const one of await Promise.all(this.told.latents.map(async (one) => /** @type {[string, Layout]} */ ([one.name, await readLayout(one, height, width)]))))
+      this.latents.set(...one);
+  }
+
+  /** The layers that can be asked for, with words for them. @returns {[string, string][]} */
+  layers() {
+    /** @type {[string, string][]} */
+    const found = [["map", "bits, all latents"]];
+    this.told.latents.forEach((one, i) => found.push([`latent:${i}`, `bits of ${one.name}`]));
+    if (this.told.reconstruction !== null && this.picture.told.picture !== null) found.push(["error", "squared error"]);
+    this.told.latents.forEach((one, i) => {
+      if (one.channels && one.channels.cells && one.terms.length)
+        for (const number of one.channels.numbers) found.push([`channel:${i}:${number}`, `channel ${number} of ${one.name}`]);
+    });
+    return found;
+  }
+
+  /** What a layer of bits is laid out from; null where it is none, or not held. @param {string} layer @returns {Promise<Layout[] | null>} */
+  async layouts(layer) {
+    const [kind, latent, channel] = layer.split(":");
+    if (kind === "map") return [...this.latents.values()];
+    const told = this.told.latents[Number(latent)];
+    const layout = told && this.latents.get(told.name);
+    if (kind === "latent") return layout ? [layout] : null;
+    const place = told && told.channels ? told.channels.numbers.indexOf(Number(channel)) : -1;
+    if (kind !== "channel" || !layout || place < 0) return null;
+    const cells = await this.channelCells(Number(latent));
+    const size = layout.grid[0] * layout.grid[1];
+    return cells && [withCells(layout, cells.subarray(place * size, (place + 1) * size))];
+  }
+
+  /** Cells of the channels that are held, [channels * h * w]. @param {number} latent @returns {Promise<import("./data.js").Numbers | null>} */
+  async channelCells(latent) {
+    const told = this.told.latents[latent];
+    if (!told.channels || !told.channels.cells) return null;
+    if (!this.channels.has(told.name)) this.channels.set(told.name, numbersOf(told.channels.cells));
+    return /** @type {Promise<import("./data.js").Numbers>} */ (this.channels.get(told.name));
+  }
+
+  /** The reconstruction, of 8 bits. @returns {Promise<ImageBitmap | null>} */
+  async decode() {
+    if (this.told.reconstruction === null) return null;
+    this.decoded = this.decoded || pictureOf(this.told.reconstruction);
+    this.reconstruction = await this.decoded;
+    return this.reconstruction;
+  }
+
+  /** Squared error of each pixel, added over red, green and blue of 8 bits. @returns {Promise<Uint32Array | null>} */
+  async squaredError() {
+    const other = await this.decode();
+    if (!other || !this.picture.bitmap) return null;
+    if (!this.errors) {
+      const [a, b] = [this.picture.pixelsOf(this.picture.bitmap), this.picture.pixelsOf(other)];
+      this.errors = new Uint32Array(a.length / 4);
+      for (let i = 0, j = 0; i < this.errors.length; i++, j += 4)
+        this.errors[i] = (a[j] - b[j]) ** 2 + (a[j + 1] - b[j + 1]) ** 2 + (a[j + 2] - b[j + 2]) ** 2;
+      this.picture.pixels.delete(other);
+    }
+    return this.errors;
+  }
+}
+
+/** PSNR in dB of a sum of squared errors of 8 bits over so many pixels of three colours. @param {number} sum @param {number} pixels @returns {number} */
+export function decibels(sum, pixels) {
+  return 10 * Math.log10((3 * pixels * 255 * 255) / sum);
+}

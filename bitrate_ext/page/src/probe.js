@@ -1,0 +1,131 @@
+// @ts-check
+// What is under the pointer, or under the pin: a pixel's colours and bits, its cells, and their costliest channels.
+
+import { el, named, number, signed } from "./dom.js";
+
+/** @typedef {import("./layers.js").Picture} Picture */
+/** @typedef {import("./layers.js").Input} Input */
+/** @typedef {import("./state.js").State} State */
+
+const BARS = 10;
+
+/** Row and column of the cell that a pixel belongs to. @param {Input} input @param {[number, number]} grid @param {number} x @param {number} y @returns {[number, number]} */
+export function cellOf(input, grid, x, y) {
+  const { canvas, crop } = input.told;
+  return [Math.floor(((y + crop[0]) * grid[0]) / canvas[0]), Math.floor(((x + crop[1]) * grid[1]) / canvas[1])];
+}
+
+export class Probe {
+  /** @param {Picture} picture @param {State} state */
+  constructor(picture, state) {
+    this.picture = picture;
+    this.state = state;
+    this.place = el("p", { class: "place" });
+    this.body = el("div", { class: "scroll" });
+    this.bars = el("div", { class: "bars" });
+    this.element = el("section", { id: "probe" }, el("h2", {}, "Pixel and cell"), this.place, this.body, this.bars);
+    /** @type {{node: Text, value: (x: number, y: number) => string}[]} */
+    this.entries = [];
+    /** @type {{latent: string, numbers: number[], cells: import("./data.js").Numbers, grid: [number, number]}[]} */
+    this.channels = [];
+    /** @type {HTMLElement[][]} */
+    this.barRows = [];
+    this.key = "";
+  }
+
+  /** Make the tables for the inputs that are shown. */
+  async build() {
+    const { a, b } = this.state;
+    const key = `${a} ${b}`;
+    if (key === this.key) return;
+    this.key = key;
+    const inputs = [a, ...(b === null ? [] : [b])].map((one) => this.picture.inputs[one]);
+    this.entries = [];
+    const heads = inputs.length === 2 ? ["A", "B", "A - B"] : ["value"];
+    const head = el("thead", {}, el("tr", {}, el("td"), ...heads.map((one) => el("th", { scope: "col" }, one))));
+    const body = el("tbody");
+    const colour = (/** @type {ImageBitmap | null} */ bitmap, /** @type {number} */ x, /** @type {number} */ y) => {
+      if (!bitmap) return "";
+      return this.picture.pixelsOf(bitmap).subarray(4 * (y * this.picture.width + x)).slice(0, 3).join(" ");
+    };
+    const row = (/** @type {Node | string} */ title, /** @type {((x: number, y: number) => string)[]} */ values) => {
+      const cells = values.map((value) => {
+        const node = document.createTextNode("");
+        this.entries.push({ node, value });
+        return el("td", {}, node);
+      });
+      body.append(el("tr", {}, el("th", { scope: "row" }, title), ...cells));
+    };
+    const pair = (/** @type {((x: number, y: number) => number)[]} */ values, /** @type {number} */ digits) => {
+      const own = values.map((value) => (/** @type {number} */ x, /** @type {number} */ y) => number(value(x, y), digits));
+      return values.length === 2 ? [...own, (/** @type {number} */ x, /** @type {number} */ y) => signed(values[0](x, y) - values[1](x, y), digits)] : own;
+    };
+    const group = (/** @type {string} */ title) => body.append(el("tr", { class: "group" }, el("th", { scope: "rowgroup", colspan: heads.length + 1 }, title)));
+    group("This pixel");
+    if (this.picture.bitmap) row("photograph, R G B", [(x, y) => colour(this.picture.bitmap, x, y)]);
+    if (inputs.some((one) => one.told.reconstruction !== null)) row("reconstruction, R G B", inputs.map((one) => (x, y) => colour(one.reconstruction, x, y)));
+    row("bits per pixel, all", pair(inputs.map((one) => (x, y) => [...one.latents.values()].reduce((sum, layout) => sum + layout.at(x, y), 0)), 4));
+    const names = [...new Set(inputs.flatMap((one) => one.told.latents.map((latent) => latent.name)))];
+    for (const name of names)
+      row(el("span", {}, "of ", named(name)), pair(inputs.map((one) => (x, y) => one.latents.get(name)?.at(x, y) ?? NaN), 4));
+    group("Its cells, bits");
+    for (const name of names)
+      row(named(name), pair(inputs.map((one) => (x, y) => {
+        const layout = one.latents.get(name);
+        if (!layout || !layout.cells) return NaN;
+        const [i, j] = cellOf(one, layout.grid, x, y);
+        return layout.cells[i * layout.grid[1] + j];
+      }), 3));
+    this.body.replaceChildren(el("table", {}, head, body));
+    await this._openChannels(inputs[0]);
+    for (const one of inputs) await one.decode();
+    this.show();
+  }
+
+  /** @param {Input} input */
+  async _openChannels(input) {
+    const found = await Promise.all(input.told.latents.map(async (one, i) => {
+      const cells = await input.channelCells(i);
+      return cells && one.channels ? { latent: one.name, numbers: one.channels.numbers, cells, grid: one.grid } : null;
+    }));
+    this.channels = found.flatMap((one) => (one ? [one] : []));
+    this.barRows = Array.from({ length: this.channels.length ? BARS : 0 }, () => [el("bdi"), el("i"), el("span")]);
+    this.bars.replaceChildren(
+      this.channels.length ? el("h3", {}, "Costliest channels of its cells, bits") : "",
+      ...this.barRows.map((one) => el("div", { class: "bar" }, one[0], el("span", { class: "track" }, one[1]), one[2])),
+    );
+  }
+
+  /** Tell of the pin, or of nothing. */
+  show() {
+    if (this.state.pin) this.at(...this.state.pin);
+    else this.place.textContent = "Point at the picture; a click pins, arrows move the pin.";
+  }
+
+  /** Tell of a pixel. @param {number} x @param {number} y */
+  at(x, y) {
+    const { width, height } = this.picture;
+    if (x < 0 || y < 0 || x >= width || y >= height) return;
+    const input = this.picture.inputs[this.state.a];
+    const cells = input.told.latents.map((one) => `${one.name} ${cellOf(input, one.grid, x, y).join(", ")}`);
+    this.place.textContent = `x ${x}, y ${y}; row and column of the cell: ${cells.join("; ")}`;
+    for (const { node, value } of this.entries) node.data = value(x, y);
+    if (!this.barRows.length) return;
+    /** @type {[number, string][]} */
+    const found = [];
+    for (const { latent, numbers, cells: bits, grid } of this.channels) {
+      const [i, j] = cellOf(input, grid, x, y);
+      const size = grid[0] * grid[1];
+      const at = i * grid[1] + j;
+      numbers.forEach((channel, place) => found.push([bits[place * size + at], `${latent}:${channel}`]));
+    }
+    found.sort((one, other) => other[0] - one[0]);
+    const most = found[0] ? found[0][0] : 1;
+    this.barRows.forEach(([name, bar, value], i) => {
+      const [bits, channel] = found[i] || [0, ""];
+      name.textContent = channel;
+      bar.style.width = `${channel && most > 0 ? Math.max(0, (100 * bits) / most) : 0}%`;
+      value.textContent = channel ? number(bits, 3) : "";
+    });
+  }
+}

@@ -1,0 +1,228 @@
+// @ts-check
+// Regions: drawn or typed in, their bits counted from cells, and copied as CSV, LaTeX or JSON.
+
+import { el, number, signed } from "./dom.js";
+import { decibels } from "./layers.js";
+import { boxOf, countOf, spansOf, sumOver } from "./spans.js";
+
+/** @typedef {import("./layers.js").Picture} Picture */
+/** @typedef {import("./state.js").State} State */
+/** @typedef {import("./state.js").Region} Region */
+/** @typedef {{label: string, pixels: number, values: Record<string, number>}} Account */
+
+const COLOURS = ["#4df", "#fd4", "#f6a", "#8f6", "#fa4", "#b9f"];
+
+export class Regions {
+  /** @param {Picture} picture @param {State} state @param {import("./stage.js").Stage} stage */
+  constructor(picture, state, stage) {
+    this.picture = picture;
+    this.state = state;
+    this.stage = stage;
+    /** @type {Int32Array | null} */
+    this.mask = null;
+    /** @type {"" | "box" | "polygon"} */
+    this.drawing = "";
+    /** @type {[number, number][]} */
+    this.points = [];
+    /** @type {Account[]} */
+    this.accounts = [];
+    this.turn = 0;
+    this.tools = ["box", "polygon"].map((kind) => el("button", { type: "button", "aria-pressed": "false", click: () => this.draw(kind) }, `Draw a ${kind}`));
+    this.typed = el("input", { type: "text", size: 18, placeholder: "x y width height", "aria-label": "A box in pixels: x, y, width, height" });
+    this.out = el("div", { class: "scroll" });
+    this.copied = el("textarea", { readonly: true, hidden: true, rows: 5, "aria-label": "What was copied" });
+    this.told = el("p", { role: "status" });
+    const add = el("form", { class: "row", submit: (/** @type {Event} */ event) => this.type(event) }, this.typed, el("button", {}, "Add"));
+    this.copies = el("p", { class: "row" }, "Copy as ", ...["CSV", "LaTeX", "JSON"].map((form) => el("button", { type: "button", click: () => this.copy(form) }, form)));
+    this.element = el("section", { id: "regions" }, el("h2", {}, "Regions"), el("div", { class: "row" }, ...this.tools), add, this.out, this.copies, this.copied, this.told);
+    stage.tool = (kind, x, y) => this.tool(kind, x, y);
+    stage.overlays.push((context, toPane) => this.outline(context, toPane));
+  }
+
+  /** @param {string} kind */
+  draw(kind) {
+    this.drawing = this.drawing === kind ? "" : /** @type {"box" | "polygon"} */ (kind);
+    this.points = [];
+    this.tools.forEach((one, i) => one.setAttribute("aria-pressed", String(this.drawing === ["box", "polygon"][i])));
+    this.told.textContent = { "": "", box: "Drag over the picture.", polygon: "Click corners; a double click or Enter ends it." }[this.drawing];
+    this.stage.redraw();
+  }
+
+  /** @param {Event} event */
+  type(event) {
+    event.preventDefault();
+    const [x, y, width, height] = (this.typed.value.match(/\d+/g) || []).map(Number);
+    if (!(width > 0 && height > 0 && x < this.picture.width && y < this.picture.height)) {
+      this.told.textContent = `A box is four whole numbers, x y width height, inside of ${this.picture.width} x ${this.picture.height} pixels: 16 32 100 50.`;
+      return;
+    }
+    this.typed.value = "";
+    this.add({ kind: "box", points: [[x, y], [x + width, y + height]], label: "" });
+  }
+
+  /** @param {Region} region */
+  add(region) {
+    const taken = this.state.regions.map((one) => one.label);
+    let count = this.state.regions.length + 1;
+    while (taken.includes(`region ${count}`)) count++;
+    this.told.textContent = "";
+    this.state.set("regions", { regions: [...this.state.regions, { ...region, label: region.label || `region ${count}` }] });
+  }
+
+  /** Take a pointer from the stage while drawing. @param {string} kind @param {number} x @param {number} y @returns {boolean} */
+  tool(kind, x, y) {
+    if (!this.drawing) return false;
+    const at = /** @type {[number, number]} */ ([x, y].map((one) => Math.round(one * 2) / 2));
+    if (kind === "escape") this.draw(this.drawing);
+    else if (this.drawing === "box") {
+      if (kind === "down") this.points = [at, at];
+      else if (kind === "move" && this.points.length) this.points[1] = at;
+      else if (kind === "up" && this.points.length) {
+        const [left, top, right, bottom] = boxOf(this.points, this.picture.width, this.picture.height);
+        this.draw("box");
+        if (right - left > 1 || bottom - top > 1) this.add({ kind: "box", points: [[left, top], [right, bottom]], label: "" });
+      }
+    } else if (kind === "up") this.points.push(at);
+    else if (kind === "double" || kind === "enter") {
+      const points = this.points.filter(([px, py], i) => i === 0 || px !== this.points[i - 1][0] || py !== this.points[i - 1][1]);
+      this.draw("polygon");
+      if (points.length > 2) this.add({ kind: "polygon", points, label: "" });
+    }
+    this.stage.redraw();
+    return true;
+  }
+
+  /** @param {CanvasRenderingContext2D} context @param {(x: number, y: number) => [number, number]} toPane */
+  outline(context, toPane) {
+    const drawn = /** @type {Region} */ ({ kind: this.drawing || "box", points: this.points, label: "" });
+    [...this.state.regions, drawn].forEach((one, i) => {
+      if (!one.points.length) return;
+      let { points } = one;
+      if (one.kind === "box") {
+        const [[x0, y0], [x1, y1]] = points;
+        points = [[x0, y0], [x1, y0], [x1, y1], [x0, y1]];
+      }
+      context.beginPath();
+      points.forEach((point, k) => context[k ? "lineTo" : "moveTo"](...toPane(...point)));
+      if (one !== drawn || one.kind === "box") context.closePath();
+      for (const [colour, width] of /** @type {[string, number][]} */ ([["#000", 4], [COLOURS[i % COLOURS.length], 2]])) {
+        context.strokeStyle = colour;
+        context.lineWidth = width;
+        context.stroke();
+      }
+      if (!one.label) return;
+      const [x, y] = toPane(...points[0]);
+      context.font = "12px system-ui, sans-serif";
+      context.textAlign = "left";
+      context.fillStyle = "rgba(0,0,0,0.7)";
+      context.fillRect(x, y - 17, context.measureText(one.label).width + 8, 17);
+      context.fillStyle = COLOURS[i % COLOURS.length];
+      context.fillText(one.label, x + 4, y - 4);
+    });
+  }
+
+  /** Count one region: of A, and of B where there is one. @param {Region} region @returns {Promise<Account>} */
+  async account(region) {
+    const { width, height } = this.picture;
+    const spans = spansOf(region, width, height, this.mask);
+    const pixels = countOf(spans);
+    /** @type {Record<string, number>} */
+    const values = {};
+    const sides = this.state.b === null ? /** @type {[string, number][]} */ ([["", this.state.a]]) : /** @type {[string, number][]} */ ([["A ", this.state.a], ["B ", this.state.b]]);
+    for (const [side, place] of sides) {
+      const input = this.picture.inputs[place];
+      const each = [...input.latents].map(([name, layout]) => /** @type {[string, number]} */ ([name, layout.sum(spans)]));
+      const bits = each.reduce((sum, [, one]) => sum + one, 0);
+      values[`${side}bits`] = bits;
+      values[`${side}share`] = (100 * bits) / (input.told.total ?? NaN);
+      values[`${side}bpp`] = bits / pixels;
+      const errors = await input.squaredError();
+      if (errors) values[`${side}PSNR`] = decibels(sumOver(errors, spans, width), pixels);
+      for (const [name, one] of each) values[`${side}${name}`] = one;
+    }
+    if (sides.length === 2) values["A - B bits"] = values["A bits"] - values["B bits"];
+    return { label: region.label, pixels, values };
+  }
+
+  async update() {
+    const turn = ++this.turn;
+    const accounts = await Promise.all(this.state.regions.map((one) => this.account(one)));
+    if (turn !== this.turn) return;
+    this.accounts = accounts;
+    const names = Object.keys(accounts[0]?.values || {});
+    const rows = accounts.map(({ pixels, values }, i) =>
+      el("tr", {},
+        el("th", { scope: "row" }, this.labelField(i)),
+        el("td", {}, number(pixels, 0)),
+        ...names.map((name) => el("td", {}, shown(name, values[name]))),
+        el("td", {}, el("button", { type: "button", "aria-label": "Remove this region", click: () => this.remove(i) }, "\u00d7"))));
+    const heads = ["region", "pixels", ...names.map((name) => el("bdi", {}, heading(name))), ""];
+    this.copies.hidden = !accounts.length;
+    this.out.replaceChildren(accounts.length ? el("table", {}, el("thead", {}, el("tr", {}, ...heads.map((one) => el("th", { scope: "col" }, one)))), el("tbody", {}, ...rows)) : el("p", { class: "faint" }, "None yet."));
+  }
+
+  /** @param {number} place */
+  labelField(place) {
+    const change = () => {
+      this.state.regions[place].label = field.value;
+      this.accounts[place].label = field.value;
+      this.state.set("view");
+    };
+    const field = el("input", { type: "text", size: 10, value: this.state.regions[place].label, "aria-label": "Label of the region", change });
+    return field;
+  }
+
+  /** @param {number} place */
+  remove(place) {
+    this.state.set("regions", { regions: this.state.regions.filter((_, i) => i !== place) });
+  }
+
+  /** @param {string} form */
+  async copy(form) {
+    const text = { CSV: toCsv, LaTeX: toLatex, JSON: toJson }[/** @type {"CSV" | "LaTeX" | "JSON"} */ (form)](this.accounts);
+    this.copied.hidden = false;
+    this.copied.value = text;
+    try {
+      await navigator.clipboard.writeText(text);
+      this.told.textContent = `${form} copied.`;
+    } catch {
+      this.copied.select();
+      this.told.textContent = `The browser gives no clipboard; the ${form} is marked above, to be copied.`;
+    }
+  }
+}
+
+/** @param {string} name */
+function heading(name) {
+  return name.endsWith("share") ? `${name} of bits, %` : name.endsWith("PSNR") ? `${name}, dB` : name;
+}
+
+/** @param {string} name @param {number} value */
+function shown(name, value) {
+  const digits = name.endsWith("bpp") ? 4 : 2;
+  if (name.endsWith("PSNR") && value === Infinity) return "exact";
+  return name.startsWith("A - B") ? signed(value, digits) : number(value, digits);
+}
+
+/** @param {Account[]} accounts @returns {string} */
+export function toCsv(accounts) {
+  const quoted = (/** @type {string} */ text) => `"${(/^[=+\-@\t\r]/.test(text) ? `'${text}` : text).replace(/"/g, '""')}"`;
+  const names = Object.keys(accounts[0].values);
+  const lines = accounts.map(({ label, pixels, values }) => [quoted(label), pixels, ...names.map((name) => values[name])].join(","));
+  return [["region", "pixels", ...names].map(quoted).join(","), ...lines, ""].join("\r\n");
+}
+
+/** @param {Account[]} accounts @returns {string} */
+export function toLatex(accounts) {
+  const marks = /** @type {Record<string, string>} */ ({ "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}" });
+  const plain = (/** @type {string} */ text) => text.replace(/[\\~^&%$#_{}]/g, (one) => marks[one] || `\\${one}`);
+  const names = Object.keys(accounts[0].values);
+  const line = (/** @type {string[]} */ cells) => `${cells.map(plain).join(" & ")} \\\\`;
+  const lines = accounts.map(({ label, pixels, values }) => line([label, String(pixels), ...names.map((name) => values[name].toFixed(name.endsWith("bpp") ? 4 : 2))]));
+  return [`\\begin{tabular}{l${"r".repeat(names.length + 1)}}`, "\\hline", line(["region", "pixels", ...names.map(heading)]), "\\hline", ...lines, "\\hline", "\\end{tabular}", ""].join("\n");
+}
+
+/** @param {Account[]} accounts @returns {string} */
+export function toJson(accounts) {
+  return JSON.stringify(accounts.map(({ label, pixels, values }) => ({ region: label, pixels, ...values })), null, 2);
+}

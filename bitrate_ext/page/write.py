@@ -1,0 +1,147 @@
+"""Write pages: one file of HTML with its data, its style and its program, which asks for nothing else."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from importlib.resources import files
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..atomic import open_all_or_none
+from ..cells.picture import PictureBits
+from .document import CHANNELS, Blobs, page_document
+from .folder import folder_document
+
+MODULES = (  # in the order of their imports
+    "dom", "data", "cells", "colour", "layers", "view", "stage", "pictures", "probe", "spans", "regions", "curves",
+    "charts", "state", "account", "controls", "folder", "main",
+)  # fmt: skip
+_IMPORT = re.compile(r'^import (\{.*?\}) from "\./(\w+)\.js";$', re.MULTILINE)
+_EXPORT = re.compile(r"^export ((?:async )?(?:function|const|class) (\w+))", re.MULTILINE)
+
+
+def write_page(
+    inputs: PictureBits | Sequence[PictureBits],
+    path: str | PathLike[str],
+    *,
+    channels: int | None = CHANNELS,
+    title: str = "",
+    facts: Mapping[str, str] | None = None,
+    mask: Tensor | None = None,
+    mask_names: Mapping[int, str] | None = None,
+) -> None:
+    """Write one HTML file in which the bits of a picture can be looked into, with any browser, without a network.
+
+    It holds the cells of each latent, not pixels, and lays them out in the browser, so its numbers are the same as
+    those of ``PictureBits``; bits under a guide and those without cells are held as pixels, right to 8e-6 of each.
+
+    Args:
+        inputs: the bits of one picture, or of one picture several times: of other models, qualities, coded and
+            estimated; any two can be laid beside each other.
+        path: of the file; one that exists is replaced.
+        channels: how many of each latent, the costliest, can be looked at; None for all. They are known of results
+            of ``BitrateMapper(model, channels=True)``.
+        title: of the page; default: the name of the first input.
+        facts: what is to be told of how it came to be, such as the command.
+        mask: ``[H, W]``, whole numbers: pixels of one number are a region; 0 is none.
+        mask_names: of these numbers.
+
+    Raises:
+        ValueError: no input, pictures of different sizes, a mask of another size.
+        ImportError: Pillow or Matplotlib is missing.
+        OSError: the file cannot be written.
+    """
+    given = [inputs] if isinstance(inputs, PictureBits) else list(inputs)
+    if not given:
+        raise ValueError("inputs must be at least one PictureBits, got none")
+    for number, one in enumerate(given):
+        if not isinstance(one, PictureBits):
+            raise TypeError(
+                f"inputs must be PictureBits, as result.image(0) gives them; inputs[{number}] is {type(one).__name__}"
+            )
+        if one.size != given[0].size:
+            raise ValueError(
+                f"inputs must be of one picture, of {given[0].size[0]} x {given[0].size[1]} pixels; inputs[{number}] "
+                f"has {one.size[0]} x {one.size[1]}: write a page for each"
+            )
+    if mask is not None and tuple(mask.shape) != given[0].size:
+        raise ValueError(f"mask must be {list(given[0].size)}, as the picture, got {list(mask.shape)}")
+    if channels is not None and channels < 0:
+        raise ValueError(f"channels must be a number of at least 0, or None for all, got {channels}")
+    blobs = Blobs()
+    document = page_document(
+        given,
+        blobs,
+        channels=channels,
+        title=title or given[0].name or "Bits of a picture",
+        facts=facts or {},
+        mask=mask,
+        mask_names=mask_names or {},
+    )
+    _write(document, blobs, path)
+
+
+def write_folder_page(
+    rows: Iterable[Mapping[str, Any]], path: str | PathLike[str], *, title: str = "Pictures", link: str | None = "page"
+) -> None:
+    """Write one HTML file with a table of many pictures that can be sorted and filtered.
+
+    Args:
+        rows: of each picture what is known of it, by the names of columns: numbers and texts, None where unknown.
+        path: of the file; one that exists is replaced.
+        title: of the page.
+        link: the column that names each picture's own page, relative to this one.
+
+    Raises:
+        ValueError: no rows.
+        OSError: the file cannot be written.
+    """
+    blobs = Blobs()
+    _write(folder_document(rows, blobs, title=title, link=link), blobs, path)
+
+
+@lru_cache(maxsize=1)
+def program() -> str:
+    """Return the page's program: the modules one after the other, each a function that returns what it exports."""
+    return '"use strict";\n(() => {\nconst modules = {};\n' + "".join(map(_module, MODULES)) + "})();\n"
+
+
+def _module(name: str) -> str:
+    text = (files(__package__) / "src" / f"{name}.js").read_text(encoding="utf-8").replace("// @ts-check\n", "", 1)
+    exports = ", ".join(found[2] for found in _EXPORT.finditer(text))
+    body = _EXPORT.sub(r"\1", _IMPORT.sub(r"const \1 = modules.\2;", text))
+    return f"modules.{name} = (() => {{\n{body}return {{ {exports} }};\n}})();\n"
+
+
+def _write(document: Mapping[str, Any], blobs: Blobs, path: str | PathLike[str]) -> None:
+    style = (files(__package__) / "src" / "page.css").read_text(encoding="utf-8")
+    skeleton = (files(__package__) / "src" / "page.html").read_text(encoding="utf-8")
+    script = program()
+    # Inside of a script element nothing but "</script" and "<!--" has a meaning; JSON can do without "<".
+    text = json.dumps(document, allow_nan=False, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
+    text = text.encode("utf-8", "backslashreplace").decode()  # names of files may hold halves of surrogates
+    held = [f'<script type="text/plain" id="blob-{number}">{blob}</script>' for number, blob in enumerate(blobs.texts)]
+    pieces = {
+        "title": html.escape(document["title"].encode("utf-8", "replace").decode()),
+        "policy": f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
+        "img-src blob:; base-uri 'none'; form-action 'none'",
+        "style": style,
+        "script": script,
+        "data": f'<script type="application/json" id="data">{text}</script>\n' + "\n".join(held),
+    }
+    page = re.sub(r"\{\{(\w+)\}\}", lambda found: pieces[found[1]], skeleton)
+    with open_all_or_none([Path(path)]) as (file,):
+        file.write(page.encode())
+
+
+def _digest(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
