@@ -141,7 +141,7 @@ def _members(shard: str, listing: Listing) -> Iterator[str]:
                     name = f"{shard}/{member.name}"
                     listing.members[name] = Member(shard, member.offset_data, member.size)
                     yield name
-                archive.members = []  # which tarfile would keep
+                archive.members = []  # type: ignore[attr-defined]  # which it would keep
     except (OSError, tarfile.TarError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DatasetError(f"{shown(shard)}: cannot be read as a tar shard, not compressed ({reason})") from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +17,19 @@ from typing import Any, NamedTuple
 from ..threads import prefetch
 from .codec import Codec, Read, Unreadable
 from .items import DatasetError, Item, Stamp
-from .rows import OK, Row, error_row, item_id, ok_row, read_about, read_rows, read_work, schema, to_parquet
-from .rows import work_to_parquet
+from .rows import (
+    OK,
+    Row,
+    error_row,
+    item_id,
+    ok_row,
+    read_about,
+    read_rows,
+    read_work,
+    schema,
+    to_parquet,
+    work_to_parquet,
+)
 from .storage import Journal, Taken, put, read_entries
 
 ALONE, GIVEN_UP = 2, 3  # deaths of workers over an item: after which it is tried alone, and after which no more
@@ -92,12 +103,13 @@ class Counts(NamedTuple):
     def of(cls, rows: Sequence[Row], skipped: int = 0) -> Counts:
         """Count rows."""
         good = [row for row in rows if row["status"] == OK]
-        bits, pixels = (sum(map(one, good)) for one in (_bits, lambda row: row["height"] * row["width"]))
+        bits, pixels = sum(float(row["bits"]) for row in good), sum(row["height"] * row["width"] for row in good)
         return cls(len(good), len(rows) - len(good), skipped, bits, pixels)
 
     def plus(self, other: Counts) -> Counts:
         """Add two up."""
-        return Counts(*(one + another for one, another in zip(self, other, strict=True)))
+        both = {name: one + getattr(other, name) for name, one in self._asdict().items()}
+        return Counts(**both)
 
 
 def stamps_digest(stamps: Iterator[Stamp]) -> str:
@@ -133,7 +145,7 @@ class Flight:
 
     pid: int = 0
     begun: dict[int, None] = field(default_factory=dict)
-    counts: Counts = Counts()
+    counts: Counts = field(default_factory=Counts)
     size: int = 0  # bytes of the journal that were read
 
     def follow(self, path: Path, key: str) -> bool:
@@ -305,7 +317,3 @@ class _Work:
 
 def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
-
-
-def _bits(row: Row) -> float:
-    return float(row["bits"])

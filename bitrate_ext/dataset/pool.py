@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -65,16 +65,18 @@ class Pool:
         make: makes the codec, in each worker; it must be importable there.
         jobs: how many workers.
         time_limit: seconds after which an item is given up.
+        preload: modules that are imported once for all workers.
     """
 
-    def __init__(self, make: Make, jobs: int, time_limit: float) -> None:
+    def __init__(self, make: Make, jobs: int, time_limit: float, preload: Sequence[str] = ()) -> None:
         threads = max(1, len(os.sched_getaffinity(0)) // jobs)
-        self._workers = [_Worker(make, threads, time_limit) for _ in range(jobs)]
+        self._workers = [_Worker(make, threads, time_limit, preload) for _ in range(jobs)]
 
     def describe(self) -> About:
         """Make the codec in the first worker, and return what it says of itself."""
         try:
-            return self._workers[0].submit(_describe).result()
+            about: About = self._workers[0].submit(_describe).result()
+            return about
         except BrokenProcessPool:
             raise DatasetError("the worker process died while it made the codec; it may need more memory") from None
 
@@ -132,8 +134,10 @@ class _Worker:
 
     part: Part
 
-    def __init__(self, make: Make, threads: int, time_limit: float) -> None:
+    def __init__(self, make: Make, threads: int, time_limit: float, preload: Sequence[str]) -> None:
         self._start, self._limit = (make, threads), time_limit
+        own = getattr(make, "func", make).__module__
+        self._preload = ["__main__", "bitrate_ext.dataset.part", own, *preload]
         self._executor: ProcessPoolExecutor | None = None
         self._pid: Future[int] | None = None
         self.flight = Flight()
@@ -144,8 +148,7 @@ class _Worker:
         """Have the process do something; it is started where there is none."""
         if self._executor is None:
             context = multiprocessing.get_context("forkserver")
-            make = getattr(self._start[0], "func", self._start[0])
-            context.set_forkserver_preload(["__main__", "bitrate_ext.dataset.part", make.__module__])
+            context.set_forkserver_preload(self._preload)
             self._executor = ProcessPoolExecutor(1, context, initializer=_begin, initargs=(*self._start, os.getcwd()))
             self._pid = self._executor.submit(os.getpid)
         try:

@@ -36,7 +36,12 @@ def item_id(name: str, sha256: str, key: str) -> str:
 
 def ok_row(item: Item, sha256: str, key: str, model: str, numbers: Mapping[str, Any]) -> Row:
     """Return the row of a picture that is measured."""
-    row = {"item": item.number, "id": item_id(item.name, sha256, key), "path": printable(item.name), "sha256": sha256}
+    row: Row = {
+        "item": item.number,
+        "id": item_id(item.name, sha256, key),
+        "path": printable(item.name),
+        "sha256": sha256,
+    }
     row |= {"status": OK, **numbers, "model": model, "settings": key}
     row |= {f"{_LATENT}{name}": bits for name, bits in row.pop("latents", {}).items()}
     return row

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ _PACKAGES = ("torch", "compressai")  # whose versions numbers depend on
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: items with those of earlier runs, of all; errors among them; bits, pixels and seconds of now."""
+    """How far a run is: items, those of earlier runs too, of all; errors; bits, pixels and seconds of this run."""
 
     items: int
     total: int
@@ -74,6 +74,7 @@ def run(
     resume: bool = True,
     limit_errors: int | None = None,
     time_limit: float = TIME_LIMIT,
+    preload: Sequence[str] = (),
     look: Callable[[Progress], None] = lambda _: None,
 ) -> Report:
     """Measure every picture of a data set exactly once, as rows in Parquet.
@@ -95,6 +96,7 @@ def run(
         resume: False: an output that exists is an error.
         limit_errors: error rows after which the run stops. Default: none.
         time_limit: seconds without progress after which an item is given up; not of ``jobs`` 0.
+        preload: modules that are imported once for all workers, besides the one that ``make`` is of.
         look: is told several times a second how far the run is.
 
     Returns:
@@ -111,7 +113,7 @@ def run(
     if not resume and (folder / MANIFEST).exists():
         raise DatasetError(f"{shown(folder)}: holds a run already, and resume is off; name another folder")
     processes = len(os.sched_getaffinity(0)) if jobs is None else jobs
-    engine = Pool(make, processes, time_limit) if processes else Here(make)
+    engine = Pool(make, processes, time_limit, preload) if processes else Here(make)
     try:
         about = engine.describe()
         size = part_items or math.ceil(min(LARGEST_PART, max(batch, len(listing.names) / FEWEST_PARTS)))

@@ -57,7 +57,7 @@ def put(target: Path, data: bytes | memoryview, *, durable: bool = True) -> None
 
 @contextlib.contextmanager
 def putting(target: Path) -> Iterator[IO[bytes]]:
-    """Yield a file to write to, which gets its name once the block has ended well; for what is too large for ``put``."""
+    """Yield a file to write to, which gets its name once the block has ended well: of what is too large for ``put``."""
     with writing(target.parent):
         partial = target.with_name(target.name + PARTIAL)
         with open(partial, "wb") as file:
