@@ -12,9 +12,10 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 Item = TypeVar("Item")
 
@@ -88,5 +89,7 @@ class Stopwatch:
 
     def _now(self) -> float:
         if self._gpu is not None:
+            import torch
+
             torch.cuda.synchronize(self._gpu)
         return time.perf_counter()

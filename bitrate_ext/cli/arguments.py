@@ -21,6 +21,7 @@ from ..byte_sizes import parse_bytes
 from ..comparison.spec import DEFAULTS, LETTERS, check_references, parse_spec
 from ..io.files import STDIN, shown, unusable
 from .console import UsageError
+from .dataset.options import add_command as add_dataset_command
 from .estimator.options import add_commands as add_estimator_commands
 from .model_options import add_device, add_model, check_checkpoint, check_device, check_model, is_own, qualities
 from .outputs import prepare_folder, prepare_videos
@@ -157,6 +158,7 @@ def make_parser() -> argparse.ArgumentParser:
     description = "Bitrate maps of videos, as videos and as numbers."
     _add_video(command("video", "maps of videos", _check_video, description=description, epilog=VIDEO_NOTES))
 
+    add_dataset_command(command)
     add_estimator_commands(command)
     add_device(command("bench", "a short comparison on this machine", check_device))
     command("doctor", "what is installed, and how to mend what is not", lambda _: None)

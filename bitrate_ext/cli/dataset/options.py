@@ -1,0 +1,123 @@
+"""The arguments of ``bitrate-ext dataset``, and what can be said of them before PyTorch is imported."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Callable
+
+from ... import choices
+from ...io.files import STDIN, shown
+from ..console import UsageError
+from ..model_options import add_model, check_model
+
+SUMMARY = "summary"  # in the place of inputs
+NOTES = """\
+An INPUT is a picture, a folder with all that is in it, a pattern such as 'photos/**/*.png', or a tar shard (.tar) of
+pictures. DIR gets
+  part-00017-of-00064.parquet  a row for each picture: id, path, hash of its bytes, size, bits, bits of each latent and
+                               in the padding, bits per pixel, PSNR, status ok or error, and the error
+  work-00017-of-00064.parquet  what depends on the day: seconds, and by what a changed file is known
+  rows.csv, _SUCCESS           all rows as text, and the counts, once every part is there
+  manifest.json                the settings; a run with others is refused
+The same command goes on where it ended, however it did: a part that is there is not done again unless its files have
+changed, and of one that is not whole the rows that are done are kept in part-*.journal. A picture that cannot be read,
+that takes longer than --time-limit or that ends its process, alone too, is a row with its error; the others are done.
+Several commands may work on one DIR, here or, with --shard, on other machines. Interrupted, it stops within seconds.
+Exit code 1 where some rows are errors.
+bitrate-ext dataset summary DIR [DIR] tells of what is done: totals, percentiles, worst, best and odd pictures, and the
+BD-rate of several runs against several others (--against), with its interval.
+"""
+
+
+def add_command(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    description = "Measures every picture of a data set exactly once, as rows in Parquet."
+    added = command("dataset", "bits of many pictures, as a table", _check, description=description, epilog=NOTES)
+    added.set_defaults(module="dataset.work", prepare=_prepare)
+    added.add_argument("names", nargs="*", metavar="INPUT", help="pictures, folders, patterns, tar shards")
+    added.add_argument("-o", "--output", metavar="DIR", help="folder for the results; made if absent")
+    added.add_argument(
+        "--from-file", action="append", default=[], metavar="LIST", help=f"names, one a line; {STDIN}: standard input"
+    )
+    add_model(added)
+    added.add_argument(
+        "--bits",
+        choices=(choices.ESTIMATED, choices.CODED),
+        default=choices.ESTIMATED,
+        help="by the model's likelihoods, or as its range coder spends them (default estimated)",
+    )
+    added.add_argument("--jobs", type=_count, metavar="N", help="worker processes (default: one a processor; 1 a GPU)")
+    added.add_argument("--batch", type=_positive, default=1, metavar="N", help="pictures of one size at a time")
+    added.add_argument(
+        "--part-items", type=_positive, metavar="N", help="pictures in a part (default a 64th of all, 1024 at most)"
+    )
+    added.add_argument(
+        "--shard", type=_shard, default=(1, 1), metavar="I/N", help="only every N-th part, from the I-th"
+    )
+    added.add_argument("--no-resume", dest="resume", action="store_false", help="refuse a DIR that holds a run already")
+    added.add_argument("--limit-errors", type=_count, metavar="N", help="stop after more errors than these")
+    added.add_argument(
+        "--time-limit", type=_seconds, default=300.0, metavar="S", help="seconds for a picture (default 300)"
+    )
+    added.add_argument("--log", choices=("text", "jsonl"), default="text", help="how progress is told, on stderr")
+    group = added.add_argument_group("of summary")
+    group.add_argument("--top", type=_positive, default=5, metavar="N", help="worst and best pictures (default 5)")
+    group.add_argument("--against", nargs="+", default=[], metavar="DIR", help="runs that BD-rates are relative to")
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    if arguments.names[:1] == [SUMMARY]:
+        arguments.module = "dataset.summarise"
+        arguments.prepare = lambda _: None
+        if len(arguments.names) < 2:
+            raise UsageError("dataset summary: name the folder of a run")
+        return
+    if not arguments.names and not arguments.from_file:
+        raise UsageError("dataset: name pictures, folders, patterns or tar shards, or a list of them with --from-file")
+    if arguments.output is None:
+        raise UsageError("dataset: name a folder for the results with -o DIR")
+    if arguments.against:
+        raise UsageError("--against is for bitrate-ext dataset summary")
+    check_model(arguments)
+
+
+def _prepare(arguments: argparse.Namespace) -> None:
+    """Set ``arguments.listing``, which holds something."""
+    from ...dataset.items import DatasetError, find_items
+
+    try:
+        arguments.listing = find_items(arguments.names, arguments.from_file)
+    except DatasetError as error:
+        raise UsageError(str(error)) from None
+    members = arguments.listing.members
+    if not any(name in members or os.path.lexists(name) for name in arguments.listing.names):
+        first = shown(arguments.listing.names[0])
+        raise UsageError(f"--from-file: none of its {len(arguments.listing.names):,} names exists, such as {first}")
+    arguments.names, arguments.from_file = [], []  # which workers need not get
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"\d{1,9}", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"expected a whole number, 0 or more, got {text!r}")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not _count(text):
+        raise argparse.ArgumentTypeError(f"expected a whole number, 1 or more, got {text!r}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    if not re.fullmatch(r"\d{1,9}(\.\d*)?", text, re.ASCII) or not float(text):
+        raise argparse.ArgumentTypeError(f"expected a positive number of seconds, got {text!r}")
+    return float(text)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text, re.ASCII)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise argparse.ArgumentTypeError(f"expected I/N such as 1/8, I from 1 to N, got {text!r}")
+    return int(found[1]), int(found[2])

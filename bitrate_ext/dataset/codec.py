@@ -1,0 +1,57 @@
+"""What a data set asks of a codec: read a picture, and say in numbers where its bits are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from .items import Item
+
+
+@dataclass(frozen=True)
+class Read:
+    """A picture as read: the hash of its file, what it may share a batch with, and whatever the codec measures."""
+
+    sha256: str
+    group: Any
+    picture: Any
+
+
+class Unreadable(ValueError):
+    """An item that is no picture; the message is the reason alone, without the item's name."""
+
+    def __init__(self, reason: str, sha256: str | None = None) -> None:
+        super().__init__(reason, sha256)
+        self.reason, self.sha256 = reason, sha256
+
+
+class Spent(BaseException):
+    """The process can measure nothing any more, as after an error of the GPU; another one has to."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What the numbers of a codec depend on.
+
+    Args:
+        model: its name.
+        latents: their names, in the order of columns.
+        settings: all that the numbers depend on, weights by their hash; values that JSON has.
+    """
+
+    model: str
+    latents: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Codec(Protocol):
+    """A codec in a worker process: it is made there, once, and may read pictures in a thread while it measures."""
+
+    about: About
+
+    def read(self, item: Item) -> Read:
+        """Read and hash an item; ``Unreadable`` says why it cannot be."""
+
+    def measure(self, pictures: Sequence[Any]) -> list[dict[str, Any]]:
+        """Return for each picture of one group "height", "width", "bits", "latents" and what other columns it knows."""

@@ -1,0 +1,158 @@
+"""What a data set holds: pictures named one by one, in folders, by patterns, in lists and in tar shards."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import sys
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ..io.files import STDIN, shown
+
+PICTURES = (  # endings of what is taken from folders and tar shards
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".heic", ".heif"),
+    *(".jxl", ".jp2", ".j2k", ".jpx", ".pbm", ".pgm", ".ppm", ".pnm"),
+)
+SHARD = ".tar"
+MISSING = (-1, -1)  # the stamp of what is not there
+
+Stamp = tuple[int, int]  # bytes, and time of the last change in ns
+
+
+class DatasetError(ValueError):
+    """What cannot be served of a data set as a whole; one line for the user."""
+
+
+class Member(NamedTuple):
+    """Where a tar shard has a picture: its file, the first byte, and how many there are."""
+
+    shard: str
+    offset: int
+    size: int
+
+
+class Item(NamedTuple):
+    """One picture of a data set: its number in the order of names, its name, and the member of a shard that it is."""
+
+    number: int
+    name: str
+    member: Member | None = None
+
+    @property
+    def stamp(self) -> Stamp:
+        """Bytes and time of the last change of the file, by which a later run sees that it is another one."""
+        try:
+            status = os.stat(self.name if self.member is None else self.member.shard)
+        except (OSError, ValueError):
+            return MISSING
+        return status.st_size, status.st_mtime_ns
+
+
+@dataclass
+class Listing:
+    """All pictures of a data set: their names, sorted, each once, and where shards have those that are in shards."""
+
+    names: list[str] = field(default_factory=list)
+    members: dict[str, Member] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """Hash of all names in order."""
+        digest = hashlib.sha256()
+        for name in self.names:
+            digest.update(name.encode(errors="surrogateescape") + b"\0")
+        return digest.hexdigest()[:32]
+
+    def items(self, numbers: range) -> list[Item]:
+        """Return the items of those numbers."""
+        return [Item(number, self.names[number], self.members.get(self.names[number])) for number in numbers]
+
+
+def find_items(inputs: Iterable[str] = (), lists: Iterable[str] = ()) -> Listing:
+    """Find the pictures of a data set, in an order that depends on their names alone.
+
+    Args:
+        inputs: names of pictures, of folders, which are searched with all that is in them, of tar shards, and patterns
+            such as ``photos/**/*.png``. Of folders and shards what ends as pictures do is taken, hidden files are not.
+        lists: files with a name in each line, ``"-"`` is the standard input; empty lines do not count.
+
+    Raises:
+        DatasetError: a name that does not exist, a pattern or folder without pictures, a damaged shard, no picture at
+            all. Names in lists are not looked for: what is missing becomes a row of its own.
+    """
+    listing, names = Listing(), set[str]()
+    for one in inputs:
+        before = len(names)
+        names.update(_named(one, listing))
+        if len(names) == before and os.path.isdir(one):
+            raise DatasetError(f"{shown(one)}: no picture in this folder; it must hold files such as .png or .jpg")
+    for one in lists:
+        for name in _lines(one):
+            names.update(_members(name, listing) if name.lower().endswith(SHARD) else [name])
+    if not names:
+        raise DatasetError("no picture: name pictures, folders, patterns or tar shards, or a list of them that has one")
+    listing.names = sorted(names)
+    return listing
+
+
+def _named(name: str, listing: Listing) -> Iterator[str]:
+    if os.path.isdir(name):
+        yield from _in_folder(name)
+    elif name.lower().endswith(SHARD) and os.path.exists(name):
+        yield from _members(name, listing)
+    elif os.path.lexists(name) or not glob.has_magic(name):
+        if not os.path.lexists(name):
+            raise DatasetError(f"{shown(name)}: no such file or folder")
+        yield name
+    else:
+        found = glob.glob(name, recursive=True)
+        if not found:
+            raise DatasetError(f"{shown(name)}: no file has a name of this pattern")
+        for one in found:
+            if not os.path.isdir(one):
+                yield from _named(one, listing)
+
+
+def _in_folder(folder: str) -> Iterator[str]:
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    yield from _in_folder(entry.path)
+                elif entry.name.lower().endswith(PICTURES):
+                    yield entry.path
+    except OSError as error:
+        raise DatasetError(f"{shown(folder)}: the folder cannot be read ({error.strerror})") from error
+
+
+def _members(shard: str, listing: Listing) -> Iterator[str]:
+    """Yield the pictures of a tar shard by names that are a path's below it; members are read, never unpacked."""
+    try:
+        with tarfile.open(shard, "r:") as archive:
+            for member in archive:
+                hidden = os.path.basename(member.name).startswith(".")
+                if member.isreg() and member.name.lower().endswith(PICTURES) and not hidden:
+                    name = f"{shard}/{member.name}"
+                    listing.members[name] = Member(shard, member.offset_data, member.size)
+                    yield name
+                archive.members = []  # type: ignore[attr-defined]  # which it would keep
+    except (OSError, tarfile.TarError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DatasetError(f"{shown(shard)}: cannot be read as a tar shard, not compressed ({reason})") from error
+
+
+def _lines(name: str) -> Iterator[str]:
+    try:
+        if name == STDIN:
+            yield from filter(None, (line.rstrip("\r\n") for line in sys.stdin))
+            return
+        with open(name, encoding="utf-8", errors="surrogateescape") as file:
+            yield from filter(None, (line.rstrip("\r\n") for line in file))
+    except OSError as error:
+        raise DatasetError(f"{shown(name)}: the list cannot be read ({error.strerror})") from error

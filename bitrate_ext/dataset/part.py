@@ -1,0 +1,319 @@
+"""One part of a data set, from items to a published file: the same work whatever engine hands it out.
+
+A part may be worked on any number of times, by processes that die at any point: what is in its journal is kept, the
+rest is done, and what is published depends on items and settings alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..threads import prefetch
+from .codec import Codec, Read, Unreadable
+from .items import DatasetError, Item, Stamp
+from .rows import (
+    OK,
+    Row,
+    error_row,
+    item_id,
+    ok_row,
+    read_about,
+    read_rows,
+    read_work,
+    schema,
+    to_parquet,
+    work_to_parquet,
+)
+from .storage import Journal, Taken, put, read_entries
+
+ALONE, GIVEN_UP = 2, 3  # deaths of workers over an item: after which it is tried alone, and after which no more
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part: its place among all, its items, and the settings that its rows are made under.
+
+    Args:
+        folder: of the output.
+        number: of the part, from 0.
+        count: of parts.
+        items: of it.
+        key: of the run: a hash of all settings.
+        model: the codec's name.
+        latents: their names.
+        batch: pictures of one size that the codec gets together, at most.
+        ahead: pictures that are read while the codec measures.
+    """
+
+    folder: Path
+    number: int
+    count: int
+    items: Sequence[Item]
+    key: str
+    model: str
+    latents: tuple[str, ...]
+    batch: int = 1
+    ahead: int = 2
+
+    @property
+    def name(self) -> str:
+        """The part's name, as files have it."""
+        return f"{self.number:05d}-of-{self.count:05d}"
+
+    @property
+    def rows(self) -> Path:
+        """The file that a part is published in."""
+        return self.folder / f"part-{self.name}.parquet"
+
+    @property
+    def work(self) -> Path:
+        """The file beside it: stamps of files, seconds, and deaths of workers."""
+        return self.folder / f"work-{self.name}.parquet"
+
+    @property
+    def journal(self) -> Path:
+        """The file of a part that is at work."""
+        return self.folder / f"part-{self.name}.journal"
+
+    def published(self) -> Counts | None:
+        """Return what the published part has, if it is of the same items and their files have not changed since."""
+        about = read_about(self.work) if self.rows.exists() else {}
+        if about.get("key") != self.key or about.get("stamps") != stamps_digest(one.stamp for one in self.items):
+            return None
+        ok, error, pixels = (int(about[name]) for name in ("ok", "error", "pixels"))
+        return Counts(ok, error, 0, float(about["bits"]), pixels)
+
+
+class Counts(NamedTuple):
+    """What became of items: measured, failed, done earlier; bits and pixels of those that are measured."""
+
+    ok: int = 0
+    error: int = 0
+    skipped: int = 0
+    bits: float = 0.0
+    pixels: int = 0
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], skipped: int = 0) -> Counts:
+        """Count rows."""
+        good = [row for row in rows if row["status"] == OK]
+        bits, pixels = sum(float(row["bits"]) for row in good), sum(row["height"] * row["width"] for row in good)
+        return cls(len(good), len(rows) - len(good), skipped, bits, pixels)
+
+    def plus(self, other: Counts) -> Counts:
+        """Add two up."""
+        both = {name: one + getattr(other, name) for name, one in self._asdict().items()}
+        return Counts(**both)
+
+
+def stamps_digest(stamps: Iterator[Stamp]) -> str:
+    """Hash the stamps of a part's files."""
+    return hashlib.sha256(repr(list(map(tuple, stamps))).encode()).hexdigest()[:32]
+
+
+def do_part(part: Part, codec: Codec, deaths: Mapping[int, int] | None = None, blame: str = "") -> Counts | None:
+    """Work on a part until it is published, and count its rows; None where another process works on it.
+
+    Args:
+        part: which.
+        codec: reads and measures.
+        deaths: of items that workers have died over, how many.
+        blame: what is said of an item that is given up.
+
+    Raises:
+        OutputError: the output cannot be written.
+    """
+    try:
+        journal = Journal(part.journal, part.key)
+    except Taken:
+        return None
+    try:
+        return _Work(part, codec, journal, deaths or {}, blame).run()
+    finally:
+        journal.close()
+
+
+@dataclass
+class Flight:
+    """What a journal says of its last process: its id, the items it has begun and not ended, and the rows it has."""
+
+    pid: int = 0
+    begun: dict[int, None] = field(default_factory=dict)
+    counts: Counts = field(default_factory=Counts)
+    size: int = 0  # bytes of the journal that were read
+
+    def follow(self, path: Path, key: str) -> bool:
+        """Read what has been added since; return whether anything was."""
+        try:
+            with path.open("rb") as file:
+                file.seek(self.size)
+                data = file.read()
+        except OSError:  # published
+            return False
+        found = False
+        start = self.size
+        for entry, end in read_entries(data, key):
+            found, self.size = True, start + end
+            if "pid" in entry:
+                self.pid, self.begun, self.counts = entry["pid"], {}, Counts()
+            elif "read" in entry:
+                self.begun[entry["read"]] = None
+            else:
+                for row in entry["rows"]:
+                    self.begun.pop(row["item"], None)
+                self.counts = self.counts.plus(Counts.of(entry["rows"]))
+        return found
+
+
+class _Reading(NamedTuple):
+    item: Item
+    stamp: Stamp
+    seconds: float
+    read: Read | Unreadable
+
+
+class _Work:
+    def __init__(self, part: Part, codec: Codec, journal: Journal, deaths: Mapping[int, int], blame: str) -> None:
+        self._part, self._codec, self._journal, self._deaths, self._blame = part, codec, journal, deaths, blame
+        self._rows: dict[int, Row] = {}
+        self._work: dict[int, dict[str, Any]] = {}
+        self._earlier: dict[int, Row] = {}  # of files that may be others now
+
+    def run(self) -> Counts:
+        part = self._part
+        self._take_over()
+        skipped, earlier = len(self._rows), Counts.of(list(self._rows.values()))
+        todo = [item for item in part.items if item.number not in self._rows]
+        if not todo and part.published() is not None:
+            self._journal.remove()
+            return Counts(skipped=skipped)
+        self._journal.add({"pid": os.getpid()})
+        self._measure(todo)
+        rows = list(self._rows.values())
+        counts = Counts.of(rows)
+        stamps = stamps_digest((work["size"], work["mtime_ns"]) for _, work in sorted(self._work.items()))
+        about = {"key": part.key, "stamps": stamps, **counts._asdict()}
+        put(part.work, work_to_parquet(self._work, about), durable=False)  # the folder is seen to with the part
+        put(part.rows, to_parquet(rows, schema(part.latents)))
+        self._journal.remove()
+        return counts._replace(ok=counts.ok - earlier.ok, error=counts.error - earlier.error, skipped=skipped)
+
+    def _take_over(self) -> None:
+        """Keep what is done of files that are still the same."""
+        rows: dict[int, Row] = {}
+        works: dict[int, dict[str, Any]] = {}
+        try:
+            works = read_work(self._part.work) if self._part.rows.exists() else {}
+            rows = {row["item"]: row for row in read_rows(self._part.rows).to_pylist()} if works else {}
+        except DatasetError:  # damaged: done anew
+            pass
+        for entry in self._journal.entries:
+            if "rows" in entry:
+                rows |= {row["item"]: row for row in entry["rows"]}
+                works |= {row["item"]: work for row, work in zip(entry["rows"], entry["work"], strict=True)}
+        for item in self._part.items:
+            row, work = rows.get(item.number), works.get(item.number)
+            if row is None or work is None or row["settings"] != self._part.key:
+                continue
+            if (work["size"], work["mtime_ns"]) == item.stamp:
+                self._rows[item.number], self._work[item.number] = row, work
+            else:
+                self._earlier[item.number] = row
+
+    def _measure(self, todo: Sequence[Item]) -> None:
+        """Do items, those over which workers died one after the other and first of all."""
+        deaths = self._deaths
+        for item in todo:
+            if deaths.get(item.number, 0) >= GIVEN_UP:
+                read = _Reading(item, item.stamp, 0.0, Unreadable(self._blame))
+                self._end([(read, self._error(read, self._blame), 0.0)])
+            elif deaths.get(item.number, 0) >= ALONE:
+                self._take(self._read([item]), {}, batch=1)
+        rest = [item for item in todo if deaths.get(item.number, 0) < ALONE]
+        suspect = max((at for at, item in enumerate(rest, 1) if item.number in deaths), default=0)
+        waiting: dict[Any, list[_Reading]] = {}
+        self._take(self._read(rest[:suspect]), waiting, self._part.batch)
+        ahead = prefetch(self._read(rest[suspect:]), self._part.ahead)
+        try:
+            self._take(ahead, waiting, self._part.batch)
+        finally:
+            ahead.close()
+        for group in sorted(waiting.values(), key=lambda group: group[0].item.number):
+            self._run(group)
+
+    def _read(self, items: Sequence[Item]) -> Iterator[_Reading]:
+        for item in items:
+            self._journal.add({"read": item.number})
+            start, stamp = time.perf_counter(), item.stamp
+            try:
+                read: Read | Unreadable = self._codec.read(item)
+            except Unreadable as error:
+                read = error
+            except Exception as error:
+                read = Unreadable(_reason(error))
+            yield _Reading(item, stamp, time.perf_counter() - start, read)
+
+    def _take(self, readings: Iterator[_Reading], waiting: dict[Any, list[_Reading]], batch: int) -> None:
+        """Measure pictures in groups of one size; those whose group is not full are left waiting."""
+        for reading in readings:
+            read, item = reading.read, reading.item
+            if isinstance(read, Unreadable):
+                self._end([(reading, self._error(reading, read.reason), 0.0)])
+                continue
+            row = self._earlier.get(item.number)
+            if row is not None and row["id"] == item_id(item.name, read.sha256, self._part.key):
+                self._end([(reading, row, 0.0)])
+                continue
+            group = waiting.setdefault(read.group, [])
+            group.append(reading)
+            if len(group) == batch:
+                self._run(waiting.pop(read.group))
+
+    def _run(self, group: list[_Reading]) -> None:
+        start = time.perf_counter()
+        try:
+            found = self._codec.measure([one.read.picture for one in group if isinstance(one.read, Read)])
+        except Exception as error:
+            if len(group) > 1:
+                for one in group:
+                    self._run([one])
+                return
+            seconds = time.perf_counter() - start
+            self._end([(group[0], self._error(group[0], _reason(error)), seconds)])
+            return
+        seconds = (time.perf_counter() - start) / len(group)
+        part = self._part
+        self._end(
+            [
+                (one, ok_row(one.item, one.read.sha256 or "", part.key, part.model, numbers), seconds)
+                for one, numbers in zip(group, found, strict=True)
+            ]
+        )
+
+    def _error(self, reading: _Reading, reason: str) -> Row:
+        return error_row(reading.item, reading.read.sha256, self._part.key, self._part.model, reason)
+
+    def _end(self, done: list[tuple[_Reading, Row, float]]) -> None:
+        works = [
+            {
+                "size": one.stamp[0],
+                "mtime_ns": one.stamp[1],
+                "seconds": one.seconds + seconds,
+                "deaths": self._deaths.get(one.item.number, 0),
+            }
+            for one, _, seconds in done
+        ]
+        rows = [row for _, row, _ in done]
+        self._journal.add({"rows": rows, "work": works})
+        for row, work in zip(rows, works, strict=True):
+            self._rows[row["item"]], self._work[row["item"]] = row, work
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")

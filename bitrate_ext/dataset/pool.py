@@ -1,0 +1,236 @@
+"""Worker processes for parts: one codec in each, replaced where they die, stopped where they hang.
+
+Each worker is an executor of the standard library with one process, so that a death costs that worker's part alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from .codec import About, Codec, Spent
+from .items import DatasetError
+from .part import ALONE, Counts, Flight, Part, do_part
+
+Make = Callable[[], Codec]
+POLL = 0.2  # seconds between looks at the workers
+STARTS = 3  # deaths of workers in a row before they have begun an item
+CRASHED = "the worker process died over it, also when it was tried alone"
+HUNG = "took longer than the time limit of {:g} s"
+
+_made: dict[str, Any] = {}  # of a worker process
+
+
+class Here:
+    """The engine without processes: parts one after the other in this one, which a crash ends."""
+
+    def __init__(self, make: Make) -> None:
+        self._codec = make()
+
+    def describe(self) -> About:
+        """Return what the codec says of itself."""
+        return self._codec.about
+
+    def run(self, parts: Iterator[Part], look: Callable[[Counts], None]) -> Iterator[tuple[Part, Counts]]:
+        """Yield parts as they are done, with what became of their items."""
+        waiting = deque(parts)
+        while waiting:
+            part = waiting.popleft()
+            counts = do_part(part, self._codec)
+            if counts is None:
+                waiting.append(part)
+                time.sleep(POLL)
+            else:
+                yield part, counts
+                look(Counts())
+
+    def stop(self) -> None:
+        """Nothing is left to stop."""
+
+
+class Pool:
+    """The engine with worker processes.
+
+    Args:
+        make: makes the codec, in each worker; it must be importable there.
+        jobs: how many workers.
+        time_limit: seconds after which an item is given up.
+        preload: modules that are imported once for all workers.
+    """
+
+    def __init__(self, make: Make, jobs: int, time_limit: float, preload: Sequence[str] = ()) -> None:
+        threads = max(1, len(os.sched_getaffinity(0)) // jobs)
+        self._workers = [_Worker(make, threads, time_limit, preload) for _ in range(jobs)]
+
+    def describe(self) -> About:
+        """Make the codec in the first worker, and return what it says of itself."""
+        try:
+            about: About = self._workers[0].submit(_describe).result()
+            return about
+        except BrokenProcessPool:
+            raise DatasetError("the worker process died while it made the codec; it may need more memory") from None
+
+    def run(self, parts: Iterator[Part], look: Callable[[Counts], None]) -> Iterator[tuple[Part, Counts]]:
+        """Yield parts as they are done, with what became of their items; ``look`` is told of those that are not yet."""
+        idle, again, taken = list(self._workers), deque[tuple[Part, dict[int, int], str]](), deque[Part]()
+        running: dict[Future[Counts | None], _Worker] = {}
+        failed, source = 0, iter(parts)
+        while True:
+            while idle:
+                fresh = again.popleft() if again else next(((part, {}, "") for part in source), None)
+                if fresh is None and taken and not running:
+                    time.sleep(POLL)
+                    fresh = taken.popleft(), {}, ""
+                if fresh is None:
+                    break
+                worker = idle.pop()
+                running[worker.begin(*fresh)] = worker
+            if not running:
+                return
+            done, _ = wait(running, timeout=POLL, return_when=FIRST_COMPLETED)
+            for worker in running.values():
+                worker.watch()
+            for future in done:
+                worker = running.pop(future)
+                idle.append(worker)
+                try:
+                    counts = future.result()
+                except BrokenProcessPool:
+                    again.append(worker.bury())
+                    failed = 0 if worker.flight.pid else failed + 1
+                    if failed >= STARTS:
+                        raise DatasetError(
+                            "worker processes die as they start; fewer --jobs need less memory"
+                        ) from None
+                    continue
+                if counts is None:
+                    taken.append(worker.part)
+                else:
+                    failed = 0
+                    yield worker.part, counts
+            flying = Counts()
+            for worker in running.values():
+                flying = flying.plus(worker.flight.counts)
+            look(flying)
+
+    def stop(self) -> None:
+        """End all workers at once; what they have done is in their journals."""
+        for worker in self._workers:
+            worker.stop()
+
+
+class _Worker:
+    """A process that does parts, and another one in its place once it has died."""
+
+    part: Part
+
+    def __init__(self, make: Make, threads: int, time_limit: float, preload: Sequence[str]) -> None:
+        self._start, self._limit = (make, threads), time_limit
+        own = getattr(make, "func", make).__module__
+        self._preload = ["__main__", "bitrate_ext.dataset.part", own, *preload]
+        self._executor: ProcessPoolExecutor | None = None
+        self._pid: Future[int] | None = None
+        self.flight = Flight()
+        self._deaths: dict[int, int] = {}
+        self._blame, self._hung, self._last = "", False, 0.0
+
+    def submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Have the process do something; it is started where there is none."""
+        if self._executor is None:
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload(self._preload)
+            self._executor = ProcessPoolExecutor(1, context, initializer=_begin, initargs=(*self._start, os.getcwd()))
+            self._pid = self._executor.submit(os.getpid)
+        try:
+            return self._executor.submit(work, *arguments)
+        except BrokenProcessPool:  # it died at rest
+            self.stop()
+            return self.submit(work, *arguments)
+
+    def begin(self, part: Part, deaths: dict[int, int], blame: str) -> Future[Counts | None]:
+        """Have the process do a part."""
+        self.part, self._deaths, self._blame, self._hung = part, deaths, blame, False
+        self.flight, self._last = Flight(), time.monotonic()
+        with contextlib.suppress(OSError):
+            self.flight.size = part.journal.stat().st_size
+        return self.submit(_work, part, deaths, blame)
+
+    def watch(self) -> None:
+        """Kill the process where its part has stood still for too long."""
+        if self.flight.follow(self.part.journal, self.part.key):
+            self._last = time.monotonic()
+        elif self.flight.begun and time.monotonic() - self._last > self._limit:
+            self._hung = True
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.flight.pid, signal.SIGKILL)
+
+    def bury(self) -> tuple[Part, dict[int, int], str]:
+        """Drop a process that has died; return its part as the next one is to do it."""
+        self.stop()
+        self.flight.follow(self.part.journal, self.part.key)
+        deaths = dict(self._deaths)
+        for number in self.flight.begun:
+            deaths[number] = max(deaths.get(number, 0) + 1, ALONE if self._hung else 0)
+        return self.part, deaths, HUNG.format(self._limit) if self._hung else CRASHED
+
+    def stop(self) -> None:
+        """End the process at once."""
+        if self._executor is None:
+            return
+        if self._pid is not None and self._pid.done() and self._pid.exception() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid.result(), signal.SIGKILL)
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        self._executor = None
+
+
+# In the worker process.
+
+
+def _begin(make: Make, threads: int, folder: str) -> None:
+    """Prepare a worker: the driver alone is interrupted, and whatever ends it ends the workers."""
+    for one in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(one, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    driver = multiprocessing.parent_process()
+    assert driver is not None
+
+    def follow() -> None:
+        driver.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+    os.chdir(folder)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    _made.update(make=make, threads=threads)
+
+
+def _codec() -> Codec:
+    if "codec" not in _made:
+        _made["codec"] = _made["make"]()
+        torch = sys.modules.get("torch")
+        if torch is not None:
+            torch.set_num_threads(_made["threads"])
+    codec: Codec = _made["codec"]
+    return codec
+
+
+def _describe() -> About:
+    return _codec().about
+
+
+def _work(part: Part, deaths: dict[int, int], blame: str) -> Counts | None:
+    try:
+        return do_part(part, _codec(), deaths, blame)
+    except Spent:
+        os._exit(1)

@@ -1,0 +1,108 @@
+"""Rows of a data set as Parquet: one for each picture, and beside them what depends on the day."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..optional import require
+from .items import DatasetError, Item
+
+OK, ERROR = "ok", "error"  # of the column "status"
+Row = dict[str, Any]
+_LATENT = "bits_"  # before a latent's name, in columns
+_WORK = ("item", "size", "mtime_ns", "seconds", "deaths")  # of the files beside the rows
+
+
+def schema(latents: Sequence[str]) -> Any:
+    """Return the columns of rows, as pyarrow has them."""
+    pa = require("pyarrow")
+    text, real, whole = pa.string(), pa.float64(), pa.int64()
+    columns = {"item": whole, "id": text, "path": text, "sha256": text, "status": text, "error": text}
+    columns |= {"height": whole, "width": whole, "bits": real}
+    columns |= {f"{_LATENT}{name}": real for name in latents}
+    columns |= {"padding_bits": real, "bpp": real, "file_bytes": whole, "psnr_db": real, "warnings": text}
+    columns |= {"model": text, "settings": text}
+    return pa.schema(list(columns.items()))
+
+
+def item_id(name: str, sha256: str, key: str) -> str:
+    """Return the id of a picture under settings: of its name, its bytes, and all that its numbers depend on."""
+    text = "\0".join((name, sha256, key))
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:32]
+
+
+def ok_row(item: Item, sha256: str, key: str, model: str, numbers: Mapping[str, Any]) -> Row:
+    """Return the row of a picture that is measured."""
+    row: Row = {
+        "item": item.number,
+        "id": item_id(item.name, sha256, key),
+        "path": printable(item.name),
+        "sha256": sha256,
+    }
+    row |= {"status": OK, **numbers, "model": model, "settings": key}
+    row |= {f"{_LATENT}{name}": bits for name, bits in row.pop("latents", {}).items()}
+    return row
+
+
+def error_row(item: Item, sha256: str | None, key: str, model: str, reason: str) -> Row:
+    """Return the row of a picture that is not."""
+    row = {"item": item.number, "id": item_id(item.name, sha256 or "", key), "path": printable(item.name)}
+    return row | {"sha256": sha256, "status": ERROR, "error": printable(reason), "model": model, "settings": key}
+
+
+def printable(text: str) -> str:
+    """Return text that UTF-8 can hold: other bytes of names are escaped."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def to_parquet(rows: Iterable[Row], columns: Any) -> memoryview:
+    """Return rows, in the order of items, as the bytes of a Parquet file, which depend on them alone."""
+    ordered = sorted(rows, key=lambda row: int(row["item"]))
+    return _parquet(require("pyarrow").Table.from_pylist(ordered, schema=columns))
+
+
+def work_to_parquet(works: Mapping[int, Mapping[str, Any]], about: Mapping[str, Any]) -> memoryview:
+    """Return what depends on the day, by item, as the bytes of a Parquet file."""
+    pa = require("pyarrow")
+    types = [pa.int64(), pa.int64(), pa.int64(), pa.float64(), pa.int64()]
+    metadata = {name: str(value) for name, value in about.items()}
+    columns = pa.schema(list(zip(_WORK, types, strict=True)), metadata=metadata)
+    rows = [{"item": number, **work} for number, work in sorted(works.items())]
+    return _parquet(pa.Table.from_pylist(rows, schema=columns))
+
+
+def _parquet(table: Any) -> memoryview:
+    pa, parquet = require("pyarrow"), require("pyarrow.parquet")
+    sink = pa.BufferOutputStream()
+    parquet.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    return memoryview(sink.getvalue())
+
+
+def read_rows(path: Path) -> Any:
+    """Read a part as a table; its pages have checksums.
+
+    Raises:
+        DatasetError: it is damaged.
+    """
+    try:
+        return require("pyarrow.parquet").ParquetFile(path, page_checksum_verification=True).read(use_threads=False)
+    except (OSError, ValueError, require("pyarrow").ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise DatasetError(f"{path}: is damaged ({reason}); delete it, and the same command makes it anew") from error
+
+
+def read_work(path: Path) -> dict[int, dict[str, Any]]:
+    """Read what depends on the day, by item."""
+    return {row.pop("item"): row for row in read_rows(path).to_pylist()}
+
+
+def read_about(path: Path) -> dict[str, str]:
+    """Read what is said of a part beside its rows; nothing of a file that is not there or damaged."""
+    try:
+        metadata = require("pyarrow.parquet").read_schema(path).metadata or {}
+    except (OSError, ValueError, require("pyarrow").ArrowException):
+        return {}
+    return {name.decode(): value.decode() for name, value in metadata.items()}
