@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..cells.quality import measure_psnr
 from ..io.files import open_regular, shown
 from ..io.images import ImageError, load_picture
 from ..mapping.mapper import BitrateMapper
-from ..mapping.psnr import measure_psnr
 from ..memory import is_out_of_memory
 from ..models.demo_codec import load_demo_forward
 from ..receptive_field.fingerprint import fingerprint
