@@ -6,7 +6,7 @@ import contextlib
 import csv
 import io
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -134,25 +134,22 @@ def read_blocks(
         return _read_npy(path, size, block, origin)
     if block is not None or tuple(origin) != (0, 0):
         raise ValueError(f"block and origin are for .npy alone: the blocks of {path} say where they are")
-    facts, blocks, columns = Facts(), list[Block](), None
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(_rows(path, file), 1):
-            row = [cell.strip() for cell in line]
-            if not any(row):
-                continue
-            with _line(path, number, ",".join(row)):
-                if row[0].startswith("%"):
-                    raise ValueError("a file of YUView's: read_yuview reads it")
-                if row[0] == "#":
-                    facts.read(row[1:])
-                elif columns is None:
-                    columns = {name: row.index(name) for name in COLUMNS if name in row}
-                    missing = [name for name in COLUMNS if name not in columns and name != "latent"]
-                    if missing:
-                        raise ValueError(f"columns {', '.join(COLUMNS)} were expected, {', '.join(missing)} missing")
-                else:
-                    named = {name: row[place] for name, place in columns.items() if place < len(row)}
-                    blocks.append(_block(named))
+    facts, blocks, places = Facts(), list[Block](), list[int]()
+    with path.open(newline="", encoding="utf-8", errors="replace") as file, _lines_of(path, file) as lines:
+        for row in csv.reader(lines):
+            first = row[0].strip() if row else ""
+            if first.startswith("%"):
+                raise ValueError("a file of YUView's: read_yuview reads it")
+            if first == "#":
+                facts.read(row[1:])
+            elif places and any(row):
+                blocks.append(_block(*(row[place] if 0 <= place < len(row) else None for place in places)))
+            elif any(row):
+                names = [name.strip() for name in row]
+                missing = [name for name in COLUMNS if name not in names and name != "latent"]
+                if missing:
+                    raise ValueError(f"columns {', '.join(COLUMNS)} were expected, {', '.join(missing)} missing")
+                places = [names.index(name) if name in names else -1 for name in COLUMNS]
     return _picture(path, blocks, facts, size)
 
 
@@ -215,60 +212,54 @@ def read_yuview(
             not said and could be anything.
         OSError: the file cannot be read.
     """
-    path, facts, names = Path(path), Facts(), dict[int, str]()
-    rows: list[tuple[int, list[str]]] = []
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, 1):
-            row = [cell.strip() for cell in line.split(";")]
-            if not row[0]:
-                continue
-            with _line(path, number, line):
-                match row:
-                    case ["%", "%", *comment]:
-                        facts.read(comment)
-                    case ["%", "seq-specs", _, _, width, height, *_] if int(width) > 0 and int(height) > 0:
-                        facts.size = int(height), int(width)
-                    case ["%", "type", which, name, "map" | "range", *_]:
-                        names[int(which)] = name
-                    case ["%", *_]:
-                        pass
-                    case [poc, _, _, _, _, _, _, *_]:
-                        if _whole("POC", poc) == frame:
-                            rows.append((number, row))
-                    case _:
-                        raise ValueError("POC;x;y;width;height;type;value was expected")
-    if not names:
+    path, facts, names, blocks = Path(path), Facts(), dict[int, str](), list[Block]()
+    chosen = None if types is None else list(types)
+    with path.open(encoding="utf-8", errors="replace") as file, _lines_of(path, file) as lines:
+        for line in lines:
+            match row := line.rstrip().split(";"):
+                case [""]:
+                    pass
+                case ["%", "%", *comment]:
+                    facts.read(comment)
+                case ["%", "seq-specs", _, _, width, height, *_]:
+                    facts.size = _whole("height", height), _whole("width", width)
+                case ["%", "type", which, name, "map" | "range", *_]:
+                    names[_whole("type", which)] = name.strip()
+                case ["%", *_]:
+                    pass
+                case [poc, x, y, width, height, which, value, *_]:
+                    if _whole("POC", poc) == frame:
+                        latent = names.get(_whole("type", which))
+                        if latent is not None and (chosen is None or latent in chosen):
+                            blocks.append(_block(x, y, width, height, latent, value))
+                case _:
+                    raise ValueError(f"POC;x;y;width;height;type;value was expected, got {len(row)} columns")
+    known = list(dict.fromkeys(names.values()))
+    if not known:
         raise ValueError(f"{path} must be a file of YUView's statistics, with lines %;type;0;name;range: it has none")
-    known = list(names.values())
-    chosen = known if types is None else list(types)
-    if not set(chosen) <= set(known) or (types is None and len(known) > 1 and facts.per_bit is None):
+    if not set(chosen or ()) <= set(known) or (chosen is None and len(known) > 1 and facts.per_bit is None):
         raise ValueError(f"types must be those of {', '.join(map(repr, known))} that are bits, got {types!r}")
-    scale, blocks = per_bit or facts.per_bit or 1.0, list[Block]()
-    for number, row in rows:
-        with _line(path, number, ";".join(row)):
-            name = names.get(_whole("type", row[5]), "")
-            if name in chosen:
-                found = _block(dict(zip(("x", "y", "width", "height", "", "bits"), row[1:], strict=False)))
-                blocks.append(found._replace(latent=name, bits=found.bits / scale))
     if not blocks:
-        raise ValueError(f"{path} has no blocks of {', '.join(map(repr, chosen))} in frame {frame}")
+        raise ValueError(f"{path} has no blocks of {', '.join(map(repr, chosen or known))} in frame {frame}")
+    scale = per_bit or facts.per_bit or 1.0
+    blocks = [block._replace(bits=block.bits / scale) for block in blocks]
     return _picture(path, blocks, facts, None)
 
 
 @contextlib.contextmanager
-def _line(path: Path, number: int, text: str) -> Iterator[None]:
-    """Say in errors which line of a file they are of."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{path}, line {number}, {text.strip()[:80]!r}: {error}") from None
+def _lines_of(path: Path, file: Iterable[str]) -> Iterator[Iterator[str]]:
+    """Hand on lines, and say in errors at which of them they came up."""
+    number, last = 0, ""
 
+    def lines() -> Iterator[str]:
+        nonlocal number, last
+        for number, last in enumerate(file, 1):  # noqa: B007 (read below)
+            yield last
 
-def _rows(path: Path, file: Iterable[str]) -> Iterator[list[str]]:
     try:
-        yield from csv.reader(file)
-    except csv.Error as error:
-        raise ValueError(f"{path} must be CSV: {error}") from None
+        yield lines()
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path}, line {number}, {last.strip()[:80]!r}: {error}") from None
 
 
 def _write(path: Path, text: str) -> None:
@@ -296,11 +287,11 @@ def _number(name: str, text: str | None) -> float:
     return number
 
 
-def _block(named: Mapping[str, str]) -> Block:
-    """Read a row."""
-    x, y = (_whole(name, named.get(name)) for name in ("x", "y"))
-    width, height = (_whole(name, named.get(name), 1) for name in ("width", "height"))
-    return Block(x, y, width, height, named.get("latent") or "bits", _number("bits", named.get("bits")))
+def _block(
+    x: str | None, y: str | None, width: str | None, height: str | None, latent: str | None, bits: str | None
+) -> Block:
+    size = _whole("width", width, 1), _whole("height", height, 1)
+    return Block(_whole("x", x), _whole("y", y), *size, (latent or "bits").strip(), _number("bits", bits))
 
 
 def _side(bits: PictureBits, name: str) -> tuple[int, int]:
@@ -331,7 +322,7 @@ def _picture(path: Path, blocks: Sequence[Block], facts: Facts, size: Size | Non
         places.setdefault(block.latent, []).append((block.y, block.x, block.y + block.height, block.x + block.width))
     every = np.array([place for some in places.values() for place in some], dtype=np.int64)
     first, last = np.minimum(every[:, :2].min(0), 0), every[:, 2:].max(0)  # pixels, from the picture's corner on
-    size = size or facts.size or (int(last[0]), int(last[1]))
+    size = size or (facts.size if facts.size and min(facts.size) > 0 else None) or (int(last[0]), int(last[1]))
     canvas = np.maximum(last, size) - first
     grids = {}
     for name, some in places.items():
