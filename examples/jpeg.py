@@ -41,10 +41,11 @@ def read_jpeg(data: bytes, **pictures: torch.Tensor) -> PictureBits:
             rest[TABLES] += 8 * (end - at)
             if marker == 0xC0:  # a frame: lay out the blocks of its components
                 ids, height, width = body[6::3], int.from_bytes(body[1:3], "big"), int.from_bytes(body[3:5], "big")
+                expect(deep == 8, f"JPEG of {deep} bits: this reads files of 8")
                 expect(len(ids) in (1, 3), f"JPEG of {len(ids)} components (CMYK has 4): this reads grey and three")
                 expect(height * width, f"JPEG of {width} x {height} pixels: a later height (DNL) is not read")
                 factors = [(factor % 16, factor // 16) if len(ids) == 3 else (1, 1) for factor in body[7::3]]
-                expect(deep == 8 and body[5] == len({*ids}) and {*sum(factors, ())} <= {1, 2, 3, 4} and not planes)
+                expect(body[5] == len({*ids}) and {*sum(factors, ())} <= {1, 2, 3, 4} and not planes)
                 down, across = (8 * max(one) for one in zip(*factors, strict=True))
                 rows, columns = -(-height // down), -(-width // across)  # of units of coding (MCU)
                 expect(rows * columns <= 4 * len(data), "the file is cut short: its blocks need more bytes")

@@ -170,6 +170,7 @@ REFUSED = {
     "PNG": (png(), "no JPEG file: it begins with 89 50"),
     "progressive": (by_pillow(progressive=True), "progressive JPEG of 8 bits"),
     "12 bits": (with_frame(by_pillow(), 0xC1, 12), "extended JPEG of 12 bits"),
+    "12 bits in a baseline frame": (with_frame(by_pillow(), 0xC0, 12), "JPEG of 12 bits"),
     "lossless": (with_frame(by_pillow(), 0xC3, 16), "lossless JPEG of 16 bits"),
     "JPEG-LS": (with_frame(by_pillow(), 0xF7), "lossless JPEG"),
     "hierarchical": (with_frame(by_pillow(), 0xDE), "hierarchical JPEG"),
