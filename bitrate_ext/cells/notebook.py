@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..viz.colormap import Rim, apply_colormap, colour_limit, inside_rim
 
-LONG_SIDE = 320  # of the map, at most, pixels
+LONG_SIDE, COLOURS = 320, 128  # of the map, at most; pixels and colours
 
 
 def card(title: str, facts: Mapping[str, str], bits: Tensor, rim: Rim, warnings: Iterable[str] = ()) -> str:
@@ -40,6 +40,6 @@ def _image(bits: Tensor, rim: Rim) -> str:
     except ImportError:
         return ""
     file = io.BytesIO()
-    Image.fromarray(colours).save(file, format="PNG")
+    Image.fromarray(colours).quantize(COLOURS).save(file, format="PNG")
     data, about = base64.b64encode(file.getvalue()).decode(), f"bits per pixel, from 0 to {limit:.3g}"
     return f'<figure><img alt="map" src="data:image/png;base64,{data}"><figcaption>{about}</figcaption></figure>'

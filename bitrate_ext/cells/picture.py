@@ -187,11 +187,7 @@ class PictureBits:
         )
 
     def arrays(self, *, guides: bool = False) -> dict[str, NDArray[Any]]:
-        """Return the arrays of ``save`` without pixels; on request with the guides, which are as large as the canvas.
-
-        Raises:
-            ValueError: a projection of one's own, which cannot be saved.
-        """
+        """Return the arrays of ``save`` without pixels; on request with the guides, as large as the canvas."""
         known = ("canvas", "crop", "name", "kind", "elsewhere", "file_bytes", "warnings")
         about = {name: getattr(self, name) for name in known}
         return saving.pack(about, self.grids, self.channel_bits, guides=guides)
@@ -209,6 +205,7 @@ class PictureBits:
             ValueError: a projection of one's own, which cannot be saved.
             OSError: the file cannot be written.
         """
+        saving.check_projections(self.grids)
         arrays = self.arrays(guides=pixels)
         if pixels:
             tensors = {"map": self.map(), **{f"maps/{name}": self.map(name) for name in self.grids}}

@@ -36,11 +36,8 @@ def pack(
         grids: of each latent.
         channel_bits: of each latent, float64 ``[C]``, where they are known.
         guides: whether guides are saved, float32 ``[H, W]`` of the canvas.
-
-    Raises:
-        ValueError: a projection that is neither built in nor measured.
     """
-    latents = {name: _named(name, grid.projection) for name, grid in grids.items()}
+    latents = {name: _name(grid.projection) or repr(grid.projection) for name, grid in grids.items()}
     arrays: Arrays = {ABOUT: np.array(json.dumps({"format": FORMAT, **about, "latents": latents}))}
     for name, grid in grids.items():
         arrays[f"cells/{name}"] = _as_small(grid.bits)
@@ -53,13 +50,20 @@ def pack(
     return arrays | {f"channels/{name}": _as_small(bits) for name, bits in channel_bits.items()}
 
 
-def _named(latent: str, projection: Projection) -> str:
-    if not isinstance(projection, ReceptiveField) and projection is not PROJECTIONS.get(projection.name):
-        raise ValueError(
-            f"projection of latent {latent!r} must be built in or a ReceptiveField to be saved, got {projection!r}; "
-            "keep the map itself: np.save(path, bits.map().numpy())"
-        )
-    return projection.name
+def check_projections(grids: Mapping[str, CellGrid]) -> None:
+    """Raise ``ValueError`` where a projection is neither built in nor measured, and so cannot be read again."""
+    for latent, grid in grids.items():
+        if _name(grid.projection) is None:
+            raise ValueError(
+                f"projection of latent {latent!r} must be built in or a ReceptiveField to be saved, got "
+                f"{grid.projection!r}; keep the map itself: np.save(path, bits.map().numpy())"
+            )
+
+
+def _name(projection: Projection) -> str | None:
+    """Return the name of a projection that can be read again; None of one's own."""
+    known = isinstance(projection, ReceptiveField) or projection is PROJECTIONS.get(projection.name)
+    return projection.name if known else None
 
 
 def _as_small(values: Tensor) -> NDArray[Any]:
@@ -104,7 +108,7 @@ def _unpack(file: Any) -> dict[str, Any]:
     names, warnings = about.pop("latents"), list(about.pop("warnings"))
     grids = {}
     for name, projection in names.items():
-        laid = PROJECTIONS.get(projection) or ReceptiveField.load(io.BytesIO(file[f"projections/{name}"].tobytes()))
+        laid = _projection(file, name, projection)
         guide = _tensor(file, f"guides/{name}", 2)[None, None] if f"guides/{name}" in file else None
         if guide is not None and guide.shape[2:] != canvas:
             raise ValueError(f"guides/{name} must be {list(canvas)} like the canvas, got {list(guide.shape[2:])}")
@@ -124,6 +128,15 @@ def _unpack(file: Any) -> dict[str, Any]:
         "warnings": tuple(map(str, warnings)),
         **{name: _tensor(file, name, 3)[None] for name in IMAGES if name in file},
     }
+
+
+def _projection(file: Any, latent: str, name: str) -> Projection:
+    measured = f"projections/{latent}"
+    if measured not in file and name not in PROJECTIONS:
+        raise ValueError(
+            f"latent {latent!r} was laid out by a projection of one's own, {name}; its cells are cells/{latent}"
+        )
+    return ReceptiveField.load(io.BytesIO(file[measured].tobytes())) if measured in file else PROJECTIONS[name]
 
 
 def _whole(values: Any, count: int) -> tuple[int, ...]:

@@ -40,12 +40,12 @@ from .serving import checked_device, input_file, load_model, run_each, with_prog
 
 def run(arguments: argparse.Namespace) -> int:
     """Map, write the files, print."""
+    totals = tables.Totals(arguments)
     device = checked_device(arguments.device)
     job = _make_job(arguments, device)
     varied = [job if _same_model(one, arguments) else _make_job(one, device) for one in _each_model(arguments)]
     job = replace(job, frames=tuple(varied))
     endings = {**check.map_outputs(arguments), **options.endings(arguments), **map_tiled.endings(arguments)}
-    totals = tables.Totals(arguments)
     names = Names(arguments, arguments.images, list(endings.values()))
 
     def serve(image: str) -> Record:

@@ -38,8 +38,12 @@ def load_labels(path: str | PathLike[str]) -> NDArray[Any]:
     with open_checked(path) as picture:
         if picture.kind == _LOSSY:
             raise ImageError(f"{shown(path)}: {NAMES[_LOSSY]} does not keep labels; save them as PNG")
-        decoded, _ = picture.decode()
+        decoded, facts = picture.decode()
         samples, largest = _samples(decoded)
+        depth = _png_depth(path) if picture.kind == "PNG" and facts.mode == "L" else 8
+        if depth in (2, 4):  # which Pillow stretches to eight bits
+            largest = 2**depth - 1
+            samples = samples // (255 // largest)
     if samples.shape[2] in (2, 4):
         inside: NDArray[Any] = 2 * samples[:, :, -1].astype(np.int64) > (largest or 0)
         if inside.all():
@@ -50,6 +54,11 @@ def load_labels(path: str | PathLike[str]) -> NDArray[Any]:
         raise ImageError(f"{shown(path)}: colours are no labels; {_INSTEAD}")
     white = largest is not None and bool(((labels == 0) | (labels == largest)).all())
     return labels == largest if white else labels.astype(np.int64)
+
+
+def _png_depth(path: Path) -> int:
+    with path.open("rb") as file:
+        return file.read(25)[24]
 
 
 def _samples(decoded: Image.Image | Samples) -> tuple[NDArray[Any], int | None]:

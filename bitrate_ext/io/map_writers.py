@@ -78,7 +78,7 @@ def regroup_rows(count: int, strips: Iterator[NDArray[Any]]) -> Iterator[NDArray
 
 
 class NpzWriter:
-    """An npz file of maps ``[H, W]`` and small arrays; maps after the first wait in files without a name beside it."""
+    """An npz file of maps ``[H, W]`` and small arrays; maps but the first wait in files without a name beside it."""
 
     def __init__(self, file: IO[bytes], folder: Path, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
         self._zip = zipfile.ZipFile(file, "w", zipfile.ZIP_STORED)

@@ -225,7 +225,7 @@ def test_a_model_without_tables_is_one_line(
 
 
 def test_a_map_of_coded_bits_with_all_pictures(photo: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["map", photo, "-o", "out", "--bits", "coded", "--gap", "--channels"]) == 0
+    assert cli.main(["map", photo, "-o", "out", "--bits", "coded", "--gap", "--channels", "--pixels"]) == 0
     assert sorted(entry.name for entry in Path("out").iterdir()) == [
         f"cat.{ending}"
         for ending in ("bitrate.npz", "bitrate.png", "channels.png", "entropy.png", "gap.png", "json", "overlay.png")
@@ -248,7 +248,8 @@ def test_a_map_of_coded_bits_with_all_pictures(photo: str, capsys: pytest.Captur
         assert channels["share"][-1] == pytest.approx(1)
         np.testing.assert_allclose(np.diff(channels["share"]) * sum(channels["bits"]), channels["bits"][1:], atol=1e-6)
     with np.load("out/cat.bitrate.npz") as arrays:
-        assert sorted(arrays) == ["entropy", "gap", "map", "maps/y", "maps/z", "metadata"]
+        cells = [f"{kind}/{latent}" for kind in ("cells", "channels") for latent in "yz"]
+        assert sorted(arrays) == ["bits", *cells, "entropy", "gap", "map", "maps/y", "maps/z", "metadata"]
         assert arrays["gap"].shape == (70, 101)
     for name in ("gap", "entropy", "channels"):
         with Image.open(f"out/cat.{name}.png") as picture:
@@ -336,7 +337,8 @@ def test_padding_that_takes_much_is_told(photo: str, capsys: pytest.CaptureFixtu
 
 @pytest.mark.parametrize("bits", ["estimated", "coded"])
 def test_the_map_of_one_channel(photo: str, bits: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["map", photo, "-o", "out", "--channel", "max", "--channels", "--bits", bits]) == 0
+    argv = ["map", photo, "-o", "out", "--bits", bits, "--pixels", "--overwrite"]
+    assert cli.main([*argv, "--channel", "max", "--channels"]) == 0
     record = json.loads(Path("out/cat.json").read_text())
     latent, number = record["channel"].split(":")
     tops = {name: (one["bits"][0], one["channel"][0]) for name, one in record["channels"].items()}
@@ -344,12 +346,12 @@ def test_the_map_of_one_channel(photo: str, bits: str, capsys: pytest.CaptureFix
     with np.load("out/cat.bitrate.npz") as arrays:
         costliest = arrays["channel"]
     assert Image.open("out/cat.channel.png").size[0] > 500
-    assert cli.main(["map", photo, "-o", "out", "--channel", record["channel"], "--bits", bits, "--overwrite"]) == 0
+    assert cli.main([*argv, "--channel", record["channel"]]) == 0
     with np.load("out/cat.bitrate.npz") as arrays:
         assert np.array_equal(arrays["channel"], costliest)
         assert 0 < costliest.sum() < arrays["map"].sum()
     capsys.readouterr()
-    assert cli.main(["map", photo, "-o", "out", "--channel", "y:999", "--bits", bits, "--overwrite"]) == 2
+    assert cli.main([*argv, "--channel", "y:999"]) == 2
     assert "channel of latent 'y' must be from 0 to" in capsys.readouterr().err
     assert cli.main(["map", photo, "--channel", "y"]) == 2
     assert "expected LATENT:K such as y:17, or max, got 'y'" in capsys.readouterr().err

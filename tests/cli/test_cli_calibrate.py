@@ -385,9 +385,9 @@ def test_what_takes_long_is_told(
 
 def test_map_with_receptive_fields(work: Callable, capsys: pytest.CaptureFixture[str]) -> None:
     work("a.png", "b.png")
-    assert cli.main(["map", "a.png", "b.png", "--projection", "receptive-field"]) == 0
+    assert cli.main(["map", "a.png", "b.png", "--projection", "receptive-field", "--pixels"]) == 0
     assert capsys.readouterr().err == ""
-    assert cli.main(["map", "a.png", "-o", "other"]) == 0
+    assert cli.main(["map", "a.png", "-o", "other", "--pixels"]) == 0
     record, other = (json.loads(Path(name).read_text()) for name in ("a.json", "other/a.json"))
     assert (record["projection"], other["projection"]) == ("receptive-field", "bilinear")
     assert other["receptive_field"] is None
@@ -453,7 +453,7 @@ def test_the_demo_codec_itself(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 def test_map_by_the_jacobian(work: Callable, capsys: pytest.CaptureFixture[str]) -> None:
     work("a.png")
     for folder, passes in (("few", []), ("many", ["--passes", "64"])):
-        assert cli.main(["map", "a.png", "--projection", "jacobian", *passes, "-o", folder]) == 0
+        assert cli.main(["map", "a.png", "--projection", "jacobian", *passes, "-o", folder, "--pixels"]) == 0
         record = json.loads(Path(folder, "a.json").read_text())
         assert (record["projection"], record["receptive_field"]) == ("jacobian", None)
         assert record["jacobian"]["passes"] == (64 if passes else 16)

@@ -101,7 +101,10 @@ def test_maps_are_those_of_the_mapper(tmp_path: Path, rng: np.random.Generator, 
         progress=lambda done, total: seen.append((done, total)),
     )
     arrays = loaded(tmp_path / "a.npz")
-    assert set(arrays) == {"map", "maps/y", "maps/z", "metadata"}
+    assert {"map", "maps/y", "maps/z", "metadata", "bits", "cells/y", "cells/z"} <= set(arrays)
+    cells = bitrate_ext.PictureBits.load(tmp_path / "a.npz")
+    assert_same_bytes(cells.map()[None, None].to(expected.map), expected.image().map()[None, None].to(expected.map))
+    assert cells.total_bits == pytest.approx(result.image().total_bits, rel=1e-15)
     assert_same_bytes(torch.from_numpy(arrays["map"])[None, None], expected.map, projection)
     for name, one in expected.maps.items():
         assert_same_bytes(torch.from_numpy(arrays[f"maps/{name}"])[None, None], one, name)
@@ -126,7 +129,7 @@ def test_a_tiff_is_the_map_alone(tmp_path: Path) -> None:
         assert tiff.pages[0].tile == (256, 256)
         assert_same_bytes(torch.from_numpy(tiff.asarray())[None, None], expected.map, "tiff")
     bitrate_ext.map_picture(model, x, tmp_path / "b.npz", tile=64, latents=False)
-    assert set(loaded(tmp_path / "b.npz")) == {"map", "metadata"}
+    assert set(loaded(tmp_path / "b.npz")) == {"map", "metadata", "bits", "cells/y", "cells/z"}
 
 
 def test_models_in_float64_give_maps_in_float64(tmp_path: Path) -> None:
@@ -362,8 +365,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.medium
 def test_the_command_in_tiles(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["map", "cat.png", "-o", "whole"]) == 0
-    assert cli.main(["map", "cat.png", "-o", "tiles", "--tile", "64"]) == 0
+    assert cli.main(["map", "cat.png", "-o", "whole", "--pixels"]) == 0
+    assert cli.main(["map", "cat.png", "-o", "tiles", "--tile", "64", "--pixels"]) == 0
     captured = capsys.readouterr()
     assert captured.err.startswith("cat.png: 500 x 300 pixels in 18 tiles of 64 x 64, at most ")
     assert captured.err.count("\n") == 1
@@ -385,6 +388,10 @@ def test_the_command_in_tiles(folder: Path, capsys: pytest.CaptureFixture[str]) 
     whole = json.loads(Path("whole/cat.json").read_text())
     assert record.pop("latent_bits") == pytest.approx(whole.pop("latent_bits"), rel=1e-6)  # rounded to float32 there
     assert {**record, "tiles": None, "files": None} == {**whole, "files": None}
+    assert cli.main(["map", "cat.png", "-o", "cells", "--tile", "64"]) == 0
+    assert set(loaded(Path("cells/cat.bitrate.npz"))) == {"bits", "cells/y", "cells/z", "metadata"}
+    one, other = (bitrate_ext.PictureBits.load(f"{name}/cat.bitrate.npz") for name in ("whole", "cells"))
+    assert torch.equal(one.map(), other.map())
 
 
 def test_the_command_writes_tiff(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -424,10 +431,10 @@ def test_beyond_pillow_s_limit(
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100_000)
     monkeypatch.setattr(map_tiled, "MODEST", 200 * 200)
     assert "cat.png: the image is larger than 100,000 pixels" in error_of(capsys, "map", "cat.png")
-    assert cli.main(["map", "cat.png", "--max-memory", "64GiB"]) == 0
+    assert cli.main(["map", "cat.png", "--max-memory", "64GiB", "--pixels"]) == 0
     tifffile.imwrite("raw.tif", photograph(300, 500).permute(1, 2, 0).numpy(), photometric="rgb")
     tifffile.imwrite("packed.tif", photograph(300, 500).permute(1, 2, 0).numpy(), photometric="rgb", compression="zlib")
-    assert cli.main(["map", "raw.tif"]) == 0
+    assert cli.main(["map", "raw.tif", "--pixels"]) == 0
     assert loaded(Path("raw.bitrate.npz"))["map"].tobytes() == loaded(Path("cat.bitrate.npz"))["map"].tobytes()
     assert Image.MAX_IMAGE_PIXELS == 100_000
     capsys.readouterr()
