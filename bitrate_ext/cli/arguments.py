@@ -102,7 +102,7 @@ name=TEXT for titles.
 For each IMAGE, DIR gets
   STEM.compare.png                   the photograph, the maps in one scale, and how the others differ from the first
   STEM.compare.a.png, .b.png ...     each map, in the one scale of all codecs and all images
-  STEM.compare.a-b.png ...           the first codec's map less another's, in a scale of its own
+  STEM.compare.a-b.png ...           the first codec's map minus another's, in a scale of its own
   STEM.compare.a.npz, .b.npz ...     the bits of the cells of each latent, and where they lie
   STEM.compare.csv, .blocks.csv      the table; the blocks of 64 x 64 pixels that differ most
   STEM.compare.json                  all of it
@@ -212,7 +212,8 @@ def _add_map(command: argparse.ArgumentParser) -> None:
         "--limit",
         type=_positive,
         metavar="VALUE",
-        help="upper end of the colours, bits per pixel, the same for all images; default: each image's own",
+        help="upper end of the colours, bits per pixel, the same for all images and for all their maps, gap included; "
+        "default: each map's own",
     )
     command.add_argument("--gap", action="store_true", help="of coded bits: also where they differ from the estimate")
     command.add_argument("--channels", action="store_true", help="also the bits of each channel of each latent")

@@ -186,24 +186,28 @@ def channel_account(bits: Any) -> dict[str, list[Any]]:
     }
 
 
-def write_pictures(files: Mapping[str, IO[bytes]], result: BitrateResult, title: str, model: str) -> None:
+def write_pictures(
+    files: Mapping[str, IO[bytes]], result: BitrateResult, title: str, model: str, limit: float | None = None
+) -> None:
     """Write those pictures of ``map_outputs`` that there are files for."""
     for name in PICTURES:
         if name in files:
-            _picture(name, result, title, model).save(files[name], format="PNG")
+            _picture(name, result, title, model, limit).save(files[name], format="PNG")
 
 
-def _picture(name: str, result: BitrateResult, title: str, model: str) -> Image.Image:
+def _picture(name: str, result: BitrateResult, title: str, model: str, limit: float | None) -> Image.Image:
     if name == "channels":
         accounts = {latent: channel_account(bits[0]) for latent, bits in result.channel_bits.items()}
         return channel_figure(accounts, title=title, subtitle=model)
     if name == "entropy":
         assert result.entropy is not None
         about = f"what the coder's tables expect   {model}"
-        return map_figure(result.entropy, title=title, subtitle=about, rim=result.rim)
+        return map_figure(result.entropy, title=title, subtitle=about, limit=limit, rim=result.rim)
     assert result.gap is not None
     about = f"coded minus estimated   {model}"
-    return map_figure(result.gap, title=title, subtitle=about, signed=True, rim=result.rim)
+    ends = "coder spends less", "coder spends more"
+    scale: dict[str, Any] = {"limit": limit, "signed": True, "ends": ends, "rim": result.rim}
+    return map_figure(result.gap, title=title, subtitle=about, **scale)
 
 
 def array_names(result: BitrateResult) -> dict[str, Any]:

@@ -147,7 +147,7 @@ def _write(measured: _Measured, document: dict[str, Any]) -> None:
             drawn = map_figure(
                 apart[other],
                 title=title,
-                subtitle=f"{about[first][0]}   less   {about[other][0]}",
+                subtitle=f"{about[first][0]}   minus   {about[other][0]}",
                 limit=comparison.difference_limit,
                 signed=True,
                 ends=(f"{other.upper()} spends more", f"{first.upper()} spends more"),
@@ -163,7 +163,7 @@ def _write(measured: _Measured, document: dict[str, Any]) -> None:
             title=title,
             limit=comparison.limit,
             difference_limit=comparison.difference_limit,
-            ends=(f"{others[0] if len(others) == 1 else 'the other'} spends more", f"{first} spends more"),
+            ends=(f"{others[0]} spends more" if len(others) == 1 else f"{first} spends less", f"{first} spends more"),
             **scale,
         )
         whole.save(file["figure"], format="PNG")
@@ -198,7 +198,7 @@ def _flat(block: Block, comparison: Comparison) -> dict[str, Any]:
 def _numbers(row: Row) -> str:
     """Return what figures say of a codec's bits."""
     psnr = "" if row.psnr_db is None else f"   {row.psnr_db:.2f} dB"
-    return f"{row.bytes:,.0f} bytes   {row.bpp:.3f} bits per pixel{psnr}   {row.kind}"
+    return f"{row.bytes:,.0f} bytes   {row.bpp:.3f} bpp{psnr}   {row.kind}"
 
 
 def _summary(measured: _Measured) -> str:
@@ -208,7 +208,7 @@ def _summary(measured: _Measured) -> str:
     lines += [f"  {line}" for line in comparison.table().splitlines()]
     lines.append("  Blocks that differ most, by their left upper pixel:")
     for block in comparison.top_blocks():
-        apart = ", ".join(f"{first} less {other} {block.difference[other]:+,.0f}" for first, other in comparison.pairs)
+        apart = ", ".join(f"{first} minus {other} {block.difference[other]:+,.0f}" for first, other in comparison.pairs)
         spent = ", ".join(f"{letter} {bits:,.0f}" for letter, bits in block.bits.items())
         size = f"{block.width} x {block.height} at {block.left}, {block.top}"
         lines.append(f"    {size:22}bits {spent}; {apart}")

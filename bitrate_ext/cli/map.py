@@ -141,15 +141,13 @@ def _map_whole(job: MapJob, image: str, path: str, files: dict[str, Path]) -> tu
         arrays |= {key: one[0, 0].float().cpu().numpy() for key, one in maps.items()}
 
     title = shown(file_name(image))
+    scale: dict[str, Any] = {"limit": arguments.limit, "rim": result.rim}
     with open_all_or_none(list(files.values())) as opened:
         file = dict(zip(files, opened, strict=True))
-        check.write_pictures(file, result, title, job.model)
+        check.write_pictures(file, result, title, job.model, arguments.limit)
         if one_channel is not None:
             about = f"channel {record.channel}   {job.model}"
-            map_figure.map_figure(one_channel, title=title, subtitle=about, rim=result.rim).save(
-                file["channel"], format="PNG"
-            )
-        scale: dict[str, Any] = {"limit": arguments.limit, "rim": result.rim}
+            map_figure.map_figure(one_channel, title=title, subtitle=about, **scale).save(file["channel"], format="PNG")
         map_figure.map_figure(result.map, title=title, subtitle=record.subtitle, **scale).save(
             file["map"], format="PNG"
         )

@@ -20,7 +20,7 @@ from ..models import zoo
 from ..models.adapter import ModelAdapter
 from ..models.named import load_named
 from ..models.own import import_named
-from .spec import DEMO, LEVELS, Spec
+from .spec import DEFAULT_PROJECTION, DEMO, LEVELS, Spec
 
 CodecFunction = Callable[[Tensor, float | None], PictureBits]
 Loader = Callable[..., tuple[nn.Module, str]]
@@ -45,7 +45,7 @@ class ModelCodec:
         *,
         bits: str = ESTIMATED,
         padding: str = PADDINGS[0],
-        projection: str = "bilinear",
+        projection: str = DEFAULT_PROJECTION,
         qualities: tuple[float, float] | None = None,
         whole: bool = False,
         levels: bool = False,
@@ -65,7 +65,7 @@ class ModelCodec:
         """The codec with a projection that needs no measuring, which gives the same bits; itself where it has one."""
         if self._options["projection"] not in MEASURED:
             return self
-        options = {**self._options, "projection": "bilinear"}
+        options = {**self._options, "projection": DEFAULT_PROJECTION}
         return ModelCodec(self._load, qualities=self._qualities, whole=self.whole, levels=self._levels, **options)
 
     def mapper(self, quality: float | None) -> tuple[BitrateMapper, str]:
@@ -90,6 +90,8 @@ class ModelCodec:
         self._check(quality)
         mapper, name = self.mapper(quality)
         model: Any = mapper.model
+        defaults = {"padding": PADDINGS[0], "projection": DEFAULT_PROJECTION}
+        name = ", ".join([name, *(self._options[one] for one in defaults if self._options[one] != defaults[one])])
         forward: dict[str, Any] = {}
         if self._levels and quality is not None:
             forward, name = zoo.level_arguments(model, quality), f"{name}, level {quality:.4g}"

@@ -16,7 +16,7 @@ DECADES = 1.0  # powers of ten of the bytes that a range of qualities spans, unt
 class Found:
     """The encode that came nearest to the bytes asked for.
 
-    ``off`` is its bytes over those, less one; ``encodes`` says how many it took.
+    ``off`` is its bytes over those, minus one; ``encodes`` says how many it took.
     """
 
     bits: PictureBits

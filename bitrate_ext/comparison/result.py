@@ -34,12 +34,12 @@ class Row:
     ms_ssim: float | None  # None where nothing is reconstructed, or a side has 160 pixels or fewer
     padding_share: float  # of the bits, that fall outside of the picture
     encodes: int = 1
-    off: float | None = None  # of a rate that was searched: its bytes over those asked for, less one
+    off: float | None = None  # of a rate that was searched: its bytes over those asked for, minus one
 
 
 @dataclass(frozen=True)
 class Block:
-    """Bits of all codecs in one block of pixels, ``difference`` being those of the first less those of the others."""
+    """Bits of all codecs in one block of pixels, ``difference`` being those of the first minus those of the others."""
 
     left: int
     top: int

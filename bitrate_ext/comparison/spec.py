@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from .. import choices
 
 LETTERS = "abcdefgh"  # of codecs in one comparison
-DEMO = "demo"
+DEMO, DEFAULT_PROJECTION = "demo", "bilinear"
 DEFAULTS = {"a": f"{DEMO}:3", "b": f"{DEMO}:6"}
 LEVELS = "-vbr"  # how CompressAI's models of variable rate end
 RUN = ("quality", "bytes", "name")  # options of any codec
@@ -53,7 +53,7 @@ class Spec:
     metric: str = choices.METRICS[0]
     bits: str = choices.ESTIMATED
     padding: str = choices.PADDINGS[0]
-    projection: str = "bilinear"
+    projection: str = DEFAULT_PROJECTION
 
 
 def parse_spec(text: str) -> Spec:

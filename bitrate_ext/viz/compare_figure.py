@@ -11,12 +11,13 @@ from torch import Tensor
 
 from .colormap import DIFFERENCES, NO_RIM, Rim, colour_map
 from .figure import PixelFigure
-from .map_figure import RIM_NOTE, checked_map, extended, mark_rim, panel_size
+from .map_figure import RIM_NOTE, checked_map, extension, mark_rim, panel_size
 
 if TYPE_CHECKING:
     from PIL import Image
 
-HEAD, CAPTION, BAR = 4.4, 3.8, 6.6  # em: above all, above each panel, and at the right of a row
+HEAD, CAPTION, SCALES = 4.4, 3.8, 6.0  # em: above all, above each panel, and below all
+COLUMN = 25  # em that captions have at least
 Captions = tuple[str, str]  # a bold line and one below
 
 
@@ -53,46 +54,42 @@ def compare_figure(
     (first, shape), columns = next((letter, one.shape) for letter, one in values.items()), len(values)
     height, width = panel_size(*shape, beside=columns)
     em = max(13.0, columns * width / 75)
-    gap, margin = em, 1.2 * em
+    column_width, margin = max(width, COLUMN * em), 1.2 * em
     row = CAPTION * em + height
-    figure = PixelFigure(
-        2 * margin + columns * width + (columns - 1) * gap + BAR * em, HEAD * em + 2 * row + margin, em
-    )
-    below_title = f"{shape[1]} x {shape[0]} pixels" + (f"   {RIM_NOTE}" if any(rim) else "")
-    figure.write_head((title, below_title), margin, (2.2, 3.8))
+    inside = columns * column_width + (columns - 1) * em
+    figure = PixelFigure(inside + 2 * margin, (HEAD + SCALES) * em + 2 * row, em)
+    size = f"{shape[1]} x {shape[0]} pixels" + (f"   {RIM_NOTE}" if any(rim) else "")
+    figure.write_head((title, size), margin, (2.2, 3.8))
 
     def add(row_number: int, column: int, lines: Captions) -> Any:
-        left = round(margin + column * (width + gap))
+        left = round(margin + column * (column_width + em))
         bottom = round(figure.height - HEAD * em - (row_number + 1) * row)
         for number, text in enumerate(lines):
-            figure.write_line(text, left, bottom + height + (1.9 - 1.4 * number) * em, width, bold=not number)
+            place = left, bottom + height + (1.9 - 1.4 * number) * em
+            weight, colour = ("normal", "0.3") if number else ("bold", "0.1")
+            figure.write(place, text, column_width, size=em, weight=weight, color=colour)
         panel = figure.add_axes(left, bottom, width, height)
         panel.set_axis_off()
         return panel
 
     add(0, 0, ("Photograph", "")).imshow(_as_picture(picture), aspect="auto")
-    rows: list[tuple[dict[str, NDArray[np.float32]], float, float, Any]] = [
-        (apart, -difference_limit, difference_limit, colour_map(DIFFERENCES)),
-        (values, 0.0, limit, colour_map()),
-    ]
-    for number, (panels, least, most, colours) in enumerate(rows):
+    for number, panels in enumerate((apart, values)):
+        least, most = (0.0, limit) if number else (-difference_limit, difference_limit)
         drawn: Any = None
         for column, (letter, one) in enumerate(panels.items(), start=columns - len(panels)):
             about = (
-                captions[letter]
-                if number
-                else (f"{first.upper()} less {letter.upper()}", "difference of the maps, bits per pixel")
+                captions[letter] if number else (f"{first.upper()} minus {letter.upper()}", "difference of the maps")
             )
             panel = add(number, column, about)
+            colours = colour_map() if number else colour_map(DIFFERENCES)
             drawn = panel.imshow(one, cmap=colours, vmin=least, vmax=most, aspect="auto")
             if any(rim):
                 mark_rim(panel, shape, rim, em, "white" if number else "0.2")
-        every = np.concatenate([one.ravel() for one in panels.values()])
-        bottom = round(figure.height - HEAD * em - (number + 1) * row)
-        place = (figure.width - margin - BAR * em + 0.8 * em, bottom, em, height)
-        extend = extended(every, least, most)
-        scale = figure.figure.colorbar(drawn, cax=figure.add_axes(*place), extend=extend, extendfrac=em / height)
-        scale.set_label("bits per pixel" if number else " ", size=em, color="0.15", labelpad=0.5 * em)
+        extend = extension(np.concatenate([one.ravel() for one in panels.values()]), least, most)
+        half = (inside - 2 * em) / 2
+        axes = figure.add_axes(margin + (0 if number else half + 2 * em), 3.9 * em, half, em)
+        scale = figure.figure.colorbar(drawn, cax=axes, orientation="horizontal", extend=extend, extendfrac=em / half)
+        scale.set_label("bits per pixel of the maps" if number else "bits per pixel", size=em, color="0.15")
         figure.style_ticks(scale.ax)
         scale.outline.set_linewidth(0.0)
         if not number:

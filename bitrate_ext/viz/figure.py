@@ -46,18 +46,19 @@ class PixelFigure:
             lines: how far from the top each stands, em.
         """
         for number, (text, line) in enumerate(zip(texts, lines, strict=False)):
+            size, weight, colour = (1.0, "normal", "0.3") if number else (1.3, "bold", "0.1")
             place = margin, self.height - line * self.em
-            self.write_line(text, *place, self.width - 2 * margin, size=1.0 if number else 1.3, bold=not number)
+            self.write(place, text, self.width - 2 * margin, size=size * self.em, weight=weight, color=colour)
 
-    def write_line(
-        self, text: str, left: float, bottom: float, room: float, *, size: float = 1.0, bold: bool = False
-    ) -> None:
-        """Write a line from a place in pixels on, cut in its middle where it is wider than its room; ``size`` in em."""
-        weight, colour = ("bold", "0.1") if bold else ("normal", "0.3")
-        place = left / self.width, bottom / self.height
-        written = self.figure.text(*place, "", size=size * self.em, weight=weight, color=colour)
+    def write(self, place: tuple[float, float], text: str, room: float, **style: Any) -> Any:
+        """Write a text at a place counted from the left and from below; cut in its middle to be ``room`` wide.
+
+        Whatever stands in a file's name may be in it.
+        """
+        written = self.figure.text(place[0] / self.width, place[1] / self.height, "", **style)
         written.set_parse_math(False)
         self._fit(written, text, room)
+        return written
 
     def write_ends(self, scale: Any, ends: tuple[str, str]) -> None:
         """Write what the two ends of a colour bar stand for, in the line of its label."""

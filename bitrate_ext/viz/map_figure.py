@@ -93,7 +93,7 @@ def map_figure(
         drawn,
         cax=figure.add_axes(*bar),
         orientation="horizontal" if below else "vertical",
-        extend=extended(shown, least, limit),
+        extend=extension(shown, least, limit),
         extendfrac=1.1 * em / bar_length,
     )
     notes = [note for note, told in (("grey: not a number", np.isnan(values).any()), (RIM_NOTE, any(rim))) if told]
@@ -260,7 +260,7 @@ def panel_size(height: int, width: int, *, beside: int = 1) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def extended(shown: NDArray[Any], least: float, limit: float) -> str:
+def extension(shown: NDArray[Any], least: float, limit: float) -> str:
     """Tell at which ends the colour bar goes on, in matplotlib's words."""
     below, above = np.nanmin(shown, initial=0.0) < least, np.nanmax(shown, initial=0.0) > limit
     return {(False, False): "neither", (True, False): "min", (False, True): "max"}.get((below, above), "both")
