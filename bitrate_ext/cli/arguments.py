@@ -23,6 +23,7 @@ from .console import UsageError
 from .estimator.options import add_commands as add_estimator_commands
 from .model_options import add_device, add_model, check_checkpoint, check_device, check_model, is_own, qualities
 from .outputs import prepare_folder, prepare_videos
+from .report_options import REPORT_NOTES, add_report, check_report
 
 READING = ("size", "pixel_format", "rate", "matrix", "range")  # of ``video``: what ``VideoReader`` is told
 GROUP = 32  # frames from one keyframe of a video codec to the next
@@ -114,6 +115,10 @@ def make_parser() -> argparse.ArgumentParser:
 
     description = "Bitrate maps of photographs, as pictures and as numbers."
     _add_map(command("map", "maps of photographs", _check_map, description=description, epilog=MAP_NOTES))
+
+    about = "a page of HTML to look into the bits of photographs"
+    description = "Pages to look into the bits of photographs, with any browser, without a network."
+    add_report(command("report", about, check_report, description=description, epilog=REPORT_NOTES))
 
     about = "code photographs, and see that map, padding and overhead add up to the file"
     description = "Compares the bits of the map with the strings that the model's own compress() writes."

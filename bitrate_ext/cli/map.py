@@ -38,8 +38,8 @@ from .serving import checked_device, input_file, load_model, run_each, with_prog
 def run(arguments: argparse.Namespace) -> int:
     """Map, write the files, print."""
     device = checked_device(arguments.device)
-    job = _make_job(arguments, device)
-    varied = [job if _same_model(one, arguments) else _make_job(one, device) for one in _each_model(arguments)]
+    job = make_job(arguments, device)
+    varied = [job if _same_model(one, arguments) else make_job(one, device) for one in _each_model(arguments)]
     job = replace(job, frames=tuple(varied))
     endings = {**check.map_outputs(arguments), **map_tiled.endings(arguments)}
     names = Names(arguments, arguments.images, list(endings.values()))
@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     return FAILED if failures else OK
 
 
-def _make_job(arguments: argparse.Namespace, device: torch.device) -> MapJob:
+def make_job(arguments: argparse.Namespace, device: torch.device) -> MapJob:
     """Load the model that the arguments name, and measure what its maps need."""
     forward_only = arguments.bits == ESTIMATED and arguments.projection in PROJECTIONS
     taken: Callable[..., Any] = BitrateMapper.__call__
@@ -89,7 +89,7 @@ def _make_job(arguments: argparse.Namespace, device: torch.device) -> MapJob:
     return MapJob(mapper, name, device, arguments)
 
 
-def _run(job: MapJob, x: torch.Tensor) -> tuple[BitrateResult, float | None, dict[str, Any] | None]:
+def run_job(job: MapJob, x: torch.Tensor) -> tuple[BitrateResult, float | None, dict[str, Any] | None]:
     """Map an image ``[1, 3, H, W]``; return its result and PSNR, and what is to be said of a Jacobian map."""
     x = x.to(job.device)
     result = job.mapper(x, **job.forward)
@@ -107,7 +107,7 @@ def _map_whole(job: MapJob, image: str, path: str, files: dict[str, Path]) -> Re
     arguments = job.arguments
     picture = load_picture(path)
     x = picture.pixels
-    result, psnr, jacobian = _run(job, x)
+    result, psnr, jacobian = run_job(job, x)
     record = job.record(image, picture.facts, (x.shape[2], x.shape[3]), result, psnr, files)
     record.jacobian = jacobian
     check.complete_record(record, result, arguments.channels)
@@ -239,5 +239,5 @@ def _animate(job: MapJob, x: torch.Tensor, result: BitrateResult, psnr: float | 
     animation = _Animation(job.arguments.view or choices.VIEWS[0])
     for done, one in enumerate(job.frames):
         count_passes(done + 1, len(job.frames))
-        animation.add(x, *((result, psnr) if one.mapper is job.mapper else _run(one, x)[:2]), one.model)
+        animation.add(x, *((result, psnr) if one.mapper is job.mapper else run_job(one, x)[:2]), one.model)
     return animation

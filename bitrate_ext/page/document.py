@@ -17,8 +17,8 @@ from torch import Tensor
 from .._version import __version__
 from ..cells.picture import CellGrid, PictureBits
 from ..mapping.psnr import measure_psnr
-from ..optional import require
 from ..ops.projection import Axis, axis_band
+from ..optional import require
 from ..viz.colormap import COLOURS, DIFFERENCES, colour_limit, colour_map, inside_rim
 
 CHANNELS = 16  # of each latent, the costliest, unless more are asked for
@@ -113,17 +113,19 @@ def _input_document(one: PictureBits, blobs: Blobs, channels: int | None) -> dic
         "closes": one.closes,
         "warnings": list(one.warnings),
         "limit": colour_limit(inside_rim(total, one.rim)),
-        "psnr": _psnr(one),
+        "psnr": page_psnr(one),
         "reconstruction": None if one.reconstruction is None else blobs.add_picture(one.reconstruction),
         "latents": [_latent_document(one, name, blobs, channels) for name in one.grids],
     }
 
 
-def _psnr(one: PictureBits) -> float | None:
+def page_psnr(one: PictureBits) -> float | None:
     """Return the PSNR in dB of what files of 8 bits hold, as the page counts it; None where exact or unknown."""
     if one.picture is None or one.reconstruction is None:
         return None
-    decoded, coded = (eight_bits(picture.detach().cpu()).double() / 255 for picture in (one.reconstruction, one.picture))
+    decoded, coded = (
+        eight_bits(picture.detach().cpu()).double() / 255 for picture in (one.reconstruction, one.picture)
+    )
     return measure_psnr(decoded, coded)
 
 

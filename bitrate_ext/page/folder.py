@@ -12,9 +12,7 @@ from .._version import __version__
 from .document import Blobs
 
 
-def folder_document(
-    rows: Iterable[Mapping[str, Any]], blobs: Blobs, *, title: str, link: str | None
-) -> dict[str, Any]:
+def folder_document(rows: Iterable[Mapping[str, Any]], blobs: Blobs, *, title: str, link: str | None) -> dict[str, Any]:
     """Return what a page of many pictures is told; see ``write_folder_page``.
 
     Columns of numbers are blobs of float64, NaN where one is missing; all others are texts.
@@ -25,7 +23,9 @@ def folder_document(
     columns = []
     for name in dict.fromkeys(name for row in table for name in row):
         values = [row.get(name) for row in table]
-        numeric = all(value is None or (isinstance(value, int | float) and not isinstance(value, bool)) for value in values)
+        numeric = all(
+            value is None or (isinstance(value, int | float) and not isinstance(value, bool)) for value in values
+        )
         column: dict[str, Any] = {"name": str(name), "link": name == link}
         if numeric and any(value is not None for value in values):
             numbers = np.array([math.nan if value is None else float(value) for value in values])
