@@ -26,6 +26,7 @@ from .estimator.options import add_commands as add_estimator_commands
 from .model_options import add_device, add_model, check_checkpoint, check_device, check_model, is_own, qualities
 from .outputs import prepare_folder, prepare_videos
 from .regions.options import add_regions, asked_for, check_regions
+from .report_options import REPORT_NOTES, add_report, check_report
 
 READING = ("size", "pixel_format", "rate", "matrix", "range")  # of ``video``: what ``VideoReader`` is told
 GROUP = 32  # frames from one keyframe of a video codec to the next
@@ -146,6 +147,9 @@ def make_parser() -> argparse.ArgumentParser:
     description = "The bits of two codecs or more on one photograph, in one scale."
     about = "two codecs or more on one photograph"
     _add_compare(command("compare", about, _check_compare, description=description, epilog=COMPARE_NOTES))
+    about = "a page of HTML to look into the bits of photographs"
+    description = "Pages to look into the bits of photographs, with any browser, without a network."
+    add_report(command("report", about, check_report, description=description, epilog=REPORT_NOTES))
 
     about = "code photographs, and see that map, padding and overhead add up to the file"
     description = "Compares the bits of the map with the strings that the model's own compress() writes."

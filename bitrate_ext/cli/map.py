@@ -42,8 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Map, write the files, print."""
     totals = tables.Totals(arguments)
     device = checked_device(arguments.device)
-    job = _make_job(arguments, device)
-    varied = [job if _same_model(one, arguments) else _make_job(one, device) for one in _each_model(arguments)]
+    job = make_job(arguments, device)
+    varied = [job if _same_model(one, arguments) else make_job(one, device) for one in _each_model(arguments)]
     job = replace(job, frames=tuple(varied))
     endings = {**check.map_outputs(arguments), **options.endings(arguments), **map_tiled.endings(arguments)}
     names = Names(arguments, arguments.images, list(endings.values()))
@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     return FAILED if failures else OK
 
 
-def _make_job(arguments: argparse.Namespace, device: torch.device) -> MapJob:
+def make_job(arguments: argparse.Namespace, device: torch.device) -> MapJob:
     """Load the model that the arguments name, and measure what its maps need."""
     forward_only = arguments.bits == ESTIMATED and arguments.projection in PROJECTIONS
     taken: Callable[..., Any] = BitrateMapper.__call__
@@ -100,7 +100,7 @@ def _make_job(arguments: argparse.Namespace, device: torch.device) -> MapJob:
     return MapJob(mapper, name, device, arguments)
 
 
-def _run(job: MapJob, x: torch.Tensor) -> tuple[BitrateResult, float | None, dict[str, Any] | None]:
+def run_job(job: MapJob, x: torch.Tensor) -> tuple[BitrateResult, float | None, dict[str, Any] | None]:
     """Map an image ``[1, 3, H, W]``; return its result and PSNR, and what is to be said of a Jacobian map."""
     x = x.to(job.device)
     result = job.mapper(x, **job.forward)
@@ -119,7 +119,7 @@ def _map_whole(job: MapJob, image: str, path: str, files: dict[str, Path]) -> tu
     picture = load_picture(path)
     x = picture.pixels
     areas = tables.read_areas(arguments, image, (x.shape[2], x.shape[3]))
-    result, psnr, jacobian = _run(job, x)
+    result, psnr, jacobian = run_job(job, x)
     record = job.record(image, picture.facts, (x.shape[2], x.shape[3]), result, psnr, files)
     record.jacobian = jacobian
     check.complete_record(record, result, arguments.channels)
@@ -254,5 +254,5 @@ def _animate(job: MapJob, x: torch.Tensor, result: BitrateResult, psnr: float | 
     animation = _Animation(job.arguments.view or choices.VIEWS[0])
     for done, one in enumerate(job.frames):
         count_passes(done + 1, len(job.frames))
-        animation.add(x, *((result, psnr) if one.mapper is job.mapper else _run(one, x)[:2]), one.model)
+        animation.add(x, *((result, psnr) if one.mapper is job.mapper else run_job(one, x)[:2]), one.model)
     return animation

@@ -113,13 +113,13 @@ def _input_document(one: PictureBits, blobs: Blobs, channels: int | None) -> dic
         "closes": one.closes,
         "warnings": list(one.warnings),
         "limit": colour_limit(inside_rim(total, one.rim)),
-        "psnr": _psnr(one),
+        "psnr": page_psnr(one),
         "reconstruction": None if one.reconstruction is None else blobs.add_picture(one.reconstruction),
         "latents": [_latent_document(one, name, blobs, channels) for name in one.grids],
     }
 
 
-def _psnr(one: PictureBits) -> float | None:
+def page_psnr(one: PictureBits) -> float | None:
     """Return the PSNR in dB of what files of 8 bits hold, as the page counts it; None where exact or unknown."""
     if one.picture is None or one.reconstruction is None:
         return None

@@ -11,7 +11,6 @@ import { figure } from "./curves.js";
 const ROW = 26; // pixels
 const MARGIN = 12; // rows beyond those that are seen
 const BINS = 40;
-const SAFE = /^[^:/\\?#][^:?#]*$/; // links of pages beside this one, never to elsewhere
 
 /** @param {import("./data.js").FolderDocument} told @param {HTMLElement} page */
 export async function folderPage(told, page) {
@@ -124,7 +123,8 @@ class Folder {
     }
     const text = named((column.texts || [])[row]);
     const target = this.link && this.link.texts ? this.link.texts[row] : "";
-    const inner = first && SAFE.test(target) ? el("a", { href: target.split("/").map(encodeURIComponent).join("/") }, text) : text;
+    const parts = target.split("/"); // of pages beside this one: encoded, no part empty, they lead nowhere else
+    const inner = first && parts.every((part) => part && part !== "..") ? el("a", { href: `./${parts.map(encodeURIComponent).join("/")}` }, text) : text;
     return first ? el("th", { scope: "row" }, inner) : el("td", { class: "text" }, inner);
   }
 

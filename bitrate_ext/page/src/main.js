@@ -38,9 +38,9 @@ async function picturePage(told, page) {
   const save = el("div", { class: "row", id: "save" }, "Save ",
     el("button", { type: "button", click: () => saveView(stage, painted, scale.bar) }, "the view, PNG"),
     el("button", { type: "button", click: () => saveNumbers(picture, regions.accounts) }, "the numbers, JSON"));
-  page.replaceChildren(head.element,
+  page.replaceChildren(
     el("main", {},
-      el("div", { class: "left" }, tools.element, stage.canvas, scale.element, save),
+      el("div", { class: "left" }, head.element, tools.element, stage.canvas, scale.element, save),
       el("div", { class: "right" }, probe.element, regions.element, charts.element, accountSection(picture))));
   let writing = 0;
   const write = () => {

@@ -54,6 +54,7 @@ export class Probe {
         this.entries.push({ node, value });
         return el("td", {}, node);
       });
+      while (cells.length < heads.length) cells.push(el("td"));
       body.append(el("tr", {}, el("th", { scope: "row" }, title), ...cells));
     };
     const pair = (/** @type {((x: number, y: number) => number)[]} */ values, /** @type {number} */ digits) => {
@@ -108,6 +109,7 @@ export class Probe {
     if (x < 0 || y < 0 || x >= width || y >= height) return;
     const input = this.picture.inputs[this.state.a];
     const cells = input.told.latents.map((one) => `${one.name} ${cellOf(input, one.grid, x, y).join(", ")}`);
+    this.element.dataset.told = "";
     this.place.textContent = `x ${x}, y ${y}; row and column of the cell: ${cells.join("; ")}`;
     for (const { node, value } of this.entries) node.data = value(x, y);
     if (!this.barRows.length) return;

@@ -8,7 +8,7 @@ import { boxOf, countOf, spansOf, sumOver } from "./spans.js";
 /** @typedef {import("./layers.js").Picture} Picture */
 /** @typedef {import("./state.js").State} State */
 /** @typedef {import("./state.js").Region} Region */
-/** @typedef {{label: string, pixels: number, values: Record<string, number>}} Account */
+/** @typedef {{label: string, pixels: number, values: Record<string, number[]>}} Account of each quantity that of A and, where there is one, of B */
 
 const COLOURS = ["#4df", "#fd4", "#f6a", "#8f6", "#fa4", "#b9f"];
 
@@ -126,21 +126,15 @@ export class Regions {
     const { width, height } = this.picture;
     const spans = spansOf(region, width, height, this.mask);
     const pixels = countOf(spans);
-    /** @type {Record<string, number>} */
-    const values = {};
-    const sides = this.state.b === null ? /** @type {[string, number][]} */ ([["", this.state.a]]) : /** @type {[string, number][]} */ ([["A ", this.state.a], ["B ", this.state.b]]);
-    for (const [side, place] of sides) {
-      const input = this.picture.inputs[place];
-      const each = [...input.latents].map(([name, layout]) => /** @type {[string, number]} */ ([name, layout.sum(spans)]));
-      const bits = each.reduce((sum, [, one]) => sum + one, 0);
-      values[`${side}bits`] = bits;
-      values[`${side}share`] = (100 * bits) / (input.told.total ?? NaN);
-      values[`${side}bpp`] = bits / pixels;
-      const errors = await input.squaredError();
-      if (errors) values[`${side}PSNR`] = decibels(sumOver(errors, spans, width), pixels);
-      for (const [name, one] of each) values[`${side}${name}`] = one;
-    }
-    if (sides.length === 2) values["A - B bits"] = values["A bits"] - values["B bits"];
+    const sides = [this.state.a, ...(this.state.b === null ? [] : [this.state.b])].map((one) => this.picture.inputs[one]);
+    const names = [...new Set(sides.flatMap((one) => [...one.latents.keys()]))];
+    const latents = names.map((name) => sides.map((one) => one.latents.get(name)?.sum(spans) ?? 0));
+    const bits = sides.map((_, i) => latents.reduce((sum, one) => sum + one[i], 0));
+    /** @type {Record<string, number[]>} */
+    const values = { bits, "share of all bits, %": bits.map((one, i) => (100 * one) / (sides[i].told.total ?? NaN)), "bits per pixel": bits.map((one) => one / pixels) };
+    const errors = await Promise.all(sides.map((one) => one.squaredError()));
+    if (errors.some(Boolean)) values["PSNR, dB"] = errors.map((one) => (one ? decibels(sumOver(one, spans, width), pixels) : NaN));
+    names.forEach((name, i) => (values[`bits of ${name}`] = latents[i]));
     return { label: region.label, pixels, values };
   }
 
@@ -149,16 +143,17 @@ export class Regions {
     const accounts = await Promise.all(this.state.regions.map((one) => this.account(one)));
     if (turn !== this.turn) return;
     this.accounts = accounts;
-    const names = Object.keys(accounts[0]?.values || {});
-    const rows = accounts.map(({ pixels, values }, i) =>
-      el("tr", {},
-        el("th", { scope: "row" }, this.labelField(i)),
-        el("td", {}, number(pixels, 0)),
-        ...names.map((name) => el("td", {}, shown(name, values[name]))),
-        el("td", {}, el("button", { type: "button", "aria-label": "Remove this region", click: () => this.remove(i) }, "\u00d7"))));
-    const heads = ["region", "pixels", ...names.map((name) => el("bdi", {}, heading(name))), ""];
     this.copies.hidden = !accounts.length;
-    this.out.replaceChildren(accounts.length ? el("table", {}, el("thead", {}, el("tr", {}, ...heads.map((one) => el("th", { scope: "col" }, one)))), el("tbody", {}, ...rows)) : el("p", { class: "faint" }, "None yet."));
+    const paired = accounts.length && accounts[0].values.bits.length === 2;
+    const wide = paired ? 3 : 1;
+    const heads = accounts.map((_, i) => el("td", { colspan: wide }, this.labelField(i), el("button", { type: "button", class: "small", "aria-label": "Remove this region", click: () => this.remove(i) }, "\u00d7")));
+    const sides = accounts.flatMap(() => ["A", "B", "A - B"].map((one) => el("th", { scope: "col" }, one)));
+    const rows = Object.keys(accounts[0]?.values || {}).map((name) =>
+      el("tr", {}, el("th", { scope: "row" }, el("bdi", {}, name)), ...accounts.flatMap(({ values }) => texts(name, values[name])).map((one) => el("td", {}, one))));
+    const pixels = el("tr", {}, el("th", { scope: "row" }, "pixels"), ...accounts.map((one) => el("td", { colspan: wide }, number(one.pixels, 0))));
+    this.out.replaceChildren(accounts.length
+      ? el("table", {}, el("thead", {}, el("tr", {}, el("td"), ...heads), paired ? el("tr", {}, el("td"), ...sides) : null), el("tbody", {}, pixels, ...rows))
+      : el("p", { class: "faint" }, "None yet."));
   }
 
   /** @param {number} place */
@@ -192,37 +187,44 @@ export class Regions {
   }
 }
 
-/** @param {string} name */
-function heading(name) {
-  return name.endsWith("share") ? `${name} of bits, %` : name.endsWith("PSNR") ? `${name}, dB` : name;
+/** A quantity in words: of A, of B, and their difference. @param {string} name @param {number[]} values @returns {string[]} */
+function texts(name, values) {
+  const digits = name === "bits per pixel" ? 4 : 2;
+  const own = values.map((one) => (name === "PSNR, dB" && one === Infinity ? "exact" : number(one, digits)));
+  return values.length === 2 ? [...own, signed(values[0] - values[1], digits)] : own;
 }
 
-/** @param {string} name @param {number} value */
-function shown(name, value) {
-  const digits = name.endsWith("bpp") ? 4 : 2;
-  if (name.endsWith("PSNR") && value === Infinity) return "exact";
-  return name.startsWith("A - B") ? signed(value, digits) : number(value, digits);
+/** Accounts as rows of columns with names. @param {Account[]} accounts @returns {{label: string, columns: [string, number][]}[]} */
+function flat(accounts) {
+  return accounts.map(({ label, pixels, values }) => {
+    /** @type {[string, number][]} */
+    const columns = [["pixels", pixels]];
+    for (const [name, one] of Object.entries(values)) columns.push(...one.map((value, i) => /** @type {[string, number]} */ ([one.length === 2 ? `${"AB"[i]} ${name}` : name, value])));
+    return { label, columns };
+  });
 }
 
 /** @param {Account[]} accounts @returns {string} */
 export function toCsv(accounts) {
   const quoted = (/** @type {string} */ text) => `"${(/^[=+\-@\t\r]/.test(text) ? `'${text}` : text).replace(/"/g, '""')}"`;
-  const names = Object.keys(accounts[0].values);
-  const lines = accounts.map(({ label, pixels, values }) => [quoted(label), pixels, ...names.map((name) => values[name])].join(","));
-  return [["region", "pixels", ...names].map(quoted).join(","), ...lines, ""].join("\r\n");
+  const rows = flat(accounts);
+  const lines = rows.map(({ label, columns }) => [quoted(label), ...columns.map(([, value]) => value)].join(","));
+  return [["region", ...rows[0].columns.map(([name]) => name)].map(quoted).join(","), ...lines, ""].join("\r\n");
 }
 
 /** @param {Account[]} accounts @returns {string} */
 export function toLatex(accounts) {
   const marks = /** @type {Record<string, string>} */ ({ "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}" });
-  const plain = (/** @type {string} */ text) => text.replace(/[\\~^&%$#_{}]/g, (one) => marks[one] || `\\${one}`);
-  const names = Object.keys(accounts[0].values);
+  const plain = (/** @type {string} */ text) => text.replace(/[\\~^&%$#_{}]/g, (one) => marks[one] || `\\${one}`).replace(/\s+/g, " ");
+  const rows = flat(accounts);
   const line = (/** @type {string[]} */ cells) => `${cells.map(plain).join(" & ")} \\\\`;
-  const lines = accounts.map(({ label, pixels, values }) => line([label, String(pixels), ...names.map((name) => values[name].toFixed(name.endsWith("bpp") ? 4 : 2))]));
-  return [`\\begin{tabular}{l${"r".repeat(names.length + 1)}}`, "\\hline", line(["region", "pixels", ...names.map(heading)]), "\\hline", ...lines, "\\hline", "\\end{tabular}", ""].join("\n");
+  const digits = (/** @type {string} */ name) => (name === "pixels" ? 0 : name.endsWith("per pixel") ? 4 : 2);
+  const lines = rows.map(({ label, columns }) => line([label, ...columns.map(([name, value]) => value.toFixed(digits(name)))]));
+  const heads = line(["region", ...rows[0].columns.map(([name]) => name)]);
+  return [`\\begin{tabular}{l${"r".repeat(rows[0].columns.length)}}`, "\\hline", heads, "\\hline", ...lines, "\\hline", "\\end{tabular}", ""].join("\n");
 }
 
 /** @param {Account[]} accounts @returns {string} */
 export function toJson(accounts) {
-  return JSON.stringify(accounts.map(({ label, pixels, values }) => ({ region: label, pixels, ...values })), null, 2);
+  return JSON.stringify(flat(accounts).map(({ label, columns }) => ({ region: label, ...Object.fromEntries(columns) })), null, 2);
 }
