@@ -67,6 +67,11 @@ def test_labels_by_hand() -> None:
         (LABELS, None, {"1": 2.0, "2": 8.0, "rest": 16.0}),
         (LABELS, ["ground", "eye", "sky"], {"ground": 16.0, "eye": 2.0, "sky": 8.0}),
         (torch.from_numpy(LABELS - 1), {1: "sky"}, {"sky": 8.0, "rest": 18.0}),
+        (
+            LABELS * 10**9 + 5,
+            {5: "ground"} | dict.fromkeys((10**9 + 5, 2 * 10**9 + 5), "a"),
+            {"ground": 16.0, "a": 10.0},
+        ),
         (LABELS.astype(np.uint16) * 9000, {9000: "a", 18000: "a", 7: "absent"}, {"a": 10.0, "rest": 16.0}),
     ],
 )
