@@ -236,7 +236,7 @@ class RegionTable:
         body = []
         for one in self.rows:
             values = [one.pixels, one.bits, 100 * one.share, 100 * one.pixel_share, one.density, one.bpp, one.psnr_db]
-            values += [one.moved_bits, *(one.latents.get(name, 0.0) for name in latents)]
+            values += [round(one.moved_bits, 1) + 0.0, *(one.latents.get(name, 0.0) for name in latents)]
             cells = ["-" if v is None or math.isnan(v) else format(v, f) for v, f in zip(values, forms, strict=True)]
             body.append([one.name, *cells])
         return head, body

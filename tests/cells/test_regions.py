@@ -51,6 +51,7 @@ def test_labels_by_hand() -> None:
     sky = table["sky"]
     assert (sky.share, sky.pixel_share, sky.density, sky.bpp) == (8 / 26, 4 / 12, (8 / 26) / (4 / 12), 2.0)
     assert (sky.moved_bits, sky.psnr_db, sky.latents) == (0.0, None, {"y": 8.0})
+    assert "-0.0" not in str(replace(table, rest=replace(sky, own_bits=8.01)))
     with pytest.raises(KeyError, match="no region 'ear'; there are 'eye', 'sky', 'rest'"):
         table["ear"]
 
