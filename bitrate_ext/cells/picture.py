@@ -170,7 +170,7 @@ class PictureBits:
 
         def channels_of(mask: NDArray[Any]) -> dict[str, NDArray[Any]]:
             found = {}
-            for name, bits in self.symbol_bits.items() if channels else ():
+            for name, bits in self.symbol_bits.items():
                 inside = torch.from_numpy(mask.reshape(self.size))
                 shares = self.grids[name].shares(inside, self.canvas, self.crop).to(bits.device)
                 found[name] = share_of(bits, shares).cpu().numpy()
@@ -178,9 +178,9 @@ class PictureBits:
 
         return measure(
             areas_of(where, self.size, names),
-            {name: self.map(name) for name in self.grids},
-            {name: grid.on_own_squares().map(self.canvas, self.crop) for name, grid in self.grids.items()},
-            channels_of,
+            ((name, self.map(name)) for name in self.grids),
+            (grid.on_own_squares().map(self.canvas, self.crop) for grid in self.grids.values()),
+            channels_of if channels else None,
             squared_error=self._squared_error(),
             padding_bits=self.padding_bits,
             elsewhere_bits=sum(self.elsewhere.values()),

@@ -19,6 +19,7 @@ Floats = NDArray[np.float64]
 Box = Sequence[int]  # x, y, width, height, pixels
 Names = str | Sequence[str] | Mapping[int, str] | None
 MOST_BOXES = 62  # of one table: a bit each of a whole number
+MOST_COUNTED = 1 << 16  # from the lowest to the highest label
 REST, MASK = "rest", "mask"
 
 
@@ -28,17 +29,17 @@ class Areas:
 
     names: tuple[str, ...]
     groups: NDArray[np.int64]  # [H * W], the group of each pixel
-    member: NDArray[np.bool_]  # [regions + 1, groups]: which are of a region; in the last row those of none
+    member: NDArray[np.bool_]  # [regions + 2, groups]: which are of a region, of none, and of the picture
 
     @classmethod
     def of(cls, names: Sequence[str], groups: NDArray[Any], member: NDArray[np.bool_]) -> Areas:
         """Make them of one row of groups for each name; rows of one name become one region."""
         known = tuple(dict.fromkeys(names))
         rows = [member[[name == one for name in names]].any(axis=0) for one in known]
-        return cls(known, groups.reshape(-1), np.stack([*rows, ~member.any(axis=0)]))
+        return cls(known, groups, np.stack([*rows, ~member.any(axis=0), np.ones_like(member[0])]))
 
     def sums(self, values: Tensor | Floats) -> Floats:
-        """Return the sums of values ``[H, W]`` over each region and over the rest, float64 ``[regions + 1]``."""
+        """Return sums of values ``[H, W]`` over each region, the rest and the picture, float64 ``[regions + 2]``."""
         flat = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values
         found = np.bincount(self.groups, weights=flat.ravel(), minlength=self.member.shape[1])
         sums: Floats = np.where(self.member, found, 0.0).sum(axis=1)
@@ -61,7 +62,7 @@ def areas_of(where: Where, size: Size, names: Names = None) -> Areas:
     if where.dtype == np.bool_:
         if not where.any():
             raise ValueError("the mask is empty: no pixel of it is set")
-        return Areas.of(_names(names, [MASK]), where.astype(np.int64), np.array([[False, True]]))
+        return Areas.of(_names(names, [MASK]), where.reshape(-1).astype(np.int64), np.array([[False, True]]))
     if where.dtype.kind not in "iu":
         raise ValueError(f"regions must be a mask of bool or labels of whole numbers, got {where.dtype}")
     return _labelled(where, names)
@@ -83,9 +84,20 @@ def _boxed(where: Any, size: Size, names: Names) -> Areas:
             )
         x, y, width, height = box
         codes[y : y + height, x : x + width] |= 1 << number
-    present, groups = np.unique(codes, return_inverse=True)
+    present, groups = _grouped(codes)
     member = (present >> np.arange(len(boxes))[:, None]) & 1 > 0
     return Areas.of(_names(names, [",".join(map(str, box)) for box in boxes]), groups, member)
+
+
+def _grouped(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Return the values that there are, in order, and for each pixel the number of its own; few need no sorting."""
+    low, high = int(values.min()), int(values.max())
+    if high - low > MOST_COUNTED:
+        present, groups = np.unique(values, return_inverse=True)
+        return present, groups.reshape(-1)
+    above = values.reshape(-1).astype(np.int64) - low
+    found = np.bincount(above) > 0
+    return np.flatnonzero(found) + low, (np.cumsum(found) - 1)[above]
 
 
 def _names(names: Names, default: list[str]) -> list[str]:
@@ -98,7 +110,7 @@ def _names(names: Names, default: list[str]) -> list[str]:
 def _labelled(labels: NDArray[Any], names: Names) -> Areas:
     if names is not None and not isinstance(names, Mapping):
         names = dict(enumerate(_names(names, [""] * len(names))))
-    present, groups = np.unique(labels, return_inverse=True)
+    present, groups = _grouped(labels)
     found: dict[int, str] = {}
     for group, label in enumerate(map(int, present)):
         if names is not None and label in names:
@@ -224,7 +236,7 @@ class RegionTable:
         body = []
         for one in self.rows:
             values = [one.pixels, one.bits, 100 * one.share, 100 * one.pixel_share, one.density, one.bpp, one.psnr_db]
-            values += [one.moved_bits, *(one.latents.get(name, 0.0) for name in latents)]
+            values += [round(one.moved_bits, 1) + 0.0, *(one.latents.get(name, 0.0) for name in latents)]
             cells = ["-" if v is None or math.isnan(v) else format(v, f) for v, f in zip(values, forms, strict=True)]
             body.append([one.name, *cells])
         return head, body
@@ -232,9 +244,9 @@ class RegionTable:
 
 def measure(
     areas: Areas,
-    maps: Mapping[str, Tensor],
-    own_maps: Mapping[str, Tensor],
-    channels_of: Callable[[NDArray[np.bool_]], Mapping[str, Floats]],
+    maps: Iterable[tuple[str, Tensor]],
+    own_maps: Iterable[Tensor],
+    channels_of: Callable[[NDArray[np.bool_]], Mapping[str, Floats]] | None = None,
     *,
     squared_error: Tensor | None = None,
     padding_bits: float = 0.0,
@@ -244,18 +256,17 @@ def measure(
 
     Args:
         areas: the regions.
-        maps: float64 ``[H, W]`` of each latent, bits per pixel.
-        own_maps: the same with each cell's bits on its own square.
+        maps: of each latent its name and float64 ``[H, W]``, bits per pixel, made one after the other.
+        own_maps: the same with each cell's bits on its own square, without names.
         channels_of: what gives, for a mask bool ``[H * W]``, its bits by channel of each latent that has them.
         squared_error: ``[H, W]``, mean over colours.
         padding_bits: outside of the picture.
         elsewhere_bits: on no pixel.
     """
-    latents = {name: areas.sums(one) for name, one in maps.items()}
-    bits, own = (np.sum([areas.sums(m) for m in one.values()], axis=0) for one in (maps, own_maps))
+    latents = {name: areas.sums(one) for name, one in maps}
+    bits, own = np.sum(list(latents.values()), axis=0), np.sum([areas.sums(one) for one in own_maps], axis=0)
     pixels = np.bincount(areas.groups, minlength=areas.member.shape[1])
     errors = None if squared_error is None else areas.sums(squared_error)
-    of_bits = float(sum(float(one.sum()) for one in maps.values()))
     rows = [
         Region(
             name,
@@ -264,15 +275,15 @@ def measure(
             own_bits=float(own[number]),
             latents={latent: float(sums[number]) for latent, sums in latents.items()},
             squared_error=None if errors is None else float(errors[number]),
-            channels=channels_of(member[areas.groups]),
+            channels={} if channels_of is None else channels_of(member[areas.groups]),
             of_pixels=areas.groups.size,
-            of_bits=of_bits,
+            of_bits=float(bits[-1]),
         )
-        for number, (name, member) in enumerate(zip([*areas.names, REST], areas.member, strict=True))
+        for number, (name, member) in enumerate(zip([*areas.names, REST], areas.member, strict=False))
         if member.any()
     ]
-    rest = rows.pop() if areas.member[-1].any() else None
-    return RegionTable(tuple(rows), rest, padding_bits, elsewhere_bits, of_bits + padding_bits + elsewhere_bits)
+    rest = rows.pop() if areas.member[-2].any() else None
+    return RegionTable(tuple(rows), rest, padding_bits, elsewhere_bits, float(bits[-1]) + padding_bits + elsewhere_bits)
 
 
 def add_up(tables: Iterable[RegionTable]) -> RegionTable:

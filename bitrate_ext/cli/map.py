@@ -131,7 +131,7 @@ def _map_whole(job: MapJob, image: str, path: str, files: dict[str, Path]) -> tu
     if animation is not None:
         record.animation, record.animation_limit = animation.rows, arguments.limit or animation.limit()
     bits = result.image(name=job.model, picture=x)
-    table = None if areas is None else bits.region(areas, channels=arguments.channels)
+    table = None if areas is None else bits.region(areas, channels=arguments.channels and bool(bits.symbol_bits))
     record.regions = None if table is None else table.record()
     text = json.dumps(asdict(record), indent=2, allow_nan=False)
     arrays = bits.arrays(guides=arguments.pixels)

@@ -29,10 +29,12 @@ from .arguments import tiles_asked_for, whole_only
 from .console import echo
 from .outputs import file_name
 from .record import MapJob, Record
+from .regions.options import asked_for
 
 MODEST = 2048 * 2048  # pixels; pictures up to that go through the model whole without a measurement
 OVERLAID_ROWS = 256  # at a time
 KEPT = 16  # bytes a pixel that a frame of an animation is kept in, map and picture
+MEASURED = 64  # bytes a pixel while regions are: labels, two maps in float64, errors
 PANEL = 1600  # longest side of a map in its picture, pixels
 
 
@@ -56,7 +58,7 @@ def needed(job: MapJob, image: str) -> bool:
         return False  # there is nothing to map, and the ordinary way says why
     if height * width <= MODEST:
         return False
-    kept = KEPT * len(job.frames)
+    kept = KEPT * len(job.frames) + MEASURED * bool(asked_for(job.arguments))
     if not beyond_pillow and fits(job.mapper.adapter, height, width, job.device, job.forward, kept):
         return False
     whole = whole_only(job.arguments)

@@ -51,6 +51,7 @@ def test_labels_by_hand() -> None:
     sky = table["sky"]
     assert (sky.share, sky.pixel_share, sky.density, sky.bpp) == (8 / 26, 4 / 12, (8 / 26) / (4 / 12), 2.0)
     assert (sky.moved_bits, sky.psnr_db, sky.latents) == (0.0, None, {"y": 8.0})
+    assert "-0.0" not in str(replace(table, rest=replace(sky, own_bits=8.01)))
     with pytest.raises(KeyError, match="no region 'ear'; there are 'eye', 'sky', 'rest'"):
         table["ear"]
 
@@ -67,6 +68,11 @@ def test_labels_by_hand() -> None:
         (LABELS, None, {"1": 2.0, "2": 8.0, "rest": 16.0}),
         (LABELS, ["ground", "eye", "sky"], {"ground": 16.0, "eye": 2.0, "sky": 8.0}),
         (torch.from_numpy(LABELS - 1), {1: "sky"}, {"sky": 8.0, "rest": 18.0}),
+        (
+            LABELS * 10**9 + 5,
+            {5: "ground"} | dict.fromkeys((10**9 + 5, 2 * 10**9 + 5), "a"),
+            {"ground": 16.0, "a": 10.0},
+        ),
         (LABELS.astype(np.uint16) * 9000, {9000: "a", 18000: "a", 7: "absent"}, {"a": 10.0, "rest": 16.0}),
     ],
 )
