@@ -17,10 +17,11 @@ BLOCKS = [
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_blocks_run(block: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_blocks_run(block: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
     exec(compile(block, "block", "exec"), {"__name__": "block"})
     assert capsys.readouterr().out.strip()
 
 
 def test_every_shape_has_its_page() -> None:
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 8
