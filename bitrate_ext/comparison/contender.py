@@ -152,7 +152,8 @@ class Contender:
             raise TypeError(
                 f"the codec function {called(self.codec)} must return a PictureBits, got {type(made).__name__}"
             )
-        return self._named(made if made.picture is not None else replace(made, picture=image))
+        alike = made.picture is None and made.size == tuple(image.shape[2:])
+        return self._named(replace(made, picture=image) if alike else made)
 
     def _named(self, made: PictureBits) -> PictureBits:
         name = self.spec.name or made.name or called(self.codec)
@@ -233,14 +234,15 @@ def contender_of(spec: Spec, device: torch.device, load: Loader) -> Contender:
 
     published = PUBLISHED.get(name or "", {}).get(spec.metric, ())
     qualities = DEMO_QUALITIES if spec.model == DEMO else () if spec.checkpoint is not None else published
+    levels = (name or "").endswith(LEVELS)
     codec = ModelCodec(
         load_at,
         bits=spec.bits,
         padding=spec.padding,
         projection=spec.projection,
         qualities=(float(qualities[0]), float(qualities[-1])) if qualities else None,
-        whole=spec.model != DEMO,
-        levels=(name or "").endswith(LEVELS),
+        whole=spec.model != DEMO and not levels,
+        levels=levels,
     )
     return Contender(codec, spec)
 

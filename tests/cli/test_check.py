@@ -21,6 +21,7 @@ from bitrate_ext.cli import check
 from bitrate_ext.cli import main as cli
 from bitrate_ext.coding.ledger import Ledger, LedgerBuilder
 from bitrate_ext.models import demo_codec
+from bitrate_ext.viz import map_figure as figures
 from bitrate_ext.viz.channel_figure import channel_figure
 from bitrate_ext.viz.map_figure import map_figure
 
@@ -254,6 +255,20 @@ def test_a_map_of_coded_bits_with_all_pictures(photo: str, capsys: pytest.Captur
     for name in ("gap", "entropy", "channels"):
         with Image.open(f"out/cat.{name}.png") as picture:
             assert picture.mode == "RGB"
+
+
+def test_one_limit_holds_for_all_maps_of_an_image(photo: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[object] = []
+
+    def watch(bits: Any, **options: Any) -> Any:
+        limits.append(options.get("limit"))
+        return draw(bits, **options)
+
+    draw = figures.map_figure
+    for module in (check, figures):
+        monkeypatch.setattr(module, "map_figure", watch)
+    assert cli.main(["map", photo, "--bits", "coded", "--gap", "--channel", "max", "--limit", "2"]) == 0
+    assert limits == [2.0] * 4
 
 
 @pytest.mark.parametrize(

@@ -344,7 +344,8 @@ def test_progress_only_for_several_images_on_a_terminal(
     [
         ["--help"],
         ["--version"],
-        *([name, "--help"] for name in ("map", "calibrate", "estimate", "train-estimator", "bench", "doctor")),
+        *([name, "--help"] for name in ("map", "compare", "calibrate", "estimate", "train-estimator")),
+        *([name, "--help"] for name in ("bench", "doctor")),
     ],
 )
 def test_help_and_version(capsys: pytest.CaptureFixture[str], argv: list[str]) -> None:
