@@ -24,6 +24,7 @@ from ..viz.colormap import COLOURS, DIFFERENCES, colour_limit, colour_map, insid
 CHANNELS = 16  # of each latent, the costliest, unless more are asked for
 KEPT_BITS = 0xFFFFFF00  # of a float32 of rasters: a mantissa of 16 bits, wrong by 8e-6 of the value at most
 LEVEL = 9
+WEBP_SIDE = 16383  # pixels, at most
 _CPU = torch.device("cpu")
 
 
@@ -49,17 +50,19 @@ class Blobs:
         return {"blob": place, "type": array.dtype.name, "shape": list(array.shape)}
 
     def add_picture(self, picture: Tensor) -> int:
-        """Keep a picture ``[1, C, H, W]`` in [0, 1] as a PNG of 8 bits; of other than one or three channels the first.
+        """Keep a picture ``[1, C, H, W]`` in [0, 1], its 8 bits unchanged; of many channels the first three.
 
         Raises:
             ImportError: Pillow is missing.
         """
         wanted = picture.detach().cpu()[0, : 3 if picture.shape[1] >= 3 else 1]
-        pixels = eight_bits(wanted).numpy().transpose(1, 2, 0)
+        pixels = eight_bits(wanted).expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
         file = io.BytesIO()
-        require("PIL.Image").fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0]).save(
-            file, format="PNG", compress_level=6
-        )
+        image = require("PIL.Image").fromarray(pixels)
+        if max(pixels.shape) <= WEBP_SIDE and require("PIL.features").check("webp"):
+            image.save(file, format="WEBP", lossless=True, method=2, quality=20)
+        else:
+            image.save(file, format="PNG")
         return self.add_bytes(file.getvalue())
 
 

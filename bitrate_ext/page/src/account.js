@@ -12,11 +12,17 @@ import { brief, valueAt } from "./colour.js";
 export function accountSection(picture) {
   const { told } = picture;
   const facts = Object.entries({ ...told.facts, "written by": `bitrate-ext ${told.version}` });
-  const warned = told.inputs.filter((one) => one.warnings.length);
   return el("section", { id: "account" },
-    warned.length ? el("div", { class: "warnings", role: "note" }, el("h2", {}, "Warnings"), ...warned.map((one) => el("div", {}, el("h3", {}, named(one.name || one.kind)), el("ul", {}, ...one.warnings.map((line) => el("li", {}, named(line))))))) : null,
     el("details", { open: true }, el("summary", {}, el("h2", {}, "Ledger")), el("div", { class: "scroll" }, ...told.inputs.map(ledger))),
     el("details", {}, el("summary", {}, el("h2", {}, "How it came to be")), el("dl", {}, ...facts.flatMap(([name, value]) => [el("dt", {}, named(name)), el("dd", {}, named(value))]))));
+}
+
+/** What is to be known of the numbers; nothing where there is nothing. @param {Picture} picture @returns {HTMLElement | null} */
+export function warningSection(picture) {
+  const warned = picture.told.inputs.filter((one) => one.warnings.length);
+  const count = warned.reduce((sum, one) => sum + one.warnings.length, 0);
+  const each = warned.map((one) => el("div", {}, el("h3", {}, named(one.name || one.kind)), el("ul", {}, ...one.warnings.map((line) => el("li", {}, named(line))))));
+  return count ? el("section", { class: "warnings" }, el("details", {}, el("summary", {}, el("h2", {}, count === 1 ? "One warning" : `${count} warnings`)), ...each)) : null;
 }
 
 /** Every bit of one input. @param {InputDocument} told @returns {HTMLElement} */

@@ -47,22 +47,22 @@ export class Layout {
     return total;
   }
 
-  /** Add the bits of all pixels to a raster. @param {Float32Array} out [height * width] */
-  addTo(out) {
-    const { width, height } = this;
+  /** Add the bits of a row of pixels. @param {number} y @param {Float64Array} out [width] @param {Map<Term, Float64Array>} across what is kept from row to row */
+  addRow(y, out, across) {
+    const { width } = this;
     if (this.raster) {
-      for (let i = 0; i < out.length; i++) out[i] += this.raster[i];
+      for (let x = 0, from = y * width; x < width; x++) out[x] += this.raster[from + x];
       return;
     }
-    for (const { rows, columns } of this.terms) {
-      const wide = this._across(columns);
-      for (let i = 0; i < rows.taps; i++)
-        for (let y = 0; y < height; y++) {
-          const down = rows.weight[i * rows.pixels + y];
-          if (down === 0) continue;
-          const from = (rows.start[y] + i) * width;
-          for (let x = 0, to = y * width; x < width; x++) out[to + x] += down * wide[from + x];
-        }
+    for (const term of this.terms) {
+      const wide = across.get(term) || this._across(term.columns);
+      across.set(term, wide);
+      const { rows } = term;
+      for (let i = 0; i < rows.taps; i++) {
+        const down = rows.weight[i * rows.pixels + y];
+        if (down === 0) continue;
+        for (let x = 0, from = (rows.start[y] + i) * width; x < width; x++) out[x] += down * wide[from + x];
+      }
     }
   }
 
@@ -133,6 +133,20 @@ export async function readLayout(latent, height, width) {
 export function withCells(layout, cells) {
   const terms = layout.terms.map(({ rows, columns }) => ({ rows, columns }));
   return new Layout(layout.height, layout.width, layout.grid, cells, terms, null);
+}
+
+/** The bits of all pixels, [height * width]. @param {Layout[]} layouts @returns {Float32Array} */
+export function rasterOf(layouts) {
+  const { height, width } = layouts[0];
+  const out = new Float32Array(height * width);
+  const row = new Float64Array(width);
+  const across = new Map();
+  for (let y = 0; y < height; y++) {
+    row.fill(0);
+    for (const layout of layouts) layout.addRow(y, row, across);
+    out.set(row, y * width);
+  }
+  return out;
 }
 
 /** Bits of each row and of each column of pixels. @param {Layout[]} layouts @returns {{rows: Float64Array, columns: Float64Array}} */

@@ -14,7 +14,8 @@ export function heading(picture, state) {
   const { told } = picture;
   const body = el("tbody");
   const several = told.inputs.length > 1;
-  const heads = ["", ...(several ? ["what made the bits"] : ["made by"]), "bits", "bits per pixel", "PSNR, dB", "bytes"];
+  const filed = told.inputs.some((one) => one.file_bytes !== null);
+  const heads = ["", ...(several ? ["what made the bits"] : ["made by"]), "bits", "bits per pixel", "PSNR, dB", ...(filed ? ["bytes"] : [])];
   const element = el("header", {}, el("h1", {}, named(told.title)),
     el("div", { class: "scroll" }, el("table", { id: "inputs" }, el("thead", {}, el("tr", {}, ...heads.map((one) => el("th", { scope: "col" }, one)))), body)));
   const options = told.inputs.map((one, i) => /** @type {[string, string]} */ ([String(i), `${one.name || one.kind} (${one.kind})`]));
@@ -23,7 +24,7 @@ export function heading(picture, state) {
   const row = (/** @type {string} */ letter, /** @type {Node} */ who, /** @type {number} */ place) => {
     const one = told.inputs[place];
     const psnr = one.psnr === null ? (one.reconstruction === null ? "" : "exact") : number(one.psnr, 2);
-    return el("tr", {}, el("th", { scope: "row" }, letter), el("td", {}, who), el("td", {}, number(one.total, 2)), el("td", {}, number(one.bpp, 4)), el("td", {}, psnr), el("td", {}, one.file_bytes === null ? "" : number(one.file_bytes, 0)));
+    return el("tr", {}, el("th", { scope: "row" }, letter), el("td", {}, who), el("td", {}, number(one.total, 2)), el("td", {}, number(one.bpp, 4)), el("td", {}, psnr), filed && el("td", {}, one.file_bytes === null ? "" : number(one.file_bytes, 0)));
   };
   const update = () => {
     a.value = String(state.a);
@@ -35,7 +36,7 @@ export function heading(picture, state) {
       rows.push(row("B", b, state.b));
       const [one, other] = [told.inputs[state.a], told.inputs[state.b]];
       const apart = (/** @type {number | null} */ x, /** @type {number | null} */ y, /** @type {number} */ digits) => (x === null || y === null ? "" : signed(x - y, digits));
-      rows.push(el("tr", {}, el("th", { scope: "row" }, "A - B"), el("td"), el("td", {}, apart(one.total, other.total, 2)), el("td", {}, apart(one.bpp, other.bpp, 4)), el("td", {}, apart(one.psnr, other.psnr, 2)), el("td", {}, apart(one.file_bytes, other.file_bytes, 0))));
+      rows.push(el("tr", {}, el("th", { scope: "row" }, "A - B"), el("td"), el("td", {}, apart(one.total, other.total, 2)), el("td", {}, apart(one.bpp, other.bpp, 4)), el("td", {}, apart(one.psnr, other.psnr, 2)), filed && el("td", {}, apart(one.file_bytes, other.file_bytes, 0))));
     }
     body.replaceChildren(...rows);
   };

@@ -7,7 +7,7 @@ import { brief, niceStep } from "./colour.js";
 /** @typedef {{xs?: ArrayLike<number>, ys: ArrayLike<number>, kind: "bars" | "line", colour: string, name?: string, names?: string[], chosen?: (place: number) => void}} Series */
 /** @typedef {{title: string, x: string, y: string, series: Series[], note?: string, pointed?: (place: number | null) => string}} Chart */
 
-const WIDE = 380, HIGH = 170, LEFT = 44, RIGHT = 8, TOP = 8, BOTTOM = 34;
+const WIDE = 380, HIGH = 170, LEFT = 44, RIGHT = 14, TOP = 8, BOTTOM = 34;
 
 /** Draw a chart with its title, its note and a button that saves it. @param {Chart} chart @returns {HTMLElement} */
 export function figure(chart) {
@@ -65,7 +65,7 @@ function draw(chart) {
     }
   }
   const told = series.filter((one) => one.name);
-  told.forEach((one, i) => made.append(svg("rect", { x: LEFT + 8, y: TOP + 2 + 13 * i, width: 9, height: 9, fill: one.colour }), label(LEFT + 21, TOP + 10 + 13 * i, one.name || "", { "text-anchor": "start" })));
+  told.forEach((one, i) => made.append(svg("rect", { x: LEFT + 30 * i, y: HIGH - 13, width: 9, height: 9, fill: one.colour }), label(LEFT + 12 + 30 * i, HIGH - 5, one.name || "", { "text-anchor": "start" })));
   return made;
 }
 

@@ -47,7 +47,7 @@
  * @property {Reference | null} mask
  * @property {Record<string, string>} mask_names
  */
-/** @typedef {{name: string, link: boolean, whole?: boolean, numbers?: Reference, texts?: string[]}} ColumnDocument */
+/** @typedef {{name: string, link: boolean, digits?: number, numbers?: Reference, texts?: string[]}} ColumnDocument */
 /** @typedef {{page: "folder", title: string, version: string, count: number, columns: ColumnDocument[]}} FolderDocument */
 
 const ARRAYS = { int32: Int32Array, float32: Float32Array, float64: Float64Array };
@@ -92,6 +92,7 @@ export async function numbersOf(reference) {
 
 /** A picture, its colours as they are in the file. @param {number} place @returns {Promise<ImageBitmap>} */
 export function pictureOf(place) {
-  const file = new Blob([blobBytes(place)], { type: "image/png" });
+  const bytes = blobBytes(place);
+  const file = new Blob([bytes], { type: bytes[0] === 0x89 ? "image/png" : "image/webp" });
   return createImageBitmap(file, { colorSpaceConversion: "none", premultiplyAlpha: "none" });
 }

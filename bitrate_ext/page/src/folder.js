@@ -6,7 +6,7 @@ import { brief } from "./colour.js";
 import { numbersOf } from "./data.js";
 import { figure } from "./curves.js";
 
-/** @typedef {{name: string, link: boolean, whole: boolean, numbers: Float64Array | null, texts: string[] | null}} Column */
+/** @typedef {{name: string, link: boolean, digits: number, numbers: Float64Array | null, texts: string[] | null}} Column */
 
 const ROW = 26; // pixels
 const MARGIN = 12; // rows beyond those that are seen
@@ -16,7 +16,7 @@ const BINS = 40;
 export async function folderPage(told, page) {
   /** @type {Column[]} */
   const columns = await Promise.all(told.columns.map(async (one) => ({
-    name: one.name, link: one.link, whole: Boolean(one.whole), texts: one.texts || null,
+    name: one.name, link: one.link, digits: one.digits || 0, texts: one.texts || null,
     numbers: one.numbers ? /** @type {Float64Array} */ (await numbersOf(one.numbers)) : null,
   })));
   const folder = new Folder(columns, told.count);
@@ -119,7 +119,7 @@ class Folder {
   cell(column, row, first) {
     if (column.numbers) {
       const value = column.numbers[row];
-      return el("td", {}, Number.isNaN(value) ? "" : column.whole ? number(value, 0) : number(value, 4));
+      return el("td", {}, Number.isNaN(value) ? "" : number(value, column.digits));
     }
     const text = named((column.texts || [])[row]);
     const target = this.link && this.link.texts ? this.link.texts[row] : "";

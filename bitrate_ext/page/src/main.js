@@ -11,7 +11,7 @@ import { Stage } from "./stage.js";
 import { Probe } from "./probe.js";
 import { Regions } from "./regions.js";
 import { Charts } from "./charts.js";
-import { accountSection, saveNumbers, saveView } from "./account.js";
+import { accountSection, saveNumbers, saveView, warningSection } from "./account.js";
 import { heading, scaleBar, toolbar } from "./controls.js";
 import { folderPage } from "./folder.js";
 
@@ -33,7 +33,7 @@ async function picturePage(told, page) {
   const stage = new Stage(state, view, painted);
   const [head, tools, scale] = [heading(picture, state), toolbar(picture, state, stage), scaleBar(painted, state)];
   const [probe, regions, charts] = [new Probe(picture, state), new Regions(picture, state, stage), new Charts(picture, state)];
-  stage.hovered = (x, y) => probe.at(x, y);
+  stage.hovered = (x, y) => probe.point(x, y);
   stage.canvas.addEventListener("pointerleave", () => probe.show());
   const save = el("div", { class: "row", id: "save" }, "Save ",
     el("button", { type: "button", click: () => saveView(stage, painted, scale.bar) }, "the view, PNG"),
@@ -41,7 +41,7 @@ async function picturePage(told, page) {
   page.replaceChildren(
     el("main", {},
       el("div", { class: "left" }, head.element, tools.element, stage.canvas, scale.element, save),
-      el("div", { class: "right" }, probe.element, regions.element, charts.element, accountSection(picture))));
+      el("div", { class: "right" }, ...[warningSection(picture), probe.element, regions.element, charts.element, accountSection(picture)].filter((one) => one !== null))));
   let writing = 0;
   const write = () => {
     clearTimeout(writing);

@@ -31,6 +31,9 @@ export class Probe {
     /** @type {HTMLElement[][]} */
     this.barRows = [];
     this.key = "";
+    this.decoded = ""; // of which inputs the reconstructions are
+    /** @type {[number, number]} */
+    this.last = [0, 0];
   }
 
   /** Make the tables for the inputs that are shown. */
@@ -45,8 +48,7 @@ export class Probe {
     const head = el("thead", {}, el("tr", {}, el("td"), ...heads.map((one) => el("th", { scope: "col" }, one))));
     const body = el("tbody");
     const colour = (/** @type {ImageBitmap | null} */ bitmap, /** @type {number} */ x, /** @type {number} */ y) => {
-      if (!bitmap) return "";
-      return this.picture.pixelsOf(bitmap).subarray(4 * (y * this.picture.width + x)).slice(0, 3).join(" ");
+      return bitmap ? this.picture.pixels(bitmap, x, y).slice(0, 3).join(" ") : "";
     };
     const row = (/** @type {Node | string} */ title, /** @type {((x: number, y: number) => string)[]} */ values) => {
       const cells = values.map((value) => {
@@ -78,8 +80,8 @@ export class Probe {
         return layout.cells[i * layout.grid[1] + j];
       }), 3));
     this.body.replaceChildren(el("table", {}, head, body));
+    this.show();
     await this._openChannels(inputs[0]);
-    for (const one of inputs) await one.decode();
     this.show();
   }
 
@@ -99,17 +101,28 @@ export class Probe {
 
   /** Tell of the pin, or of nothing. */
   show() {
-    if (this.state.pin) this.at(...this.state.pin);
-    else this.place.textContent = "Point at the picture; a click pins, arrows move the pin.";
+    const { width, height } = this.picture;
+    if (this.state.pin) this.point(...this.state.pin);
+    else this.at(Math.floor(width / 2), Math.floor(height / 2));
+    if (!this.state.pin) this.place.textContent += ". This is the middle: point at the picture; a click pins, arrows move the pin.";
+  }
+
+  /** Tell of a pixel that somebody asks for. @param {number} x @param {number} y */
+  point(x, y) {
+    this.at(x, y);
+    if (this.decoded !== this.key) {
+      this.decoded = this.key;
+      for (const one of [this.state.a, this.state.b]) if (one !== null) this.picture.inputs[one].decode().then(() => this.at(...this.last));
+    }
   }
 
   /** Tell of a pixel. @param {number} x @param {number} y */
   at(x, y) {
     const { width, height } = this.picture;
     if (x < 0 || y < 0 || x >= width || y >= height) return;
+    this.last = [x, y];
     const input = this.picture.inputs[this.state.a];
     const cells = input.told.latents.map((one) => `${one.name} ${cellOf(input, one.grid, x, y).join(", ")}`);
-    this.element.dataset.told = "";
     this.place.textContent = `x ${x}, y ${y}; row and column of the cell: ${cells.join("; ")}`;
     for (const { node, value } of this.entries) node.data = value(x, y);
     if (!this.barRows.length) return;
