@@ -1,5 +1,6 @@
 // @ts-check
-// The layers of an input: the map, each latent, each channel that is held, squared error, and differences of two inputs.
+// The layers of an input: the map, each latent, each channel that is held, squared error, and differences of two
+// inputs.
 
 import { numbersOf, pictureOf } from "./data.js";
 import { rasterOf, readLayout, withCells } from "./cells.js";
@@ -33,16 +34,30 @@ export class Picture {
     await Promise.all(waiting);
   }
 
-  /** Red, green, blue and alpha of the pixels of a window. @param {ImageBitmap} bitmap @param {number} x @param {number} y @param {number} [width] @param {number} [height] @returns {Uint8ClampedArray} */
+  /**
+   * Red, green, blue and alpha of the pixels of a window.
+   * @param {ImageBitmap} bitmap
+   * @param {number} x
+   * @param {number} y
+   * @param {number} [width]
+   * @param {number} [height]
+   * @returns {Uint8ClampedArray}
+   */
   pixels(bitmap, x, y, width = 1, height = 1) {
     this.window = this.window || new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
     const window = /** @type {OffscreenCanvasRenderingContext2D} */ (this.window);
-    if (window.canvas.width !== width || window.canvas.height !== height) Object.assign(window.canvas, { width, height });
+    if (window.canvas.width !== width || window.canvas.height !== height)
+      Object.assign(window.canvas, { width, height });
     window.drawImage(bitmap, x, y, width, height, 0, 0, width, height);
     return window.getImageData(0, 0, width, height).data;
   }
 
-  /** Keep rasters that are asked for again. @param {string} key @param {() => Float32Array} make @returns {Float32Array} */
+  /**
+   * Keep rasters that are asked for again.
+   * @param {string} key
+   * @param {() => Float32Array} make
+   * @returns {Float32Array}
+   */
   kept(key, make) {
     const found = this.rasters.get(key) || make();
     this.rasters.delete(key);
@@ -93,7 +108,11 @@ export class Input {
 
   async open() {
     const { height, width } = this.picture;
-    for (const one of await Promise.all(this.told.latents.map(async (one) => /** @type {[string, Layout]} */ ([one.name, await readLayout(one, height, width)]))))
+    for (const one of await Promise.all(
+      this.told.latents.map(
+        async (one) => /** @type {[string, Layout]} */ ([one.name, await readLayout(one, height, width)]),
+      ),
+    ))
       this.latents.set(...one);
   }
 
@@ -105,12 +124,17 @@ export class Input {
     if (this.told.reconstruction !== null && this.picture.told.picture !== null) found.push(["error", "squared error"]);
     this.told.latents.forEach((one, i) => {
       if (one.channels && one.channels.cells && one.terms.length)
-        for (const number of one.channels.numbers) found.push([`channel:${i}:${number}`, `channel ${number} of ${one.name}`]);
+        for (const number of one.channels.numbers)
+          found.push([`channel:${i}:${number}`, `channel ${number} of ${one.name}`]);
     });
     return found;
   }
 
-  /** What a layer of bits is laid out from; null where it is none, or not held. @param {string} layer @returns {Promise<Layout[] | null>} */
+  /**
+   * What a layer of bits is laid out from; null where it is none, or not held.
+   * @param {string} layer
+   * @returns {Promise<Layout[] | null>}
+   */
   async layouts(layer) {
     const [kind, latent, channel] = layer.split(":");
     if (kind === "map") return [...this.latents.values()];
@@ -124,7 +148,11 @@ export class Input {
     return cells && [withCells(layout, cells.subarray(place * size, (place + 1) * size))];
   }
 
-  /** Cells of the channels that are held, [channels * h * w]. @param {number} latent @returns {Promise<import("./data.js").Numbers | null>} */
+  /**
+   * Cells of the channels that are held, [channels * h * w].
+   * @param {number} latent
+   * @returns {Promise<import("./data.js").Numbers | null>}
+   */
   async channelCells(latent) {
     const told = this.told.latents[latent];
     if (!told.channels || !told.channels.cells) return null;
@@ -149,15 +177,23 @@ export class Input {
       const { width, height, bitmap } = picture;
       this.errors = new Uint32Array(width * height);
       for (let y = 0, i = 0; y < height; y += STRIP) {
-        const [a, b] = [bitmap, other].map((one) => picture.pixels(/** @type {ImageBitmap} */ (one), 0, y, width, Math.min(STRIP, height - y)));
-        for (let j = 0; j < a.length; i++, j += 4) this.errors[i] = (a[j] - b[j]) ** 2 + (a[j + 1] - b[j + 1]) ** 2 + (a[j + 2] - b[j + 2]) ** 2;
+        const [a, b] = [bitmap, other].map((one) =>
+          picture.pixels(/** @type {ImageBitmap} */ (one), 0, y, width, Math.min(STRIP, height - y)),
+        );
+        for (let j = 0; j < a.length; i++, j += 4)
+          this.errors[i] = (a[j] - b[j]) ** 2 + (a[j + 1] - b[j + 1]) ** 2 + (a[j + 2] - b[j + 2]) ** 2;
       }
     }
     return this.errors;
   }
 }
 
-/** PSNR in dB of a sum of squared errors of 8 bits over so many pixels of three colours. @param {number} sum @param {number} pixels @returns {number} */
+/**
+ * PSNR in dB of a sum of squared errors of 8 bits over so many pixels of three colours.
+ * @param {number} sum
+ * @param {number} pixels
+ * @returns {number}
+ */
 export function decibels(sum, pixels) {
   return 10 * Math.log10((3 * pixels * 255 * 255) / sum);
 }
