@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from .ops.projection import Projection
     from .ops.sources import Factorized, Gaussian, GaussianMixture, Laplace, Logistic
     from .ops.strips import map_strips
-    from .page.write import write_folder_page, write_page
+    from .page.write import write_folder_page, write_page, write_video_page
     from .receptive_field.calibration import calibrate
     from .receptive_field.field import ReceptiveField
     from .tiled.map_picture import PictureResult, map_picture
@@ -85,6 +85,7 @@ _HOMES = {  # public name to the module that defines it
     "train_estimator": "estimator.training",
     "write_folder_page": "page.write",
     "write_page": "page.write",
+    "write_video_page": "page.write",
 }
 __all__ = [
     "Attribution",
@@ -130,6 +131,7 @@ __all__ = [
     "train_estimator",
     "write_folder_page",
     "write_page",
+    "write_video_page",
 ]
 
 

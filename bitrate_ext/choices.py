@@ -20,6 +20,7 @@ PADDINGS = ("zeros", "replicate", "reflect")  # what is around an image on the c
 ALL_PADDINGS = "all"  # of ``bitrate-ext check``: each in turn
 PADDING_SIDES = ("centre", "end")
 ARRAYS = ("npz", "tiff")  # formats of maps as numbers
+SHOWN_CHANNELS = 16  # of each latent, the costliest, that a page holds unless more are asked for
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}  # of videos, by the file's ending
 PARTIAL = ".partial"  # in the names of what a video gives that ends before its end

@@ -25,8 +25,8 @@ from .dataset.options import add_command as add_dataset_command
 from .estimator.options import add_commands as add_estimator_commands
 from .model_options import add_device, add_model, check_checkpoint, check_device, check_model, is_own, qualities
 from .outputs import prepare_folder, prepare_videos
+from .page.options import REPORT_NOTES, add_report, check_report
 from .regions.options import add_regions, asked_for, check_regions
-from .report_options import REPORT_NOTES, add_report, check_report
 
 READING = ("size", "pixel_format", "rate", "matrix", "range")  # of ``video``: what ``VideoReader`` is told
 GROUP = 32  # frames from one keyframe of a video codec to the next

@@ -21,9 +21,9 @@ from ..ops.projection import Axis, axis_band
 from ..optional import require
 from ..viz.colormap import COLOURS, DIFFERENCES, colour_limit, colour_map, inside_rim
 
-CHANNELS = 16  # of each latent, the costliest, unless more are asked for
 KEPT_BITS = 0xFFFFFF00  # of a float32 of rasters: a mantissa of 16 bits, wrong by 8e-6 of the value at most
 LEVEL = 9
+WEBP_SIDE = 16383  # pixels, at most
 _CPU = torch.device("cpu")
 
 
@@ -49,17 +49,19 @@ class Blobs:
         return {"blob": place, "type": array.dtype.name, "shape": list(array.shape)}
 
     def add_picture(self, picture: Tensor) -> int:
-        """Keep a picture ``[1, C, H, W]`` in [0, 1] as a PNG of 8 bits; of other than one or three channels the first.
+        """Keep a picture ``[1, C, H, W]`` in [0, 1], its 8 bits unchanged; of many channels the first three.
 
         Raises:
             ImportError: Pillow is missing.
         """
         wanted = picture.detach().cpu()[0, : 3 if picture.shape[1] >= 3 else 1]
-        pixels = eight_bits(wanted).numpy().transpose(1, 2, 0)
+        pixels = eight_bits(wanted).expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
         file = io.BytesIO()
-        require("PIL.Image").fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0]).save(
-            file, format="PNG", compress_level=6
-        )
+        image = require("PIL.Image").fromarray(pixels)
+        if max(pixels.shape) <= WEBP_SIDE and require("PIL.features").check("webp"):
+            image.save(file, format="WEBP", lossless=True, method=2, quality=20)
+        else:
+            image.save(file, format="PNG")
         return self.add_bytes(file.getvalue())
 
 
@@ -77,12 +79,12 @@ def page_document(
     facts: Mapping[str, str],
     mask: Tensor | None,
     mask_names: Mapping[int, str],
+    colours: bool = True,
 ) -> dict[str, Any]:
     """Return what a page of one picture is told; see ``write_page``."""
     first = inputs[0]
     height, width = first.size
     picture = next((one.picture for one in inputs if one.picture is not None), None)
-    palettes = [colour_map(name)(np.arange(256), bytes=True)[:, :3].ravel().tolist() for name in (COLOURS, DIFFERENCES)]
     return {
         "page": "picture",
         "title": title,
@@ -91,11 +93,17 @@ def page_document(
         "width": width,
         "height": height,
         "picture": None if picture is None else blobs.add_picture(picture),
-        "palettes": dict(zip(("bits", "differences"), palettes, strict=True)),
+        "palettes": palettes() if colours else None,
         "inputs": [_input_document(one, blobs, channels) for one in inputs],
         "mask": None if mask is None else blobs.add(mask.cpu().numpy().astype(np.int32)),
         "mask_names": {str(label): str(name) for label, name in mask_names.items()},
     }
+
+
+def palettes() -> dict[str, list[int]]:
+    """Return red, green and blue of 256 colours, of bits and of differences."""
+    names = {"bits": COLOURS, "differences": DIFFERENCES}
+    return {what: colour_map(name)(np.arange(256), bytes=True)[:, :3].ravel().tolist() for what, name in names.items()}
 
 
 def _input_document(one: PictureBits, blobs: Blobs, channels: int | None) -> dict[str, Any]:

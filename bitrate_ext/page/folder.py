@@ -30,7 +30,9 @@ def folder_document(rows: Iterable[Mapping[str, Any]], blobs: Blobs, *, title: s
         if numeric and any(value is not None for value in values):
             numbers = np.array([math.nan if value is None else float(value) for value in values])
             column["numbers"] = blobs.add(numbers)
-            column["whole"] = bool(np.all(np.isnan(numbers) | (numbers == np.round(numbers))))
+            finite = numbers[np.isfinite(numbers)]
+            large = bool(np.abs(finite).max(initial=0.0) >= 1000)
+            column["digits"] = 0 if np.all(finite == np.round(finite)) else 2 if large else 4
         else:
             column["texts"] = ["" if value is None else str(value) for value in values]
         columns.append(column)

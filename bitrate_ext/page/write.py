@@ -18,14 +18,12 @@ from torch import Tensor
 
 from ..atomic import open_all_or_none
 from ..cells.picture import PictureBits
-from .document import CHANNELS, Blobs, page_document
+from ..choices import SHOWN_CHANNELS
+from .document import Blobs, page_document
 from .folder import folder_document
+from .video import video_document
 
-MODULES = (  # in the order of their imports
-    "dom", "data", "cells", "colour", "layers", "view", "stage", "pictures", "probe", "spans", "regions", "curves",
-    "charts", "state", "account", "controls", "folder", "main",
-)  # fmt: skip
-_IMPORT = re.compile(r'^import (\{.*?\}) from "\./(\w+)\.js";$', re.MULTILINE)
+_IMPORT = re.compile(r'^import (\{[^}]*\}) from "\./(\w+)\.js";$', re.MULTILINE)
 _EXPORT = re.compile(r"^export ((?:async )?(?:function|const|class) (\w+))", re.MULTILINE)
 
 
@@ -33,7 +31,7 @@ def write_page(
     inputs: PictureBits | Sequence[PictureBits],
     path: str | PathLike[str],
     *,
-    channels: int | None = CHANNELS,
+    channels: int | None = SHOWN_CHANNELS,
     title: str = "",
     facts: Mapping[str, str] | None = None,
     mask: Tensor | None = None,
@@ -109,17 +107,52 @@ def write_folder_page(
     _write(folder_document(rows, blobs, title=title, link=link), blobs, path)
 
 
+def write_video_page(
+    frames: Iterable[PictureBits],
+    path: str | PathLike[str],
+    *,
+    rate: float = 25.0,
+    kinds: Sequence[str] | None = None,
+    channels: int | None = 0,
+    title: str = "Video",
+    facts: Mapping[str, str] | None = None,
+) -> None:
+    """Write one HTML file with the bits of each frame of a video, by latent and over time, and the map of any frame.
+
+    Args:
+        frames: in their order, of one size; read one after the other. Those that have a ``picture`` show it.
+        path: of the file; one that exists is replaced.
+        rate: frames a second.
+        kinds: of each frame, such as "key" and "inter". A key frame begins a group.
+        channels: as for ``write_page``.
+        title: of the page.
+        facts: what is to be told of how it came to be.
+
+    Raises:
+        ValueError: no frames, frames of different sizes, a rate that is none, not a kind for each.
+        OSError: the file cannot be written.
+    """
+    blobs = Blobs()
+    options: dict[str, Any] = {"rate": rate, "kinds": kinds, "channels": channels, "title": title, "facts": facts or {}}
+    _write(video_document(frames, blobs, **options), blobs, path)
+
+
 @lru_cache(maxsize=1)
 def program() -> str:
-    """Return the page's program: the modules one after the other, each a function that returns what it exports."""
-    return '"use strict";\n(() => {\nconst modules = {};\n' + "".join(map(_module, MODULES)) + "})();\n"
+    """Return the page's program: its modules, each a function that returns what it exports, after those it imports."""
+    made: dict[str, str] = {}
 
+    def add(name: str) -> None:
+        text = (files(__package__) / "src" / f"{name}.js").read_text(encoding="utf-8").replace("// @ts-check\n", "", 1)
+        for found in _IMPORT.finditer(text):
+            if found[2] not in made:
+                add(found[2])
+        exports = ", ".join(found[2] for found in _EXPORT.finditer(text))
+        body = _EXPORT.sub(r"\1", _IMPORT.sub(r"const \1 = modules.\2;", text))
+        made[name] = f"modules.{name} = (() => {{\n{body}return {{ {exports} }};\n}})();\n"
 
-def _module(name: str) -> str:
-    text = (files(__package__) / "src" / f"{name}.js").read_text(encoding="utf-8").replace("// @ts-check\n", "", 1)
-    exports = ", ".join(found[2] for found in _EXPORT.finditer(text))
-    body = _EXPORT.sub(r"\1", _IMPORT.sub(r"const \1 = modules.\2;", text))
-    return f"modules.{name} = (() => {{\n{body}return {{ {exports} }};\n}})();\n"
+    add("main")
+    return '"use strict";\n(() => {\nconst modules = {};\n' + "".join(made.values()) + "})();\n"
 
 
 def _write(document: Mapping[str, Any], blobs: Blobs, path: str | PathLike[str]) -> None:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,9 @@ def test_pixels_cells_and_channels(browser: Any, tmp_path: Path) -> None:
         page.usable().page.wait_for_selector("#probe table")
         maps = [{name: one.map(name) for name in one.grids} for one in two]
         costliest = two[0].channel_bits["y"].argsort(descending=True)[:4]
+        page.page.mouse.move(*page.at(1, 1, VIEW))
+        decoded = page.page.locator("#probe tbody tr").nth(2).locator("td")
+        decoded.nth(1).filter(has_text=re.compile(r"\d")).wait_for()
         for x, y in places:
             page.page.mouse.move(*page.at(x + 0.5, y + 0.5, VIEW))
             rows = page.table("#probe tbody")

@@ -47,22 +47,27 @@ export class Layout {
     return total;
   }
 
-  /** Add the bits of all pixels to a raster. @param {Float32Array} out [height * width] */
-  addTo(out) {
-    const { width, height } = this;
+  /**
+   * Add the bits of a row of pixels.
+   * @param {number} y
+   * @param {Float64Array} out [width]
+   * @param {Map<Term, Float64Array>} across what is kept from row to row
+   */
+  addRow(y, out, across) {
+    const { width } = this;
     if (this.raster) {
-      for (let i = 0; i < out.length; i++) out[i] += this.raster[i];
+      for (let x = 0, from = y * width; x < width; x++) out[x] += this.raster[from + x];
       return;
     }
-    for (const { rows, columns } of this.terms) {
-      const wide = this._across(columns);
-      for (let i = 0; i < rows.taps; i++)
-        for (let y = 0; y < height; y++) {
-          const down = rows.weight[i * rows.pixels + y];
-          if (down === 0) continue;
-          const from = (rows.start[y] + i) * width;
-          for (let x = 0, to = y * width; x < width; x++) out[to + x] += down * wide[from + x];
-        }
+    for (const term of this.terms) {
+      const wide = across.get(term) || this._across(term.columns);
+      across.set(term, wide);
+      const { rows } = term;
+      for (let i = 0; i < rows.taps; i++) {
+        const down = rows.weight[i * rows.pixels + y];
+        if (down === 0) continue;
+        for (let x = 0, from = (rows.start[y] + i) * width; x < width; x++) out[x] += down * wide[from + x];
+      }
     }
   }
 
@@ -85,7 +90,8 @@ export class Layout {
     let total = 0;
     if (this.raster) {
       for (let s = 0; s < spans.length; s += 3)
-        for (let i = spans[s] * this.width + spans[s + 1], end = spans[s] * this.width + spans[s + 2]; i < end; i++) total += this.raster[i];
+        for (let i = spans[s] * this.width + spans[s + 1], end = spans[s] * this.width + spans[s + 2]; i < end; i++)
+          total += this.raster[i];
       return total;
     }
     const wide = this.width + 1;
@@ -108,7 +114,8 @@ export class Layout {
     const values = this._across(columns);
     const sums = new Float64Array(this.grid[0] * (this.width + 1));
     for (let row = 0; row < this.grid[0]; row++)
-      for (let x = 0, to = row * (this.width + 1); x < this.width; x++) sums[to + x + 1] = sums[to + x] + values[row * this.width + x];
+      for (let x = 0, to = row * (this.width + 1); x < this.width; x++)
+        sums[to + x + 1] = sums[to + x] + values[row * this.width + x];
     return sums;
   }
 }
@@ -119,13 +126,22 @@ async function readBand(band) {
   return { start, weight, taps: band.taps, pixels: start.length };
 }
 
-/** Read a latent's layout. @param {LatentDocument} latent @param {number} height @param {number} width @returns {Promise<Layout>} */
+/**
+ * Read a latent's layout.
+ * @param {LatentDocument} latent
+ * @param {number} height
+ * @param {number} width
+ * @returns {Promise<Layout>}
+ */
 export async function readLayout(latent, height, width) {
   const terms = latent.terms.map(async (one) => {
     const [rows, columns] = await Promise.all([readBand(one.rows), readBand(one.columns)]);
     return { rows, columns };
   });
-  const [cells, raster] = await Promise.all([latent.cells && numbersOf(latent.cells), latent.raster && numbersOf(latent.raster)]);
+  const [cells, raster] = await Promise.all([
+    latent.cells && numbersOf(latent.cells),
+    latent.raster && numbersOf(latent.raster),
+  ]);
   return new Layout(height, width, latent.grid, cells, await Promise.all(terms), raster);
 }
 
@@ -135,7 +151,25 @@ export function withCells(layout, cells) {
   return new Layout(layout.height, layout.width, layout.grid, cells, terms, null);
 }
 
-/** Bits of each row and of each column of pixels. @param {Layout[]} layouts @returns {{rows: Float64Array, columns: Float64Array}} */
+/** The bits of all pixels, [height * width]. @param {Layout[]} layouts @returns {Float32Array} */
+export function rasterOf(layouts) {
+  const { height, width } = layouts[0];
+  const out = new Float32Array(height * width);
+  const row = new Float64Array(width);
+  const across = new Map();
+  for (let y = 0; y < height; y++) {
+    row.fill(0);
+    for (const layout of layouts) layout.addRow(y, row, across);
+    out.set(row, y * width);
+  }
+  return out;
+}
+
+/**
+ * Bits of each row and of each column of pixels.
+ * @param {Layout[]} layouts
+ * @returns {{rows: Float64Array, columns: Float64Array}}
+ */
 export function profiles(layouts) {
   const { height, width } = layouts[0];
   const rows = new Float64Array(height);
@@ -152,7 +186,8 @@ export function profiles(layouts) {
     }
     for (const { rows: down, columns: across } of layout.terms) {
       const heights = new Float64Array(layout.grid[0]);
-      for (let i = 0; i < down.taps; i++) for (let y = 0; y < height; y++) heights[down.start[y] + i] += down.weight[i * height + y];
+      for (let i = 0; i < down.taps; i++)
+        for (let y = 0; y < height; y++) heights[down.start[y] + i] += down.weight[i * height + y];
       const wide = layout._across(across);
       for (let row = 0; row < heights.length; row++)
         if (heights[row] !== 0) for (let x = 0; x < width; x++) columns[x] += heights[row] * wide[row * width + x];

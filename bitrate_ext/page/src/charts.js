@@ -19,7 +19,12 @@ export class Charts {
     this.picture = picture;
     this.state = state;
     this.body = el("div", { class: "charts" });
-    this.details = el("details", { id: "charts", toggle: () => this.update() }, el("summary", {}, el("h2", {}, "Charts")), this.body);
+    this.details = el(
+      "details",
+      { id: "charts", toggle: () => this.update() },
+      el("summary", {}, el("h2", {}, "Charts")),
+      this.body,
+    );
     this.element = el("section", {}, this.details);
     this.key = "";
   }
@@ -31,18 +36,48 @@ export class Charts {
     this.key = key;
     const inputs = [a, ...(b === null ? [] : [b])].map((one) => this.picture.inputs[one]);
     const side = (/** @type {number} */ i) => (inputs.length === 2 ? "AB"[i] : undefined);
-    const made = inputs[0].told.latents.flatMap((one, i) => (one.channels && one.channels.bits.length ? [this.channels(inputs, i)] : []));
+    const made = inputs[0].told.latents.flatMap((one, i) =>
+      one.channels && one.channels.bits.length ? [this.channels(inputs, i)] : [],
+    );
     made.push(...inputs[0].told.latents.flatMap((one) => (one.cells ? [this.histogram(inputs, one.name)] : [])));
-    const lines = await Promise.all([a, ...(b === null ? [] : [b])].map(async (one) => lorenz(/** @type {Float32Array} */ (await this.picture.raster(one, "map")))));
+    const lines = await Promise.all(
+      [a, ...(b === null ? [] : [b])].map(async (one) =>
+        lorenz(/** @type {Float32Array} */ (await this.picture.raster(one, "map"))),
+      ),
+    );
     const tenth = (/** @type {Float64Array} */ line) => line[Math.round(line.length / 10)];
-    made.push(figure({
-      title: "Lorenz line: how few pixels cost how much", x: "% of the pixels, the costliest first", y: "% of the bits",
-      series: lines.map((ys, i) => ({ xs: Float64Array.from(ys, (_, k) => (100 * k) / (ys.length - 1)), ys, kind: "line", colour: INKS[i], name: side(i) })),
-      note: lines.map((ys, i) => `${side(i) ? `${side(i)}: ` : ""}10 % of the pixels cost ${number(tenth(ys), 1)} % of the bits.`).join(" "),
-    }));
+    made.push(
+      figure({
+        title: "Lorenz line: how few pixels cost how much",
+        x: "% of the pixels, the costliest first",
+        y: "% of the bits",
+        series: lines.map((ys, i) => ({
+          xs: Float64Array.from(ys, (_, k) => (100 * k) / (ys.length - 1)),
+          ys,
+          kind: "line",
+          colour: INKS[i],
+          name: side(i),
+        })),
+        note: lines
+          .map(
+            (ys, i) => `${side(i) ? `${side(i)}: ` : ""}10 % of the pixels cost ${number(tenth(ys), 1)} % of the bits.`,
+          )
+          .join(" "),
+      }),
+    );
     const along = inputs.map((one) => profiles([...one.latents.values()]));
-    for (const [axis, title] of /** @type {["rows" | "columns", string][]} */ ([["rows", "Rows of pixels"], ["columns", "Columns of pixels"]]))
-      made.push(figure({ title, x: axis === "rows" ? "y, from the top" : "x, from the left", y: "bits", series: along.map((one, i) => ({ ys: one[axis], kind: "line", colour: INKS[i], name: side(i) })) }));
+    for (const [axis, title] of /** @type {["rows" | "columns", string][]} */ ([
+      ["rows", "Rows of pixels"],
+      ["columns", "Columns of pixels"],
+    ]))
+      made.push(
+        figure({
+          title,
+          x: axis === "rows" ? "y, from the top" : "x, from the left",
+          y: "bits",
+          series: along.map((one, i) => ({ ys: one[axis], kind: "line", colour: INKS[i], name: side(i) })),
+        }),
+      );
     this.body.replaceChildren(...made);
   }
 
@@ -53,11 +88,19 @@ export class Charts {
     const ys = bits.map((one) => one ?? NaN);
     const note = `${bits.length} channels; a click shows the map of one of the ${numbers.length} that are held.`;
     return figure({
-      title: `Channels of ${name}`, x: "channel", y: "bits", note,
-      series: [{ ys, kind: "bars", colour: INKS[0], chosen: (channel) => {
+      title: `Channels of ${name}`,
+      x: "channel",
+      y: "bits",
+      note,
+      series: [{ ys, kind: "bars", colour: INKS[0] }],
+      pointed: (channel) => {
+        if (channel === null) return note;
+        const held = numbers.includes(channel) ? "" : "; its map is not held";
+        return `Channel ${channel}: ${number(bits[channel], 2)} bits${held}.`;
+      },
+      chosen: (channel) => {
         if (numbers.includes(channel)) this.state.set("look", { layer: `channel:${place}:${channel}` });
-      } }],
-      pointed: (channel) => (channel === null ? note : `Channel ${channel}: ${number(bits[channel], 2)} bits${numbers.includes(channel) ? "" : "; its map is not held"}.`),
+      },
     });
   }
 
@@ -75,14 +118,31 @@ export class Charts {
     const middles = Float64Array.from(counts[0], (_, i) => (i + 0.5) * width);
     const note = `${number(cells[0].length, 0)} cells, the costliest ${number(most, 2)} bits.`;
     return figure({
-      title: `Cells of ${name}`, x: "bits of a cell", y: "cells", note,
-      series: counts.map((ys, i) => ({ xs: middles, ys, kind: i ? "line" : "bars", colour: INKS[i], name: counts.length === 2 ? "AB"[i] : undefined })),
-      pointed: (bin) => (bin === null ? note : `${number(bin * width, 2)} to ${number((bin + 1) * width, 2)} bits: ${counts.map((one) => number(one[bin], 0)).join(" and ")} cells.`),
+      title: `Cells of ${name}`,
+      x: "bits of a cell",
+      y: "cells",
+      note,
+      series: counts.map((ys, i) => ({
+        xs: middles,
+        ys,
+        kind: i ? "line" : "bars",
+        colour: INKS[i],
+        name: counts.length === 2 ? "AB"[i] : undefined,
+      })),
+      pointed: (bin) => {
+        if (bin === null) return note;
+        const held = counts.map((one) => number(one[bin], 0)).join(" and ");
+        return `${number(bin * width, 2)} to ${number((bin + 1) * width, 2)} bits: ${held} cells.`;
+      },
     });
   }
 }
 
-/** Per cent of the bits that the first so many pixels have, the costliest first, at 0, 0.1 ... 100 %. @param {Float32Array} values @returns {Float64Array} */
+/**
+ * Per cent of the bits that the first so many pixels have, the costliest first, at 0, 0.1 ... 100 %.
+ * @param {Float32Array} values
+ * @returns {Float64Array}
+ */
 export function lorenz(values) {
   let most = 0;
   for (const one of values) if (one > most && one < Infinity) most = one;

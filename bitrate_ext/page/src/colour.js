@@ -14,7 +14,12 @@ export function coloursOf(palette) {
   return colours;
 }
 
-/** Where a value lies on a scale: 0 at its beginning, 1 at its end. @param {number} value @param {Scale} scale @returns {number} */
+/**
+ * Where a value lies on a scale: 0 at its beginning, 1 at its end.
+ * @param {number} value
+ * @param {Scale} scale
+ * @returns {number}
+ */
 export function placeOf(value, scale) {
   if (scale.signed) return 0.5 + value / (2 * scale.limit);
   if (!scale.log) return value / scale.limit;
@@ -57,7 +62,12 @@ export function paint(canvas, values, width, colours, scale) {
   return beyond;
 }
 
-/** A round number of steps for axes and scales: 1, 2 or 5 times a power of ten. @param {number} end @param {number} most @returns {number} */
+/**
+ * A round number of steps for axes and scales: 1, 2 or 5 times a power of ten.
+ * @param {number} end
+ * @param {number} most
+ * @returns {number}
+ */
 export function niceStep(end, most) {
   const raw = end / most;
   const power = 10 ** Math.floor(Math.log10(raw));

@@ -1,7 +1,7 @@
 // @ts-check
 // The head of the page, and what chooses layers, scales and inputs.
 
-import { choice, el, named, number, signed, tick } from "./dom.js";
+import { choice, el, headCell, named, number, signed, tick } from "./dom.js";
 import { brief, coloursOf, valueAt } from "./colour.js";
 import { MODES } from "./state.js";
 
@@ -9,21 +9,58 @@ import { MODES } from "./state.js";
 /** @typedef {import("./state.js").State} State */
 /** @typedef {import("./pictures.js").Painted} Painted */
 
-/** Title, and the inputs beside each other. @param {Picture} picture @param {State} state @returns {{element: HTMLElement, update: () => void}} */
+/**
+ * Title, and the inputs beside each other.
+ * @param {Picture} picture
+ * @param {State} state
+ * @returns {{element: HTMLElement, update: () => void}}
+ */
 export function heading(picture, state) {
   const { told } = picture;
   const body = el("tbody");
   const several = told.inputs.length > 1;
-  const heads = ["", ...(several ? ["what made the bits"] : ["made by"]), "bits", "bits per pixel", "PSNR, dB", "bytes"];
-  const element = el("header", {}, el("h1", {}, named(told.title)),
-    el("div", { class: "scroll" }, el("table", { id: "inputs" }, el("thead", {}, el("tr", {}, ...heads.map((one) => el("th", { scope: "col" }, one)))), body)));
-  const options = told.inputs.map((one, i) => /** @type {[string, string]} */ ([String(i), `${one.name || one.kind} (${one.kind})`]));
+  const filed = told.inputs.some((one) => one.file_bytes !== null);
+  const heads = [
+    "",
+    ...(several ? ["what made the bits"] : ["made by"]),
+    "bits",
+    "bits per pixel",
+    "PSNR, dB",
+    ...(filed ? ["bytes"] : []),
+  ];
+  const element = el(
+    "header",
+    {},
+    el("h1", {}, named(told.title)),
+    el(
+      "div",
+      { class: "scroll" },
+      el("table", { id: "inputs" }, el("thead", {}, el("tr", {}, ...heads.map(headCell))), body),
+    ),
+  );
+  const options = told.inputs.map(
+    (one, i) => /** @type {[string, string]} */ ([String(i), `${one.name || one.kind} (${one.kind})`]),
+  );
   const a = choice("Input A", options, (value) => state.set("look", { a: Number(value) }));
-  const b = choice("Input B", [["", "none"], ...options], (value) => state.set("look", { b: value === "" ? null : Number(value), mode: value === "" ? "single" : state.mode === "single" ? "slider" : state.mode }));
+  const b = choice("Input B", [["", "none"], ...options], (value) =>
+    state.set("look", {
+      b: value === "" ? null : Number(value),
+      mode: value === "" ? "single" : state.mode === "single" ? "slider" : state.mode,
+    }),
+  );
   const row = (/** @type {string} */ letter, /** @type {Node} */ who, /** @type {number} */ place) => {
     const one = told.inputs[place];
     const psnr = one.psnr === null ? (one.reconstruction === null ? "" : "exact") : number(one.psnr, 2);
-    return el("tr", {}, el("th", { scope: "row" }, letter), el("td", {}, who), el("td", {}, number(one.total, 2)), el("td", {}, number(one.bpp, 4)), el("td", {}, psnr), el("td", {}, one.file_bytes === null ? "" : number(one.file_bytes, 0)));
+    return el(
+      "tr",
+      {},
+      el("th", { scope: "row" }, letter),
+      el("td", {}, who),
+      el("td", {}, number(one.total, 2)),
+      el("td", {}, number(one.bpp, 4)),
+      el("td", {}, psnr),
+      filed && el("td", {}, one.file_bytes === null ? "" : number(one.file_bytes, 0)),
+    );
   };
   const update = () => {
     a.value = String(state.a);
@@ -34,33 +71,108 @@ export function heading(picture, state) {
     if (state.b !== null) {
       rows.push(row("B", b, state.b));
       const [one, other] = [told.inputs[state.a], told.inputs[state.b]];
-      const apart = (/** @type {number | null} */ x, /** @type {number | null} */ y, /** @type {number} */ digits) => (x === null || y === null ? "" : signed(x - y, digits));
-      rows.push(el("tr", {}, el("th", { scope: "row" }, "A - B"), el("td"), el("td", {}, apart(one.total, other.total, 2)), el("td", {}, apart(one.bpp, other.bpp, 4)), el("td", {}, apart(one.psnr, other.psnr, 2)), el("td", {}, apart(one.file_bytes, other.file_bytes, 0))));
+      const apart = (/** @type {number | null} */ x, /** @type {number | null} */ y, /** @type {number} */ digits) =>
+        x === null || y === null ? "" : signed(x - y, digits);
+      rows.push(
+        el(
+          "tr",
+          {},
+          el("th", { scope: "row" }, "A - B"),
+          el("td"),
+          el("td", {}, apart(one.total, other.total, 2)),
+          el("td", {}, apart(one.bpp, other.bpp, 4)),
+          el("td", {}, apart(one.psnr, other.psnr, 2)),
+          filed && el("td", {}, apart(one.file_bytes, other.file_bytes, 0)),
+        ),
+      );
     }
     body.replaceChildren(...rows);
   };
   return { element, update };
 }
 
-/** What is shown, and how. @param {Picture} picture @param {State} state @param {import("./stage.js").Stage} stage @returns {{element: HTMLElement, update: () => void}} */
+/**
+ * What is shown, and how.
+ * @param {Picture} picture
+ * @param {State} state
+ * @param {import("./stage.js").Stage} stage
+ * @returns {{element: HTMLElement, update: () => void}}
+ */
 export function toolbar(picture, state, stage) {
-  const layers = [.../** @type {[string, string][]} */ (picture.inputs[state.a].layers()), /** @type {[string, string]} */ (["none", "nothing"])];
+  const layers = [
+    .../** @type {[string, string][]} */ (picture.inputs[state.a].layers()),
+    /** @type {[string, string]} */ (["none", "nothing"]),
+  ];
   const layer = choice("Layer", layers, (value) => state.set("look", { layer: value }));
-  const bases = /** @type {[string, string][]} */ ([["photo", "photograph"], ["reconstruction", "reconstruction"], ["none", "nothing"]]);
-  const base = choice("Below it", bases.filter(([one]) => one === "none" || (one === "photo" ? picture.told.picture !== null : picture.told.inputs.some((input) => input.reconstruction !== null))), (value) => state.set("look", { base: value }));
+  const bases = /** @type {[string, string][]} */ ([
+    ["photo", "photograph"],
+    ["reconstruction", "reconstruction"],
+    ["none", "nothing"],
+  ]);
+  const base = choice(
+    "Below it",
+    bases.filter(
+      ([one]) =>
+        one === "none" ||
+        (one === "photo"
+          ? picture.told.picture !== null
+          : picture.told.inputs.some((input) => input.reconstruction !== null)),
+    ),
+    (value) => state.set("look", { base: value }),
+  );
   const slide = (/** @type {string} */ label, /** @type {"opacity" | "split"} */ name) => {
-    const made = el("input", { type: "range", min: 0, max: 1, step: 0.01, "aria-label": label, input: () => state.set("look", { [name]: Number(made.value) }) });
+    const made = el("input", {
+      type: "range",
+      min: 0,
+      max: 1,
+      step: 0.01,
+      "aria-label": label,
+      input: () => state.set("look", { [name]: Number(made.value) }),
+    });
     return made;
   };
   const [opacity, split] = [slide("Opacity of the layer", "opacity"), slide("Where the slider is", "split")];
-  const mode = choice("How A and B are shown", MODES, (value) => state.set("look", { mode: /** @type {any} */ (value) }));
+  const mode = choice("How A and B are shown", MODES, (value) =>
+    state.set("look", { mode: /** @type {any} */ (value) }),
+  );
   const grid = tick("cells", state.grid, (on) => state.set("look", { grid: on }));
-  const press = (/** @type {string} */ text, /** @type {string} */ label, /** @type {() => void} */ act) => el("button", { type: "button", "aria-label": label, click: () => { act(); state.set("view"); } }, text);
+  const press = (/** @type {string} */ text, /** @type {string} */ label, /** @type {() => void} */ act) =>
+    el(
+      "button",
+      {
+        type: "button",
+        "aria-label": label,
+        click: () => {
+          act();
+          state.set("view");
+        },
+      },
+      text,
+    );
   const { view } = stage;
-  const pair = el("span", { class: "row", hidden: true }, el("label", {}, "Shown as ", mode), el("label", {}, "divider ", split));
-  const element = el("div", { class: "row", id: "toolbar" },
-    el("label", {}, "Layer ", layer), el("label", {}, "over ", base), el("label", {}, "opacity ", opacity), grid.label, pair,
-    el("span", { class: "row" }, press("+", "Zoom in", () => view.zoom(1.5)), press("\u2212", "Zoom out", () => view.zoom(1 / 1.5)), press("Fit", "Fit the picture", () => view.fit()), press("1:1", "A pixel of the picture is one of the screen", () => view.zoom(1 / view.scale))));
+  const pair = el(
+    "span",
+    { class: "row", hidden: true },
+    el("label", {}, "Shown as ", mode),
+    el("label", {}, "divider ", split),
+  );
+  const element = el(
+    "div",
+    { class: "row", id: "toolbar" },
+    el("label", {}, "Layer ", layer),
+    el("label", {}, "over ", base),
+    el("label", {}, "opacity ", opacity),
+    grid.label,
+    pair,
+    el(
+      "span",
+      { class: "row" },
+      press("+", "Zoom in", () => view.zoom(1.5)),
+      press("\u2212", "Zoom out", () => view.zoom(1 / 1.5)),
+      press("Fit", "Fit the picture", () => view.fit()),
+      press("1:1", "1:1, a pixel of the picture is one of the screen", () => view.zoom(1 / view.scale)),
+    ),
+  );
   const update = () => {
     layer.value = state.layer;
     base.value = state.base;
@@ -74,10 +186,20 @@ export function toolbar(picture, state, stage) {
   return { element, update };
 }
 
-/** The colour bar, whose end can be moved. @param {Painted} painted @param {State} state @returns {{element: HTMLElement, bar: HTMLCanvasElement, update: () => void}} */
+/**
+ * The colour bar, whose end can be moved.
+ * @param {Painted} painted
+ * @param {State} state
+ * @returns {{element: HTMLElement, bar: HTMLCanvasElement, update: () => void}}
+ */
 export function scaleBar(painted, state) {
   const bar = el("canvas", { width: 256, height: 1, class: "colours" });
-  const handle = el("div", { class: "handle", tabindex: 0, role: "slider", "aria-label": "End of the scale; arrows move it, Home resets it" });
+  const handle = el("div", {
+    class: "handle",
+    tabindex: 0,
+    role: "slider",
+    "aria-label": "End of the scale; arrows move it, Home resets it",
+  });
   const [low, middle, high] = [el("span"), el("span"), el("span")];
   const beyond = el("span", { id: "beyond" });
   const log = tick("logarithmic", state.log, (on) => state.set("look", { log: on }));
@@ -92,17 +214,32 @@ export function scaleBar(painted, state) {
   handle.addEventListener("pointerup", () => (start = 0));
   handle.addEventListener("dblclick", () => state.set("look", { limit: null }));
   handle.addEventListener("keydown", (event) => {
-    const step = { ArrowRight: 1.05, ArrowUp: 1.05, ArrowLeft: 1 / 1.05, ArrowDown: 1 / 1.05, PageUp: 1.5, PageDown: 1 / 1.5 }[event.key];
+    const step = {
+      ArrowRight: 1.05,
+      ArrowUp: 1.05,
+      ArrowLeft: 1 / 1.05,
+      ArrowDown: 1 / 1.05,
+      PageUp: 1.5,
+      PageDown: 1 / 1.5,
+    }[event.key];
     if (step) move(painted.scale.limit * step);
     else if (event.key === "Home") state.set("look", { limit: null });
     else return;
     event.preventDefault();
   });
-  const element = el("div", { id: "scale" }, el("div", { class: "bar-line" }, bar, handle), el("div", { class: "ends" }, low, middle, high), el("div", { class: "row" }, beyond, log.label, lock.label));
+  const element = el(
+    "div",
+    { id: "scale" },
+    el("div", { class: "bar-line" }, bar, handle),
+    el("div", { class: "ends" }, low, middle, high),
+    el("div", { class: "row" }, beyond, log.label, lock.label),
+  );
   const palette = (/** @type {boolean} */ signed) => {
     const context = /** @type {CanvasRenderingContext2D} */ (bar.getContext("2d"));
     const image = context.createImageData(256, 1);
-    new Uint32Array(image.data.buffer).set(coloursOf(signed ? painted.picture.told.palettes.differences : painted.picture.told.palettes.bits));
+    new Uint32Array(image.data.buffer).set(
+      coloursOf(signed ? painted.picture.told.palettes.differences : painted.picture.told.palettes.bits),
+    );
     context.putImageData(image, 0, 0);
   };
   const update = () => {

@@ -4,29 +4,42 @@
 import { el, save, svg } from "./dom.js";
 import { brief, niceStep } from "./colour.js";
 
-/** @typedef {{xs?: ArrayLike<number>, ys: ArrayLike<number>, kind: "bars" | "line", colour: string, name?: string, names?: string[], chosen?: (place: number) => void}} Series */
-/** @typedef {{title: string, x: string, y: string, series: Series[], note?: string, pointed?: (place: number | null) => string}} Chart */
+/** @typedef {{xs?: ArrayLike<number>, ys: ArrayLike<number>, kind: "bars" | "line", colour: string, name?: string}} Series */
+/**
+ * @typedef {object} Chart
+ * @property {string} title
+ * @property {string} x what is along its axes
+ * @property {string} y
+ * @property {Series[]} series
+ * @property {string} [note]
+ * @property {number} [cursor] a place of the first series that is marked
+ * @property {(place: number | null) => string} [pointed] what is told of a place; of none, the note
+ * @property {(place: number) => void} [chosen] called where somebody clicks
+ */
 
-const WIDE = 380, HIGH = 170, LEFT = 44, RIGHT = 8, TOP = 8, BOTTOM = 34;
+const WIDE = 380,
+  HIGH = 170,
+  LEFT = 44,
+  RIGHT = 14,
+  TOP = 8,
+  BOTTOM = 34;
 
 /** Draw a chart with its title, its note and a button that saves it. @param {Chart} chart @returns {HTMLElement} */
 export function figure(chart) {
   const drawn = draw(chart);
   const told = el("p", { class: "note" }, chart.note || "");
-  if (chart.pointed) {
-    const { pointed } = chart;
+  const { pointed, chosen } = chart;
+  const place = (/** @type {MouseEvent} */ event) => {
+    const box = drawn.getBoundingClientRect();
     const count = chart.series[0].ys.length;
-    const place = (/** @type {MouseEvent} */ event) => {
-      const box = drawn.getBoundingClientRect();
-      const at = ((event.clientX - box.left) / box.width) * WIDE;
-      const found = Math.floor(((at - LEFT) / (WIDE - LEFT - RIGHT)) * count);
-      return Math.min(count - 1, Math.max(0, found));
-    };
+    const at = ((event.clientX - box.left) / box.width) * WIDE;
+    return Math.min(count - 1, Math.max(0, Math.floor(((at - LEFT) / (WIDE - LEFT - RIGHT)) * count)));
+  };
+  if (pointed) {
     drawn.addEventListener("pointermove", (event) => (told.textContent = pointed(place(event))));
     drawn.addEventListener("pointerleave", () => (told.textContent = pointed(null)));
-    const { chosen } = chart.series[0];
-    if (chosen) drawn.addEventListener("click", (event) => chosen(place(event)));
   }
+  if (chosen) drawn.addEventListener("click", (event) => chosen(place(event)));
   const button = el("button", { type: "button", class: "small", click: () => saveSvg(drawn, chart.title) }, "SVG");
   return el("figure", {}, el("figcaption", {}, chart.title, " ", button), drawn, told);
 }
@@ -39,33 +52,73 @@ function draw(chart) {
   const xsOf = (/** @type {Series} */ one) => one.xs || Array.from(one.ys, (_, i) => (bars ? i + 0.5 : i));
   const count = series[0].ys.length;
   const ends = series[0].xs;
-  const endX = (bars ? (ends ? ends[count - 1] + ends[0] : count) : Math.max(...series.map((one) => Number(xsOf(one)[one.ys.length - 1])))) || 1;
+  const endX =
+    (bars
+      ? ends
+        ? ends[count - 1] + ends[0]
+        : count
+      : Math.max(...series.map((one) => Number(xsOf(one)[one.ys.length - 1])))) || 1;
+  const told = series.filter((one) => one.name);
   let endY = 0;
-  for (const one of series) for (let i = 0; i < one.ys.length; i++) if (one.ys[i] > endY && one.ys[i] < Infinity) endY = one.ys[i];
+  for (const one of series)
+    for (let i = 0; i < one.ys.length; i++) if (one.ys[i] > endY && one.ys[i] < Infinity) endY = one.ys[i];
   endY = endY || 1;
   const x = (/** @type {number} */ at) => LEFT + (at / endX) * spanX;
   const y = (/** @type {number} */ at) => TOP + spanY - (Math.min(at, endY) / endY) * spanY;
-  const made = svg("svg", { viewBox: `0 0 ${WIDE} ${HIGH}`, role: "img", "aria-label": `${chart.title}. ${chart.note || ""}`, "font-family": "system-ui, sans-serif", "font-size": 10 });
-  const label = (/** @type {number} */ px, /** @type {number} */ py, /** @type {string} */ text, /** @type {Record<string, any>} */ more = {}) => svg("text", { x: px, y: py, fill: "currentColor", "text-anchor": "middle", ...more }, text);
-  const stepX = niceStep(endX, 6), stepY = niceStep(endY, 4);
+  const made = svg("svg", {
+    viewBox: `0 0 ${WIDE} ${HIGH + (told.length ? 14 : 0)}`,
+    role: "img",
+    "aria-label": `${chart.title}. ${chart.note || ""}`,
+    "font-family": "system-ui, sans-serif",
+    "font-size": 10,
+  });
+  const label = (
+    /** @type {number} */ px,
+    /** @type {number} */ py,
+    /** @type {string} */ text,
+    /** @type {Record<string, any>} */ more = {},
+  ) => svg("text", { x: px, y: py, fill: "currentColor", "text-anchor": "middle", ...more }, text);
+  const stepX = niceStep(endX, 6),
+    stepY = niceStep(endY, 4);
   for (let at = 0; at <= endX * 1.0001; at += stepX) made.append(label(x(at), HIGH - BOTTOM + 13, brief(at)));
   for (let at = 0; at <= endY * 1.0001; at += stepY)
-    made.append(svg("line", { x1: LEFT, x2: WIDE - RIGHT, y1: y(at), y2: y(at), stroke: "currentColor", "stroke-opacity": 0.18 }), label(LEFT - 4, y(at) + 3, brief(at), { "text-anchor": "end" }));
-  made.append(label(LEFT + spanX / 2, HIGH - 5, chart.x), label(10, TOP + spanY / 2, chart.y, { transform: `rotate(-90 10 ${TOP + spanY / 2})` }));
+    made.append(
+      svg("line", { x1: LEFT, x2: WIDE - RIGHT, y1: y(at), y2: y(at), stroke: "currentColor", "stroke-opacity": 0.18 }),
+      label(LEFT - 4, y(at) + 3, brief(at), { "text-anchor": "end" }),
+    );
+  made.append(
+    label(LEFT + spanX / 2, HIGH - 5, chart.x),
+    label(10, TOP + spanY / 2, chart.y, { transform: `rotate(-90 10 ${TOP + spanY / 2})` }),
+  );
   for (const one of series) {
     const xs = xsOf(one);
     let path = "";
     if (one.kind === "bars") {
       const half = Math.max(0.3, (0.4 * spanX) / one.ys.length);
-      for (let i = 0; i < one.ys.length; i++) if (one.ys[i] > 0) path += `M${(x(xs[i]) - half).toFixed(2)} ${y(0)}V${y(one.ys[i]).toFixed(2)}h${(2 * half).toFixed(2)}V${y(0)}z`;
+      for (let i = 0; i < one.ys.length; i++)
+        if (one.ys[i] > 0) {
+          const [left, top] = [x(xs[i]) - half, y(one.ys[i])].map((at) => at.toFixed(2));
+          path += `M${left} ${y(0)}V${top}h${(2 * half).toFixed(2)}V${y(0)}z`;
+        }
       made.append(svg("path", { d: path, fill: one.colour }));
     } else {
-      for (const i of thinned(one.ys.length)) path += `${path ? "L" : "M"}${x(xs[i]).toFixed(2)} ${y(one.ys[i]).toFixed(2)}`;
+      for (const i of thinned(one.ys.length))
+        path += `${path ? "L" : "M"}${x(xs[i]).toFixed(2)} ${y(one.ys[i]).toFixed(2)}`;
       made.append(svg("path", { d: path, fill: "none", stroke: one.colour, "stroke-width": 1.5 }));
     }
   }
-  const told = series.filter((one) => one.name);
-  told.forEach((one, i) => made.append(svg("rect", { x: LEFT + 8, y: TOP + 2 + 13 * i, width: 9, height: 9, fill: one.colour }), label(LEFT + 21, TOP + 10 + 13 * i, one.name || "", { "text-anchor": "start" })));
+  if (chart.cursor !== undefined) {
+    const at = x(xsOf(series[0])[chart.cursor]);
+    made.append(svg("line", { x1: at, x2: at, y1: TOP, y2: HIGH - BOTTOM, stroke: "currentColor", "stroke-width": 1 }));
+  }
+  let left = LEFT;
+  for (const { name, colour } of told) {
+    made.append(
+      svg("rect", { x: left, y: HIGH + 1, width: 9, height: 9, fill: colour }),
+      label(left + 12, HIGH + 9, name || "", { "text-anchor": "start" }),
+    );
+    left += 26 + 5.5 * String(name).length;
+  }
   return made;
 }
 
@@ -84,6 +137,9 @@ function saveSvg(drawn, title) {
   copy.setAttribute("xmlns", "http://www.w3.org/2000/svg");
   copy.setAttribute("color", "#222");
   copy.setAttribute("width", String(2 * WIDE));
-  copy.setAttribute("height", String(2 * HIGH));
-  save(`${title.replace(/[^\w]+/g, "-").slice(0, 40)}.svg`, new Blob([new XMLSerializer().serializeToString(copy)], { type: "image/svg+xml" }));
+  copy.setAttribute("height", String(2 * (HIGH + 14)));
+  save(
+    `${title.replace(/[^\w]+/g, "-").slice(0, 40)}.svg`,
+    new Blob([new XMLSerializer().serializeToString(copy)], { type: "image/svg+xml" }),
+  );
 }

@@ -47,21 +47,35 @@
  * @property {Reference | null} mask
  * @property {Record<string, string>} mask_names
  */
-/** @typedef {{name: string, link: boolean, whole?: boolean, numbers?: Reference, texts?: string[]}} ColumnDocument */
-/** @typedef {{page: "folder", title: string, version: string, count: number, columns: ColumnDocument[]}} FolderDocument */
+/** @typedef {{name: string, link: boolean, digits?: number, numbers?: Reference, texts?: string[]}} ColumnDocument */
+/**
+ * @typedef {{page: "folder", title: string, version: string, count: number, columns: ColumnDocument[]}}
+ * FolderDocument
+ */
+
+/**
+ * @typedef {object} VideoDocument
+ * @property {"video"} page
+ * @property {string} title
+ * @property {number} rate frames a second
+ * @property {string[] | null} kinds of frames
+ * @property {PictureDocument["palettes"]} palettes
+ * @property {PictureDocument[]} frames
+ */
 
 const ARRAYS = { int32: Int32Array, float32: Float32Array, float64: Float64Array };
 
 /** Say why this page cannot be shown here; empty where it can. @returns {string} */
 export function trouble() {
-  if (!document.getElementById("end")) return "This file is cut short: its end is missing. Copy it again, or write it anew.";
+  if (!document.getElementById("end"))
+    return "This file is cut short: its end is missing. Copy it again, or write it anew.";
   if (typeof DecompressionStream === "undefined")
     return "This browser has no DecompressionStream, which this page needs: Chrome or Edge 80, Firefox 113, Safari 16.4 or later have it.";
   if (!document.createElement("canvas").getContext("2d")) return "This browser draws no canvas, which this page needs.";
   return "";
 }
 
-/** @returns {PictureDocument | FolderDocument} */
+/** @returns {PictureDocument | FolderDocument | VideoDocument} */
 export function readDocument() {
   return JSON.parse(/** @type {HTMLElement} */ (document.getElementById("data")).textContent || "");
 }
@@ -77,7 +91,11 @@ export function blobBytes(place) {
   return bytes;
 }
 
-/** The numbers of a blob: inflated, and their planes of bytes put together. @param {Reference} reference @returns {Promise<Numbers>} */
+/**
+ * The numbers of a blob: inflated, and their planes of bytes put together.
+ * @param {Reference} reference
+ * @returns {Promise<Numbers>}
+ */
 export async function numbersOf(reference) {
   const stream = new Blob([blobBytes(reference.blob)]).stream().pipeThrough(new DecompressionStream("deflate"));
   const planes = new Uint8Array(await new Response(stream).arrayBuffer());
@@ -92,6 +110,7 @@ export async function numbersOf(reference) {
 
 /** A picture, its colours as they are in the file. @param {number} place @returns {Promise<ImageBitmap>} */
 export function pictureOf(place) {
-  const file = new Blob([blobBytes(place)], { type: "image/png" });
+  const bytes = blobBytes(place);
+  const file = new Blob([bytes], { type: bytes[0] === 0x89 ? "image/png" : "image/webp" });
   return createImageBitmap(file, { colorSpaceConversion: "none", premultiplyAlpha: "none" });
 }

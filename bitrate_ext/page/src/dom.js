@@ -32,7 +32,8 @@ export function svg(tag, given = {}, ...children) {
 function fill(made, given, children) {
   for (const [name, value] of Object.entries(given)) {
     if (typeof value === "function") made.addEventListener(name, value);
-    else if (value !== null && value !== undefined && value !== false) made.setAttribute(name, value === true ? "" : String(value));
+    else if (value !== null && value !== undefined && value !== false)
+      made.setAttribute(name, value === true ? "" : String(value));
   }
   for (const child of children) {
     if (child instanceof Node) made.append(child);
@@ -46,20 +47,35 @@ export function named(text) {
   return el("bdi", {}, text);
 }
 
-/** A choice of one of several. @param {string} label @param {[string, string][]} options @param {(value: string) => void} chosen */
+/**
+ * A choice of one of several.
+ * @param {string} label
+ * @param {[string, string][]} options
+ * @param {(value: string) => void} chosen
+ */
 export function choice(label, options, chosen) {
   const select = el("select", { "aria-label": label, change: () => chosen(select.value) });
   for (const [value, text] of options) select.append(el("option", { value }, text));
   return select;
 }
 
-/** @param {string} text @param {boolean} on @param {(on: boolean) => void} changed @returns {{label: HTMLLabelElement, box: HTMLInputElement}} */
+/**
+ * @param {string} text
+ * @param {boolean} on
+ * @param {(on: boolean) => void} changed
+ * @returns {{label: HTMLLabelElement, box: HTMLInputElement}}
+ */
 export function tick(text, on, changed) {
   const box = el("input", { type: "checkbox", checked: on, change: () => changed(box.checked) });
   return { label: el("label", {}, box, ` ${text}`), box };
 }
 
-/** A number with so many digits after the point, its thousands apart. @param {number | null} value @param {number} digits @returns {string} */
+/**
+ * A number with so many digits after the point, its thousands apart.
+ * @param {number | null} value
+ * @param {number} digits
+ * @returns {string}
+ */
 export function number(value, digits) {
   if (value === null || value === Infinity) return "infinitely many";
   if (Number.isNaN(value)) return "not a number";
@@ -73,10 +89,23 @@ export function signed(value, digits) {
   return `${value >= 0 ? "+" : ""}${number(value, digits)}`;
 }
 
-/** A table: heads, and rows of cells. @param {Child[]} heads @param {Child[][]} rows @param {string} [caption] @returns {HTMLTableElement} */
+/** The head of a column; an empty cell where it has no name. @param {Child} name @returns {HTMLElement} */
+export function headCell(name) {
+  return name === "" ? el("td") : el("th", { scope: "col" }, name);
+}
+
+/**
+ * A table: heads, and rows of cells.
+ * @param {Child[]} heads
+ * @param {Child[][]} rows
+ * @param {string} [caption]
+ * @returns {HTMLTableElement}
+ */
 export function table(heads, rows, caption) {
-  const head = heads.length ? el("thead", {}, el("tr", {}, ...heads.map((one) => el("th", { scope: "col" }, one)))) : null;
-  const body = rows.map(([first, ...rest]) => el("tr", {}, el("th", { scope: "row" }, first), ...rest.map((one) => el("td", {}, one))));
+  const head = heads.length ? el("thead", {}, el("tr", {}, ...heads.map((one) => headCell(one)))) : null;
+  const body = rows.map(([first, ...rest]) =>
+    el("tr", {}, el("th", { scope: "row" }, first), ...rest.map((one) => el("td", {}, one))),
+  );
   return el("table", {}, caption ? el("caption", {}, caption) : null, head, el("tbody", {}, ...body));
 }
 

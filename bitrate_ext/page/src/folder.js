@@ -6,7 +6,10 @@ import { brief } from "./colour.js";
 import { numbersOf } from "./data.js";
 import { figure } from "./curves.js";
 
-/** @typedef {{name: string, link: boolean, whole: boolean, numbers: Float64Array | null, texts: string[] | null}} Column */
+/**
+ * @typedef {{name: string, link: boolean, digits: number, numbers: Float64Array | null, texts: string[] | null}}
+ * Column
+ */
 
 const ROW = 26; // pixels
 const MARGIN = 12; // rows beyond those that are seen
@@ -15,12 +18,20 @@ const BINS = 40;
 /** @param {import("./data.js").FolderDocument} told @param {HTMLElement} page */
 export async function folderPage(told, page) {
   /** @type {Column[]} */
-  const columns = await Promise.all(told.columns.map(async (one) => ({
-    name: one.name, link: one.link, whole: Boolean(one.whole), texts: one.texts || null,
-    numbers: one.numbers ? /** @type {Float64Array} */ (await numbersOf(one.numbers)) : null,
-  })));
+  const columns = await Promise.all(
+    told.columns.map(async (one) => ({
+      name: one.name,
+      link: one.link,
+      digits: one.digits || 0,
+      texts: one.texts || null,
+      numbers: one.numbers ? /** @type {Float64Array} */ (await numbersOf(one.numbers)) : null,
+    })),
+  );
   const folder = new Folder(columns, told.count);
-  page.replaceChildren(el("header", {}, el("h1", {}, named(told.title))), el("main", { class: "folder" }, folder.element));
+  page.replaceChildren(
+    el("header", {}, el("h1", {}, named(told.title))),
+    el("main", { class: "folder" }, folder.element),
+  );
   page.hidden = false;
   folder.update();
 }
@@ -38,19 +49,50 @@ class Folder {
     this.words = null;
     this.order = Uint32Array.from({ length: count }, (_, i) => i);
     this.visible = this.order;
-    this.filter = el("input", { type: "search", placeholder: "kodim, bpp > 0.5", "aria-label": "Words that rows must hold, or a column, a sign and a number", input: () => this.narrow() });
+    this.filter = el("input", {
+      type: "search",
+      placeholder: "kodim, bpp > 0.5",
+      "aria-label": "Words that rows must hold, or a column, a sign and a number",
+      input: () => this.narrow(),
+    });
     this.told = el("span", { role: "status" });
-    this.heads = this.shown.map((one, i) => el("th", { scope: "col", "aria-sort": "none" }, el("button", { type: "button", click: () => this.sort(i) }, named(one.name))));
+    this.heads = this.shown.map((one, i) =>
+      el(
+        "th",
+        { scope: "col", "aria-sort": "none" },
+        el("button", { type: "button", click: () => this.sort(i) }, named(one.name)),
+      ),
+    );
     this.body = el("tbody");
     this.space = [el("div"), el("div")];
-    const table = el("table", { class: "many", "aria-rowcount": count + 1 }, el("thead", {}, el("tr", {}, ...this.heads)), this.body);
-    this.scroller = el("div", { class: "many-rows", tabindex: 0, role: "region", "aria-label": "Pictures", scroll: () => this.draw() }, this.space[0], table, this.space[1]);
+    const table = el(
+      "table",
+      { class: "many", "aria-rowcount": count + 1 },
+      el("thead", {}, el("tr", {}, ...this.heads)),
+      this.body,
+    );
+    this.scroller = el(
+      "div",
+      { class: "many-rows", tabindex: 0, role: "region", "aria-label": "Pictures", scroll: () => this.draw() },
+      this.space[0],
+      table,
+      this.space[1],
+    );
     this.chart = el("div", { class: "charts" });
-    this.element = el("div", {}, el("div", { class: "row" }, el("label", {}, "Filter ", this.filter), this.told), this.scroller, this.chart);
+    this.element = el(
+      "div",
+      {},
+      el("div", { class: "row" }, el("label", {}, "Filter ", this.filter), this.told),
+      this.scroller,
+      this.chart,
+    );
     new ResizeObserver(() => this.draw()).observe(this.scroller);
   }
 
-  /** Sort by a column: the other way round when it is asked for again; what is missing comes last. @param {number} place */
+  /**
+   * Sort by a column: the other way round when it is asked for again; what is missing comes last.
+   * @param {number} place
+   */
   sort(place) {
     this.down = this.sorted === place ? !this.down : Boolean(this.shown[place].numbers);
     this.sorted = place;
@@ -64,7 +106,9 @@ class Folder {
       const { compare } = new Intl.Collator("en", { numeric: true });
       this.order = Uint32Array.from(order.sort((i, j) => sign * compare(texts[i], texts[j]) || i - j));
     }
-    this.heads.forEach((one, i) => one.setAttribute("aria-sort", i !== place ? "none" : this.down ? "descending" : "ascending"));
+    this.heads.forEach((one, i) =>
+      one.setAttribute("aria-sort", i !== place ? "none" : this.down ? "descending" : "ascending"),
+    );
     this.narrow();
   }
 
@@ -77,7 +121,16 @@ class Folder {
       const column = this.shown.find((one) => one.numbers && one.name.toLowerCase().startsWith(name.toLowerCase()));
       if (!column) return whole;
       const [values, than] = [/** @type {Float64Array} */ (column.numbers), Number(value)];
-      tests.push((row) => ({ "<": values[row] < than, ">": values[row] > than, "<=": values[row] <= than, ">=": values[row] >= than, "=": values[row] === than }[/** @type {"<"} */ (sign)]));
+      tests.push(
+        (row) =>
+          ({
+            "<": values[row] < than,
+            ">": values[row] > than,
+            "<=": values[row] <= than,
+            ">=": values[row] >= than,
+            "=": values[row] === than,
+          })[/** @type {"<"} */ (sign)],
+      );
       return "";
     });
     const words = rest.toLowerCase().split(/\s+/).filter(Boolean);
@@ -92,13 +145,21 @@ class Folder {
 
   _rowTexts() {
     const texts = this.shown.flatMap((one) => (one.texts ? [one.texts] : []));
-    return Array.from({ length: this.count }, (_, row) => texts.map((one) => one[row]).join("\n").toLowerCase());
+    return Array.from({ length: this.count }, (_, row) =>
+      texts
+        .map((one) => one[row])
+        .join("\n")
+        .toLowerCase(),
+    );
   }
 
   update() {
     this.told.textContent = `${number(this.visible.length, 0)} of ${number(this.count, 0)} pictures`;
     this.draw();
-    const column = this.shown[this.sorted] || this.shown.find((one) => one.name.toLowerCase() === "bpp") || this.shown.find((one) => one.numbers);
+    const column =
+      this.shown[this.sorted] ||
+      this.shown.find((one) => one.name.toLowerCase() === "bpp") ||
+      this.shown.find((one) => one.numbers);
     if (column && column.numbers) this.chart.replaceChildren(this.distribution(column, column.numbers));
   }
 
@@ -119,26 +180,40 @@ class Folder {
   cell(column, row, first) {
     if (column.numbers) {
       const value = column.numbers[row];
-      return el("td", {}, Number.isNaN(value) ? "" : column.whole ? number(value, 0) : number(value, 4));
+      return el("td", {}, Number.isNaN(value) ? "" : number(value, column.digits));
     }
     const text = named((column.texts || [])[row]);
     const target = this.link && this.link.texts ? this.link.texts[row] : "";
     const parts = target.split("/"); // of pages beside this one: encoded, no part empty, they lead nowhere else
-    const inner = first && parts.every((part) => part && part !== "..") ? el("a", { href: `./${parts.map(encodeURIComponent).join("/")}` }, text) : text;
+    const inner =
+      first && parts.every((part) => part && part !== "..")
+        ? el("a", { href: `./${parts.map(encodeURIComponent).join("/")}` }, text)
+        : text;
     return first ? el("th", { scope: "row" }, inner) : el("td", { class: "text" }, inner);
   }
 
   /** @param {Column} column @param {Float64Array} numbers */
   distribution(column, numbers) {
-    const values = Float64Array.from(this.visible, (row) => numbers[row]).filter(Number.isFinite).sort();
+    const values = Float64Array.from(this.visible, (row) => numbers[row])
+      .filter(Number.isFinite)
+      .sort();
     const most = Math.max(1e-12, values[values.length - 1] || 0);
     const counts = new Float64Array(BINS);
     for (const one of values) counts[Math.max(0, Math.min(BINS - 1, Math.floor((one / most) * BINS)))]++;
     const at = (/** @type {number} */ part) => brief(values[Math.round(part * (values.length - 1))] ?? NaN);
     return figure({
-      title: `Distribution of ${column.name}`, x: column.name, y: "pictures",
+      title: `Distribution of ${column.name}`,
+      x: column.name,
+      y: "pictures",
       note: values.length ? `Median ${at(0.5)}, from ${at(0)} to ${at(1)}.` : "No numbers.",
-      series: [{ xs: Float64Array.from(counts, (_, i) => ((i + 0.5) * most) / BINS), ys: counts, kind: "bars", colour: "#3b82c4" }],
+      series: [
+        {
+          xs: Float64Array.from(counts, (_, i) => ((i + 0.5) * most) / BINS),
+          ys: counts,
+          kind: "bars",
+          colour: "#3b82c4",
+        },
+      ],
     });
   }
 }

@@ -1,14 +1,16 @@
 // @ts-check
-// The layers of an input: the map, each latent, each channel that is held, squared error, and differences of two inputs.
+// The layers of an input: the map, each latent, each channel that is held, squared error, and differences of two
+// inputs.
 
 import { numbersOf, pictureOf } from "./data.js";
-import { readLayout, withCells } from "./cells.js";
+import { rasterOf, readLayout, withCells } from "./cells.js";
 
 /** @typedef {import("./data.js").InputDocument} InputDocument */
 /** @typedef {import("./data.js").PictureDocument} PictureDocument */
 /** @typedef {import("./cells.js").Layout} Layout */
 
 const KEPT = 4; // rasters of a page, at most
+const STRIP = 64; // rows of pixels that are read at once
 
 /** One picture: what several inputs share. */
 export class Picture {
@@ -21,8 +23,8 @@ export class Picture {
     this.bitmap = null;
     /** @type {Map<string, Float32Array>} */
     this.rasters = new Map();
-    /** @type {Map<ImageBitmap, Uint8ClampedArray>} */
-    this.pixels = new Map();
+    /** @type {OffscreenCanvasRenderingContext2D | null} */
+    this.window = null;
     this.inputs = told.inputs.map((one) => new Input(one, this));
   }
 
@@ -32,20 +34,30 @@ export class Picture {
     await Promise.all(waiting);
   }
 
-  /** Red, green, blue and alpha of each pixel. @param {ImageBitmap} bitmap @returns {Uint8ClampedArray} */
-  pixelsOf(bitmap) {
-    let found = this.pixels.get(bitmap);
-    if (!found) {
-      const canvas = new OffscreenCanvas(this.width, this.height);
-      const context = /** @type {OffscreenCanvasRenderingContext2D} */ (canvas.getContext("2d", { willReadFrequently: true }));
-      context.drawImage(bitmap, 0, 0);
-      found = context.getImageData(0, 0, this.width, this.height).data;
-      this.pixels.set(bitmap, found);
-    }
-    return found;
+  /**
+   * Red, green, blue and alpha of the pixels of a window.
+   * @param {ImageBitmap} bitmap
+   * @param {number} x
+   * @param {number} y
+   * @param {number} [width]
+   * @param {number} [height]
+   * @returns {Uint8ClampedArray}
+   */
+  pixels(bitmap, x, y, width = 1, height = 1) {
+    this.window = this.window || new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+    const window = /** @type {OffscreenCanvasRenderingContext2D} */ (this.window);
+    if (window.canvas.width !== width || window.canvas.height !== height)
+      Object.assign(window.canvas, { width, height });
+    window.drawImage(bitmap, x, y, width, height, 0, 0, width, height);
+    return window.getImageData(0, 0, width, height).data;
   }
 
-  /** Keep rasters that are asked for again. @param {string} key @param {() => Float32Array} make @returns {Float32Array} */
+  /**
+   * Keep rasters that are asked for again.
+   * @param {string} key
+   * @param {() => Float32Array} make
+   * @returns {Float32Array}
+   */
   kept(key, make) {
     const found = this.rasters.get(key) || make();
     this.rasters.delete(key);
@@ -72,11 +84,7 @@ export class Picture {
       return error && this.kept(`${number} error`, () => Float32Array.from(error, (one) => one / (3 * 255 * 255)));
     }
     if (!layouts) return null;
-    return this.kept(`${number} ${layer}`, () => {
-      const out = new Float32Array(this.width * this.height);
-      for (const layout of layouts) layout.addTo(out);
-      return out;
-    });
+    return this.kept(`${number} ${layer}`, () => rasterOf(layouts));
   }
 }
 
@@ -100,7 +108,11 @@ export class Input {
 
   async open() {
     const { height, width } = this.picture;
-    for (const one of await Promise.all(this.told.latents.map(async (one) => /** @type {[string, Layout]} */ ([one.name, await readLayout(one, height, width)]))))
+    for (const one of await Promise.all(
+      this.told.latents.map(
+        async (one) => /** @type {[string, Layout]} */ ([one.name, await readLayout(one, height, width)]),
+      ),
+    ))
       this.latents.set(...one);
   }
 
@@ -112,12 +124,17 @@ export class Input {
     if (this.told.reconstruction !== null && this.picture.told.picture !== null) found.push(["error", "squared error"]);
     this.told.latents.forEach((one, i) => {
       if (one.channels && one.channels.cells && one.terms.length)
-        for (const number of one.channels.numbers) found.push([`channel:${i}:${number}`, `channel ${number} of ${one.name}`]);
+        for (const number of one.channels.numbers)
+          found.push([`channel:${i}:${number}`, `channel ${number} of ${one.name}`]);
     });
     return found;
   }
 
-  /** What a layer of bits is laid out from; null where it is none, or not held. @param {string} layer @returns {Promise<Layout[] | null>} */
+  /**
+   * What a layer of bits is laid out from; null where it is none, or not held.
+   * @param {string} layer
+   * @returns {Promise<Layout[] | null>}
+   */
   async layouts(layer) {
     const [kind, latent, channel] = layer.split(":");
     if (kind === "map") return [...this.latents.values()];
@@ -131,7 +148,11 @@ export class Input {
     return cells && [withCells(layout, cells.subarray(place * size, (place + 1) * size))];
   }
 
-  /** Cells of the channels that are held, [channels * h * w]. @param {number} latent @returns {Promise<import("./data.js").Numbers | null>} */
+  /**
+   * Cells of the channels that are held, [channels * h * w].
+   * @param {number} latent
+   * @returns {Promise<import("./data.js").Numbers | null>}
+   */
   async channelCells(latent) {
     const told = this.told.latents[latent];
     if (!told.channels || !told.channels.cells) return null;
@@ -152,17 +173,27 @@ export class Input {
     const other = await this.decode();
     if (!other || !this.picture.bitmap) return null;
     if (!this.errors) {
-      const [a, b] = [this.picture.pixelsOf(this.picture.bitmap), this.picture.pixelsOf(other)];
-      this.errors = new Uint32Array(a.length / 4);
-      for (let i = 0, j = 0; i < this.errors.length; i++, j += 4)
-        this.errors[i] = (a[j] - b[j]) ** 2 + (a[j + 1] - b[j + 1]) ** 2 + (a[j + 2] - b[j + 2]) ** 2;
-      this.picture.pixels.delete(other);
+      const { picture } = this;
+      const { width, height, bitmap } = picture;
+      this.errors = new Uint32Array(width * height);
+      for (let y = 0, i = 0; y < height; y += STRIP) {
+        const [a, b] = [bitmap, other].map((one) =>
+          picture.pixels(/** @type {ImageBitmap} */ (one), 0, y, width, Math.min(STRIP, height - y)),
+        );
+        for (let j = 0; j < a.length; i++, j += 4)
+          this.errors[i] = (a[j] - b[j]) ** 2 + (a[j + 1] - b[j + 1]) ** 2 + (a[j + 2] - b[j + 2]) ** 2;
+      }
     }
     return this.errors;
   }
 }
 
-/** PSNR in dB of a sum of squared errors of 8 bits over so many pixels of three colours. @param {number} sum @param {number} pixels @returns {number} */
+/**
+ * PSNR in dB of a sum of squared errors of 8 bits over so many pixels of three colours.
+ * @param {number} sum
+ * @param {number} pixels
+ * @returns {number}
+ */
 export function decibels(sum, pixels) {
   return 10 * Math.log10((3 * pixels * 255 * 255) / sum);
 }

@@ -13,7 +13,10 @@ export class Painted {
     this.picture = picture;
     this.state = state;
     this.done = done;
-    this.colours = { bits: coloursOf(picture.told.palettes.bits), differences: coloursOf(picture.told.palettes.differences) };
+    this.colours = {
+      bits: coloursOf(picture.told.palettes.bits),
+      differences: coloursOf(picture.told.palettes.differences),
+    };
     this.canvases = [document.createElement("canvas"), document.createElement("canvas")];
     this.shown = [false, false]; // what the canvases hold is wanted
     this.beyond = [0, 0]; // pixels beyond the scale
@@ -25,7 +28,13 @@ export class Painted {
     this.key = "";
   }
 
-  /** The end of the scale where nobody has moved it. @param {Float32Array} values @param {string} layer @param {boolean} signed @returns {number} */
+  /**
+   * The end of the scale where nobody has moved it.
+   * @param {Float32Array} values
+   * @param {string} layer
+   * @param {boolean} signed
+   * @returns {number}
+   */
   _limit(values, layer, signed) {
     const { inputs } = this.picture;
     if (!signed && layer !== "error" && this.state.locked) return Math.max(...inputs.map((one) => one.told.limit));
@@ -33,7 +42,11 @@ export class Painted {
     let limit = this.limits.get(key);
     if (limit === undefined) {
       const step = Math.max(1, Math.floor(values.length / 50000));
-      const sample = values.filter((_, i) => i % step === 0).map(Math.abs).filter(Number.isFinite).sort();
+      const sample = values
+        .filter((_, i) => i % step === 0)
+        .map(Math.abs)
+        .filter(Number.isFinite)
+        .sort();
       limit = sample[Math.floor(0.995 * (sample.length - 1))] || sample[sample.length - 1] || 1;
       this.limits.set(key, limit);
     }

@@ -9,7 +9,14 @@ import { el, named, number, signed } from "./dom.js";
 
 const BARS = 10;
 
-/** Row and column of the cell that a pixel belongs to. @param {Input} input @param {[number, number]} grid @param {number} x @param {number} y @returns {[number, number]} */
+/**
+ * Row and column of the cell that a pixel belongs to.
+ * @param {Input} input
+ * @param {[number, number]} grid
+ * @param {number} x
+ * @param {number} y
+ * @returns {[number, number]}
+ */
 export function cellOf(input, grid, x, y) {
   const { canvas, crop } = input.told;
   return [Math.floor(((y + crop[0]) * grid[0]) / canvas[0]), Math.floor(((x + crop[1]) * grid[1]) / canvas[1])];
@@ -31,6 +38,9 @@ export class Probe {
     /** @type {HTMLElement[][]} */
     this.barRows = [];
     this.key = "";
+    this.decoded = ""; // of which inputs the reconstructions are
+    /** @type {[number, number]} */
+    this.last = [0, 0];
   }
 
   /** Make the tables for the inputs that are shown. */
@@ -45,8 +55,7 @@ export class Probe {
     const head = el("thead", {}, el("tr", {}, el("td"), ...heads.map((one) => el("th", { scope: "col" }, one))));
     const body = el("tbody");
     const colour = (/** @type {ImageBitmap | null} */ bitmap, /** @type {number} */ x, /** @type {number} */ y) => {
-      if (!bitmap) return "";
-      return this.picture.pixelsOf(bitmap).subarray(4 * (y * this.picture.width + x)).slice(0, 3).join(" ");
+      return bitmap ? this.picture.pixels(bitmap, x, y).slice(0, 3).join(" ") : "";
     };
     const row = (/** @type {Node | string} */ title, /** @type {((x: number, y: number) => string)[]} */ values) => {
       const cells = values.map((value) => {
@@ -58,37 +67,71 @@ export class Probe {
       body.append(el("tr", {}, el("th", { scope: "row" }, title), ...cells));
     };
     const pair = (/** @type {((x: number, y: number) => number)[]} */ values, /** @type {number} */ digits) => {
-      const own = values.map((value) => (/** @type {number} */ x, /** @type {number} */ y) => number(value(x, y), digits));
-      return values.length === 2 ? [...own, (/** @type {number} */ x, /** @type {number} */ y) => signed(values[0](x, y) - values[1](x, y), digits)] : own;
+      const own = values.map(
+        (value) => (/** @type {number} */ x, /** @type {number} */ y) => number(value(x, y), digits),
+      );
+      return values.length === 2
+        ? [
+            ...own,
+            (/** @type {number} */ x, /** @type {number} */ y) => signed(values[0](x, y) - values[1](x, y), digits),
+          ]
+        : own;
     };
-    const group = (/** @type {string} */ title) => body.append(el("tr", { class: "group" }, el("th", { scope: "rowgroup", colspan: heads.length + 1 }, title)));
+    const group = (/** @type {string} */ title) =>
+      body.append(el("tr", { class: "group" }, el("th", { scope: "rowgroup", colspan: heads.length + 1 }, title)));
     group("This pixel");
     if (this.picture.bitmap) row("photograph, R G B", [(x, y) => colour(this.picture.bitmap, x, y)]);
-    if (inputs.some((one) => one.told.reconstruction !== null)) row("reconstruction, R G B", inputs.map((one) => (x, y) => colour(one.reconstruction, x, y)));
-    row("bits per pixel, all", pair(inputs.map((one) => (x, y) => [...one.latents.values()].reduce((sum, layout) => sum + layout.at(x, y), 0)), 4));
+    if (inputs.some((one) => one.told.reconstruction !== null))
+      row(
+        "reconstruction, R G B",
+        inputs.map((one) => (x, y) => colour(one.reconstruction, x, y)),
+      );
+    row(
+      "bits per pixel, all",
+      pair(
+        inputs.map((one) => (x, y) => [...one.latents.values()].reduce((sum, layout) => sum + layout.at(x, y), 0)),
+        4,
+      ),
+    );
     const names = [...new Set(inputs.flatMap((one) => one.told.latents.map((latent) => latent.name)))];
     for (const name of names)
-      row(el("span", {}, "of ", named(name)), pair(inputs.map((one) => (x, y) => one.latents.get(name)?.at(x, y) ?? NaN), 4));
+      row(
+        el("span", {}, "of ", named(name)),
+        pair(
+          inputs.map((one) => (x, y) => one.latents.get(name)?.at(x, y) ?? NaN),
+          4,
+        ),
+      );
     group("Its cells, bits");
     for (const name of names)
-      row(named(name), pair(inputs.map((one) => (x, y) => {
-        const layout = one.latents.get(name);
-        if (!layout || !layout.cells) return NaN;
-        const [i, j] = cellOf(one, layout.grid, x, y);
-        return layout.cells[i * layout.grid[1] + j];
-      }), 3));
+      row(
+        named(name),
+        pair(
+          inputs.map((one) => (x, y) => {
+            const layout = one.latents.get(name);
+            if (!layout || !layout.cells) return NaN;
+            const [i, j] = cellOf(one, layout.grid, x, y);
+            return layout.cells[i * layout.grid[1] + j];
+          }),
+          3,
+        ),
+      );
     this.body.replaceChildren(el("table", {}, head, body));
+    this.show();
     await this._openChannels(inputs[0]);
-    for (const one of inputs) await one.decode();
     this.show();
   }
 
   /** @param {Input} input */
   async _openChannels(input) {
-    const found = await Promise.all(input.told.latents.map(async (one, i) => {
-      const cells = await input.channelCells(i);
-      return cells && one.channels ? { latent: one.name, numbers: one.channels.numbers, cells, grid: one.grid } : null;
-    }));
+    const found = await Promise.all(
+      input.told.latents.map(async (one, i) => {
+        const cells = await input.channelCells(i);
+        return cells && one.channels
+          ? { latent: one.name, numbers: one.channels.numbers, cells, grid: one.grid }
+          : null;
+      }),
+    );
     this.channels = found.flatMap((one) => (one ? [one] : []));
     this.barRows = Array.from({ length: this.channels.length ? BARS : 0 }, () => [el("bdi"), el("i"), el("span")]);
     this.bars.replaceChildren(
@@ -99,17 +142,30 @@ export class Probe {
 
   /** Tell of the pin, or of nothing. */
   show() {
-    if (this.state.pin) this.at(...this.state.pin);
-    else this.place.textContent = "Point at the picture; a click pins, arrows move the pin.";
+    const { width, height } = this.picture;
+    if (this.state.pin) this.point(...this.state.pin);
+    else this.at(Math.floor(width / 2), Math.floor(height / 2));
+    if (!this.state.pin)
+      this.place.textContent += ". This is the middle: point at the picture; a click pins, arrows move the pin.";
+  }
+
+  /** Tell of a pixel that somebody asks for. @param {number} x @param {number} y */
+  point(x, y) {
+    this.at(x, y);
+    if (this.decoded !== this.key) {
+      this.decoded = this.key;
+      for (const one of [this.state.a, this.state.b])
+        if (one !== null) this.picture.inputs[one].decode().then(() => this.at(...this.last));
+    }
   }
 
   /** Tell of a pixel. @param {number} x @param {number} y */
   at(x, y) {
     const { width, height } = this.picture;
     if (x < 0 || y < 0 || x >= width || y >= height) return;
+    this.last = [x, y];
     const input = this.picture.inputs[this.state.a];
     const cells = input.told.latents.map((one) => `${one.name} ${cellOf(input, one.grid, x, y).join(", ")}`);
-    this.element.dataset.told = "";
     this.place.textContent = `x ${x}, y ${y}; row and column of the cell: ${cells.join("; ")}`;
     for (const { node, value } of this.entries) node.data = value(x, y);
     if (!this.barRows.length) return;

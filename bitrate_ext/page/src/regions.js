@@ -3,12 +3,16 @@
 
 import { el, number, signed } from "./dom.js";
 import { decibels } from "./layers.js";
+import { toCsv, toJson, toLatex } from "./copying.js";
 import { boxOf, countOf, spansOf, sumOver } from "./spans.js";
 
 /** @typedef {import("./layers.js").Picture} Picture */
 /** @typedef {import("./state.js").State} State */
 /** @typedef {import("./state.js").Region} Region */
-/** @typedef {{label: string, pixels: number, values: Record<string, number[]>}} Account of each quantity that of A and, where there is one, of B */
+/**
+ * @typedef {{label: string, pixels: number, values: Record<string, number[]>}} Account of each quantity that of A
+ * and, where there is one, of B
+ */
 
 const COLOURS = ["#4df", "#fd4", "#f6a", "#8f6", "#fa4", "#b9f"];
 
@@ -27,14 +31,41 @@ export class Regions {
     /** @type {Account[]} */
     this.accounts = [];
     this.turn = 0;
-    this.tools = ["box", "polygon"].map((kind) => el("button", { type: "button", "aria-pressed": "false", click: () => this.draw(kind) }, `Draw a ${kind}`));
-    this.typed = el("input", { type: "text", size: 18, placeholder: "x y width height", "aria-label": "A box in pixels: x, y, width, height" });
+    this.tools = ["box", "polygon"].map((kind) =>
+      el("button", { type: "button", "aria-pressed": "false", click: () => this.draw(kind) }, `Draw a ${kind}`),
+    );
+    this.typed = el("input", {
+      type: "text",
+      size: 18,
+      placeholder: "x y width height",
+      "aria-label": "A box in pixels: x, y, width, height",
+    });
     this.out = el("div", { class: "scroll" });
     this.copied = el("textarea", { readonly: true, hidden: true, rows: 5, "aria-label": "What was copied" });
     this.told = el("p", { role: "status" });
-    const add = el("form", { class: "row", submit: (/** @type {Event} */ event) => this.type(event) }, this.typed, el("button", {}, "Add"));
-    this.copies = el("p", { class: "row" }, "Copy as ", ...["CSV", "LaTeX", "JSON"].map((form) => el("button", { type: "button", click: () => this.copy(form) }, form)));
-    this.element = el("section", { id: "regions" }, el("h2", {}, "Regions"), el("div", { class: "row" }, ...this.tools), add, this.out, this.copies, this.copied, this.told);
+    const add = el(
+      "form",
+      { class: "row", submit: (/** @type {Event} */ event) => this.type(event) },
+      this.typed,
+      el("button", {}, "Add"),
+    );
+    this.copies = el(
+      "p",
+      { class: "row" },
+      "Copy as ",
+      ...["CSV", "LaTeX", "JSON"].map((form) => el("button", { type: "button", click: () => this.copy(form) }, form)),
+    );
+    this.element = el(
+      "section",
+      { id: "regions" },
+      el("h2", {}, "Regions"),
+      el("div", { class: "row" }, ...this.tools),
+      add,
+      this.out,
+      this.copies,
+      this.copied,
+      this.told,
+    );
     stage.tool = (kind, x, y) => this.tool(kind, x, y);
     stage.overlays.push((context, toPane) => this.outline(context, toPane));
   }
@@ -44,7 +75,11 @@ export class Regions {
     this.drawing = this.drawing === kind ? "" : /** @type {"box" | "polygon"} */ (kind);
     this.points = [];
     this.tools.forEach((one, i) => one.setAttribute("aria-pressed", String(this.drawing === ["box", "polygon"][i])));
-    this.told.textContent = { "": "", box: "Drag over the picture.", polygon: "Click corners; a double click or Enter ends it." }[this.drawing];
+    this.told.textContent = {
+      "": "",
+      box: "Drag over the picture.",
+      polygon: "Click corners; a double click or Enter ends it.",
+    }[this.drawing];
     this.stage.redraw();
   }
 
@@ -57,7 +92,14 @@ export class Regions {
       return;
     }
     this.typed.value = "";
-    this.add({ kind: "box", points: [[x, y], [x + width, y + height]], label: "" });
+    this.add({
+      kind: "box",
+      points: [
+        [x, y],
+        [x + width, y + height],
+      ],
+      label: "",
+    });
   }
 
   /** @param {Region} region */
@@ -66,10 +108,18 @@ export class Regions {
     let count = this.state.regions.length + 1;
     while (taken.includes(`region ${count}`)) count++;
     this.told.textContent = "";
-    this.state.set("regions", { regions: [...this.state.regions, { ...region, label: region.label || `region ${count}` }] });
+    this.state.set("regions", {
+      regions: [...this.state.regions, { ...region, label: region.label || `region ${count}` }],
+    });
   }
 
-  /** Take a pointer from the stage while drawing. @param {string} kind @param {number} x @param {number} y @returns {boolean} */
+  /**
+   * Take a pointer from the stage while drawing.
+   * @param {string} kind
+   * @param {number} x
+   * @param {number} y
+   * @returns {boolean}
+   */
   tool(kind, x, y) {
     if (!this.drawing) return false;
     const at = /** @type {[number, number]} */ ([x, y].map((one) => Math.round(one * 2) / 2));
@@ -80,11 +130,21 @@ export class Regions {
       else if (kind === "up" && this.points.length) {
         const [left, top, right, bottom] = boxOf(this.points, this.picture.width, this.picture.height);
         this.draw("box");
-        if (right - left > 1 || bottom - top > 1) this.add({ kind: "box", points: [[left, top], [right, bottom]], label: "" });
+        if (right - left > 1 || bottom - top > 1)
+          this.add({
+            kind: "box",
+            points: [
+              [left, top],
+              [right, bottom],
+            ],
+            label: "",
+          });
       }
     } else if (kind === "up") this.points.push(at);
     else if (kind === "double" || kind === "enter") {
-      const points = this.points.filter(([px, py], i) => i === 0 || px !== this.points[i - 1][0] || py !== this.points[i - 1][1]);
+      const points = this.points.filter(
+        ([px, py], i) => i === 0 || px !== this.points[i - 1][0] || py !== this.points[i - 1][1],
+      );
       this.draw("polygon");
       if (points.length > 2) this.add({ kind: "polygon", points, label: "" });
     }
@@ -100,12 +160,20 @@ export class Regions {
       let { points } = one;
       if (one.kind === "box") {
         const [[x0, y0], [x1, y1]] = points;
-        points = [[x0, y0], [x1, y0], [x1, y1], [x0, y1]];
+        points = [
+          [x0, y0],
+          [x1, y0],
+          [x1, y1],
+          [x0, y1],
+        ];
       }
       context.beginPath();
       points.forEach((point, k) => context[k ? "lineTo" : "moveTo"](...toPane(...point)));
       if (one !== drawn || one.kind === "box") context.closePath();
-      for (const [colour, width] of /** @type {[string, number][]} */ ([["#000", 4], [COLOURS[i % COLOURS.length], 2]])) {
+      for (const [colour, width] of /** @type {[string, number][]} */ ([
+        ["#000", 4],
+        [COLOURS[i % COLOURS.length], 2],
+      ])) {
         context.strokeStyle = colour;
         context.lineWidth = width;
         context.stroke();
@@ -126,14 +194,21 @@ export class Regions {
     const { width, height } = this.picture;
     const spans = spansOf(region, width, height, this.mask);
     const pixels = countOf(spans);
-    const sides = [this.state.a, ...(this.state.b === null ? [] : [this.state.b])].map((one) => this.picture.inputs[one]);
+    const sides = [this.state.a, ...(this.state.b === null ? [] : [this.state.b])].map(
+      (one) => this.picture.inputs[one],
+    );
     const names = [...new Set(sides.flatMap((one) => [...one.latents.keys()]))];
     const latents = names.map((name) => sides.map((one) => one.latents.get(name)?.sum(spans) ?? 0));
     const bits = sides.map((_, i) => latents.reduce((sum, one) => sum + one[i], 0));
     /** @type {Record<string, number[]>} */
-    const values = { bits, "share of all bits, %": bits.map((one, i) => (100 * one) / (sides[i].told.total ?? NaN)), "bits per pixel": bits.map((one) => one / pixels) };
+    const values = {
+      bits,
+      "share of all bits, %": bits.map((one, i) => (100 * one) / (sides[i].told.total ?? NaN)),
+      "bits per pixel": bits.map((one) => one / pixels),
+    };
     const errors = await Promise.all(sides.map((one) => one.squaredError()));
-    if (errors.some(Boolean)) values["PSNR, dB"] = errors.map((one) => (one ? decibels(sumOver(one, spans, width), pixels) : NaN));
+    if (errors.some(Boolean))
+      values["PSNR, dB"] = errors.map((one) => (one ? decibels(sumOver(one, spans, width), pixels) : NaN));
     names.forEach((name, i) => (values[`bits of ${name}`] = latents[i]));
     return { label: region.label, pixels, values };
   }
@@ -146,14 +221,43 @@ export class Regions {
     this.copies.hidden = !accounts.length;
     const paired = accounts.length && accounts[0].values.bits.length === 2;
     const wide = paired ? 3 : 1;
-    const heads = accounts.map((_, i) => el("td", { colspan: wide }, this.labelField(i), el("button", { type: "button", class: "small", "aria-label": "Remove this region", click: () => this.remove(i) }, "\u00d7")));
+    const heads = accounts.map((_, i) =>
+      el(
+        "td",
+        { colspan: wide },
+        this.labelField(i),
+        el(
+          "button",
+          { type: "button", class: "small", "aria-label": "Remove this region", click: () => this.remove(i) },
+          "\u00d7",
+        ),
+      ),
+    );
     const sides = accounts.flatMap(() => ["A", "B", "A - B"].map((one) => el("th", { scope: "col" }, one)));
     const rows = Object.keys(accounts[0]?.values || {}).map((name) =>
-      el("tr", {}, el("th", { scope: "row" }, el("bdi", {}, name)), ...accounts.flatMap(({ values }) => texts(name, values[name])).map((one) => el("td", {}, one))));
-    const pixels = el("tr", {}, el("th", { scope: "row" }, "pixels"), ...accounts.map((one) => el("td", { colspan: wide }, number(one.pixels, 0))));
-    this.out.replaceChildren(accounts.length
-      ? el("table", {}, el("thead", {}, el("tr", {}, el("td"), ...heads), paired ? el("tr", {}, el("td"), ...sides) : null), el("tbody", {}, pixels, ...rows))
-      : el("p", { class: "faint" }, "None yet."));
+      el(
+        "tr",
+        {},
+        el("th", { scope: "row" }, el("bdi", {}, name)),
+        ...accounts.flatMap(({ values }) => texts(name, values[name])).map((one) => el("td", {}, one)),
+      ),
+    );
+    const pixels = el(
+      "tr",
+      {},
+      el("th", { scope: "row" }, "pixels"),
+      ...accounts.map((one) => el("td", { colspan: wide }, number(one.pixels, 0))),
+    );
+    this.out.replaceChildren(
+      accounts.length
+        ? el(
+            "table",
+            {},
+            el("thead", {}, el("tr", {}, el("td"), ...heads), paired ? el("tr", {}, el("td"), ...sides) : null),
+            el("tbody", {}, pixels, ...rows),
+          )
+        : el("p", { class: "faint" }, "None yet."),
+    );
   }
 
   /** @param {number} place */
@@ -163,7 +267,13 @@ export class Regions {
       this.accounts[place].label = field.value;
       this.state.set("view");
     };
-    const field = el("input", { type: "text", size: 10, value: this.state.regions[place].label, "aria-label": "Label of the region", change });
+    const field = el("input", {
+      type: "text",
+      size: 10,
+      value: this.state.regions[place].label,
+      "aria-label": "Label of the region",
+      change,
+    });
     return field;
   }
 
@@ -174,7 +284,9 @@ export class Regions {
 
   /** @param {string} form */
   async copy(form) {
-    const text = { CSV: toCsv, LaTeX: toLatex, JSON: toJson }[/** @type {"CSV" | "LaTeX" | "JSON"} */ (form)](this.accounts);
+    const text = { CSV: toCsv, LaTeX: toLatex, JSON: toJson }[/** @type {"CSV" | "LaTeX" | "JSON"} */ (form)](
+      this.accounts,
+    );
     this.copied.hidden = false;
     this.copied.value = text;
     try {
@@ -187,44 +299,14 @@ export class Regions {
   }
 }
 
-/** A quantity in words: of A, of B, and their difference. @param {string} name @param {number[]} values @returns {string[]} */
+/**
+ * A quantity in words: of A, of B, and their difference.
+ * @param {string} name
+ * @param {number[]} values
+ * @returns {string[]}
+ */
 function texts(name, values) {
   const digits = name === "bits per pixel" ? 4 : 2;
   const own = values.map((one) => (name === "PSNR, dB" && one === Infinity ? "exact" : number(one, digits)));
   return values.length === 2 ? [...own, signed(values[0] - values[1], digits)] : own;
-}
-
-/** Accounts as rows of columns with names. @param {Account[]} accounts @returns {{label: string, columns: [string, number][]}[]} */
-function flat(accounts) {
-  return accounts.map(({ label, pixels, values }) => {
-    /** @type {[string, number][]} */
-    const columns = [["pixels", pixels]];
-    for (const [name, one] of Object.entries(values)) columns.push(...one.map((value, i) => /** @type {[string, number]} */ ([one.length === 2 ? `${"AB"[i]} ${name}` : name, value])));
-    return { label, columns };
-  });
-}
-
-/** @param {Account[]} accounts @returns {string} */
-export function toCsv(accounts) {
-  const quoted = (/** @type {string} */ text) => `"${(/^[=+\-@\t\r]/.test(text) ? `'${text}` : text).replace(/"/g, '""')}"`;
-  const rows = flat(accounts);
-  const lines = rows.map(({ label, columns }) => [quoted(label), ...columns.map(([, value]) => value)].join(","));
-  return [["region", ...rows[0].columns.map(([name]) => name)].map(quoted).join(","), ...lines, ""].join("\r\n");
-}
-
-/** @param {Account[]} accounts @returns {string} */
-export function toLatex(accounts) {
-  const marks = /** @type {Record<string, string>} */ ({ "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}" });
-  const plain = (/** @type {string} */ text) => text.replace(/[\\~^&%$#_{}]/g, (one) => marks[one] || `\\${one}`).replace(/\s+/g, " ");
-  const rows = flat(accounts);
-  const line = (/** @type {string[]} */ cells) => `${cells.map(plain).join(" & ")} \\\\`;
-  const digits = (/** @type {string} */ name) => (name === "pixels" ? 0 : name.endsWith("per pixel") ? 4 : 2);
-  const lines = rows.map(({ label, columns }) => line([label, ...columns.map(([name, value]) => value.toFixed(digits(name)))]));
-  const heads = line(["region", ...rows[0].columns.map(([name]) => name)]);
-  return [`\\begin{tabular}{l${"r".repeat(rows[0].columns.length)}}`, "\\hline", heads, "\\hline", ...lines, "\\hline", "\\end{tabular}", ""].join("\n");
-}
-
-/** @param {Account[]} accounts @returns {string} */
-export function toJson(accounts) {
-  return JSON.stringify(flat(accounts).map(({ label, columns }) => ({ region: label, ...Object.fromEntries(columns) })), null, 2);
 }

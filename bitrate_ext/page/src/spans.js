@@ -1,9 +1,16 @@
 // @ts-check
-// Regions as spans of pixels: of each row those from x0 to before x1. A pixel belongs to a polygon where its middle does.
+// Regions as spans of pixels: of each row those from x0 to before x1. A pixel belongs to a polygon where its middle
+// does.
 
 /** @typedef {import("./state.js").Region} Region */
 
-/** Whole pixels of a box between two corners. @param {[number, number][]} points @param {number} width @param {number} height @returns {[number, number, number, number]} left, top, right, bottom; right and bottom are the first beyond */
+/**
+ * Whole pixels of a box between two corners.
+ * @param {[number, number][]} points
+ * @param {number} width
+ * @param {number} height
+ * @returns {[number, number, number, number]} left, top, right, bottom; right and bottom are the first beyond
+ */
 export function boxOf(points, width, height) {
   const clip = (/** @type {number} */ at, /** @type {number} */ most) => Math.min(most, Math.max(0, at));
   const [xs, ys] = [points.map(([x]) => x), points.map(([, y]) => y)];
@@ -15,7 +22,13 @@ export function boxOf(points, width, height) {
   ];
 }
 
-/** @param {Region} region @param {number} width @param {number} height @param {Int32Array | null} mask @returns {Int32Array} */
+/**
+ * @param {Region} region
+ * @param {number} width
+ * @param {number} height
+ * @param {Int32Array | null} mask
+ * @returns {Int32Array}
+ */
 export function spansOf(region, width, height, mask) {
   /** @type {number[]} */
   const spans = [];
@@ -37,7 +50,13 @@ export function spansOf(region, width, height, mask) {
   return Int32Array.from(spans);
 }
 
-/** The spans of one row of a polygon, by the even-odd rule. @param {[number, number][]} points @param {number} y @param {number} width @returns {number[]} */
+/**
+ * The spans of one row of a polygon, by the even-odd rule.
+ * @param {[number, number][]} points
+ * @param {number} y
+ * @param {number} width
+ * @returns {number[]}
+ */
 function crossings(points, y, width) {
   const middle = y + 0.5;
   /** @type {number[]} */
@@ -63,7 +82,12 @@ export function countOf(spans) {
   return count;
 }
 
-/** @param {ArrayLike<number>} values of pixels @param {Int32Array} spans @param {number} width @returns {number} their sum in a region */
+/**
+ * @param {ArrayLike<number>} values of pixels
+ * @param {Int32Array} spans
+ * @param {number} width
+ * @returns {number} their sum in a region
+ */
 export function sumOver(values, spans, width) {
   let sum = 0;
   for (let s = 0; s < spans.length; s += 3)

@@ -2,6 +2,7 @@
 // The stage: picture and layer on a canvas, moved by wheel, pointer, touch and keys.
 
 import { el } from "./dom.js";
+import { drawCells, drawPadding, drawPin } from "./marks.js";
 
 /** @typedef {import("./state.js").State} State */
 /** @typedef {import("./view.js").View} View */
@@ -20,13 +21,20 @@ export class Stage {
       id: "stage",
       tabindex: 0,
       role: "application",
-      "aria-label": "The picture and its bits. Arrows move the pin by a cell, with Shift they move the picture; plus and minus zoom; 0 fits, 1 is a pixel a pixel; Enter pins the middle, Escape takes the pin away.",
+      "aria-label":
+        "The picture and its bits. Arrows move the pin by a cell, with Shift they move the picture; plus and minus zoom; 0 fits, 1 is a pixel a pixel; Enter pins the middle, Escape takes the pin away.",
     });
     /** @type {(x: number, y: number) => void} */
     this.hovered = () => {};
-    /** Takes pointers from the stage while a region is drawn. @type {((kind: string, x: number, y: number) => boolean)} */
+    /**
+     * Takes pointers from the stage while a region is drawn. @type {((kind: string, x: number, y: number) =>
+     * boolean)}
+     */
     this.tool = () => false;
-    /** Draws over everything. @type {((context: CanvasRenderingContext2D, toPane: (x: number, y: number) => [number, number], scale: number) => void)[]} */
+    /**
+     * Draws over everything. @type {((context: CanvasRenderingContext2D, toPane: (x: number, y: number) => [number,
+     * number], scale: number) => void)[]}
+     */
     this.overlays = [];
     this.second = false; // of blinking
     this.waiting = 0;
@@ -35,7 +43,12 @@ export class Stage {
     this.moved = 0;
     this.dragsSplit = false;
     this.listen();
-    setInterval(() => this.state.mode === "blink" && this.state.paired && this.blink(), BLINK);
+    this.timer = setInterval(() => this.state.mode === "blink" && this.state.paired && this.blink(), BLINK);
+  }
+
+  /** Stop what goes on by itself. */
+  close() {
+    clearInterval(this.timer);
   }
 
   blink() {
@@ -46,12 +59,16 @@ export class Stage {
   listen() {
     const { canvas } = this;
     new ResizeObserver(() => this.redraw()).observe(canvas);
-    canvas.addEventListener("wheel", (event) => {
-      event.preventDefault();
-      const [left, top] = this.inPane(event);
-      this.view.zoom(2 ** (-event.deltaY * (event.deltaMode ? 16 : 1) / 240), left, top);
-      this.state.set("view");
-    }, { passive: false });
+    canvas.addEventListener(
+      "wheel",
+      (event) => {
+        event.preventDefault();
+        const [left, top] = this.inPane(event);
+        this.view.zoom(2 ** ((-event.deltaY * (event.deltaMode ? 16 : 1)) / 240), left, top);
+        this.state.set("view");
+      },
+      { passive: false },
+    );
     canvas.addEventListener("pointerdown", (event) => this.press(event));
     canvas.addEventListener("pointermove", (event) => this.move(event));
     canvas.addEventListener("pointerup", (event) => this.release(event, true));
@@ -83,7 +100,8 @@ export class Stage {
     const at = this.inPane(event);
     this.pointers.set(event.pointerId, at);
     this.moved = 0;
-    this.dragsSplit = this.state.mode === "slider" && this.state.paired && Math.abs(at[0] - this.state.split * this.view.wide) < 12;
+    this.dragsSplit =
+      this.state.mode === "slider" && this.state.paired && Math.abs(at[0] - this.state.split * this.view.wide) < 12;
     this.tool("down", ...this.pixelAt(event));
   }
 
@@ -102,7 +120,8 @@ export class Stage {
       this.state.set("look", { split: Math.min(1, Math.max(0, left / this.view.wide)) });
     } else if (this.pointers.size === 2) {
       const [other] = [...this.pointers].filter(([id]) => id !== event.pointerId).map(([, one]) => one);
-      const factor = Math.hypot(left - other[0], top - other[1]) / Math.max(1, Math.hypot(last[0] - other[0], last[1] - other[1]));
+      const factor =
+        Math.hypot(left - other[0], top - other[1]) / Math.max(1, Math.hypot(last[0] - other[0], last[1] - other[1]));
       this.view.zoom(factor, other[0], other[1]);
       this.state.set("view");
     } else if (!this.tool("move", x, y)) {
@@ -129,7 +148,9 @@ export class Stage {
   /** @param {KeyboardEvent} event */
   key(event) {
     const { view, state } = this;
-    const [right, down] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key] || [0, 0];
+    const [right, down] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[
+      event.key
+    ] || [0, 0];
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if ((right || down) && event.shiftKey) view.pan(-60 * right, -60 * down);
     else if (right || down) this.step(right, down);
@@ -137,7 +158,8 @@ export class Stage {
     else if (event.key === "-") view.zoom(0.8);
     else if (event.key === "0") view.fit();
     else if (event.key === "1") view.zoom(1 / view.scale);
-    else if (event.key === "Enter" && !this.tool("enter", 0, 0)) state.set("pin", { pin: [Math.floor(view.x - 1e-6), Math.floor(view.y - 1e-6)] });
+    else if (event.key === "Enter" && !this.tool("enter", 0, 0))
+      state.set("pin", { pin: [Math.floor(view.x - 1e-6), Math.floor(view.y - 1e-6)] });
     else if (event.key === "Escape" && !this.tool("escape", 0, 0)) state.set("pin", { pin: null });
     else if (event.key === "b" && state.paired && state.mode === "blink") this.blink();
     else if (event.key !== "Enter" && event.key !== "Escape") return;
@@ -150,8 +172,12 @@ export class Stage {
     const { state, picture } = this;
     const [high, wide] = this.cellSize();
     const [x, y] = state.pin || [Math.floor(this.view.x), Math.floor(this.view.y)];
-    const clip = (/** @type {number} */ at, /** @type {number} */ size) => Math.min(size - 1, Math.max(0, Math.floor(at)));
-    const pin = /** @type {[number, number]} */ ([clip(x + right * wide, picture.width), clip(y + down * high, picture.height)]);
+    const clip = (/** @type {number} */ at, /** @type {number} */ size) =>
+      Math.min(size - 1, Math.max(0, Math.floor(at)));
+    const pin = /** @type {[number, number]} */ ([
+      clip(x + right * wide, picture.width),
+      clip(y + down * high, picture.height),
+    ]);
     this.view.reveal(...pin);
     state.set("pin", { pin });
   }
@@ -195,7 +221,14 @@ export class Stage {
     } else this.pane(context, both && state.mode === "blink" && this.second ? 1 : 0, 0, view.wide);
   }
 
-  /** Draw A or B into a part of the canvas. @param {CanvasRenderingContext2D} context @param {0 | 1} which @param {number} left @param {number} wide @param {number} [origin] of the view */
+  /**
+   * Draw A or B into a part of the canvas.
+   * @param {CanvasRenderingContext2D} context
+   * @param {0 | 1} which
+   * @param {number} left
+   * @param {number} wide
+   * @param {number} [origin] of the view
+   */
   pane(context, which, left, wide, origin = left) {
     const { view, painted, picture, state } = this;
     context.save();
@@ -205,7 +238,7 @@ export class Stage {
     context.translate(origin, 0);
     const [x, y] = view.toPane(0, 0);
     const size = /** @type {const} */ ([picture.width * view.scale, picture.height * view.scale]);
-    this.padding(context, state.b !== null && which ? state.b : state.a);
+    drawPadding(context, this, state.b !== null && which ? state.b : state.a);
     context.imageSmoothingEnabled = view.scale < 1;
     context.imageSmoothingQuality = "medium";
     const base = painted.base(which);
@@ -217,10 +250,11 @@ export class Stage {
       context.drawImage(painted.canvases[which], x, y, ...size);
       context.globalAlpha = 1;
     }
-    if (state.grid) this.cellGrid(context, state.b !== null && which ? state.b : state.a);
-    if (state.pin) this.mark(context, ...state.pin);
+    if (state.grid) drawCells(context, this, state.b !== null && which ? state.b : state.a);
+    if (state.pin) drawPin(context, this, ...state.pin);
     for (const one of this.overlays) one(context, (px, py) => view.toPane(px, py), view.scale);
-    if (state.paired && state.mode !== "difference") this.letter(context, which === 0 ? "A" : "B", which === 0 ? 8 : left - origin + wide - 30);
+    if (state.paired && state.mode !== "difference")
+      this.letter(context, which === 0 ? "A" : "B", which === 0 ? 8 : left - origin + wide - 30);
     context.restore();
   }
 
@@ -232,63 +266,6 @@ export class Stage {
     context.font = "bold 15px system-ui, sans-serif";
     context.textAlign = "center";
     context.fillText(text, left + 11, 24);
-  }
-
-  /** Hatch what the codec sees beyond the picture. @param {CanvasRenderingContext2D} context @param {number} number */
-  padding(context, number) {
-    const { canvas, crop } = this.picture.inputs[number].told;
-    if (canvas[0] === crop[2] && canvas[1] === crop[3]) return;
-    const { view } = this;
-    const [left, top] = view.toPane(-crop[1], -crop[0]);
-    context.save();
-    context.beginPath();
-    context.rect(left, top, canvas[1] * view.scale, canvas[0] * view.scale);
-    context.clip();
-    context.strokeStyle = this.ink("--faint");
-    context.strokeRect(left, top, canvas[1] * view.scale, canvas[0] * view.scale);
-    context.beginPath();
-    for (let at = -view.high; at < view.wide; at += 8) {
-      context.moveTo(at, view.high);
-      context.lineTo(at + view.high, 0);
-    }
-    context.stroke();
-    context.restore();
-  }
-
-  /** @param {CanvasRenderingContext2D} context @param {number} number */
-  cellGrid(context, number) {
-    const { view } = this;
-    const { crop } = this.picture.inputs[number].told;
-    const [high, wide] = this.cellSize();
-    if (Math.min(high, wide) * view.scale < 4) return;
-    context.strokeStyle = "rgba(255,255,255,0.45)";
-    context.lineWidth = 1;
-    context.beginPath();
-    const line = (/** @type {number} */ cell, /** @type {number} */ before, /** @type {number} */ end, /** @type {boolean} */ across) => {
-      const [bottomX, bottomY] = view.toPane(this.picture.width, this.picture.height);
-      const [topX, topY] = view.toPane(0, 0);
-      for (let at = (Math.ceil(before / cell) * cell) - before; at <= end; at += cell) {
-        const [x, y] = view.toPane(at, at).map((one) => Math.round(one) + 0.5);
-        context.moveTo(across ? x : topX, across ? topY : y);
-        context.lineTo(across ? x : bottomX, across ? bottomY : y);
-      }
-    };
-    line(wide, crop[1], this.picture.width, true);
-    line(high, crop[0], this.picture.height, false);
-    context.stroke();
-  }
-
-  /** Frame the pinned pixel and its cell. @param {CanvasRenderingContext2D} context @param {number} x @param {number} y */
-  mark(context, x, y) {
-    const { crop } = this.picture.inputs[this.state.a].told;
-    const [high, wide] = this.cellSize();
-    const [left, top] = [Math.floor((x + crop[1]) / wide) * wide - crop[1], Math.floor((y + crop[0]) / high) * high - crop[0]];
-    for (const [colour, width] of /** @type {[string, number][]} */ ([["#000", 4], ["#4df", 2]])) {
-      context.strokeStyle = colour;
-      context.lineWidth = width;
-      context.strokeRect(...this.view.toPane(left, top), wide * this.view.scale, high * this.view.scale);
-      context.strokeRect(...this.view.toPane(x, y), Math.max(2, this.view.scale), Math.max(2, this.view.scale));
-    }
   }
 
   /** @param {string} name @returns {string} */

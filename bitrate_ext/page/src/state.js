@@ -34,6 +34,9 @@ export class State {
     this.regions = [];
     /** @type {((what: string) => void)[]} */
     this.listeners = [];
+    /** @type {((what: string) => void)[]} who stays when another picture comes */
+    this.others = [];
+    this.frame = 0; // of a video
   }
 
   /** Change, and say what: "look", "view", "pin" or "regions". @param {string} what @param {Partial<State>} [values] */
@@ -52,12 +55,26 @@ export class State {
 export function toFragment(state, view) {
   const parts = new URLSearchParams();
   const plain = new State();
-  for (const name of /** @type {const} */ (["a", "b", "mode", "layer", "base", "opacity", "log", "limit", "locked", "grid", "split"]))
+  for (const name of /** @type {const} */ ([
+    "a",
+    "b",
+    "mode",
+    "layer",
+    "base",
+    "opacity",
+    "log",
+    "limit",
+    "locked",
+    "grid",
+    "split",
+    "frame",
+  ]))
     if (state[name] !== plain[name]) parts.set(name, String(state[name]));
   if (state.pin) parts.set("pin", state.pin.join(","));
   if (!view.fitted) parts.set("view", [view.x, view.y, view.scale].map((one) => Number(one.toFixed(3))).join(","));
   for (const { kind, points, label } of state.regions)
-    if (kind !== "mask") parts.append("region", [kind, label, ...points.flat()].map((one) => encodeURIComponent(one)).join(" "));
+    if (kind !== "mask")
+      parts.append("region", [kind, label, ...points.flat()].map((one) => encodeURIComponent(one)).join(" "));
   return parts.toString();
 }
 
@@ -83,12 +100,17 @@ export function fromFragment(text, state, view, known) {
   if (base && ["photo", "reconstruction", "none"].includes(base)) state.base = base;
   state.opacity = value("opacity", 0, 1) ?? state.opacity;
   state.split = value("split", 0, 1) ?? state.split;
+  state.frame = Math.floor(value("frame", 0, 1e9) || 0);
   state.limit = value("limit", 1e-9, 1e9);
   state.log = parts.get("log") === "true";
   state.locked = parts.get("locked") !== "false";
   state.grid = parts.get("grid") === "true";
   const pin = numbersIn(parts.get("pin"), ",");
-  if (pin.length === 2) state.pin = [Math.min(view.width - 1, Math.max(0, Math.floor(pin[0]))), Math.min(view.height - 1, Math.max(0, Math.floor(pin[1])))];
+  if (pin.length === 2)
+    state.pin = [
+      Math.min(view.width - 1, Math.max(0, Math.floor(pin[0]))),
+      Math.min(view.height - 1, Math.max(0, Math.floor(pin[1]))),
+    ];
   const seen = numbersIn(parts.get("view"), ",");
   if (seen.length === 3 && seen[2] > 0) {
     view.scale = Math.min(128, seen[2]);

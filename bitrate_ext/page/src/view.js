@@ -35,7 +35,12 @@ export class View {
     Object.assign(this, { x: this.width / 2, y: this.height / 2, scale: this.fitting(), fitted: true });
   }
 
-  /** Zoom, a place of the pane staying where it is. @param {number} factor @param {number} [left] @param {number} [top] */
+  /**
+   * Zoom, a place of the pane staying where it is.
+   * @param {number} factor
+   * @param {number} [left]
+   * @param {number} [top]
+   */
   zoom(factor, left = this.wide / 2, top = this.high / 2) {
     const [x, y] = this.toPicture(left, top);
     this.scale = Math.min(MOST, Math.max(this.least(), this.scale * factor));
@@ -58,7 +63,8 @@ export class View {
   reveal(x, y) {
     const [left, top] = this.toPane(x + 0.5, y + 0.5);
     const rim = Math.min(24, this.wide / 4, this.high / 4);
-    const move = (/** @type {number} */ at, /** @type {number} */ size) => (at < rim ? rim - at : at > size - rim ? size - rim - at : 0);
+    const move = (/** @type {number} */ at, /** @type {number} */ size) =>
+      at < rim ? rim - at : at > size - rim ? size - rim - at : 0;
     const [right, down] = [move(left, this.wide), move(top, this.high)];
     if (right || down) this.pan(right, down);
   }

@@ -11,17 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..cells.picture import PictureBits
-from ..io.files import shown
-from ..io.images import load_picture
-from ..page.document import page_psnr
-from ..page.write import write_folder_page, write_page
-from .console import FAILED, OK, echo, number, print_document, tell_failures, warn
-from .map import make_job, run_job
-from .outputs import Names, file_name
-from .record import MapJob
-from .report_options import PAGES
-from .serving import checked_device, input_file, run_each, with_progress
+from ...cells.picture import PictureBits
+from ...io.files import shown
+from ...io.images import load_picture
+from ...page.document import page_psnr
+from ...page.write import write_folder_page, write_page
+from ..console import FAILED, OK, echo, number, print_document, tell_failures, warn
+from ..map import make_job, run_job
+from ..outputs import Names, file_name
+from ..record import MapJob
+from ..serving import checked_device, input_file, run_each, with_progress
+from .options import PAGES
 
 
 def run(arguments: argparse.Namespace) -> int:

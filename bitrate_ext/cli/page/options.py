@@ -8,12 +8,11 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from .. import choices
-from .console import UsageError
-from .model_options import add_model, check_model
-from .outputs import ensure_output_dir, refusal
+from ... import choices
+from ..console import UsageError
+from ..model_options import add_model, check_model
+from ..outputs import ensure_output_dir, refusal
 
-SHOWN_CHANNELS = 16
 ALL = 1 << 30  # channels
 PAGES = ".pages"  # ends the name of the folder of pages, beside a page of many pictures
 REPORT_NOTES = """\
@@ -29,16 +28,18 @@ for the first. It may be repeated; any two are chosen on the page.
 
 def add_report(command: argparse.ArgumentParser) -> None:
     """Add the arguments of ``bitrate-ext report`` to its parser."""
-    command.set_defaults(inputs=("image", "images"), prepare=prepare_report, gap=False, channel=None)
+    command.set_defaults(
+        inputs=("image", "images"), prepare=prepare_report, module="page.report", gap=False, channel=None
+    )
     command.add_argument("images", nargs="+", metavar="IMAGE", help="photographs")
     command.add_argument("-o", "--output", default="report.html", metavar="FILE", help="default report.html")
     command.add_argument("--overwrite", action="store_true", help="replace results that exist")
     command.add_argument(
         "--channels",
         type=_channel_count,
-        default=SHOWN_CHANNELS,
+        default=choices.SHOWN_CHANNELS,
         metavar="N|all",
-        help=f"of each latent, the costliest, that can be looked at (default {SHOWN_CHANNELS})",
+        help=f"of each latent, the costliest, that can be looked at (default {choices.SHOWN_CHANNELS})",
     )
     command.add_argument(
         "--versus",
