@@ -86,9 +86,9 @@ def find_items(inputs: Iterable[str] = (), lists: Iterable[str] = ()) -> Listing
     """
     listing, names = Listing(), set[str]()
     for one in inputs:
-        before = len(names)
-        names.update(_named(one, listing))
-        if len(names) == before and os.path.isdir(one):
+        found = list(_named(one, listing))
+        names.update(found)
+        if not found and os.path.isdir(one):
             raise DatasetError(f"{shown(one)}: no picture in this folder; it must hold files such as .png or .jpg")
     for one in lists:
         for name in _lines(one):

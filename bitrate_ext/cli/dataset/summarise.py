@@ -1,0 +1,1 @@
+"""The command ``bitrate-ext dataset summary``."""
