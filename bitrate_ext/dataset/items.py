@@ -67,8 +67,9 @@ class Listing:
             digest.update(name.encode(errors="surrogateescape") + b"\0")
         return digest.hexdigest()[:32]
 
-    def items(self, numbers: range) -> list[Item]:
-        """Return the items of those numbers."""
+    def items(self, numbers: range | None = None) -> list[Item]:
+        """Return the items of those numbers. Default: all."""
+        numbers = range(len(self.names)) if numbers is None else numbers
         return [Item(number, self.names[number], self.members.get(self.names[number])) for number in numbers]
 
 

@@ -21,7 +21,7 @@ from free_codecs import FreeCodec  # noqa: E402
 
 from bitrate_ext import BitrateMapper  # noqa: E402
 from bitrate_ext.cli import main as cli  # noqa: E402
-from bitrate_ext.dataset import DatasetError, find_items, run  # noqa: E402
+from bitrate_ext.dataset import DatasetError, Listing, find_items, measure, run  # noqa: E402
 from bitrate_ext.dataset.pictures import PictureCodec  # noqa: E402
 from bitrate_ext.io.images import load_image  # noqa: E402
 
@@ -74,6 +74,14 @@ def test_rows_are_what_the_mapper_says(folder: Callable[..., Path]) -> None:
         assert row["psnr_db"] > 20
     text = Path("out/rows.csv").read_text().splitlines()
     assert len(text) == 7
+
+
+def test_rows_for_a_loop_of_ones_own(tmp_path: Path) -> None:
+    listed = names(150)
+    go(tmp_path, listed, batch=3)
+    key = json.loads((tmp_path / "manifest.json").read_text())["key"]
+    rows = list(measure(Listing(listed).items(), FreeCodec(), key, batch=3))
+    assert [{name: value for name, value in row.items() if value is not None} for row in table(tmp_path)] == rows
 
 
 @pytest.mark.medium

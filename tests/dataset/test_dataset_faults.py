@@ -274,3 +274,25 @@ def test_two_runs_share_one_output(tmp_path: Path) -> None:
     assert 0 < report.ok + report.error < 600  # the other one has done the rest
     assert report.ok + report.error + report.skipped == 600
     holds(tmp_path / "out", listed, tmp_path / "undisturbed")
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_interrupted_it_stops_at_once_and_goes_on(tmp_path: Path, number: signal.Signals) -> None:
+    for name in names(30):
+        (tmp_path / Path(name).name).write_bytes(b"P6 64 64 255\n" + bytes(64 * 64 * 3))
+    tests = str(Path(__file__).parents[1])
+    argv = [sys.executable, "-m", "bitrate_ext", "dataset", str(tmp_path), "-o", str(tmp_path / "out"), "--jobs", "1"]
+    argv += ["--model", "slow_codecs:SlowCodec"]
+    environment = {**os.environ, "PYTHONPATH": tests}
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, env=environment, start_new_session=True) as command:
+        _wait_for(lambda: len(rows_of(tmp_path / "out")) > 2, 120)
+        start = time.monotonic()
+        command.send_signal(number)
+        assert command.wait() == 130
+        assert time.monotonic() - start < 5
+        assert command.stderr is not None
+        assert command.stderr.read().endswith(b"bitrate-ext: interrupted\n")
+    _wait_for(lambda: not any(_group(int(one)) == command.pid for one in os.listdir("/proc") if one.isdigit()), 5)
+    assert subprocess.run(argv, env=environment, check=False, stderr=subprocess.DEVNULL).returncode == 0
+    holds(tmp_path / "out", sorted(str(path) for path in tmp_path.glob("*.png")))
