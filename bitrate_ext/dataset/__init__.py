@@ -2,6 +2,7 @@
 
 from .codec import About, Codec, Read, Unreadable
 from .items import DatasetError, Item, Listing, find_items
+from .part import measure
 from .run import Progress, Report, run
 
 __all__ = [
@@ -16,4 +17,4 @@ __all__ = [
     "Unreadable",
     "find_items",
 ]
-__all__ += ["run"]
+__all__ += ["measure", "run"]

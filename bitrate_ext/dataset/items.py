@@ -67,8 +67,9 @@ class Listing:
             digest.update(name.encode(errors="surrogateescape") + b"\0")
         return digest.hexdigest()[:32]
 
-    def items(self, numbers: range) -> list[Item]:
-        """Return the items of those numbers."""
+    def items(self, numbers: range | None = None) -> list[Item]:
+        """Return the items of those numbers. Default: all."""
+        numbers = range(len(self.names)) if numbers is None else numbers
         return [Item(number, self.names[number], self.members.get(self.names[number])) for number in numbers]
 
 
@@ -86,9 +87,9 @@ def find_items(inputs: Iterable[str] = (), lists: Iterable[str] = ()) -> Listing
     """
     listing, names = Listing(), set[str]()
     for one in inputs:
-        before = len(names)
-        names.update(_named(one, listing))
-        if len(names) == before and os.path.isdir(one):
+        found = list(_named(one, listing))
+        names.update(found)
+        if not found and os.path.isdir(one):
             raise DatasetError(f"{shown(one)}: no picture in this folder; it must hold files such as .png or .jpg")
     for one in lists:
         for name in _lines(one):

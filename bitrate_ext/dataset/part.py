@@ -32,6 +32,7 @@ from .rows import (
 )
 from .storage import Journal, Taken, put, read_entries
 
+_CHUNK = 64  # items that are read and measured before rows are given, without an output
 ALONE, GIVEN_UP = 2, 3  # deaths of workers over an item: after which it is tried alone, and after which no more
 
 
@@ -134,9 +135,25 @@ def do_part(part: Part, codec: Codec, deaths: Mapping[int, int] | None = None, b
     except Taken:
         return None
     try:
-        return _Work(part, codec, journal, deaths or {}, blame).run()
+        return _Work(part, codec, journal, deaths or {}, blame).publish(journal)
     finally:
         journal.close()
+
+
+def measure(items: Sequence[Item], codec: Codec, key: str = "", batch: int = 1) -> Iterator[Row]:
+    """Yield the rows of items, of those with their own loop: no process is started, and nothing is written.
+
+    Args:
+        items: such as ``find_items(["photos"]).items()``; their rows come in this order.
+        codec: reads, a few items ahead, and measures.
+        key: of settings, for the rows' ids.
+        batch: pictures of one size that the codec gets together, at most.
+    """
+    about, chunk = codec.about, max(_CHUNK, batch)
+    for start in range(0, len(items), chunk):
+        some = items[start : start + chunk]
+        part = Part(Path(), 0, 1, some, key, about.model, about.latents, batch, 2 * batch)
+        yield from _Work(part, codec, None, {}, "").measured()
 
 
 @dataclass
@@ -179,21 +196,30 @@ class _Reading(NamedTuple):
 
 
 class _Work:
-    def __init__(self, part: Part, codec: Codec, journal: Journal, deaths: Mapping[int, int], blame: str) -> None:
-        self._part, self._codec, self._journal, self._deaths, self._blame = part, codec, journal, deaths, blame
+    def __init__(
+        self, part: Part, codec: Codec, journal: Journal | None, deaths: Mapping[int, int], blame: str
+    ) -> None:
+        self._part, self._codec, self._deaths, self._blame = part, codec, deaths, blame
+        self._note = journal.add if journal else lambda _: None
         self._rows: dict[int, Row] = {}
         self._work: dict[int, dict[str, Any]] = {}
         self._earlier: dict[int, Row] = {}  # of files that may be others now
 
-    def run(self) -> Counts:
+    def measured(self) -> list[Row]:
+        """Return the rows of all items, without an output."""
+        self._measure(self._part.items)
+        return [row for _, row in sorted(self._rows.items())]
+
+    def publish(self, journal: Journal) -> Counts:
+        """Do what is not done yet, write the part, and count its rows."""
         part = self._part
-        self._take_over()
+        self._take_over(journal.entries)
         skipped, earlier = len(self._rows), Counts.of(list(self._rows.values()))
         todo = [item for item in part.items if item.number not in self._rows]
         if not todo and part.published() is not None:
-            self._journal.remove()
+            journal.remove()
             return Counts(skipped=skipped)
-        self._journal.add({"pid": os.getpid()})
+        journal.add({"pid": os.getpid()})
         self._measure(todo)
         rows = list(self._rows.values())
         counts = Counts.of(rows)
@@ -201,10 +227,10 @@ class _Work:
         about = {"key": part.key, "stamps": stamps, **counts._asdict()}
         put(part.work, work_to_parquet(self._work, about), durable=False)  # the folder is seen to with the part
         put(part.rows, to_parquet(rows, schema(part.latents)))
-        self._journal.remove()
+        journal.remove()
         return counts._replace(ok=counts.ok - earlier.ok, error=counts.error - earlier.error, skipped=skipped)
 
-    def _take_over(self) -> None:
+    def _take_over(self, entries: Sequence[dict[str, Any]]) -> None:
         """Keep what is done of files that are still the same."""
         rows: dict[int, Row] = {}
         works: dict[int, dict[str, Any]] = {}
@@ -213,7 +239,7 @@ class _Work:
             rows = {row["item"]: row for row in read_rows(self._part.rows).to_pylist()} if works else {}
         except DatasetError:  # damaged: done anew
             pass
-        for entry in self._journal.entries:
+        for entry in entries:
             if "rows" in entry:
                 rows |= {row["item"]: row for row in entry["rows"]}
                 works |= {row["item"]: work for row, work in zip(entry["rows"], entry["work"], strict=True)}
@@ -249,7 +275,7 @@ class _Work:
 
     def _read(self, items: Sequence[Item]) -> Iterator[_Reading]:
         for item in items:
-            self._journal.add({"read": item.number})
+            self._note({"read": item.number})
             start, stamp = time.perf_counter(), item.stamp
             try:
                 read: Read | Unreadable = self._codec.read(item)
@@ -310,7 +336,7 @@ class _Work:
             for one, _, seconds in done
         ]
         rows = [row for _, row, _ in done]
-        self._journal.add({"rows": rows, "work": works})
+        self._note({"rows": rows, "work": works})
         for row, work in zip(rows, works, strict=True):
             self._rows[row["item"]], self._work[row["item"]] = row, work
 

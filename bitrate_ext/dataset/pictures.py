@@ -80,8 +80,10 @@ class PictureCodec:
         x = torch.cat([pixels for pixels, _ in pictures])
         try:
             result = self._mapper(x.to(self._device), **self._forward)
-        except RuntimeError as error:
-            if "CUDA error" in str(error) and not is_out_of_memory(error):
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):  # whose own words are of the day
+                raise MemoryError("not enough memory to measure it on this device") from error
+            if "CUDA error" in str(error):
                 raise Spent from error  # nothing in this process will run on that device again
             raise
         rows = []

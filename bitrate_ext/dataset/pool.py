@@ -13,10 +13,10 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import Any, NamedTuple
 
 from .codec import About, Codec, Spent
 from .items import DatasetError
@@ -24,7 +24,7 @@ from .part import ALONE, Counts, Flight, Part, do_part
 
 Make = Callable[[], Codec]
 POLL = 0.2  # seconds between looks at the workers
-STARTS = 3  # deaths of workers in a row before they have begun an item
+STARTS = 5  # deaths of workers in a row before they have begun an item
 CRASHED = "the worker process died over it, also when it was tried alone"
 HUNG = "took longer than the time limit of {:g} s"
 
@@ -74,27 +74,29 @@ class Pool:
 
     def describe(self) -> About:
         """Make the codec in the first worker, and return what it says of itself."""
-        try:
-            about: About = self._workers[0].submit(_describe).result()
-            return about
-        except BrokenProcessPool:
-            raise DatasetError("the worker process died while it made the codec; it may need more memory") from None
+        for _ in range(STARTS):
+            try:
+                about: About = self._workers[0].submit(_describe).result()
+                return about
+            except BrokenProcessPool:
+                self._workers[0].stop()
+        raise DatasetError("worker processes die while they make the codec, which may need more memory")
 
     def run(self, parts: Iterator[Part], look: Callable[[Counts], None]) -> Iterator[tuple[Part, Counts]]:
         """Yield parts as they are done, with what became of their items; ``look`` is told of those that are not yet."""
-        idle, again, taken = list(self._workers), deque[tuple[Part, dict[int, int], str]](), deque[Part]()
+        idle, again, taken = list(self._workers), deque[_Try](), deque[Part]()
         running: dict[Future[Counts | None], _Worker] = {}
         failed, source = 0, iter(parts)
         while True:
             while idle:
-                fresh = again.popleft() if again else next(((part, {}, "") for part in source), None)
+                fresh = again.popleft() if again else next((_Try(part) for part in source), None)
                 if fresh is None and taken and not running:
                     time.sleep(POLL)
-                    fresh = taken.popleft(), {}, ""
+                    fresh = _Try(taken.popleft())
                 if fresh is None:
                     break
                 worker = idle.pop()
-                running[worker.begin(*fresh)] = worker
+                running[worker.begin(fresh)] = worker
             if not running:
                 return
             done, _ = wait(running, timeout=POLL, return_when=FIRST_COMPLETED)
@@ -114,13 +116,14 @@ class Pool:
                         ) from None
                     continue
                 if counts is None:
-                    taken.append(worker.part)
+                    taken.append(worker.now.part)
                 else:
-                    failed = 0
-                    yield worker.part, counts
+                    failed, before = 0, worker.now.done  # which the last process took for rows of an earlier run
+                    skipped = max(0, counts.skipped - before.ok - before.error)
+                    yield worker.now.part, counts.plus(before)._replace(skipped=skipped)
             flying = Counts()
             for worker in running.values():
-                flying = flying.plus(worker.flight.counts)
+                flying = flying.plus(worker.now.done).plus(worker.flight.counts)
             look(flying)
 
     def stop(self) -> None:
@@ -129,10 +132,19 @@ class Pool:
             worker.stop()
 
 
+class _Try(NamedTuple):
+    """A part to be done, after deaths: of which items, what is said of those given up, and what was done before."""
+
+    part: Part
+    deaths: Mapping[int, int] = {}
+    blame: str = ""
+    done: Counts = Counts()
+
+
 class _Worker:
     """A process that does parts, and another one in its place once it has died."""
 
-    part: Part
+    now: _Try
 
     def __init__(self, make: Make, threads: int, time_limit: float, preload: Sequence[str]) -> None:
         self._start, self._limit = (make, threads), time_limit
@@ -141,8 +153,7 @@ class _Worker:
         self._executor: ProcessPoolExecutor | None = None
         self._pid: Future[int] | None = None
         self.flight = Flight()
-        self._deaths: dict[int, int] = {}
-        self._blame, self._hung, self._last = "", False, 0.0
+        self._hung, self._last = False, 0.0
 
     def submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Have the process do something; it is started where there is none."""
@@ -157,31 +168,35 @@ class _Worker:
             self.stop()
             return self.submit(work, *arguments)
 
-    def begin(self, part: Part, deaths: dict[int, int], blame: str) -> Future[Counts | None]:
+    def begin(self, one: _Try) -> Future[Counts | None]:
         """Have the process do a part."""
-        self.part, self._deaths, self._blame, self._hung = part, deaths, blame, False
+        self.now, self._hung = one, False
         self.flight, self._last = Flight(), time.monotonic()
         with contextlib.suppress(OSError):
-            self.flight.size = part.journal.stat().st_size
-        return self.submit(_work, part, deaths, blame)
+            self.flight.size = one.part.journal.stat().st_size
+        return self.submit(_work, one.part, one.deaths, one.blame)
 
     def watch(self) -> None:
         """Kill the process where its part has stood still for too long."""
-        if self.flight.follow(self.part.journal, self.part.key):
+        if self._follow():
             self._last = time.monotonic()
         elif self.flight.begun and time.monotonic() - self._last > self._limit:
             self._hung = True
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.flight.pid, signal.SIGKILL)
 
-    def bury(self) -> tuple[Part, dict[int, int], str]:
+    def _follow(self) -> bool:
+        return self.flight.follow(self.now.part.journal, self.now.part.key)
+
+    def bury(self) -> _Try:
         """Drop a process that has died; return its part as the next one is to do it."""
         self.stop()
-        self.flight.follow(self.part.journal, self.part.key)
-        deaths = dict(self._deaths)
+        self._follow()
+        deaths = dict(self.now.deaths)
         for number in self.flight.begun:
             deaths[number] = max(deaths.get(number, 0) + 1, ALONE if self._hung else 0)
-        return self.part, deaths, HUNG.format(self._limit) if self._hung else CRASHED
+        blame = HUNG.format(self._limit) if self._hung else CRASHED
+        return _Try(self.now.part, deaths, blame, self.now.done.plus(self.flight.counts))
 
     def stop(self) -> None:
         """End the process at once."""
@@ -229,7 +244,7 @@ def _describe() -> About:
     return _codec().about
 
 
-def _work(part: Part, deaths: dict[int, int], blame: str) -> Counts | None:
+def _work(part: Part, deaths: Mapping[int, int], blame: str) -> Counts | None:
     try:
         return do_part(part, _codec(), deaths, blame)
     except Spent:

@@ -23,7 +23,7 @@ from .rows import read_rows, schema
 from .storage import PARTIAL, Journal, Taken, put, put_first, putting, writing
 
 FORMAT = 1  # of the output folder
-MANIFEST, SUCCESS, TABLE = "manifest.json", "_SUCCESS", "rows.csv"
+MANIFEST, SUCCESS, TABLE, CLOSING = "manifest.json", "_SUCCESS", "rows.csv", "closing.journal"
 FEWEST_PARTS, LARGEST_PART = 64, 1024  # where there are enough items; items
 TIME_LIMIT = 300.0  # seconds an item
 _PACKAGES = ("torch", "compressai")  # whose versions numbers depend on
@@ -152,7 +152,7 @@ def run(
     every = [part(number) for number in range(count)]
     complete = all(one.rows.exists() for one in every)
     errors = done.error + now.error
-    while complete and not (folder / SUCCESS).exists():
+    while complete and (not (folder / SUCCESS).exists() or (folder / CLOSING).exists()):
         errors = close_output(folder, every, about.latents, key)
     seconds = time.monotonic() - start
     return Report(total, now.ok, now.error, now.skipped + earlier, errors, complete, seconds)
@@ -242,7 +242,7 @@ def close_output(folder: Path, parts: list[Part], latents: tuple[str, ...], key:
     """
     csv, counts = require("pyarrow.csv"), Counts()
     try:
-        lock = Journal(folder / "closing.journal", key)
+        lock = Journal(folder / CLOSING, key)
     except Taken:
         time.sleep(POLL)
         return 0
