@@ -32,8 +32,7 @@ def read_jpeg(data: bytes, **pictures: torch.Tensor) -> PictureBits:
         while marker != 0xD9:
             found = MARKER.match(data, at)
             expect(found, "" if found or data[at:].strip(b"\xff") else "the file is cut short: it has no end (ff d9)")
-            marker, end = found[1][0], found.end()
-            deep = max(data[end + 2 : end + 3], default=8)
+            marker, end, deep = found[1][0], found.end(), max(data[found.end() + 2 : found.end() + 3], default=8)
             expect(marker not in OTHERS, f"{OTHERS.get(marker)} JPEG of {deep} bits: this reads baseline files of 8")
             end += 0 if marker == 0xD9 else max(2, int.from_bytes(data[end : end + 2], "big"))
             expect(end <= len(data), f"the file is cut short: a segment goes on to byte {end} of {len(data)}")
@@ -106,9 +105,10 @@ def walk_scan(data: bytes, begin: int, parts: list[Any], interval: int, rest: di
 
 def encode(image: torch.Tensor, quality: float) -> PictureBits:
     """Code an image, ``[1, C, H, W]`` in [0, 1], grey or colour, with Pillow: 4:2:0, optimised tables; and map it."""
-    expect(1 <= quality <= 100, f"quality must be 1 to 100, got {quality}")
+    good, got = 1 <= quality <= 100 and image.shape[:2] in ((1, 1), (1, 3)), f"{list(image.shape)} and {quality}"
+    expect(good, f"image must be [1, 1 or 3, H, W] and quality 1 to 100, got {got}")
     pixels = (255 * image[0]).round().clamp(0, 255).byte().permute(1, 2, 0).squeeze(2).cpu().numpy()
-    scales = [5000 // whole if whole < 50 else 200 - 2 * whole for whole in range(1, 101)]  # libjpeg's, per cent
+    scales = [5000 // whole if whole < 50 else 200 - 2 * whole for whole in range(1, 101)]  # per cent, as in libjpeg
     Image.new("RGB", (8, 8)).save(seed := BytesIO(), "JPEG", quality=50)  # its tables are those that are scaled
     tables = np.array([*Image.open(seed).quantization.values()]) * np.interp(quality, range(1, 101), scales)
     tables = np.clip((tables + 50) // 100, 1, 255).astype(int).tolist()

@@ -302,7 +302,10 @@ def test_encode_reaches_any_size_between_whole_qualities() -> None:
         assert abs(size - aim) <= 0.01 * aim
 
 
-@pytest.mark.parametrize("quality", [0, 100.5, -3, float("nan")])
-def test_qualities_that_are_none(quality: float) -> None:
-    with pytest.raises(ValueError, match="quality must be 1 to 100"):
-        JPEG.encode(photograph(), quality)
+@pytest.mark.parametrize(
+    ("shape", "quality"),
+    [((1, 3, 8, 8), quality) for quality in (0, 100.5, -3, float("nan"))] + [((2, 3, 8, 8), 50), ((1, 2, 8, 8), 50)],
+)
+def test_what_cannot_be_encoded(shape: tuple[int, ...], quality: float) -> None:
+    with pytest.raises(ValueError, match=r"image must be \[1, 1 or 3, H, W\] and quality 1 to 100, got \["):
+        JPEG.encode(torch.zeros(shape), quality)
