@@ -43,8 +43,8 @@ def find_quality(
     """Search for the quality at which a codec spends so many bytes.
 
     The logarithm of the bytes is taken for a smooth function of the quality: the next one to try is where the
-    polynomial through the nearest points meets the target; where that is not between the two that enclose it, or two
-    tries have not halved what lies between them, the middle of them.
+    polynomial through the nearest points meets the target; where that is not between the two that enclose it, where
+    the line through these does; where two tries have not halved what lies between them, their middle.
 
     Args:
         encode: gives the bits at a quality.
@@ -110,7 +110,7 @@ def _next_place(tried: dict[float, float], step: float) -> float | None:
     if step and high - low < 1.5 * step:
         return None
     offs = [tried[one] for one in near]
-    guess = middle = (low + high) / 2
+    guess = (low + high) / 2
     earlier = [one for one in _enclosing(dict(list(tried.items())[:-2])) if one is not None]
     halved = len(earlier) < 2 or high - low <= 0.5 * abs(earlier[0] - earlier[1])
     if halved and len(set(offs)) == len(offs):
@@ -118,7 +118,7 @@ def _next_place(tried: dict[float, float], step: float) -> float | None:
             one * math.prod(other / (other - off) for other in offs if other != off)
             for one, off in zip(near, offs, strict=True)
         )
-        guess = meets if low < meets < high else middle
+        guess = meets if low < meets < high else low - tried[low] * (high - low) / (tried[high] - tried[low])
     away = max(step, LEAST_STEP * (high - low))
     return min(max(guess, low + away), high - away)
 
