@@ -152,8 +152,11 @@ class Contender:
             raise TypeError(
                 f"the codec function {called(self.codec)} must return a PictureBits, got {type(made).__name__}"
             )
-        alike = made.picture is None and made.size == tuple(image.shape[2:])
-        return self._named(replace(made, picture=image) if alike else made)
+        if made.picture is None and made.size == tuple(image.shape[2:]):
+            made = replace(made, picture=image)
+        made = self._named(made)
+        told = self.spec.name is not None or quality is None or "quality" in made.name
+        return made if told else replace(made, name=f"{made.name}, quality {quality:.4g}")
 
     def _named(self, made: PictureBits) -> PictureBits:
         name = self.spec.name or made.name or called(self.codec)

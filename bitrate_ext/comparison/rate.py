@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ..cells.picture import PictureBits
 
 TOLERANCE, MOST = 0.01, 8  # of the bytes, and encodes
+LEAST_STEP = 0.05  # from an end of what encloses the target, a part of it
 DECADES = 1.0  # powers of ten of the bytes that a range of qualities spans, until two points say so
 
 
@@ -42,8 +43,8 @@ def find_quality(
     """Search for the quality at which a codec spends so many bytes.
 
     The logarithm of the bytes is taken for a smooth function of the quality: the next one to try is where the
-    polynomial through the nearest points meets the target; where that is not between the two that enclose it, the
-    middle of them.
+    polynomial through the nearest points meets the target; where that is not between the two that enclose it, where
+    the line through these does; where two tries have not halved what lies between them, their middle.
 
     Args:
         encode: gives the bits at a quality.
@@ -93,8 +94,7 @@ def _next_place(tried: dict[float, float], step: float) -> float | None:
         tried: places from 0 to 1, and the logarithm of the bytes there over the target.
         step: between two places where only some count.
     """
-    below = max((one for one, off in tried.items() if off < 0), default=None)
-    above = min((one for one, off in tried.items() if off > 0), default=None)
+    below, above = _enclosing(tried)
     near = sorted(tried, key=lambda one: abs(tried[one]))[:3]
     if below is None or above is None:  # go on to the side where it must be, rather too far than too near
         end, start = (1.0, below) if above is None else (0.0, above)
@@ -104,18 +104,26 @@ def _next_place(tried: dict[float, float], step: float) -> float | None:
         slope = DECADES * math.log(10)
         if len(near) > 1 and tried[near[0]] != tried[near[1]]:
             slope = max((tried[near[0]] - tried[near[1]]) / (near[0] - near[1]), 0.1 * slope)
-        guess = start - 1.2 * tried[start] / slope
-        guess = min(max(guess, 0.0), 1.0)
+        guess = min(max(start - 1.2 * tried[start] / slope, 0.0), 1.0)
         return end if len(tried) > 2 or abs(guess - start) < step or abs(end - guess) < step else guess
     low, high = sorted((below, above))
     if step and high - low < 1.5 * step:
         return None
     offs = [tried[one] for one in near]
     guess = (low + high) / 2
-    if len(set(offs)) == len(offs):
+    earlier = [one for one in _enclosing(dict(list(tried.items())[:-2])) if one is not None]
+    halved = len(earlier) < 2 or high - low <= 0.5 * abs(earlier[0] - earlier[1])
+    if halved and len(set(offs)) == len(offs):
         meets = sum(
             one * math.prod(other / (other - off) for other in offs if other != off)
             for one, off in zip(near, offs, strict=True)
         )
-        guess = meets if low < meets < high else guess
-    return min(max(guess, low + step), high - step)
+        guess = meets if low < meets < high else low - tried[low] * (high - low) / (tried[high] - tried[low])
+    away = max(step, LEAST_STEP * (high - low))
+    return min(max(guess, low + away), high - away)
+
+
+def _enclosing(tried: dict[float, float]) -> tuple[float | None, float | None]:
+    """Return the last place with too few bytes, and the first with too many."""
+    below = max((one for one, off in tried.items() if off < 0), default=None)
+    return below, min((one for one, off in tried.items() if off > 0), default=None)

@@ -20,6 +20,8 @@ SHAPES: dict[str, Callable[[float], float]] = {  # bytes over places from 0 to 1
     "exponential": lambda place: 1000 * 10**place,
     "steep": lambda place: 1000 * 1000**place,
     "as JPEG's": lambda place: 4000 + 6000 * place + 3000 / (1.03 - place),
+    "rising late": lambda place: 1000 + 1e5 * place**6,
+    "rising early": lambda place: 1000 * (1 + math.log1p(50 * place)),
     "flat": lambda place: 1000 * (1 + 0.3 * place),
 }
 
