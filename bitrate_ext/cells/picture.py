@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,9 @@ from ..choices import ESTIMATED
 from ..models.padding import Crop, Size
 from ..ops.functional import bitrate_map
 from ..ops.projection import Projection, get_projection
+from ..viz.print_figure import Panel, print_figure, rate_words
 from .outside import outside_bits, rim_of
+from .quality import measure_psnr
 
 TOLERANCE = 1e-6  # bits, of sums in float64; beyond a million bits this part of them
 
@@ -118,6 +121,12 @@ class PictureBits:
         return self.total_bits / (self.size[0] * self.size[1])
 
     @property
+    def psnr(self) -> float | None:
+        """PSNR of the reconstruction, dB; None where there is none, or it is exact."""
+        known = self.picture is not None and self.reconstruction is not None
+        return measure_psnr(self.reconstruction, self.picture) if known else None  # type: ignore[arg-type]
+
+    @property
     def closes(self) -> bool | None:
         """Whether every bit of the file is accounted for, to 1e-6 bit; None where no file is known."""
         if self.file_bytes is None:
@@ -155,3 +164,36 @@ class PictureBits:
                 dtype=torch.float64,
             )
         return total[0, 0]
+
+    def panel(self, latents: str | Iterable[str] | None = None) -> Panel:
+        """Return the panel of a figure for print that ``map`` of these latents makes."""
+        if latents is None:
+            return Panel(self.map(), self.name or f"{self.kind} bits", rate_words(self.bpp, self.psnr), self.rim)
+        names = [latents] if isinstance(latents, str) else list(latents)
+        pixels, title = self.map(names), f"latent{'s' * (len(names) > 1)} {', '.join(names)}"
+        bits = sum(self.latent_bits[name] for name in names)
+        return Panel(pixels, title, rate_words(bits / (self.size[0] * self.size[1])), self.rim)
+
+    def picture_panel(self) -> Panel | None:
+        """Return the panel of the picture, or else of its reconstruction; None where there is neither."""
+        shown, title = (self.reconstruction, "reconstruction") if self.picture is None else (self.picture, "picture")
+        if shown is None or shown.shape[1] not in (1, 3):
+            return None
+        return Panel(shown.expand(1, 3, -1, -1), title, f"{self.size[1]} \N{MULTIPLICATION SIGN} {self.size[0]} pixels")
+
+    def figure(self, latents: str | Iterable[str] | None = None, **options: Any) -> tuple[Any, Any]:
+        """Draw the picture and maps of its bits beside it, for print.
+
+        Args:
+            latents: a map for each of these names. Default: one of all together.
+            **options: ``width``, ``limit``, ``notes`` and others, as ``print_figure`` has them: "column" or "page".
+
+        Returns:
+            Matplotlib's figure and its axes, one a panel; ``figure.savefig("name.pdf")`` keeps text as text.
+
+        Raises:
+            ValueError: no such latent, another width.
+        """
+        first, names = self.picture_panel(), [latents] if latents is None or isinstance(latents, str) else list(latents)
+        figure, axes = print_figure([[*([first] if first else []), *map(self.panel, names)]], **options)
+        return figure, axes[0]

@@ -27,11 +27,12 @@ from ..receptive_field import calibration
 from ..viz import map_figure
 from ..viz.animation import animation_frames, save_animation
 from ..viz.colormap import Rim, colour_limit, inside_rim
+from ..viz.print_figure import Panel
 from . import calibrate, check, map_tiled
 from .console import FAILED, OK, count_passes, echo, finite, number, print_document, tell_failures, warn
 from .model_options import mapper_options, qualities
 from .outputs import Names, file_name
-from .record import AnimationRow, MapJob, Record
+from .record import AnimationRow, MapJob, Record, map_panel
 from .serving import checked_device, input_file, load_model, run_each, with_progress
 
 
@@ -141,6 +142,8 @@ def _map_whole(job: MapJob, image: str, path: str, files: dict[str, Path]) -> Re
         map_figure.overlay_figure(x, result.map, **scale).save(file["overlay"], format="PNG")
         if animation is not None:
             animation.write(record, file["animation"])
+        panels = record.panels(x, result.map, result.rim)
+        map_tiled.write_figures(file, arguments, panels, animation.panels() if animation else ())
         np.savez(file["arrays"], metadata=np.array(text), **numbers)
         file["record"].write(f"{text}\n".encode())
     return record
@@ -218,6 +221,13 @@ class _Animation:
             ),
             file,
         )
+
+    def panels(self) -> list[Panel]:
+        """Return panels for print of its maps."""
+        return [
+            map_panel(bits, row.model, row.bpp, row.psnr_db, self.rim)
+            for bits, row in zip(self.maps, self.rows, strict=True)
+        ]
 
     def limit(self) -> float:
         """Return where the one scale of colours ends, bits per pixel."""

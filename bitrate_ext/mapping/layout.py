@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -92,6 +92,18 @@ class BitrateResult:
             channel_bits={latent: bits[number] for latent, bits in self.channel_bits.items()},
             warnings=self.warnings,
         )
+
+    def figure(
+        self,
+        latents: str | Iterable[str] | None = None,
+        *,
+        number: int = 0,
+        name: str = "",
+        picture: Tensor | None = None,
+        **options: Any,
+    ) -> tuple[Any, Any]:
+        """Draw maps of one image of the batch for print; see ``image`` and ``PictureBits.figure``."""
+        return self.image(number, name=name, picture=picture).figure(latents, **options)
 
     def channel_map(self, latent: str | None = None, channel: int | Sequence[int] | slice | None = None) -> Tensor:
         """Return the map of one channel of a latent, or of several together, ``[N, 1, H, W]``, bits per pixel.

@@ -85,13 +85,13 @@ def map_figure(
     drawn = panel.imshow(shown, cmap=colours, vmin=least, vmax=limit, aspect="auto")
     panel.set_axis_off()
     if any(rim):
-        _mark_rim(panel, values.shape, rim, em, "0.2" if signed else "white")
+        mark_rim(panel, values.shape, rim, em, "0.2" if signed else "white")
 
     scale = figure.figure.colorbar(
         drawn,
         cax=figure.add_axes(*bar),
         orientation="horizontal" if below else "vertical",
-        extend=_extended(shown, least, limit),
+        extend=extension(shown, least, limit),
         extendfrac=1.1 * em / bar_length,
     )
     notes = [note for note, told in (("grey: not a number", np.isnan(values).any()), (RIM_NOTE, any(rim))) if told]
@@ -100,7 +100,7 @@ def map_figure(
     figure.style_ticks(scale.ax)
     scale.outline.set_linewidth(0.0)
     if title or subtitle:
-        texts = (title, subtitle, _scale_note(shown, limit, measured=chosen is None, rim=rim))
+        texts = (title, subtitle, scale_note(shown, limit, measured=chosen is None, rim=rim))
         figure.write_head(texts, margin, (2.25, 3.8, 5.2))
     return figure.to_image()
 
@@ -125,7 +125,7 @@ def legend(width: int, limit: float, *, laid_over: bool = True, power: float = 1
     colours = overlay_colours() if laid_over else colour_map()(np.arange(LEVELS))[None]
     bar.imshow(colours, aspect="auto", origin="lower", extent=(0, limit**power, 0, 1), interpolation="bilinear")
     bar.set_yticks([])
-    ticks = _ticks(limit, power, TICK_ROOM * em / length)
+    ticks = scale_ticks(limit, power, TICK_ROOM * em / length)
     bar.set_xticks([one**power for one in ticks], [f"{one:.3g}" for one in ticks])
     notes = ["bits per pixel", *["over dark (below) to light parts of the image"] * laid_over, *[about] * bool(about)]
     bar.set_xlabel(", ".join(notes), size=em, color="0.15")
@@ -135,12 +135,16 @@ def legend(width: int, limit: float, *, laid_over: bool = True, power: float = 1
     return figure.to_image()
 
 
-def _ticks(limit: float, power: float, room: float) -> list[float]:
+def scale_ticks(limit: float, power: float, room: float) -> list[float]:
     """Return numbers below a scale, its two ends among them, that leave one another a share of it as room."""
     from matplotlib.ticker import MaxNLocator
 
     decades = 10.0 ** np.arange(math.floor(math.log10(limit)) - 4, 6)
-    even = MaxNLocator(9, steps=[1, 2, 2.5, 5, 10]).tick_values(0, limit)
+    even: Any = ()
+    for bins in range(9, 1, -1):  # as many as leave one another room
+        even = MaxNLocator(bins, steps=[1, 2, 2.5, 5, 10]).tick_values(0, limit)
+        if even[1] - even[0] > room * limit:
+            break
     between = even if power == 1.0 else np.outer(decades, (1, 2, 5)).ravel()
     ticks = [limit]
     for one in sorted((one for one in between if 0 < one < limit), reverse=True):
@@ -205,11 +209,11 @@ def as_levels(image: NDArray[Any] | Tensor, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(np.rint(255 * np.nan_to_num(pixels).clip(0, 1)).astype(np.uint8))
 
 
-def _scale_note(shown: NDArray[Any], limit: float, *, measured: bool, rim: Rim = NO_RIM) -> str:
-    """Say where the scale of colours ends, and what lies above."""
+def scale_note(shown: NDArray[Any], limit: float, *, measured: bool, rim: Rim = NO_RIM, of: str = "") -> str:
+    """Say where the scale of colours ends, and what lies above; ``of`` which maps that was measured."""
     sizes = np.abs(shown[~np.isnan(shown)])
     above = float((sizes > limit).mean()) if sizes.size else 0.0
-    end = f"the scale ends at {limit:.3g}" + (f", the {PERCENTILE}th percentile" if measured else "")
+    end = f"the scale ends at {limit:.3g}" + (f", the {PERCENTILE}th percentile{of}" if measured else "")
     end += " away from padding" if measured and any(rim) else ""
     if not above:
         return f"{end}; no pixel is beyond"
@@ -218,7 +222,7 @@ def _scale_note(shown: NDArray[Any], limit: float, *, measured: bool, rim: Rim =
     return f"{end}; {share} of the pixels are beyond, up to {'infinity' if largest >= LARGEST else f'{largest:.3g}'}"
 
 
-def _mark_rim(panel: Any, shape: tuple[int, ...], rim: Rim, em: float, colour: str) -> None:
+def mark_rim(panel: Any, shape: tuple[int, ...], rim: Rim, em: float, colour: str) -> None:
     """Draw a line between the rim and the rest of the map, on the sides that have one."""
     (height, width), (top, bottom, left, right) = shape[-2:], rim
     box = (left - 0.5, width - right - 0.5), (top - 0.5, height - bottom - 0.5)
@@ -255,7 +259,7 @@ def panel_size(height: int, width: int, *, beside: int = 1) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def _extended(shown: NDArray[Any], least: float, limit: float) -> str:
+def extension(shown: NDArray[Any], least: float, limit: float) -> str:
     """Tell at which ends the colour bar goes on, in matplotlib's words."""
     below, above = np.nanmin(shown, initial=0.0) < least, np.nanmax(shown, initial=0.0) > limit
     return {(False, False): "neither", (True, False): "min", (False, True): "max"}.get((below, above), "both")
