@@ -40,7 +40,8 @@ With --animate there is STEM.animation.png, too, which browsers play: what the c
 each quality that the model has, or by each checkpoint that is named, in one scale of colours. The other files are of
 --quality or --checkpoint; where neither is given, of the middle one.
 With --format pdf, svg or png there is STEM.figure.pdf ..., the picture beside the map in the width of a column, with
-text as text; with --animate also STEM.grid.pdf ..., the picture and its maps at all qualities.
+text as text; with --animate also STEM.grid.pdf ..., the picture and its maps at all qualities. --errors gives
+STEM.errors.png, or of these kinds: squared error, SSIM, and for each cell its bits against the decibels that they gain.
 Files that exist are kept, and the image is refused, unless --overwrite is given; then they are replaced once all are
 written. Where images in different folders have one stem, the folders below the images' common one are made in DIR, too;
 where such are in one folder, their results are called after the whole name, NAME.png.json.
@@ -191,6 +192,9 @@ def _add_map(command: argparse.ArgumentParser) -> None:
         help="upper end of the colours, bits per pixel, the same for all images; default: each image's own",
     )
     command.add_argument("--gap", action="store_true", help="of coded bits: also where they differ from the estimate")
+    command.add_argument(
+        "--errors", action="store_true", help="also a figure of squared error, SSIM, and what cells gain for their bits"
+    )
     command.add_argument("--channels", action="store_true", help="also the bits of each channel of each latent")
     command.add_argument(
         "--channel",
@@ -223,6 +227,10 @@ def _check_map(arguments: argparse.Namespace) -> None:
     check_model(arguments)
     if arguments.gap and arguments.bits != choices.CODED:
         raise UsageError(f"--gap needs --bits {choices.CODED}")
+    if arguments.errors and arguments.bits == choices.CODED and not arguments.gap:
+        raise UsageError(f"--errors needs a reconstruction, which --bits {choices.CODED} has with --gap alone")
+    if arguments.errors and arguments.projection == choices.JACOBIAN:
+        raise UsageError(f"--errors is of cells, which --projection {choices.JACOBIAN} has none of")
     if arguments.bits == choices.CODED and arguments.projection == choices.JACOBIAN:
         raise UsageError(
             f"--projection {choices.JACOBIAN} follows estimated bits and cannot go with --bits {choices.CODED}"
@@ -266,7 +274,7 @@ def whole_only(arguments: argparse.Namespace) -> str | None:
     for option in ("channel", "animate"):
         if getattr(arguments, option) is not None:
             return f"--{option}"
-    return "--channels" if arguments.channels else None
+    return next((f"--{option}" for option in ("channels", "errors") if getattr(arguments, option)), None)
 
 
 def _add_check(command: argparse.ArgumentParser) -> None:

@@ -17,6 +17,7 @@ import torch
 from .. import choices
 from ..atomic import open_all_or_none
 from ..attribution.attribute import attribute
+from ..cells.errors import cell_errors, errors_figure
 from ..cells.quality import measure_psnr
 from ..choices import CODED, ESTIMATED, JACOBIAN, MEASURED, PASSES, PROJECTIONS
 from ..io.files import shown
@@ -119,6 +120,11 @@ def _map_whole(job: MapJob, image: str, path: str, files: dict[str, Path]) -> Re
     animation = _animate(job, x, result, psnr) if job.frames else None
     if animation is not None:
         record.animation, record.animation_limit = animation.rows, arguments.limit or animation.limit()
+    if arguments.errors:
+        if result.x_hat is None:
+            raise ValueError(f"{shown(image)}: --errors needs a reconstruction, and the model returns none of its size")
+        bits = result.image(picture=x)
+        record.errors = check.error_account(cell_errors(bits))
     text = json.dumps(asdict(record), indent=2, allow_nan=False)
     arrays = {"map": result.map, **{f"maps/{name}": one for name, one in result.maps.items()}}
     arrays |= check.array_names(result)
@@ -142,6 +148,8 @@ def _map_whole(job: MapJob, image: str, path: str, files: dict[str, Path]) -> Re
         map_figure.overlay_figure(x, result.map, **scale).save(file["overlay"], format="PNG")
         if animation is not None:
             animation.write(record, file["animation"])
+        for kind in map_tiled.error_kinds(arguments):
+            errors_figure(bits, width=arguments.width or "page")[0].write(file[f"errors.{kind}"], kind)
         panels = record.panels(x, result.map, result.rim)
         map_tiled.write_figures(file, arguments, panels, animation.panels() if animation else ())
         np.savez(file["arrays"], metadata=np.array(text), **numbers)

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import torch
 
-from .. import memory
+from .. import choices, memory
 from ..atomic import open_all_or_none
 from ..byte_sizes import format_bytes
 from ..coding.coder import noise
@@ -43,7 +43,13 @@ def endings(arguments: argparse.Namespace) -> dict[str, str]:
     arrays = ".bitrate.tiff" if arguments.format == "tiff" else ".bitrate.npz"
     names = ["figure", "grid"] if arguments.animate is not None else ["figure"]
     figures = {f"{name}.{kind}": f".{name}.{kind}" for name in names for kind in arguments.figures}
+    figures |= {f"errors.{kind}": f".errors.{kind}" for kind in error_kinds(arguments)}
     return {"map": ".bitrate.png", "overlay": ".overlay.png", **figures, "arrays": arrays, "record": ".json"}
+
+
+def error_kinds(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """Return the kinds of files that the figure of errors goes to, none where it is not asked for."""
+    return (arguments.figures or choices.FIGURES[:1]) if arguments.errors else ()
 
 
 def write_figures(

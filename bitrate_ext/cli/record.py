@@ -59,6 +59,7 @@ class Record:
     ledger: dict[str, Any] | None = None  # of coded bits
     channels: dict[str, dict[str, list[Any]]] | None = None  # on request: bits of each channel, most first
     channel: str | None = None  # on request: whose map STEM.channel.png is, "y:17"
+    errors: dict[str, Any] | None = None  # on request: cells of the finest latent that gain nothing for their bits
     animation: list[AnimationRow] | None = None  # on request: a frame each, in one scale of colours
     animation_limit: float | None = None  # where that ends, bits per pixel
     files: dict[str, str] = field(default_factory=dict)

@@ -40,6 +40,7 @@ def map_figure(
     subtitle: str = "",
     limit: float | None = None,
     signed: bool = False,
+    ends: tuple[str, str] = ("", ""),
     rim: Rim = NO_RIM,
 ) -> Image.Image:
     """Draw the map with a colour bar in bits per pixel and a title.
@@ -50,6 +51,7 @@ def map_figure(
         subtitle: one smaller line below.
         limit: upper end of the colour scale, bits per pixel. Default: ``colour_limit`` of the map inside the rim.
         signed: a difference: red above zero, blue below, white at zero.
+        ends: what the lower and the upper end of the colours mean.
         rim: pixels at the top, bottom, left and right that are beside padding, ``result.rim``: a dotted line is drawn.
 
     Returns:
@@ -67,7 +69,7 @@ def map_figure(
         full_height = head + height + 5.6 * em
         left, bar = (full_width - width) / 2, ((full_width - bar_length) / 2, 3.7 * em, bar_length, 1.1 * em)
     else:
-        group = width + 7.2 * em  # the panel, the bar, its numbers and its label
+        group = width + (7.2 + 1.6 * any(ends)) * em  # the panel, the bar, its numbers, its label, and its ends
         full_width = max(group, 26 * em) + 2 * margin
         full_height = head + bar_length + margin
         left = (full_width - group) / 2
@@ -99,6 +101,12 @@ def map_figure(
     scale.set_label(label, size=em, color="0.15", labelpad=0.5 * em)
     figure.style_ticks(scale.ax)
     scale.outline.set_linewidth(0.0)
+    for place, text in enumerate(ends):
+        x, y, turned = (place, -2.15, 0) if below else (6.6, place, 90)
+        side: dict[str, Any] = (
+            {"ha": ("left", "right")[place], "va": "center"} if below else {"va": ("bottom", "top")[place]}
+        )
+        scale.ax.text(x, y, text, transform=scale.ax.transAxes, rotation=turned, size=em, color="0.15", **side)
     if title or subtitle:
         texts = (title, subtitle, scale_note(shown, limit, measured=chosen is None, rim=rim))
         figure.write_head(texts, margin, (2.25, 3.8, 5.2))

@@ -26,7 +26,7 @@ FOOT = 4.8  # em below the panels that the colour bar takes
 GAP, LINE = 5.0, 1.3  # between panels, points; from one line of text to the next, of its letters
 TICK_ROOM, SHORTEST = 3.2, 12.0  # em between two numbers of a scale; of the colour bar, where the figure has them
 INK, FAINT = "0.1", "0.3"
-_TICKS: dict[str, Any] = {"labelsize": SMALL, "labelfontfamily": "sans-serif", "labelcolor": INK, "color": INK}
+TICKS: dict[str, Any] = {"labelsize": SMALL, "labelfontfamily": "sans-serif", "labelcolor": INK, "color": INK}
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,7 +228,7 @@ class _Scale:
             [self.even(one) for one in ticks], labels=[f"{one:.3g}".replace("-", "\N{MINUS SIGN}") for one in ticks]
         )
         bar.minorticks_off()
-        bar.ax.tick_params(length=2, width=0.5, pad=1.5, **_TICKS)
+        bar.ax.tick_params(length=2, width=0.5, pad=1.5, **TICKS)
         for x, text, side in (
             (left, ends[0], "left"),
             (left + width / 2, "bits per pixel", "center"),

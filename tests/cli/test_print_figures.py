@@ -7,7 +7,9 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from block_codecs import BlockCodec
 from commands import error_of
 from map_results import files, outputs
 
@@ -68,3 +70,33 @@ def test_a_figure_that_exists_is_kept(photos: Callable, capsys: pytest.CaptureFi
     Path("cat.figure.pdf").write_bytes(b"mine")
     assert "cat.figure.pdf exists" in error_of(capsys, "map", "cat.png", "--format", "pdf")
     assert files() == ["cat.figure.pdf", "cat.png"]
+
+
+def test_errors_beside_bits(photos: Callable, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("pytorch_msssim")
+    photos("cat.png")
+    assert cli.main(["map", "cat.png", "--errors"]) == 0
+    account = json.loads(Path("cat.json").read_text())["errors"]
+    with np.load("cat.bitrate.npz") as arrays:
+        assert account["bits"] == pytest.approx(float(arrays["maps/y"].sum()), rel=1e-5)
+    assert account["cells_without_gain"] == account["bits_without_gain"] == 0  # noise, of which a tenth is lost
+    worst = [one["bits"] / one["gain_db"] for one in account["worst"]]
+    assert len(worst) == 10
+    assert worst == sorted(worst, reverse=True)
+    with Image.open("cat.errors.png") as drawn:
+        assert drawn.width == 2100
+    assert cli.main(["map", "cat.png", "--errors", "--format", "svg", "-o", "out"]) == 0
+    assert files("out") == sorted([*outputs("cat"), "cat.errors.svg", "cat.figure.svg"])
+    assert {"squared error", "SSIM", "bits of the cell"} <= set(svg_of("out/cat.errors.svg")[1])
+    said = error_of(capsys, "map", "cat.png", "--errors", "--bits", "coded")
+    assert "--errors needs a reconstruction, which --bits coded has with --gap alone" in said
+
+
+def test_errors_of_a_model_without_reconstruction(
+    photos: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos("cat.png")
+    forward = BlockCodec.forward
+    monkeypatch.setattr(BlockCodec, "forward", lambda self, x: {"likelihoods": forward(self, x)["likelihoods"]})
+    assert "cat.png: --errors needs a reconstruction" in error_of(capsys, "map", "cat.png", "--errors")
+    assert files() == ["cat.png"]
