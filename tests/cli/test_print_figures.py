@@ -88,6 +88,7 @@ def test_errors_beside_bits(photos: Callable, capsys: pytest.CaptureFixture[str]
     assert cli.main(["map", "cat.png", "--errors", "--format", "svg", "-o", "out"]) == 0
     assert files("out") == sorted([*outputs("cat"), "cat.errors.svg", "cat.figure.svg"])
     assert {"squared error", "SSIM", "bits of the cell"} <= set(svg_of("out/cat.errors.svg")[1])
+    capsys.readouterr()
     said = error_of(capsys, "map", "cat.png", "--errors", "--bits", "coded")
     assert "--errors needs a reconstruction, which --bits coded has with --gap alone" in said
 
