@@ -99,7 +99,8 @@ def errors_figure(bits: PictureBits, latent: str | None = None, *, width: str | 
 
     Args:
         bits: of a picture, with picture and reconstruction.
-        latent, width: as for ``cell_errors`` and ``PictureBits.figure``.
+        latent: as for ``cell_errors``.
+        width: "page", 7 inches, or inches from 5.
 
     Returns:
         Matplotlib's figure and its three axes.

@@ -177,7 +177,8 @@ def _add_map(command: argparse.ArgumentParser) -> None:
         "--width",
         type=_width,
         metavar="INCHES",
-        help="of figures for print: inches, column (3.4, the default) or page (7, that of the animation's grid)",
+        help="of figures for print: inches, column (3.4, the default) or page (7, that of errors and of "
+        "the animation's grid)",
     )
     command.add_argument(
         "--bits",

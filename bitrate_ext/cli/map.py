@@ -19,7 +19,7 @@ from ..atomic import open_all_or_none
 from ..attribution.attribute import attribute
 from ..cells.errors import cell_errors, errors_figure
 from ..cells.quality import measure_psnr
-from ..choices import CODED, ESTIMATED, JACOBIAN, MEASURED, PASSES, PROJECTIONS
+from ..choices import CODED, ESTIMATED, JACOBIAN, MEASURED, PASSES, PROJECTIONS, WIDTHS
 from ..io.files import shown
 from ..io.images import load_picture
 from ..mapping.layout import BitrateResult
@@ -28,6 +28,7 @@ from ..receptive_field import calibration
 from ..viz import map_figure
 from ..viz.animation import animation_frames, save_animation
 from ..viz.colormap import Rim, colour_limit, inside_rim
+from ..viz.error_figure import LEAST_WIDTH
 from ..viz.print_figure import Panel
 from . import calibrate, check, map_tiled
 from .console import FAILED, OK, count_passes, echo, finite, number, print_document, tell_failures, warn
@@ -148,8 +149,10 @@ def _map_whole(job: MapJob, image: str, path: str, files: dict[str, Path]) -> Re
         map_figure.overlay_figure(x, result.map, **scale).save(file["overlay"], format="PNG")
         if animation is not None:
             animation.write(record, file["animation"])
-        for kind in map_tiled.error_kinds(arguments):
-            errors_figure(bits, width=arguments.width or "page")[0].write(file[f"errors.{kind}"], kind)
+        if arguments.errors:
+            errors, _ = errors_figure(bits, width=max(LEAST_WIDTH, arguments.width or WIDTHS["page"]))
+            for kind in map_tiled.error_kinds(arguments):
+                errors.write(file[f"errors.{kind}"], kind)
         panels = record.panels(x, result.map, result.rim)
         map_tiled.write_figures(file, arguments, panels, animation.panels() if animation else ())
         np.savez(file["arrays"], metadata=np.array(text), **numbers)

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from ..choices import inches_of
 from .colormap import colour_limit, colour_map
 from .figure import PRINT, PixelFigure
-from .print_figure import EM, GAP, INK, LINE, TICKS
+from .map_figure import extension
+from .print_figure import EM, GAP, INK, LINE, TALLEST, TICKS
 
+LEAST_WIDTH, LEAST_HEIGHT = 5, 9  # inches; of the cells' panel, em
 SPENT, NOTHING = "#1f5fa8", "#b8375b"  # cells that gain something for their bits, and that gain nothing
 
 
@@ -30,35 +32,50 @@ def error_figure(
         error: ``[H, W]``, squared error of each pixel, of values in [0, 1].
         ssim: SSIM of each block of ``block`` x ``block`` pixels of the same picture.
         bits: of each cell, ``[h, w]``.
-        width: "column", "page" or inches.
+        gain_db: decibels that they gain; what is not finite is left out.
+        block: side of the blocks, pixels.
+        width: "page" or inches from 5.
+
+    Raises:
+        ValueError: another width.
     """
-    across = 72 * inches_of(width)
+    inches = inches_of(width)
+    if inches < LEAST_WIDTH:
+        raise ValueError(f"width must be at least {LEAST_WIDTH} inches, for maps and cells, got {width!r}")
     between = 5.2 * EM  # left of the last panel, for its numbers
-    side = (across - 2 - GAP - between - 2) / 3
-    height, head, foot = max(side * error.shape[0] / error.shape[1], 9 * EM), LINE * EM + 2, 4.8 * EM
-    figure = PixelFigure(across, head + height + foot, EM, PRINT)
+    side = (72 * inches - 2 - GAP - between - 2) / 3
+    head, foot = LINE * EM + 2, 4.8 * EM
+    tall = min(side * error.shape[0] / error.shape[1], 72 * TALLEST - head - foot)
+    height, wide = max(tall, LEAST_HEIGHT * EM), tall * error.shape[1] / error.shape[0]
+    figure = PixelFigure(72 * inches, head + height + foot, EM, PRINT)
     places = [1.0, 1 + side + GAP, 1 + 2 * side + GAP + between]
-    axes = np.array([figure.add_axes(x, foot, side, height) for x in places], dtype=object)
-    limits = colour_limit(error), float(min(np.nanmin(ssim), 0.99))
+    boxes = [(places[0], wide, tall), (places[1], wide, tall), (places[2], side, height)]
+    axes = np.array([figure.add_axes(x, foot + height - high, w, high) for x, w, high in boxes], dtype=object)
+
+    limit, least = colour_limit(error), float(min(np.nanmin(ssim, initial=0.99), 0.99))
     blocks = (-0.5, block * ssim.shape[1] - 0.5, block * ssim.shape[0] - 0.5, -0.5)
-    shown = axes[0].imshow(error.clip(0, limits[0]), cmap=colour_map(), vmin=0, vmax=limits[0], aspect="auto")
-    like = axes[1].imshow(ssim, cmap=colour_map().reversed(), vmin=limits[1], vmax=1, extent=blocks, aspect="auto")
+    of_error = {"cmap": colour_map(), "vmin": 0, "vmax": limit}
+    of_ssim = {"cmap": colour_map().reversed(), "vmin": least, "vmax": 1, "extent": blocks}
+    shown = axes[0].imshow(error.clip(0, limit), aspect="auto", interpolation_stage="data", **of_error)
+    like = axes[1].imshow(ssim, aspect="auto", interpolation="nearest", **of_ssim)
     axes[1].set(xlim=axes[0].get_xlim(), ylim=axes[0].get_ylim())
-    for panel, x, drawn, label in ((axes[0], places[0], shown, "squared error"), (axes[1], places[1], like, "SSIM")):
-        panel.set_axis_off()
-        _bar(figure, (x + 2 * EM, foot - 1.7 * EM, side - 4 * EM, 0.8 * EM), drawn, label)
-    _scatter(axes[2], bits.ravel(), gain_db.ravel())
-    for x, title in zip(
-        places,
-        ("pixels", f"blocks of {block} \N{MULTIPLICATION SIGN} {block} pixels", "cells, against flat ones"),
-        strict=True,
+    ends = extension(error, 0, limit)
+    for panel, x, drawn, label, end in (
+        (axes[0], places[0], shown, "squared error", ends),
+        (axes[1], places[1], like, "SSIM", "neither"),
     ):
+        panel.set_axis_off()
+        _bar(figure, (x + 2 * EM, foot + height - tall - 1.7 * EM, side - 4 * EM, 0.8 * EM), drawn, label, end)
+    _scatter(axes[2], bits.ravel(), gain_db.ravel())
+    sized = f"blocks of {block} \N{MULTIPLICATION SIGN} {block} pixels"
+    for x, title in zip(places, ("pixels", sized, "cells, against flat ones"), strict=True):
         figure.write((x, foot + height + 0.4 * EM), title, side, size=EM, color=INK)
     return figure.figure, axes
 
 
-def _bar(figure: PixelFigure, place: tuple[float, float, float, float], drawn: Any, label: str) -> None:
-    bar = figure.figure.colorbar(drawn, cax=figure.add_axes(*place), orientation="horizontal")
+def _bar(figure: PixelFigure, place: tuple[float, float, float, float], drawn: Any, label: str, ends: str) -> None:
+    lying: dict[str, Any] = {"orientation": "horizontal", "extend": ends, "extendfrac": 0.05}
+    bar = figure.figure.colorbar(drawn, cax=figure.add_axes(*place), **lying)
     solids: Any = bar.solids
     solids.set(rasterized=True, edgecolor="face")
     bar.outline.set_linewidth(0.0)

@@ -104,4 +104,9 @@ def test_the_figure_has_two_maps_and_a_point_for_each_cell() -> None:
     gains = cell_errors(bits).gain_db
     assert sum(len(one.get_offsets()) for one in axes[2].collections) == int(gains.isfinite().sum()) == 12
     assert len(axes[2].collections[1].get_offsets()) == int((gains <= 0).sum()) > 0
+    with pytest.raises(ValueError, match="width must be at least 5 inches, for maps and cells, got 'column'"):
+        errors_figure(bits, width="column")
+    for each in axes[:2]:  # pixels are square
+        box = each.get_window_extent()
+        assert box.width / box.height == pytest.approx(1.5)
     assert {"squared error", "SSIM"} <= {one.get_text() for one in figure.texts}
