@@ -3,7 +3,11 @@
 import mpmath
 import torch
 
+import bitrate_ext as be
+
 mpmath.mp.dps = 60
+LOCATED = (be.Gaussian, be.Laplace, be.Logistic)
+KINDS = [*LOCATED, be.GaussianMixture]
 HALF = mpmath.mpf("0.5")
 
 
@@ -45,3 +49,21 @@ def symbols(count, generator, most_bits=1000.0, dtype=torch.float32):
     noise = torch.rand(count, generator=generator, dtype=torch.float64) - 0.5
     values = means + sign * far * scales + noise
     return [t.to(dtype).reshape(1, 1, 1, count) for t in (values, scales, means)]
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def mixture_of(count, dtype=torch.float64, seed=2):
+    """Values, scales, means and weights of two channels and three parts."""
+    values, scales, means = (torch.cat([t, t + 0.3], 1) for t in symbols(count, generator(seed), 100.0, dtype))
+    weights = torch.softmax(torch.randn(1, 2, 3, 1, count, generator=generator(3), dtype=torch.float64), 2)
+    wide = [torch.cat([t, t * 1.2, t * 0.8], 1) for t in (scales, means)]
+    return values, *wide, weights.movedim(2, 1).reshape(1, 6, 1, count).to(dtype)
+
+
+def source_of(kind, count=600, seed=0, dtype=torch.float32, most_bits=1000.0, **kwargs):
+    if kind is be.GaussianMixture:
+        return kind(*mixture_of(count, dtype, seed), **kwargs)
+    return kind(*symbols(count, generator(seed), most_bits, dtype), **kwargs)

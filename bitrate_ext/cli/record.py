@@ -54,6 +54,7 @@ class Record:
     jacobian: dict[str, Any] | None = None  # for that one: passes, and the share of the bits expected in wrong places
     tiles: dict[str, Any] | None = None  # how a picture was cut that went in tiles, and what memory was planned
     bits: str = "estimated"  # or "coded"
+    sources: list[str] = field(default_factory=list)  # latents whose bits are true values, without a floor
     picture: dict[str, Any] = field(default_factory=dict)  # what its file states, and what was made of it
     warnings: list[str] = field(default_factory=list)
     ledger: dict[str, Any] | None = None  # of coded bits
@@ -121,6 +122,7 @@ class MapJob:
             psnr_db=finite(psnr_db),
             version=__version__,
             picture=asdict(facts),
+            sources=list(result.sources),
             warnings=[*facts.warnings, *result.warnings],
             receptive_field=_layouts(self.mapper) if self.arguments.projection in MEASURED else None,
             files={name: str(path) for name, path in files.items()},

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from . import autograd, dispatch, reference
 from .arguments import (
+    Latent,
     Latents,
     Projections,
     check_kinds,
@@ -23,6 +24,7 @@ from .arguments import (
 from .arguments import image_latents as image_latents
 from .arguments import map_dtype as map_dtype
 from .arguments import named_likelihoods as named_likelihoods
+from .arguments import named_tensors as named_tensors
 from .dispatch import choose_kernel
 from .guided import check_guide, guided_map
 from .rate.cells import cells_of
@@ -31,6 +33,38 @@ from .sources import Source
 from .units import LIKELIHOOD, kernel_input, noun_of
 
 
+@overload
+def bitrate_map(
+    values: Latents,
+    size: Sequence[int] | None = None,
+    *,
+    scale_factor: float | Sequence[float] | None = None,
+    projection: Projections = "bilinear",
+    conserve: bool = True,
+    impl: str = "auto",
+    out: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+    crop: Sequence[int] | None = None,
+    guide: Tensor | None = None,
+    unit: str = LIKELIHOOD,
+    check: bool = False,
+) -> Tensor: ...
+@overload
+def bitrate_map(
+    values: Sequence[Latents],
+    size: Sequence[int] | None = None,
+    *,
+    scale_factor: float | Sequence[float] | None = None,
+    projection: Projections = "bilinear",
+    conserve: bool = True,
+    impl: str = "auto",
+    out: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+    crop: Sequence[int] | None = None,
+    guide: Tensor | None = None,
+    unit: str = LIKELIHOOD,
+    check: bool = False,
+) -> list[Tensor]: ...
 def bitrate_map(
     values: Latents | Sequence[Latents],
     size: Sequence[int] | None = None,
@@ -45,7 +79,7 @@ def bitrate_map(
     guide: Tensor | None = None,
     unit: str = LIKELIHOOD,
     check: bool = False,
-) -> Any:
+) -> Tensor | list[Tensor]:
     """Return where the bits go: the cost of every image pixel, in bits per pixel.
 
     Equivalent to the recipe of CompressAI issue 265, ``F.interpolate(-log2(p).sum(1, keepdim=True) / s**2,
@@ -131,15 +165,44 @@ def bitrate_map(
     return autograd.call_map(tensors, setting.geometry, setting.map.dtype)
 
 
+@overload
 def latent_bits(
-    values: Tensor | Source, *, impl: str = "auto", dtype: torch.dtype | None = None, unit: str = LIKELIHOOD
-) -> Tensor:
+    values: Latent, *, impl: str = "auto", dtype: torch.dtype | None = None, unit: str = LIKELIHOOD
+) -> Tensor: ...
+@overload
+def latent_bits(
+    values: Mapping[str, Any], *, impl: str = "auto", dtype: torch.dtype | None = None, unit: str = LIKELIHOOD
+) -> dict[str, Tensor]: ...
+@overload
+def latent_bits(
+    values: Sequence[Latents], *, impl: str = "auto", dtype: torch.dtype | None = None, unit: str = LIKELIHOOD
+) -> list[Any]: ...
+def latent_bits(
+    values: Latents | Sequence[Latents],
+    *,
+    impl: str = "auto",
+    dtype: torch.dtype | None = None,
+    unit: str = LIKELIHOOD,
+) -> Tensor | dict[str, Tensor] | list[Any]:
     """Return the bits per latent cell, ``[N, h, w]``, of likelihoods ``[N, C, h, w]``, a source or costs.
 
-    The cell sums that ``bitrate_map`` projects. Sum them in float64 (``dtype=torch.float64``) for totals: a float32 sum
-    over a large map is off in the fifth digit. Other arguments and errors as for ``bitrate_map``.
+    The cell sums that ``bitrate_map`` projects, of whatever it takes: of nested dicts a dict by the latents' names, of
+    a list one entry a frame. Sum them in float64 (``dtype=torch.float64``) for totals: a float32 sum over a large map
+    is off in the fifth digit. Other arguments and errors as for ``bitrate_map``.
     """
-    noun, values = noun_of(unit), known_source(values)
+    noun = noun_of(unit)
+    latents = unwrap(values, noun)
+    frames = split_frames(latents, unit)
+    if frames is not None:
+        return [latent_bits(frame, impl=impl, dtype=dtype, unit=unit) for frame in frames]
+    if isinstance(latents, Mapping):
+        named = named_tensors(latents, noun)
+        return {name: _cells(one, noun, impl, dtype, unit) for name, one in named.items()}
+    return _cells(latents, noun, impl, dtype, unit)
+
+
+def _cells(values: Any, noun: str, impl: str, dtype: torch.dtype | None, unit: str) -> Tensor:
+    values = known_source(values)
     if not isinstance(values, (Tensor, Source)):
         raise TypeError(f"{noun} must be a tensor or a source of bits, got {type(values).__name__}")
     if isinstance(values, Source):

@@ -32,7 +32,6 @@ from ..mapping.guides import FROM_IMAGE
 from ..mapping.mapper import AnyProjection, BitrateMapper
 from ..memory import MemoryLimitError, is_out_of_memory
 from ..models.adapter import device_of
-from ..ops.functional import latent_bits
 from ..ops.strips import ROWS, RowProjector
 from .downsample import Downsampler
 from .guide_rows import GuideRows, guide_bytes, guides_in_tiles
@@ -62,6 +61,7 @@ class PictureResult:
     reduced: NDArray[np.float32]  # [h', w'], the map averaged over squares of pixels, at most 4096 a side
     reduced_picture: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))  # [h', w', C]
     warnings: tuple[str, ...] = ()  # what is to be known of these numbers, a line each
+    sources: tuple[str, ...] = ()  # latents whose bits are true values
 
 
 class TiledRun:
@@ -115,6 +115,7 @@ class TiledRun:
         self._rows = RowProjector(grids, self.canvas, self.crop, mapper.projections)
         self._cells = {name: torch.zeros(1, *grid, dtype=torch.float64) for name, grid in grids.items()}  # bits
         self._guides = guides_in_tiles(mapper.projections, grids, self.canvas, self.crop)
+        self._sources: tuple[str, ...] = ()
         self._squares = 0.0  # of the reconstruction's errors
         self._warnings: dict[str, None] = {}  # each once
         self.plan = plan_tiles(
@@ -159,6 +160,7 @@ class TiledRun:
             reduced=reduced.pixels,
             reduced_picture=reduced_picture.pixels,
             warnings=tuple(self._warnings),
+            sources=self._sources,
         )
 
     @property
@@ -261,12 +263,13 @@ class TiledRun:
                 self._kwargs,
                 self._like.device,
                 x_hat=self._reconstructs,
+                sources=self.mapper.sources,
             )
-            for name, p in tile.likelihoods.items():
+            for name, bits in tile.cells.items():
                 down, across = self._adapter.strides[name]
                 top, left = tile.crop[0] // down, tile.crop[1] // across
-                cells = self._cells[name][:, top : top + p.shape[-2], left : left + p.shape[-1]]
-                cells.copy_(latent_bits(p, dtype=torch.float64, unit=self._adapter.unit))
+                self._cells[name][:, top : top + bits.shape[1], left : left + bits.shape[2]] = bits
+            self._sources = tile.sources
             squares += self._take_reconstruction(tile)
             if self._guides:
                 _, left, _, across = tile.crop

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..io.windowed import ImageSource
+from ..mapping.layout import sum_cells, true_values
 from ..models.adapter import ModelAdapter, check_range
 from ..models.padding import Crop
 
@@ -78,7 +79,8 @@ class Tile:
     """The inside of a tile, on the model's device."""
 
     crop: Crop  # on the canvas, pixels
-    likelihoods: dict[str, Tensor]  # [1, C, height / stride, width / stride], or costs of symbols or cells
+    cells: dict[str, Tensor]  # float64 [1, height / stride, width / stride], bits per cell
+    sources: tuple[str, ...]  # latents whose bits are true values, see `BitrateResult`
     x_hat: Tensor | None  # [1, C, height, width]; None where it was not asked for, or the model gives none
 
 
@@ -160,19 +162,22 @@ def run_tile(
     device: torch.device,
     *,
     x_hat: bool = False,
+    sources: bool = True,
 ) -> Tile:
-    """Run one tile, given the span of its rows and that of its columns."""
+    """Run one tile, given the span of its rows and that of its columns; with true values where ``sources`` allows."""
     crop = adapter.canvas(image.height, image.width)[1]
     begin = rows[0], columns[0]
     x = adapter.padding.read(image.crop, begin, tiling.window, crop).to(device)
     arguments = adapter.window_arguments(forward_kwargs, begin, tiling.window, crop)
     with torch.no_grad():
         check_range(x)
-        output, likelihoods = adapter.run(x, arguments)
-        kept = {name: _inside(p, rows, columns, adapter.strides[name]) for name, p in likelihoods.items()}
+        output, likelihoods = adapter.run(x, arguments, fused=sources)
+        values, known = true_values(likelihoods)
+        cells = sum_cells(values, adapter.unit)
+        kept = {name: _inside(bits, rows, columns, adapter.strides[name]) for name, bits in cells.items()}
         whole = output.get("x_hat") if x_hat else None
         part = _inside(whole, rows, columns, (1, 1)) if is_image(whole, x) else None
-    return Tile((rows[1], columns[1], rows[2] - rows[1], columns[2] - columns[1]), kept, part)
+    return Tile((rows[1], columns[1], rows[2] - rows[1], columns[2] - columns[1]), kept, tuple(known), part)
 
 
 def _inside(values: Any, rows: Span, columns: Span, stride: Size) -> Any:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from cases import assert_same_bytes
 
-from bitrate_ext import bitrate_map, map_strips
+from bitrate_ext import bitrate_map, latent_bits, map_strips
 from bitrate_ext.ops.arguments import image_latents, named_likelihoods
 
 SIZE = (16, 16)
@@ -104,3 +104,14 @@ def test_latents_of_one_image():
         image_latents([Y, 3])
     with pytest.raises(TypeError, match="bits must be a tensor or a dict of tensors, got NoneType"):
         image_latents(None, "bits")
+
+
+def test_bits_of_cells_of_whatever_maps_are_made_of():
+    y, z = latent_bits(Y), latent_bits(Z)
+    found = latent_bits({"x_hat": X_HAT, "likelihoods": {"y": [Y, None], "z": Z}})
+    assert list(found) == ["y.0", "z"]
+    assert torch.equal(found["y.0"], y)
+    assert torch.equal(found["z"], z)
+    one, two = latent_bits([{"y": Y}, Z])
+    assert torch.equal(one["y"], y)
+    assert torch.equal(two, z)

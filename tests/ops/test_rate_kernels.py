@@ -2,21 +2,14 @@
 
 import pytest
 import torch
-from exact_rate import bits, likelihood, symbols
-from test_sources import LOCATED, bottleneck, cost, generator, mixture_of
+from exact_rate import KINDS, LOCATED, bits, generator, likelihood, source_of, symbols
+from test_sources import bottleneck, cost
 
 import bitrate_ext as be
 from bitrate_ext.ops.rate import reference as rate_reference
 
 OPS = torch.ops.bitrate_ext
-KINDS = [*LOCATED, be.GaussianMixture]
 NETWORK = ("matrices", "biases", "factors")
-
-
-def source_of(kind, count=600, seed=0, dtype=torch.float32, most_bits=1000.0, **kwargs):
-    if kind is be.GaussianMixture:
-        return kind(*mixture_of(count, dtype, seed), **kwargs)
-    return kind(*symbols(count, generator(seed), most_bits, dtype), **kwargs)
 
 
 def kernel_bits(source):

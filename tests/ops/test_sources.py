@@ -5,13 +5,11 @@ import math
 import compressai.entropy_models as theirs
 import pytest
 import torch
-from exact_rate import bits, likelihood, symbols
+from exact_rate import LOCATED, bits, generator, likelihood, mixture_of, symbols
 from torch.autograd import gradcheck, gradgradcheck
 
 import bitrate_ext as be
 from bitrate_ext.ops.rate import reference as rate_reference
-
-LOCATED = (be.Gaussian, be.Laplace, be.Logistic)
 
 
 def one(value):
@@ -22,10 +20,6 @@ def cost(source):
     return rate_reference.symbol_bits(source.flat())
 
 
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
 def bottleneck(channels=3, seed=1, dtype=torch.float64, filters=(3, 3, 3, 3)):
     """A factorised prior with every parameter off its start."""
     torch.manual_seed(seed)
@@ -34,13 +28,6 @@ def bottleneck(channels=3, seed=1, dtype=torch.float64, filters=(3, 3, 3, 3)):
         for parameter in (*module.matrices, *module.biases, *module.factors):
             parameter.add_(torch.randn_like(parameter) * 0.3)
     return module
-
-
-def mixture_of(count, dtype=torch.float64, seed=2):
-    values, scales, means = (torch.cat([t, t + 0.3], 1) for t in symbols(count, generator(seed), 100.0, dtype))
-    weights = torch.softmax(torch.randn(1, 2, 3, 1, count, generator=generator(3), dtype=torch.float64), 2)
-    wide = [torch.cat([t, t * 1.2, t * 0.8], 1) for t in (scales, means)]
-    return values, *wide, weights.movedim(2, 1).reshape(1, 6, 1, count).to(dtype)
 
 
 @pytest.mark.parametrize(

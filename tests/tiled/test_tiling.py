@@ -14,8 +14,11 @@ from torch import Tensor, nn
 from zoo import small_model
 
 import bitrate_ext
+from bitrate_ext.io.images import load_image
 from bitrate_ext.io.windowed import TensorImage
+from bitrate_ext.mapping.layout import sum_cells, true_values
 from bitrate_ext.models.adapter import ModelAdapter
+from bitrate_ext.models.demo_codec import demo_photograph
 from bitrate_ext.tiled import tiling
 from bitrate_ext.tiled.tiling import Tiling, measure_halo, run_tile
 
@@ -51,7 +54,7 @@ def prepared(model: nn.Module, like: Tensor) -> ModelAdapter:
 
 
 def in_tiles(adapter: ModelAdapter, x: Tensor, tiling: Tiling) -> tuple[dict[str, Tensor], Tensor | None]:
-    """Likelihoods and reconstruction of the padded canvas, put together."""
+    """Bits of cells and reconstruction of the padded canvas, put together."""
     found: dict[str, Tensor] = {}
     image = None
     picture = TensorImage(x)
@@ -59,16 +62,23 @@ def in_tiles(adapter: ModelAdapter, x: Tensor, tiling: Tiling) -> tuple[dict[str
         for columns in tiling.spans(1):
             tile = run_tile(adapter, picture, tiling, rows, columns, {}, x.device, x_hat=True)
             top, left, height, width = tile.crop
-            for name, p in tile.likelihoods.items():
+            for name, bits in tile.cells.items():
                 down, across = adapter.strides[name]
                 if name not in found:
                     size = (tiling.canvas[0] // down, tiling.canvas[1] // across)
-                    found[name] = p.new_full((1, p.shape[1], *size), torch.nan)
-                found[name][:, :, top // down : (top + height) // down, left // across : (left + width) // across] = p
+                    found[name] = bits.new_full((1, *size), torch.nan)
+                found[name][:, top // down : (top + height) // down, left // across : (left + width) // across] = bits
             if tile.x_hat is not None:
                 image = torch.full((1, tile.x_hat.shape[1], *tiling.canvas), torch.nan) if image is None else image
                 image[:, :, top : top + height, left : left + width] = tile.x_hat
     return found, image
+
+
+def whole_run(adapter: ModelAdapter, padded: Tensor) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What the model makes of all at once, and the bits of its cells."""
+    with torch.inference_mode():
+        output, likelihoods = adapter.run(padded, {}, fused=True)
+        return output, sum_cells(true_values(likelihoods)[0])
 
 
 def photograph(height: int, width: int, dtype: torch.dtype) -> Tensor:
@@ -94,41 +104,38 @@ def test_the_inside_of_tiles_is_that_of_the_whole(name: str) -> None:
     block = adapter.multiple
     x = photograph(2 * halo[0] + 3 * block[0] - 5, 2 * block[1] - 3, torch.float64)
     padded = adapter.pad(x)[0]
-    with torch.inference_mode():
-        whole = adapter.run(padded, {})[1]
+    _, whole = whole_run(adapter, padded)
     canvas = (padded.shape[2], padded.shape[3])
     found, _ = in_tiles(adapter, x, Tiling(canvas, canvas, halo, block).cut(block))
-    for latent, p in whole.items():
-        torch.testing.assert_close(found[latent], p, rtol=1e-9, atol=1e-12)
+    for latent, bits in whole.items():
+        torch.testing.assert_close(found[latent], bits, rtol=1e-9, atol=1e-9)
     found, _ = in_tiles(adapter, x, Tiling(canvas, canvas, (0, 0), block).cut(block))
-    assert max((found[latent] - p).abs().max().item() for latent, p in whole.items()) > 1e-3
+    assert max((found[latent] - bits).abs().max().item() for latent, bits in whole.items()) > 1e-3
 
 
 @pytest.mark.medium
 def test_of_the_demo_codec_in_float32() -> None:
-    """Likelihoods and reconstruction; a cell may differ where a value is next to the middle between two symbols.
+    """Bits and reconstruction; a cell may differ where a value is next to the middle between two symbols.
 
     Then it costs other bits, and cells that are coded with its help may, too. They are few, one in a thousand at most
     here, and the picture's bits stay as they are; a halo that is too narrow makes a hundred times as many differ.
     """
     model = bitrate_ext.load_demo_codec()
-    x = bitrate_ext.io.images.load_image(bitrate_ext.models.demo_codec.demo_photograph())
+    x = load_image(demo_photograph())
     x = torch.cat([x, x.flip(2), x, x.flip(2)], dim=2)[..., :128]
     adapter = prepared(model, x)
     halo = measure_halo(adapter, x, {}, x_hat=True)
     assert halo == (192, 192)
     padded = adapter.pad(x)[0]
     canvas = (padded.shape[2], padded.shape[3])
-    with torch.inference_mode():
-        output, whole = adapter.run(padded, {})
+    output, whole = whole_run(adapter, padded)
     tiling = Tiling(canvas, canvas, halo, adapter.multiple)
     found, image = in_tiles(adapter, x, tiling.cut((128, 128)))
     without, _ = in_tiles(adapter, x, replace(tiling, halo=(0, 0)).cut((128, 128)))
-    for latent, p in whole.items():
-        share, broken = (((q[latent] - p).abs() > 1e-4).any(dim=1).double().mean().item() for q in (found, without))
+    for latent, bits in whole.items():
+        share, broken = (((q[latent] - bits).abs() > 1e-2).double().mean().item() for q in (found, without))
         assert share < 1e-3 < 1e-1 < broken, (latent, share, broken)
-        bits = [bitrate_ext.latent_bits(q, dtype=torch.float64).sum().item() for q in (found[latent], p)]
-        assert abs(bits[0] - bits[1]) < 1e-4 * bits[1]
+        assert abs(found[latent].sum() - bits.sum()) < 1e-4 * bits.sum()
     assert image is not None
     assert ((image - output["x_hat"]).abs() > 1e-3).double().mean() < 1e-2
 
