@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .attribution.attribute import attribute
     from .attribution.result import Attribution
     from .attribution.slices import Slice, follow_slices
+    from .cells.errors import cell_errors, errors_figure
+    from .cells.figures import grid_figure
     from .cells.grid import CellGrid
     from .cells.picture import PictureBits
     from .coding.rans import CodingError
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from .tiled.map_picture import PictureResult, map_picture
     from .training.rate_loss import RateLoss
     from .video.reader import VideoError
+    from .viz.kernel_figure import field_figure
 
 _HOMES = {  # public name to the module that defines it
     "Attribution": "attribution.result",
@@ -73,10 +76,14 @@ _HOMES = {  # public name to the module that defines it
     "attribute": "attribution.attribute",
     "bitrate_map": "ops.functional",
     "calibrate": "receptive_field.calibration",
+    "cell_errors": "cells.errors",
     "coded_video": "mapping.coded_video",
     "compare": "comparison.compare",
+    "errors_figure": "cells.errors",
+    "field_figure": "viz.kernel_figure",
     "follow_slices": "attribution.slices",
     "fuse": "models.fuse",
+    "grid_figure": "cells.figures",
     "latent_bits": "ops.functional",
     "load_demo_codec": "models.demo_codec",
     "map_picture": "tiled.map_picture",
@@ -118,10 +125,14 @@ __all__ = [
     "attribute",
     "bitrate_map",
     "calibrate",
+    "cell_errors",
     "coded_video",
     "compare",
+    "errors_figure",
+    "field_figure",
     "follow_slices",
     "fuse",
+    "grid_figure",
     "latent_bits",
     "load_demo_codec",
     "map_picture",

@@ -21,6 +21,9 @@ ALL_PADDINGS = "all"  # of ``bitrate-ext check``: each in turn
 PADDING_SIDES = ("centre", "end")
 ARRAYS = ("npz", "tiff")  # formats of maps as numbers
 SHOWN_CHANNELS = 16  # of each latent, the costliest, that a page holds unless more are asked for
+FIGURES = ("png", "pdf", "svg")  # of figures for print
+WIDTHS = {"column": 3.4, "page": 7.0}  # of those, inches
+NARROWEST, WIDEST = 1.5, 60.0  # inches
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}  # of videos, by the file's ending
 PARTIAL = ".partial"  # in the names of what a video gives that ends before its end
@@ -66,6 +69,22 @@ def check_choice(what: str, choice: object, choices: Iterable[Any]) -> None:
     known = list(choices)
     if choice not in known:
         raise ValueError(f"{what} must be one of {', '.join(map(repr, known))}, got {choice!r}")
+
+
+def inches_of(width: str | float) -> float:
+    """Return the width of a figure for print, inches.
+
+    Raises:
+        ValueError: it is none that a figure can have.
+    """
+    try:
+        inches = WIDTHS[width] if isinstance(width, str) and width in WIDTHS else float(width)
+    except ValueError:
+        inches = math.nan
+    if not NARROWEST <= inches <= WIDEST:
+        named = ", ".join(map(repr, WIDTHS))
+        raise ValueError(f"width must be {named} or inches from {NARROWEST:g} to {WIDEST:g}, got {width!r}")
+    return inches
 
 
 def check_rate(rate: Fraction | float) -> Fraction:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..choices import ESTIMATED
 from ..models.padding import Crop, Size
+from ..viz.print_figure import Panel, print_figure, rate_words
 from . import notebook, saving
 from .grid import CellGrid as CellGrid
 from .outside import outside_bits, rim_of, share_of
@@ -247,3 +248,36 @@ class PictureBits:
         facts["in padding"] = f"{self.padding_bits:,.0f} bits"
         facts |= {what: f"{bits:,.0f} bits" for what, bits in self.elsewhere.items()}
         return notebook.card(self.name, facts, self.map(), self.rim, self.warnings)
+
+    def panel(self, latents: str | Iterable[str] | None = None) -> Panel:
+        """Return the panel of a figure for print that ``map`` of these latents makes."""
+        if latents is None:
+            return Panel(self.map(), self.name or f"{self.kind} bits", rate_words(self.bpp, self.psnr_db), self.rim)
+        names = [latents] if isinstance(latents, str) else list(latents)
+        pixels, title = self.map(names), f"latent{'s' * (len(names) > 1)} {', '.join(names)}"
+        bits = sum(self.latent_bits[name] for name in names)
+        return Panel(pixels, title, rate_words(bits / (self.size[0] * self.size[1])), self.rim)
+
+    def picture_panel(self) -> Panel | None:
+        """Return the panel of the picture, or else of its reconstruction; None where there is neither."""
+        shown, title = (self.reconstruction, "reconstruction") if self.picture is None else (self.picture, "picture")
+        if shown is None or shown.shape[1] not in (1, 3):
+            return None
+        return Panel(shown.expand(1, 3, -1, -1), title, f"{self.size[1]} \N{MULTIPLICATION SIGN} {self.size[0]} pixels")
+
+    def figure(self, latents: str | Iterable[str] | None = None, **options: Any) -> tuple[Any, Any]:
+        """Draw the picture and maps of its bits beside it, for print.
+
+        Args:
+            latents: a map for each of these names. Default: one of all together.
+            **options: ``width``, ``limit``, ``notes`` and others, as ``print_figure`` has them: "column" or "page".
+
+        Returns:
+            Matplotlib's figure and its axes, one a panel; ``figure.savefig("name.pdf")`` keeps text as text.
+
+        Raises:
+            ValueError: no such latent, another width.
+        """
+        first, names = self.picture_panel(), [latents] if latents is None or isinstance(latents, str) else list(latents)
+        figure, axes = print_figure([[*([first] if first else []), *map(self.panel, names)]], **options)
+        return figure, axes[0]

@@ -49,6 +49,9 @@ With --roi or --mask a table is printed, STEM.regions.csv has it, of several ima
 With --animate there is STEM.animation.png, too, which browsers play: what the codec makes of the image, and the map, at
 each quality that the model has, or by each checkpoint that is named, in one scale of colours. The other files are of
 --quality or --checkpoint; where neither is given, of the middle one.
+With --format pdf, svg or png there is STEM.figure.pdf ..., the picture beside the map in the width of a column, with
+text as text; with --animate also STEM.grid.pdf ..., the picture and its maps at all qualities. --errors gives
+STEM.errors.png, or of these kinds: squared error, SSIM, and for each cell its bits against the decibels that they gain.
 Files that exist are kept, and the image is refused, unless --overwrite is given; then they are replaced once all are
 written. Where images in different folders have one stem, the folders below the images' common one are made in DIR, too;
 where such are in one folder, their results are called after the whole name, NAME.png.json.
@@ -56,9 +59,9 @@ Transparent parts of an image are laid on white, colour profiles are not applied
 tell of it. A JPEG without its end is mapped as far as it goes, with a warning. PSNR is that of the unrounded
 reconstruction, cut to [0, 1].
 A picture that does not fit into memory goes through the model in tiles, and its maps are written strip by strip.
---max-memory, --tile and --format ask for that way; its pictures are reduced to 4096 pixels a side, its arrays are not.
-With --max-memory, files with more pixels than Pillow's limit are read, too. TIFF files, uncompressed or deflated, come
-in parts; others are decoded as a whole, with 1 to 36 bytes a pixel.
+--max-memory, --tile and --format npz or tiff ask for that way; its pictures are reduced to 4096 pixels a side, its
+arrays are not. With --max-memory, files with more pixels than Pillow's limit are read, too. TIFF files, uncompressed or
+deflated, come in parts; others are decoded as a whole, with 1 to 36 bytes a pixel.
 """
 CHECK_NOTES = """\
 Each IMAGE is coded with the model's own compress(), and the bits of every symbol are counted as the range coder spends
@@ -201,8 +204,18 @@ def _add_map(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--format",
-        choices=choices.ARRAYS,
-        help="of the numbers: npz, or a tiled BigTIFF of the map alone (default npz)",
+        type=_formats,
+        default=(),
+        metavar="FORMAT,...",
+        help="figures for print: some of png, pdf, svg; of the numbers: npz, or tiff, a tiled BigTIFF of the map alone "
+        "(default npz)",
+    )
+    command.add_argument(
+        "--width",
+        type=_width,
+        metavar="INCHES",
+        help="of figures for print: inches, column (3.4, the default) or page (7, that of errors and of "
+        "the animation's grid)",
     )
     command.add_argument("--pixels", action="store_true", help="of the npz: also the maps, 4 bytes a pixel each")
     add_regions(command)
@@ -220,6 +233,9 @@ def _add_map(command: argparse.ArgumentParser) -> None:
         "default: each map's own",
     )
     command.add_argument("--gap", action="store_true", help="of coded bits: also where they differ from the estimate")
+    command.add_argument(
+        "--errors", action="store_true", help="also a figure of squared error, SSIM, and what cells gain for their bits"
+    )
     command.add_argument("--channels", action="store_true", help="also the bits of each channel of each latent")
     command.add_argument(
         "--channel",
@@ -239,6 +255,12 @@ def _add_map(command: argparse.ArgumentParser) -> None:
 
 
 def _check_map(arguments: argparse.Namespace) -> None:
+    arguments.figures = tuple(one for one in arguments.format if one in choices.FIGURES)
+    arguments.format = next((one for one in arguments.format if one in choices.ARRAYS), None)
+    if arguments.width is not None and not arguments.figures:
+        raise UsageError(
+            f"--width {arguments.width:g} is of figures for print; it needs --format, such as --format pdf"
+        )
     if arguments.animate is not None:
         _check_animation(arguments)
     elif arguments.view is not None:
@@ -246,6 +268,10 @@ def _check_map(arguments: argparse.Namespace) -> None:
     check_model(arguments)
     if arguments.gap and arguments.bits != choices.CODED:
         raise UsageError(f"--gap needs --bits {choices.CODED}")
+    if arguments.errors and arguments.bits == choices.CODED and not arguments.gap:
+        raise UsageError(f"--errors needs a reconstruction, which --bits {choices.CODED} has with --gap alone")
+    if arguments.errors and arguments.projection == choices.JACOBIAN:
+        raise UsageError(f"--errors is of cells, which --projection {choices.JACOBIAN} has none of")
     if arguments.bits == choices.CODED and arguments.projection == choices.JACOBIAN:
         raise UsageError(
             f"--projection {choices.JACOBIAN} follows estimated bits and cannot go with --bits {choices.CODED}"
@@ -257,7 +283,7 @@ def _check_map(arguments: argparse.Namespace) -> None:
     check_regions(arguments)
     whole = whole_only(arguments)
     if whole and tiles_asked_for(arguments):
-        raise UsageError(f"{whole} is for whole pictures; it has no --max-memory, --tile, --format")
+        raise UsageError(f"{whole} is for whole pictures; it has no --max-memory, --tile, --format npz or tiff")
 
 
 def _check_animation(arguments: argparse.Namespace) -> None:
@@ -292,7 +318,8 @@ def whole_only(arguments: argparse.Namespace) -> str | None:
     for option in ("channel", "animate"):
         if getattr(arguments, option) is not None:
             return f"--{option}"
-    return "--channels" if arguments.channels else asked_for(arguments)
+    given = next((f"--{option}" for option in ("channels", "errors") if getattr(arguments, option)), None)
+    return given or asked_for(arguments)
 
 
 def _add_compare(command: argparse.ArgumentParser) -> None:
@@ -462,6 +489,22 @@ def _channel(text: str) -> tuple[str, int] | tuple[()]:
     if not latent or not (number.isascii() and number.isdigit() and len(number) < 10):
         raise argparse.ArgumentTypeError(f"expected LATENT:K such as y:17, or max, got {text!r}")
     return latent, int(number)
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    """Read kinds of files, of numbers one at most."""
+    found = tuple(dict.fromkeys(text.lower().split(",")))
+    if not set(found) <= {*choices.FIGURES, *choices.ARRAYS} or set(found) >= set(choices.ARRAYS):
+        figures, arrays = ", ".join(choices.FIGURES), " or ".join(choices.ARRAYS)
+        raise argparse.ArgumentTypeError(f"expected some of {figures}, and {arrays}, with commas between, got {text!r}")
+    return found
+
+
+def _width(text: str) -> float:
+    try:
+        return choices.inches_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _bytes(text: str) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import IO, TYPE_CHECKING, Any
 
+from ..cells.errors import CellErrors
 from ..cells.quality import measure_psnr
 from ..choices import ALL_PADDINGS, CODED, PADDINGS
 from ..io.files import shown
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 NOTED_PADDING = 0.03  # of the bits
 OPEN = 1  # exit code: a ledger that does not close
+GAP_ENDS = ("coder spends less", "coder spends more")  # than the estimate
+WORST = 10  # cells that gain least for their bits, told in the record
 PICTURES = ("gap", "entropy", "channels")  # of coded bits, on request
 
 
@@ -186,6 +189,19 @@ def channel_account(bits: Any) -> dict[str, list[Any]]:
     }
 
 
+def error_account(cells: CellErrors) -> dict[str, Any]:
+    """Return how many cells of the finest latent gain nothing for their bits, and what these are."""
+    rows = cells.rows()
+    idle = [one for one in rows if one.gain_db <= 0]
+    return {
+        "cells": len(rows),
+        "bits": finite(sum(one.bits for one in rows)),
+        "cells_without_gain": len(idle),
+        "bits_without_gain": finite(sum(one.bits for one in idle)),
+        "worst": [{**one._asdict(), "gain_db": finite(one.gain_db)} for one in rows[:WORST]],
+    }
+
+
 def write_pictures(
     files: Mapping[str, IO[bytes]], result: BitrateResult, title: str, model: str, limit: float | None = None
 ) -> None:
@@ -205,8 +221,7 @@ def _picture(name: str, result: BitrateResult, title: str, model: str, limit: fl
         return map_figure(result.entropy, title=title, subtitle=about, limit=limit, rim=result.rim)
     assert result.gap is not None
     about = f"coded minus estimated   {model}"
-    ends = "coder spends less", "coder spends more"
-    scale: dict[str, Any] = {"limit": limit, "signed": True, "ends": ends, "rim": result.rim}
+    scale: dict[str, Any] = {"limit": limit, "signed": True, "ends": GAP_ENDS, "rim": result.rim}
     return map_figure(result.gap, title=title, subtitle=about, **scale)
 
 

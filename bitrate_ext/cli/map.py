@@ -18,9 +18,10 @@ from .. import choices
 from ..atomic import open_all_or_none
 from ..attribution.attribute import attribute
 from ..cells import saving
+from ..cells.errors import cell_errors, errors_figure
 from ..cells.quality import measure_psnr
 from ..cells.regions import RegionTable
-from ..choices import CODED, ESTIMATED, JACOBIAN, MEASURED, PASSES, PROJECTIONS
+from ..choices import CODED, ESTIMATED, JACOBIAN, MEASURED, PASSES, PROJECTIONS, WIDTHS
 from ..io.files import shown
 from ..io.images import load_picture
 from ..mapping.layout import BitrateResult
@@ -29,11 +30,13 @@ from ..receptive_field import calibration
 from ..viz import map_figure
 from ..viz.animation import animation_frames, save_animation
 from ..viz.colormap import Rim, colour_limit, inside_rim
+from ..viz.error_figure import LEAST_WIDTH
+from ..viz.print_figure import Panel
 from . import calibrate, check, map_tiled
 from .console import FAILED, OK, count_passes, echo, finite, number, print_document, tell_failures, warn
 from .model_options import mapper_options, qualities
 from .outputs import Names, file_name
-from .record import AnimationRow, MapJob, Record
+from .record import AnimationRow, MapJob, Record, map_panel
 from .regions import options, tables
 from .serving import checked_device, input_file, load_model, run_each, with_progress
 
@@ -133,6 +136,10 @@ def _map_whole(job: MapJob, image: str, path: str, files: dict[str, Path]) -> tu
     bits = result.image(name=job.model, picture=x)
     table = None if areas is None else bits.region(areas, channels=arguments.channels and bool(bits.symbol_bits))
     record.regions = None if table is None else table.record()
+    if arguments.errors:
+        if result.x_hat is None:
+            raise ValueError(f"{shown(image)}: --errors needs a reconstruction, and the model returns none of its size")
+        record.errors = check.error_account(cell_errors(bits))
     text = json.dumps(asdict(record), indent=2, allow_nan=False)
     arrays = bits.arrays(guides=arguments.pixels)
     if arguments.pixels:
@@ -154,6 +161,12 @@ def _map_whole(job: MapJob, image: str, path: str, files: dict[str, Path]) -> tu
         map_figure.overlay_figure(x, result.map, **scale).save(file["overlay"], format="PNG")
         if animation is not None:
             animation.write(record, file["animation"])
+        if arguments.errors:
+            errors, _ = errors_figure(bits, width=max(LEAST_WIDTH, arguments.width or WIDTHS["page"]))
+            for kind in map_tiled.error_kinds(arguments):
+                errors.write(file[f"errors.{kind}"], kind)
+        panels = record.panels(x, result.map, result.rim)
+        map_tiled.write_figures(file, arguments, panels, animation.panels() if animation else ())
         if table is not None:
             tables.write_tables(table, file)
         saving.write_arrays(file["arrays"], arrays | {"metadata": np.array(text)}, packed=not arguments.pixels)
@@ -233,6 +246,13 @@ class _Animation:
             ),
             file,
         )
+
+    def panels(self) -> list[Panel]:
+        """Return panels for print of its maps."""
+        return [
+            map_panel(bits, row.model, row.bpp, row.psnr_db, self.rim)
+            for bits, row in zip(self.maps, self.rows, strict=True)
+        ]
 
     def limit(self) -> float:
         """Return where the one scale of colours ends, bits per pixel."""

@@ -6,14 +6,14 @@ import argparse
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
-from .. import memory
+from .. import choices, memory
 from ..atomic import open_all_or_none
 from ..byte_sizes import format_bytes
 from ..coding.coder import noise
@@ -24,7 +24,9 @@ from ..models.adapter import ModelAdapter
 from ..tiled.downsample import Downsampler
 from ..tiled.map_picture import PictureResult, Progress, TiledRun, decoding_room, write_map
 from ..viz import map_figure
+from ..viz.animation import POWER
 from ..viz.colormap import Rim, colour_limit, inside_rim
+from ..viz.print_figure import Panel, in_rows, print_figure
 from .arguments import tiles_asked_for, whole_only
 from .console import echo
 from .outputs import file_name
@@ -41,7 +43,30 @@ PANEL = 1600  # longest side of a map in its picture, pixels
 def endings(arguments: argparse.Namespace) -> dict[str, str]:
     """Return the endings of the files of one picture, by their names in the record, which comes last."""
     arrays = ".bitrate.tiff" if arguments.format == "tiff" else ".bitrate.npz"
-    return {"map": ".bitrate.png", "overlay": ".overlay.png", "arrays": arrays, "record": ".json"}
+    names = ["figure", "grid"] if arguments.animate is not None else ["figure"]
+    figures = {f"{name}.{kind}": f".{name}.{kind}" for name in names for kind in arguments.figures}
+    figures |= {f"errors.{kind}": f".errors.{kind}" for kind in error_kinds(arguments)}
+    return {"map": ".bitrate.png", "overlay": ".overlay.png", **figures, "arrays": arrays, "record": ".json"}
+
+
+def error_kinds(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """Return the kinds of files that the figure of errors goes to, none where it is not asked for."""
+    return (arguments.figures or choices.FIGURES[:1]) if arguments.errors else ()
+
+
+def write_figures(
+    files: Mapping[str, IO[bytes]], arguments: argparse.Namespace, panels: Sequence[Panel], frames: Sequence[Panel] = ()
+) -> None:
+    """Write the figures for print that were asked for: the picture beside its map, and with the animation's maps."""
+    if not arguments.figures:
+        return
+    figures = {"figure": print_figure([panels], width=arguments.width or "column", limit=arguments.limit)[0]}
+    if frames:
+        rows, width = in_rows([panels[0], *frames]), arguments.width or "page"
+        figures["grid"] = print_figure(rows, width=width, limit=arguments.limit, power=POWER)[0]
+    for name, figure in figures.items():
+        for kind in arguments.figures:
+            figure.write(files[f"{name}.{kind}"], kind)
 
 
 def needed(job: MapJob, image: str) -> bool:
@@ -108,11 +133,11 @@ def map_in_tiles(job: MapJob, image: str, path: str, files: dict[str, Path]) -> 
         )
         _say_plan(image, run)
         with (
-            open_all_or_none(list(files.values())) as (map_file, overlay_file, array_file, record_file),
+            open_all_or_none(list(files.values())) as opened,
             _progress() as progress,
             write_map(
                 run,
-                array_file,
+                opened[list(files).index("arrays")],
                 form,
                 files["arrays"].parent,
                 progress,
@@ -120,33 +145,36 @@ def map_in_tiles(job: MapJob, image: str, path: str, files: dict[str, Path]) -> 
                 pixels=arguments.pixels,
             ) as (result, finish),
         ):
+            file = dict(zip(files, opened, strict=True))
             record = job.record(image, picture.facts, result.size, result, result.psnr_db, files)
             record.tiles = result.plan.record()
             text = json.dumps(asdict(record), indent=2, allow_nan=False)
             finish(text)
-            _draw(result, record, map_file, overlay_file, arguments.limit)
-            record_file.write(f"{text}\n".encode())
+            _draw(result, record, file, arguments)
+            file["record"].write(f"{text}\n".encode())
     return record
 
 
-def _draw(
-    result: PictureResult, record: Record, map_file: IO[bytes], overlay_file: IO[bytes], limit: float | None
-) -> None:
-    """Draw the two pictures, from the reduced map."""
+def _draw(result: PictureResult, record: Record, file: Mapping[str, IO[bytes]], arguments: argparse.Namespace) -> None:
+    """Draw the pictures, from the reduced map."""
     from PIL import Image
 
     panel = Downsampler(result.reduced.shape, long_side=PANEL)
     panel.add(result.reduced)
     title = shown(file_name(record.image))
     rim = _reduced_rim(result, panel.pixels.shape)
+    limit = arguments.limit
     figure = map_figure.map_figure(panel.pixels, title=title, subtitle=record.subtitle, limit=limit, rim=rim)
-    figure.save(map_file, format="PNG")
+    figure.save(file["map"], format="PNG")
+    picture = Downsampler(panel.pixels.shape, 3, long_side=PANEL)
+    picture.add(result.reduced_picture)
+    write_figures(file, arguments, record.panels(picture.pixels, panel.pixels, rim))
     limit = limit or colour_limit(inside_rim(result.reduced, _reduced_rim(result, result.reduced.shape)))
     laid = Image.new("RGB", result.reduced.shape[::-1])
     for top in range(0, laid.height, OVERLAID_ROWS):
         rows = slice(top, top + OVERLAID_ROWS)
         laid.paste(map_figure.overlay(result.reduced_picture[rows], result.reduced[rows], limit=limit), (0, top))
-    map_figure.with_legend(laid, limit).save(overlay_file, format="PNG")
+    map_figure.with_legend(laid, limit).save(file["overlay"], format="PNG")
 
 
 def _reduced_rim(result: PictureResult, shape: tuple[int, ...]) -> Rim:

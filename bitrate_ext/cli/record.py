@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from ..mapping.layout import BitrateResult
 from ..mapping.mapper import BitrateMapper
 from ..receptive_field.field import ReceptiveField
 from ..tiled.map_picture import PictureResult
+from ..viz.colormap import Rim
+from ..viz.print_figure import Panel, rate_words
 from .console import finite, number
 from .model_options import forward_options
 
@@ -58,6 +61,7 @@ class Record:
     channels: dict[str, dict[str, list[Any]]] | None = None  # on request: bits of each channel, most first
     regions: dict[str, Any] | None = None  # on request: what each costs, and what lies in none
     channel: str | None = None  # on request: whose map STEM.channel.png is, "y:17"
+    errors: dict[str, Any] | None = None  # on request: cells of the finest latent that gain nothing for their bits
     animation: list[AnimationRow] | None = None  # on request: a frame each, in one scale of colours
     animation_limit: float | None = None  # where that ends, bits per pixel
     files: dict[str, str] = field(default_factory=dict)
@@ -68,6 +72,16 @@ class Record:
         psnr = "" if self.psnr_db is None else f"   PSNR {self.psnr_db:.2f} dB"
         bits = f"{number(self.total_bits, ',.0f')} bits   {number(self.bpp, '.3f')} bits per pixel"
         return f"{self.width} x {self.height}   {bits}{psnr}   {self.bits}, {self.projection}   {self.model}"
+
+    def panels(self, picture: Any, bits: Any, rim: Rim) -> list[Panel]:
+        """Return panels for print of the picture and of its map, which may both be reduced."""
+        size = f"{self.width} \N{MULTIPLICATION SIGN} {self.height} pixels"
+        return [Panel(picture, "picture", size), map_panel(bits, self.model, self.bpp, self.psnr_db, rim)]
+
+
+def map_panel(bits: Any, model: str, bpp: float | None, psnr_db: float | None, rim: Rim) -> Panel:
+    """Return the panel for print of a map; bits that are not finite are left out of its words."""
+    return Panel(bits, model, rate_words(math.nan if bpp is None else bpp, psnr_db), rim)
 
 
 @dataclass(frozen=True)

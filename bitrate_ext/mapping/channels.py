@@ -34,7 +34,7 @@ class ChannelMaps:
             raise ValueError(f"latent must be one of those with channels, {known}, got {latent!r}")
         values = self.values[latent]
         made: Tensor = bitrate_map(
-            values[:, self._chosen(latent, channel, values.shape[1])],
+            values[:, chosen_channels(latent, channel, values.shape[1])],
             self.canvas,
             crop=self.crop,
             projection=self.projections[latent],
@@ -49,14 +49,16 @@ class ChannelMaps:
         ours = {name: values[number].detach().unsqueeze(1) for name, values in self.values.items()}  # a batch of them
         return {name: latent_bits(one, dtype=torch.float64, unit=self.unit) for name, one in ours.items()}
 
-    def _chosen(self, latent: str, channel: Any, count: int) -> list[int]:
-        if isinstance(channel, slice):
-            chosen = list(range(*channel.indices(count)))
-        else:
-            chosen = [channel] if isinstance(channel, int) else list(channel)
-        wrong = [one for one in chosen if not isinstance(one, int) or not -count <= one < count]
-        if wrong or not chosen:
-            raise ValueError(
-                f"channel of latent {latent!r} must be from 0 to {count - 1}, got {wrong[0] if wrong else channel!r}"
-            )
-        return [one % count for one in chosen]
+
+def chosen_channels(latent: str, channel: Any, count: int) -> list[int]:
+    """Return the numbers of channels that a number, several or a slice mean; raises ``ValueError`` of others."""
+    if isinstance(channel, slice):
+        chosen = list(range(*channel.indices(count)))
+    else:
+        chosen = [channel] if isinstance(channel, int) else list(channel)
+    wrong = [one for one in chosen if not isinstance(one, int) or not -count <= one < count]
+    if wrong or not chosen:
+        raise ValueError(
+            f"channel of latent {latent!r} must be from 0 to {count - 1}, got {wrong[0] if wrong else channel!r}"
+        )
+    return [one % count for one in chosen]

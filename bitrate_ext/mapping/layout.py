@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,6 +26,7 @@ from ..ops.rate.deferred import sources_of
 from ..ops.rate.packed import parts_of, without_floor
 from ..ops.sources import Source
 from ..ops.units import LIKELIHOOD, noun_of, range_trouble, value_range
+from .beliefs import Beliefs, belief_map, beliefs_of
 from .channels import ChannelMaps
 from .guides import Guides, make_guides
 
@@ -55,6 +56,7 @@ class BitrateResult:
     entropy: Tensor | None = None  # of coded bits: [N, 1, H, W], bits per pixel that the coder's tables expect
     gap: Tensor | None = None  # on request: [N, 1, H, W], coded minus estimated, bits per pixel
     symbols: ChannelMaps | None = None  # on request: what channel_map lays out
+    beliefs: Beliefs = field(default_factory=dict)  # on request: what belief_map lays out
     rim: tuple[int, int, int, int] = (0, 0, 0, 0)  # top, bottom, left, right: pixels, one cell wide, beside padding
     grids: dict[str, CellGrid] = field(default_factory=dict)  # float64 bits of cells; not of "jacobian"
     canvas: Size = (0, 0)  # that they cover, (H, W), pixels
@@ -150,6 +152,18 @@ class BitrateResult:
         more = f"<div>and {len(self.total_bits) - SHOWN} more</div>" if len(self.total_bits) > SHOWN else ""
         return "".join(self.image(number)._repr_html_() for number in shown) + more
 
+    def figure(
+        self,
+        latents: str | Iterable[str] | None = None,
+        *,
+        number: int = 0,
+        name: str = "",
+        picture: Tensor | None = None,
+        **options: Any,
+    ) -> tuple[Any, Any]:
+        """Draw maps of one image of the batch for print; see ``image`` and ``PictureBits.figure``."""
+        return self.image(number, name=name, picture=picture).figure(latents, **options)
+
     def channel_map(self, latent: str | None = None, channel: int | Sequence[int] | slice | None = None) -> Tensor:
         """Return the map of one channel of a latent, or of several together, ``[N, 1, H, W]``, bits per pixel.
 
@@ -166,6 +180,21 @@ class BitrateResult:
             latent, costliest = self.costliest_channel(latent)
             channel = costliest if channel is None else channel
         return self.symbols.map(latent, channel)
+
+    def belief_map(
+        self, latent: str, what: str = "scales", channel: int | Sequence[int] | slice | None = None
+    ) -> Tensor:
+        """Return what the entropy model believed of a latent, ``[N, 1, H, W]``, at each pixel that of its cell.
+
+        Args:
+            latent: its name.
+            what: "scales", the standard deviation of what codes each symbol, in steps of the quantiser, or "means".
+            channel: its number, several numbers, or a slice, of which the mean is taken. Default: all.
+
+        Raises:
+            ValueError: no such channel, or nothing is known: the mapper was not asked, or sees no such distributions.
+        """
+        return belief_map(self.beliefs, self.canvas, self.crop, latent, what, channel)
 
     def costliest_channel(self, latent: str | None = None) -> tuple[str, int]:
         """Return the latent and the number of the channel with the most bits in these images.
@@ -204,13 +233,14 @@ def estimate(
     *,
     channels: bool = False,
     sources: bool = True,
+    beliefs: bool = False,
     ran: Ran | None = None,
 ) -> BitrateResult:
     """Map the likelihoods, or their sources, that ``forward`` returns for padded images, in a dtype of one's choice.
 
     With ``channels`` the result has ``channel_bits``, for which each likelihood is read once more, and ``channel_map``.
-    Costs of cells have no channels, and are left out there. ``sources`` takes true values where it can. ``ran`` is what
-    ``forward`` returned, if it has run.
+    Costs of cells have no channels, and are left out there. ``sources`` takes true values where it can, of which
+    ``beliefs`` keeps scales and means, for ``belief_map``. ``ran`` is what ``forward`` returned, if it has run.
     """
     unit = adapter.unit
     output, likelihoods, said = ran or run_forward(adapter, padded, forward_kwargs, fused=sources)
@@ -219,6 +249,7 @@ def estimate(
     dtype = dtype or map_dtype(likelihoods.values())
     guides = make_guides(projections, output.get("x_hat"), padded, warnings)
     values, known = true_values(likelihoods)
+    believed = beliefs_of(known) if beliefs else {}
     if channels and len(known) == len(values):  # each symbol's bits, for the sums over cells as over channels
         values, unit = {name: symbol_bits_of(source) for name, source in known.items()}, "bits"
     elif channels:
@@ -234,6 +265,7 @@ def estimate(
         symbols=ChannelMaps(by_channel, unit, projections, size, crop, dtype, guides) if channels else None,
         warnings=tuple(warnings),
         sources=tuple(known),
+        beliefs=believed,
     )
 
 

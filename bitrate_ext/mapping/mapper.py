@@ -41,6 +41,7 @@ class BitrateMapper:
         sources: of estimated bits: take true values from the entropy models' distributions, where these can be seen;
             ``result.sources`` names their latents. False: likelihoods as ``forward`` returns them, floor included, as
             ``attribute`` and the gap take them.
+        beliefs: of estimated bits: give ``result.belief_map``, scales and means of the entropy models' distributions.
         compress_kwargs: of coded bits: for the model's ``compress``, besides those of ``forward`` that it takes.
         call, likelihoods, unit: how the model is run and read, see ``ModelAdapter``.
         padding, padding_side, multiple: how images are padded, see ``ModelAdapter``.
@@ -68,6 +69,7 @@ class BitrateMapper:
         gap: bool = False,
         channels: bool = False,
         sources: bool = True,
+        beliefs: bool = False,
         compress_kwargs: Mapping[str, Any] | None = None,
         call: Callable[..., Any] | None = None,
         likelihoods: Callable[[Any], Any] | None = None,
@@ -90,9 +92,13 @@ class BitrateMapper:
             raise ValueError(f"bits must be {ESTIMATED!r} or {CODED!r}, got {bits!r}")
         if gap and bits != CODED:
             raise ValueError(f"gap is that of coded bits to the estimate; it needs bits={CODED!r}, got {bits!r}")
+        if beliefs and (bits != ESTIMATED or not sources):
+            raise ValueError(
+                f"beliefs are those of estimated bits with sources; they need bits={ESTIMATED!r}, sources=True"
+            )
         self._has_gradients = bits == ESTIMATED
         self._source = (
-            partial(estimate, channels=channels, sources=sources)
+            partial(estimate, channels=channels, sources=sources, beliefs=beliefs)
             if bits == ESTIMATED
             else partial(map_coded, self._coder(compress_kwargs), gap=gap, channels=channels)
         )

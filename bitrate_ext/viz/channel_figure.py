@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
 WIDTH, HEIGHT, EM = 340, 220, 15.0  # of a panel and of its letters, pixels
+NAMED = 10  # channels whose numbers stand in a panel that has no room for all
 BARS, SHARE = "#1f5fa8", "#b8375b"
+_NAMES: dict[str, Any] = {"ha": "right", "va": "center", "size": 0.9 * EM, "color": "0.15", "linespacing": 1.4}
+_NAMES["bbox"] = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2.0}
 
 
 def channel_figure(
@@ -23,7 +26,8 @@ def channel_figure(
     """Draw a panel for each latent: bits of each channel, largest first, as bars; their cumulated share as a line.
 
     Args:
-        accounts: for each latent ``"bits"``, falling, and ``"share"``, rising to one; None where not finite.
+        accounts: for each latent ``"bits"``, falling, and ``"share"``, rising to one; None where not finite; and
+            ``"channel"``, their numbers, of which as many are written as there is room for.
         title: cut in its middle where it is wider than the figure.
         subtitle: one smaller line below.
 
@@ -46,6 +50,12 @@ def _draw(figure: PixelFigure, panel: Any, latent: str, account: Mapping[str, Se
     panel.set_xlim(0.5, len(bits) + 0.5)
     panel.set_title(f"latent {latent}: {len(bits)} channels", size=EM, color="0.15", pad=0.5 * EM)
     panel.set_xlabel("channels, most bits first", size=EM, color="0.15")
+    numbers = [str(one) for one in account["channel"]]
+    if len(numbers) * EM <= WIDTH:
+        panel.set_xticks(place, numbers, rotation=90 * (len(numbers) * 1.8 * EM > WIDTH))
+    else:
+        half = [", ".join(numbers[start : start + NAMED // 2]) for start in (0, NAMED // 2)]
+        panel.text(0.97, 0.5, "most bits in\n{},\n{}, …".format(*half), transform=panel.transAxes, **_NAMES)
     panel.set_ylabel("bits", size=EM, color=BARS)
     beside = panel.twinx()
     beside.plot(place, 100 * share, color=SHARE, linewidth=2.0)

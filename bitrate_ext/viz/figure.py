@@ -1,4 +1,4 @@
-"""A figure whose lengths are pixels, drawn with matplotlib's objects and no global state.
+"""A figure whose lengths are pixels, or points in print, drawn with matplotlib's objects and no global state.
 
 At 72 dots per inch a point is a pixel. Axes are placed by hand, so that an image's pixel can fall on whole pixels of
 the figure. Letters are measured in em, the size of ordinary ones.
@@ -17,20 +17,26 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+SCREEN, PRINT = 72, 300  # dots per inch
+
+
 class PixelFigure:
-    """A white figure; lengths are rounded up to whole pixels.
+    """A white figure; lengths are rounded up to whole pixels, in print they stay as they are.
 
     Args:
-        width, height: pixels.
-        em: size of its letters, pixels.
+        width, height: pixels; in print points, of which an inch has 72.
+        em: size of its letters, likewise.
+        dpi: ``SCREEN``, or another number in print.
     """
 
-    def __init__(self, width: float, height: float, em: float) -> None:
+    def __init__(self, width: float, height: float, em: float, dpi: int = SCREEN) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
 
-        self.width, self.height, self.em = math.ceil(width), math.ceil(height), em
-        self.figure = Figure(figsize=(self.width / 72, self.height / 72), dpi=72, facecolor="white")
+        from .vector import VectorFigure
+
+        whole = math.ceil if dpi == SCREEN else float
+        self.width, self.height, self.em = whole(width), whole(height), em
+        self.figure = VectorFigure(figsize=(self.width / 72, self.height / 72), dpi=dpi, facecolor="white")
         self._canvas = FigureCanvasAgg(self.figure)
 
     def add_axes(self, left: float, bottom: float, width: float, height: float) -> Any:
@@ -49,16 +55,6 @@ class PixelFigure:
             size, weight, colour = (1.0, "normal", "0.3") if number else (1.3, "bold", "0.1")
             place = margin, self.height - line * self.em
             self.write(place, text, self.width - 2 * margin, size=size * self.em, weight=weight, color=colour)
-
-    def write(self, place: tuple[float, float], text: str, room: float, **style: Any) -> Any:
-        """Write a text at a place counted from the left and from below; cut in its middle to be ``room`` wide.
-
-        Whatever stands in a file's name may be in it.
-        """
-        written = self.figure.text(place[0] / self.width, place[1] / self.height, "", **style)
-        written.set_parse_math(False)
-        self._fit(written, text, room)
-        return written
 
     def write_ends(self, scale: Any, ends: tuple[str, str]) -> None:
         """Write what the two ends of a colour bar stand for, in the line of its label."""
@@ -79,24 +75,35 @@ class PixelFigure:
                 style |= {"ha": ("left", "right")[number], "va": "center"}
             self.figure.text(*place, text, **style)
 
-    def _fit(self, written: Any, text: str, room: float) -> None:
-        """Set a text, its middle left out as far as needed to be ``room`` pixels wide."""
+    def write(self, place: tuple[float, float], text: str, room: float, **style: Any) -> Any:
+        """Write a text at a place counted from the left and from below; cut in its middle to be ``room`` wide.
+
+        Whatever stands in a file's name may be in it.
+        """
+        written = self.figure.text(place[0] / self.width, place[1] / self.height, "", family="sans-serif", **style)
+        written.set_parse_math(False)
         text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
         def fits(kept: int) -> bool:
             cut = text if kept == len(text) else f"{text[: kept - kept // 2]} … {text[len(text) - kept // 2 :]}"
-            written.set_text(cut)
-            return bool(written.get_window_extent(self._canvas.get_renderer()).width <= room)
+            return self.width_of(written, cut) <= room
 
+        if fits(len(text)):
+            return written
+        low, high = 0, len(text)  # what is known to fit, or is all there is to do, and what is too wide
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if fits(middle) else (low, middle)
+        fits(low)
+        return written
+
+    def width_of(self, written: Any, text: str) -> float:
+        """Set a text, and return how wide it is."""
+        written.set_text(text)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # letters that the font lacks
-            if fits(len(text)):
-                return
-            low, high = 0, len(text)  # what is known to fit, or is all there is to do, and what is too wide
-            while high - low > 1:
-                middle = (low + high) // 2
-                low, high = (middle, high) if fits(middle) else (low, middle)
-            fits(low)
+            extent = written.get_window_extent(self._canvas.get_renderer())
+        return float(extent.width) * 72 / self.figure.dpi
 
     def style_ticks(self, axes: Any, **more: Any) -> None:
         """Give ticks and their numbers the figure's size and colour."""

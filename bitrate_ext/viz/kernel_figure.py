@@ -7,21 +7,23 @@ fall on ticks.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..choices import inches_of
 from ..receptive_field.field import ReceptiveField
 from .colormap import COLOURS
-from .figure import PixelFigure
+from .figure import PRINT, SCREEN, PixelFigure
 
 if TYPE_CHECKING:
     from PIL import Image
 
 DECADES = 4  # of the colour scale: it ends at 1e-4 of the kernel's maximum
 LONG_SIDE = (640, 1600)  # least and most that the panel's long side gets, pixels
+PRINT_EM, AROUND, LEAST_WIDTH = 7.5, 26.3, 5.5  # of letters in print, points; beside the panel, em; inches
 NARROW = 6  # cells of fewer pixels in the figure get no borders, which would hide the kernel
 SLENDER = 2.0  # a panel longer than this is widened, so that its labels have room
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -37,9 +39,9 @@ class _View:
 
     spans: tuple[Span, Span]  # of rows and of columns
     ticks: tuple[list[int], list[int]]
-    height: int  # of the panel, pixels
-    width: int
-    em: float  # size of the letters, pixels
+    height: float  # of the panel, pixels, in print points
+    width: float
+    em: float  # size of the letters, likewise
 
 
 def kernel_figure(field: ReceptiveField, *, model: str = "") -> Image.Image:
@@ -56,19 +58,49 @@ def kernel_figure(field: ReceptiveField, *, model: str = "") -> Image.Image:
     Returns:
         An RGB image.
     """
+    return _compose(field, model, _view(field), SCREEN)[0].to_image()
+
+
+def field_figure(field: ReceptiveField, *, model: str = "", width: str | float = "page") -> tuple[Any, tuple[Any, ...]]:
+    """Draw the kernel with its marginals for print; what is shown is that of ``kernel_figure``.
+
+    Args:
+        field: as ``calibrate`` returns it.
+        model: what to call the model that it is of; left out where empty.
+        width: "page", 7 inches, or inches from 5.5.
+
+    Returns:
+        Matplotlib's figure, and its axes: the kernel, its sums over columns, over rows, and the colour bar.
+        ``figure.savefig("name.pdf")`` keeps text as text.
+
+    Raises:
+        ValueError: another width.
+    """
+    inches = inches_of(width)
+    if inches < LEAST_WIDTH:
+        raise ValueError(f"width must be at least {LEAST_WIDTH} inches, for kernel, profiles and words, got {width!r}")
     view = _view(field)
+    (top, bottom), (left, right) = view.spans
+    wide = 72 * inches - AROUND * PRINT_EM
+    view = replace(view, height=wide * (bottom - top) / (right - left), width=wide, em=PRINT_EM)
+    figure, axes = _compose(field, model, view, PRINT)
+    return figure.figure, axes
+
+
+def _compose(field: ReceptiveField, model: str, view: _View, dpi: int) -> tuple[PixelFigure, tuple[Any, ...]]:
     em, width, height = view.em, view.width, view.height
     margin, gap, side = 1.2 * em, 1.1 * em, 9.5 * em  # `side`: what a marginal rises to
     head = (6.3 if model else 4.9) * em
     left, bottom = margin + 4.8 * em, margin + 3.4 * em
     beside, over = left + width + gap, bottom + height + gap
 
-    figure = PixelFigure(beside + side + 8.5 * em + margin, over + side + head, em)
+    figure = PixelFigure(beside + side + 8.5 * em + margin, over + side + head, em, dpi)
     panel = figure.add_axes(left, bottom, width, height)
     drawn = _draw_kernel(figure, panel, field, view)
     above, right = figure.add_axes(left, over, width, side), figure.add_axes(beside, bottom, side, height)
     _draw_marginals(figure, above, right, field, view)
-    _draw_bar(figure, figure.add_axes(beside + side + 1.4 * em, bottom, 1.1 * em, height), drawn)
+    bar = figure.add_axes(beside + side + 1.4 * em, bottom, 1.1 * em, height)
+    _draw_bar(figure, bar, drawn)
     handles, words = _legend(em)
     figure.figure.legend(
         handles,
@@ -85,7 +117,7 @@ def kernel_figure(field: ReceptiveField, *, model: str = "") -> Image.Image:
     )
     texts = (f"Receptive field of latent {field.latent!r}", model, _numbers(field))
     figure.write_head([text for text in texts if text], margin, (2.25, 3.8, 5.2))
-    return figure.to_image()
+    return figure, (panel, above, right, bar)
 
 
 def bilinear_marginal(stride: int, pixels: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -104,7 +104,7 @@ def map_figure(
     if ends:
         figure.write_ends(scale, ends)
     if title or subtitle:
-        note = _scale_note(shown, limit, measured=chosen is None, rim=rim)
+        note = scale_note(shown, limit, measured=chosen is None, rim=rim)
         texts = (title, subtitle, "; ".join([note, *(notes if ends else ())]))
         figure.write_head(texts, margin, (2.25, 3.8, 5.2))
     return figure.to_image()
@@ -130,7 +130,7 @@ def legend(width: int, limit: float, *, laid_over: bool = True, power: float = 1
     colours = overlay_colours() if laid_over else colour_map()(np.arange(LEVELS))[None]
     bar.imshow(colours, aspect="auto", origin="lower", extent=(0, limit**power, 0, 1), interpolation="bilinear")
     bar.set_yticks([])
-    ticks = _ticks(limit, power, TICK_ROOM * em / length)
+    ticks = scale_ticks(limit, power, TICK_ROOM * em / length)
     bar.set_xticks([one**power for one in ticks], [f"{one:.3g}" for one in ticks])
     notes = ["bits per pixel", *["over dark (below) to light parts of the image"] * laid_over, *[about] * bool(about)]
     bar.set_xlabel(", ".join(notes), size=em, color="0.15")
@@ -140,12 +140,16 @@ def legend(width: int, limit: float, *, laid_over: bool = True, power: float = 1
     return figure.to_image()
 
 
-def _ticks(limit: float, power: float, room: float) -> list[float]:
+def scale_ticks(limit: float, power: float, room: float) -> list[float]:
     """Return numbers below a scale, its two ends among them, that leave one another a share of it as room."""
     from matplotlib.ticker import MaxNLocator
 
     decades = 10.0 ** np.arange(math.floor(math.log10(limit)) - 4, 6)
-    even = MaxNLocator(9, steps=[1, 2, 2.5, 5, 10]).tick_values(0, limit)
+    even: Any = ()
+    for bins in range(9, 1, -1):  # as many as leave one another room
+        even = MaxNLocator(bins, steps=[1, 2, 2.5, 5, 10]).tick_values(0, limit)
+        if even[1] - even[0] > room * limit:
+            break
     between = even if power == 1.0 else np.outer(decades, (1, 2, 5)).ravel()
     ticks = [limit]
     for one in sorted((one for one in between if 0 < one < limit), reverse=True):
@@ -210,11 +214,11 @@ def as_levels(image: NDArray[Any] | Tensor, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(np.rint(255 * np.nan_to_num(pixels).clip(0, 1)).astype(np.uint8))
 
 
-def _scale_note(shown: NDArray[Any], limit: float, *, measured: bool, rim: Rim = NO_RIM) -> str:
-    """Say where the scale of colours ends, and what lies above."""
+def scale_note(shown: NDArray[Any], limit: float, *, measured: bool, rim: Rim = NO_RIM, of: str = "") -> str:
+    """Say where the scale of colours ends, and what lies above; ``of`` which maps that was measured."""
     sizes = np.abs(shown[~np.isnan(shown)])
     above = float((sizes > limit).mean()) if sizes.size else 0.0
-    end = f"the scale ends at {limit:.3g}" + (f", the {PERCENTILE}th percentile" if measured else "")
+    end = f"the scale ends at {limit:.3g}" + (f", the {PERCENTILE}th percentile{of}" if measured else "")
     end += " away from padding" if measured and any(rim) else ""
     if not above:
         return f"{end}; no pixel is beyond"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from bitrate_ext.coding.ledger import Ledger, LedgerBuilder
 from bitrate_ext.models import demo_codec
 from bitrate_ext.viz import map_figure as figures
 from bitrate_ext.viz.channel_figure import channel_figure
+from bitrate_ext.viz.figure import PixelFigure
 from bitrate_ext.viz.map_figure import map_figure
 
 Image = pytest.importorskip("PIL.Image")
@@ -321,6 +323,35 @@ def test_the_picture_of_channels() -> None:
     endless = check.channel_account(torch.tensor([torch.inf, 1.0]))
     assert endless["bits"] == [None, 1.0]
     channel_figure({"y": empty, "z": endless})
+
+
+def test_channels_have_their_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each bar where there is room, the costliest ones elsewhere."""
+    drawn: list[Any] = []
+    monkeypatch.setattr(PixelFigure, "to_image", lambda self: drawn.append(self.figure))
+    few, many = (check.channel_account(torch.arange(float(count))) for count in (8, 192))
+    channel_figure({"z": few, "y": many})
+    bars, curve = drawn[0].axes[0], drawn[0].axes[2]
+    assert [one.get_text() for one in bars.get_xticklabels()] == [str(number) for number in range(7, -1, -1)]
+    assert not bars.texts
+    assert [one.get_text() for one in curve.texts] == [
+        "most bits in\n191, 190, 189, 188, 187,\n186, 185, 184, 183, 182, …"
+    ]
+
+
+def test_the_ends_of_the_gap_say_who_spends_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(PixelFigure, "to_image", lambda self: drawn.append(self.figure))
+    for shape in ((60, 60), (30, 90)):
+        result: Any = SimpleNamespace(gap=torch.randn(1, 1, *shape), rim=(0, 0, 0, 0))
+        check._picture("gap", result, "photo", "codec")
+        said = {one.get_text(): one.get_window_extent() for one in drawn[-1].axes[-1].texts}
+        assert set(said) == {"coder spends less", "coder spends more"}
+        low, high = (said[f"coder spends {one}"] for one in ("less", "more"))
+        assert high.x0 > low.x1 if shape[0] < shape[1] else high.y0 > low.y1
+        for box in (low, high):
+            assert 0 <= box.y0 < box.y1 <= drawn[-1].bbox.y1
+            assert 0 <= box.x0 < box.x1 <= drawn[-1].bbox.x1
 
 
 @pytest.mark.medium

@@ -10,12 +10,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 import zoo as small_zoo
-from bitrate_ext.mapping.psnr import measure_psnr
 from block_codecs import BlockCodec
 from torch import Tensor
 
 import bitrate_ext
 from bitrate_ext.cells.picture import CellGrid, PictureBits
+from bitrate_ext.cells.quality import measure_psnr
 from bitrate_ext.models import demo_codec, zoo
 from bitrate_ext.models.demo_codec import demo_photograph, load_between, load_demo_codec, load_demo_forward
 

@@ -12,7 +12,7 @@ import torch
 
 from bitrate_ext.viz.animation import animation_frames, save_animation
 from bitrate_ext.viz.colormap import colour_limit
-from bitrate_ext.viz.map_figure import _ticks, legend, overlay
+from bitrate_ext.viz.map_figure import legend, overlay, scale_ticks
 
 Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("matplotlib")
@@ -127,7 +127,7 @@ def test_what_cannot_be_drawn_is_said(ramp: np.ndarray, image: np.ndarray) -> No
 @pytest.mark.parametrize("power", [1.0, 0.5])
 @pytest.mark.parametrize("limit", [1e-9, 0.0317, 0.94, 1.0, 1.94, 7.03, 1234.5])
 def test_a_scale_has_numbers_at_its_ends_and_room_between(limit: float, power: float) -> None:
-    ticks = _ticks(limit, power, 0.06)
+    ticks = scale_ticks(limit, power, 0.06)
     assert (ticks[0], ticks[-1]) == (0.0, limit)
     places = np.array(ticks) ** power / limit**power
     assert (np.diff(places) > 0.06).all()

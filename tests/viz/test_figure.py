@@ -46,7 +46,7 @@ def test_figures_leave_matplotlib_as_it_was() -> None:
 
     before = dict(matplotlib.rcParams)
     field = ReceptiveField((4, 4), ((-2, 5), (-2, 5)), [Term(1.0, np.arange(1.0, 9.0), np.ones(8))])
-    account = {"y": {"bits": [2, 1], "share": [0.7, 1.0]}}
+    account = {"y": {"bits": [2, 1], "share": [0.7, 1.0], "channel": [1, 0]}}
     for draw in (lambda: map_figure(np.eye(9)), lambda: kernel_figure(field), lambda: channel_figure(account)):
         assert draw().tobytes() == draw().tobytes()
     assert dict(matplotlib.rcParams) == before

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -140,3 +142,32 @@ def test_numbers_are_written_below_the_title() -> None:
     kernel = [Term(0.5, field.kernel[0].vertical, field.kernel[0].horizontal)] * 2
     two = ReceptiveField(field.stride, field.reach, kernel, fit=field.fit)
     assert kernel_figure._numbers(two).endswith("   2 separable terms misplace 4.9 % of the bits")
+
+
+def test_for_print_with_text_as_text(tmp_path: Path) -> None:
+    field = ReceptiveField((4, 8), ((-2, 5), (-4, 11)), [Term(1.0, np.arange(1.0, 9.0), np.ones(16))])
+    for width, inches in (("page", 7.0), (5.5, 5.5)):
+        figure, axes = kernel_figure.field_figure(field, model="codec", width=width)
+        assert figure.get_size_inches()[0] == pytest.approx(inches)
+        panel, above, right, _ = axes
+        assert panel.get_xlim() == above.get_xlim()
+        assert panel.get_ylim() == right.get_ylim()
+        box = panel.get_window_extent()
+        rows, columns = (abs(np.diff(axis()).item()) for axis in (panel.get_ylim, panel.get_xlim))
+        assert box.width / box.height == pytest.approx(columns / rows)
+        labels = [axes.xaxis.label.get_window_extent(figure.canvas.get_renderer()) for axes in (panel, right)]
+        assert labels[0].x1 < labels[1].x0
+        texts = [
+            *figure.texts,
+            *figure.legends[0].texts,
+            *(one for axes in figure.axes for one in axes.get_xticklabels()),
+        ]
+        assert min(one.get_size() for one in texts) >= 6.5
+    figure.savefig(tmp_path / "field.svg")
+    assert {"Receptive field of latent 'y'", "codec", "this kernel"} <= set(
+        re.findall(r"<text[^>]*>([^<]*)</text>", (tmp_path / "field.svg").read_text())
+    )
+    with pytest.raises(
+        ValueError, match=r"width must be at least 5\.5 inches, for kernel, profiles and words, got 'column'"
+    ):
+        kernel_figure.field_figure(field, width="column")

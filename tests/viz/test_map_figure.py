@@ -170,9 +170,9 @@ def test_the_rim_is_marked_and_sets_no_scale(rng: np.random.Generator) -> None:
 
 def test_the_end_of_the_scale_is_told() -> None:
     bits = np.array([[0.0, 1.0, 2.0, map_figure.LARGEST], [np.nan, 1.0, 1.0, 4.0]], dtype=np.float32)
-    note = map_figure._scale_note(bits, 2.0, measured=False)
+    note = map_figure.scale_note(bits, 2.0, measured=False)
     assert note == "the scale ends at 2; 28.6 % of the pixels are beyond, up to infinity"
-    assert map_figure._scale_note(bits[:, :3], 2.0, measured=True) == (
+    assert map_figure.scale_note(bits[:, :3], 2.0, measured=True) == (
         "the scale ends at 2, the 99.5th percentile; no pixel is beyond"
     )
-    assert map_figure._scale_note(-bits[1:, 3:], 3.0, measured=False).endswith("beyond, up to 4")
+    assert map_figure.scale_note(-bits[1:, 3:], 3.0, measured=False).endswith("beyond, up to 4")

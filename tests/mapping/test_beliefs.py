@@ -1,0 +1,84 @@
+"""What entropy models believed: scales and means of their distributions, over the picture."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from block_codecs import BlockCodec
+
+import bitrate_ext
+from bitrate_ext import BitrateMapper
+from bitrate_ext.mapping.beliefs import beliefs_of
+from bitrate_ext.ops.rate.packed import Concatenated
+from bitrate_ext.ops.sources import Gaussian, GaussianMixture, Laplace, Logistic, Source
+
+
+def ones(count: int, value: float = 1.0) -> torch.Tensor:
+    return torch.full((1, count, 2, 2), value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "deviation"), [(Gaussian, 1.0), (Laplace, math.sqrt(2)), (Logistic, math.pi / math.sqrt(3))]
+)
+def test_standard_deviations_of_each_distribution(kind: type[Source], deviation: float) -> None:
+    source = kind(ones(3), ones(3, 0.01), ones(3, -2.0))  # type: ignore[call-arg]
+    believed = beliefs_of({"y": source})["y"]
+    torch.testing.assert_close(believed["scales"], ones(3, 0.11 * deviation))  # bounded
+    torch.testing.assert_close(believed["means"], ones(3, -2.0))
+
+
+def test_a_mixture_is_one_distribution() -> None:
+    parts = [torch.cat([ones(3, low), ones(3, high)], dim=1) for low, high in ((1.0, 2.0), (-1.0, 3.0), (0.25, 0.75))]
+    believed = beliefs_of({"y": GaussianMixture(ones(3), *parts)})["y"]
+    torch.testing.assert_close(believed["means"], ones(3, 2.0))
+    variance = 0.25 * (1 + 9) + 0.75 * (4 + 1)
+    torch.testing.assert_close(believed["scales"], ones(3, math.sqrt(variance)))
+
+
+def test_slices_are_put_together() -> None:
+    parts = (Gaussian(ones(1), ones(1, 2.0)), Laplace(ones(2), ones(2), ones(2)))
+    believed = beliefs_of({"y": Concatenated(parts)})["y"]
+    assert believed["scales"][0, :, 0, 0].tolist() == pytest.approx([2.0, math.sqrt(2), math.sqrt(2)])
+    assert believed["means"][0, :, 0, 0].tolist() == [0.0, 1.0, 1.0]
+
+
+def test_of_a_codec() -> None:
+    pytest.importorskip("compressai")
+    from compressai.models import MeanScaleHyperprior
+
+    torch.manual_seed(1)
+    model = MeanScaleHyperprior(8, 12).eval()
+    seen = {}
+    model.gaussian_conditional.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.update(scales=args[1], means=kwargs.get("means")), with_kwargs=True
+    )
+    x = torch.rand(2, 3, 70, 101)
+    result = BitrateMapper(model, beliefs=True)(x)
+    assert set(result.beliefs) == {"y"}
+    torch.testing.assert_close(result.beliefs["y"]["scales"], seen["scales"].clamp(min=0.11))
+    torch.testing.assert_close(result.beliefs["y"]["means"], seen["means"])
+    laid = result.belief_map("y", "means", [3, -1])
+    assert laid.shape == (2, 1, 70, 101)
+    top, left, _, _ = result.crop
+    expected = seen["means"][1, [3, 11], (top + 20) // 16, (left + 90) // 16].mean()
+    assert float(laid[1, 0, 20, 90]) == pytest.approx(float(expected))
+    torch.testing.assert_close(result.belief_map("y"), result.belief_map("y", "scales", slice(None)))
+    with pytest.raises(ValueError, match="channel of latent 'y' must be from 0 to 11, got 12"):
+        result.belief_map("y", "scales", 12)
+    with pytest.raises(ValueError, match="got 'scales' of 'z'; known: 'scales' of latent 'y', 'means' of latent 'y'"):
+        result.belief_map("z")
+    assert not BitrateMapper(model)(x).beliefs
+
+
+def test_nothing_is_known_of_likelihoods_alone() -> None:
+    result = BitrateMapper(BlockCodec().eval(), beliefs=True)(torch.rand(1, 3, 64, 64))
+    with pytest.raises(ValueError, match="known: nothing; the mapper keeps them with beliefs=True"):
+        result.belief_map("y")
+
+
+@pytest.mark.parametrize("options", [{"bits": "coded"}, {"sources": False}])
+def test_beliefs_are_of_estimates(options: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="they need bits='estimated', sources=True"):
+        BitrateMapper(bitrate_ext.load_demo_codec(), beliefs=True, **options)  # type: ignore[arg-type]
