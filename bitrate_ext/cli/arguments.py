@@ -8,8 +8,6 @@ what its input files are, and the argument that has them; ``prepare(arguments)``
 from __future__ import annotations
 
 import argparse
-import contextlib
-import math
 import re
 from collections.abc import Callable
 from fractions import Fraction
@@ -17,52 +15,19 @@ from typing import Any, NoReturn
 
 from .. import choices
 from .._version import __version__
-from ..byte_sizes import parse_bytes
 from ..comparison.spec import DEFAULTS, LETTERS, check_references, parse_spec
 from ..io.files import STDIN, shown, unusable
 from .console import UsageError
 from .dataset.options import add_command as add_dataset_command
 from .estimator.options import add_commands as add_estimator_commands
-from .model_options import add_device, add_model, check_checkpoint, check_device, check_model, is_own, qualities
+from .map.options import MAP_NOTES, add_map, check_map
+from .model_options import add_device, add_model, check_checkpoint, check_device, check_model
 from .outputs import prepare_folder, prepare_videos
 from .page.options import REPORT_NOTES, add_report, check_report
-from .regions.options import add_regions, asked_for, check_regions
+from .values import add_output, at_least, positive
 
 READING = ("size", "pixel_format", "rate", "matrix", "range")  # of ``video``: what ``VideoReader`` is told
 GROUP = 32  # frames from one keyframe of a video codec to the next
-MAP_NOTES = """\
-For each IMAGE (PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000, PBM, PGM, PPM, by plug-ins HEIC and JPEG XL; - is the
-standard input) DIR gets
-  STEM.bitrate.png   the map with a colour bar in bits per pixel
-  STEM.overlay.png   the map laid over the photograph, with a legend below: the brighter, the more bits
-  STEM.bitrate.npz   the bits of each cell, exactly, which bitrate_ext.PictureBits.load reads: "cells/y", "cells/z" ...;
-                     "metadata" holds the JSON record as text. With --pixels also float32 arrays [H, W], bits per pixel:
-                     "map", and "maps/y", "maps/z" ... for each latent
-  STEM.json          sizes, bits, bits per pixel, bits of each latent, PSNR
-and on request STEM.gap.png, STEM.entropy.png, STEM.channels.png and STEM.channel.png; with --pixels gap, entropy and
-the one channel are in the arrays, too.
-With --roi or --mask a table is printed, STEM.regions.csv has it, of several images regions.csv that of all together:
-  bits        that lie on the region's pixels, and their share of the picture's, as that of its pixels
-  ratio       share of the bits over share of the pixels
-  moved       bits that the projection moved into it, over its border; negative out of it
-  rest        the pixels of no region
-With --animate there is STEM.animation.png, too, which browsers play: what the codec makes of the image, and the map, at
-each quality that the model has, or by each checkpoint that is named, in one scale of colours. The other files are of
---quality or --checkpoint; where neither is given, of the middle one.
-With --format pdf, svg or png there is STEM.figure.pdf ..., the picture beside the map in the width of a column, with
-text as text; with --animate also STEM.grid.pdf ..., the picture and its maps at all qualities. --errors gives
-STEM.errors.png, or of these kinds: squared error, SSIM, and for each cell its bits against the decibels that they gain.
-Files that exist are kept, and the image is refused, unless --overwrite is given; then they are replaced once all are
-written. Where images in different folders have one stem, the folders below the images' common one are made in DIR, too;
-where such are in one folder, their results are called after the whole name, NAME.png.json.
-Transparent parts of an image are laid on white, colour profiles are not applied; the record's "picture" and "warnings"
-tell of it. A JPEG without its end is mapped as far as it goes, with a warning. PSNR is that of the unrounded
-reconstruction, cut to [0, 1].
-A picture that does not fit into memory goes through the model in tiles, and its maps are written strip by strip.
---max-memory, --tile and --format npz or tiff ask for that way; its pictures are reduced to 4096 pixels a side, its
-arrays are not. With --max-memory, files with more pixels than Pillow's limit are read, too. TIFF files, uncompressed or
-deflated, come in parts; others are decoded as a whole, with 1 to 36 bytes a pixel.
-"""
 CHECK_NOTES = """\
 Each IMAGE is coded with the model's own compress(), and the bits of every symbol are counted as the range coder spends
 them. For each latent the table has, in bits,
@@ -145,7 +110,7 @@ def make_parser() -> argparse.ArgumentParser:
         return added
 
     description = "Bitrate maps of photographs, as pictures and as numbers."
-    _add_map(command("map", "maps of photographs", _check_map, description=description, epilog=MAP_NOTES))
+    add_map(command("map", "maps of photographs", check_map, description=description, epilog=MAP_NOTES))
 
     description = "The bits of two codecs or more on one photograph, in one scale."
     about = "two codecs or more on one photograph"
@@ -172,165 +137,15 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_output(command: argparse.ArgumentParser, name: str, about: str) -> None:
-    command.add_argument("-o", "--output", default=".", metavar=name, help=about)
-    command.add_argument("--overwrite", action="store_true", help="replace results that exist")
-
-
-def _add_map(command: argparse.ArgumentParser) -> None:
-    command.set_defaults(inputs=("image", "images"), prepare=prepare_folder)
-    command.add_argument("images", nargs="+", metavar="IMAGE", help="photographs")
-    _add_output(command, "DIR", "folder for the results; made if absent")
-    add_model(command)
-    command.add_argument(
-        "--projection",
-        choices=(*choices.PROJECTIONS, *choices.MEASURED, choices.JACOBIAN),
-        default="bilinear",
-        help="default bilinear; receptive-field is measured on the model's own decoder, see bitrate-ext calibrate; "
-        "guided also follows edges and texture of the reconstruction, as the decoder does; "
-        "jacobian follows the bits of each image through the decoder, pixel by pixel",
-    )
-    command.add_argument(
-        "--passes",
-        type=_at_least(choices.FEWEST_PASSES),
-        metavar="N",
-        help=f"of jacobian: more take longer and err less (default {choices.PASSES})",
-    )
-    command.add_argument(
-        "--max-memory", type=_bytes, metavar="SIZE", help="that the process may take, such as 4GiB; cuts into tiles"
-    )
-    command.add_argument(
-        "--tile", type=_at_least(1), metavar="N", help="side of the tiles, pixels; default: as large as fits"
-    )
-    command.add_argument(
-        "--format",
-        type=_formats,
-        default=(),
-        metavar="FORMAT,...",
-        help="figures for print: some of png, pdf, svg; of the numbers: npz, or tiff, a tiled BigTIFF of the map alone "
-        "(default npz)",
-    )
-    command.add_argument(
-        "--width",
-        type=_width,
-        metavar="INCHES",
-        help="of figures for print: inches, column (3.4, the default) or page (7, that of errors and of "
-        "the animation's grid)",
-    )
-    command.add_argument("--pixels", action="store_true", help="of the npz: also the maps, 4 bytes a pixel each")
-    add_regions(command)
-    command.add_argument(
-        "--bits",
-        choices=(choices.ESTIMATED, choices.CODED),
-        default=choices.ESTIMATED,
-        help="by the model's likelihoods, or as its range coder spends them (default estimated)",
-    )
-    command.add_argument(
-        "--limit",
-        type=_positive,
-        metavar="VALUE",
-        help="upper end of the colours, bits per pixel, the same for all images and for all their maps, gap included; "
-        "default: each map's own",
-    )
-    command.add_argument("--gap", action="store_true", help="of coded bits: also where they differ from the estimate")
-    command.add_argument(
-        "--errors", action="store_true", help="also a figure of squared error, SSIM, and what cells gain for their bits"
-    )
-    command.add_argument("--channels", action="store_true", help="also the bits of each channel of each latent")
-    command.add_argument(
-        "--channel",
-        type=_channel,
-        metavar="LATENT:K",
-        help="also the map of one, such as y:17; max: of the costliest",
-    )
-    command.add_argument(
-        "--animate",
-        nargs="*",
-        metavar="CHECKPOINT",
-        help="also an animation over all qualities of the model, or over these checkpoints",
-    )
-    command.add_argument(
-        "--view", choices=choices.VIEWS, help="of the animation: reconstruction and map beside each other (default) ..."
-    )
-
-
-def _check_map(arguments: argparse.Namespace) -> None:
-    arguments.figures = tuple(one for one in arguments.format if one in choices.FIGURES)
-    arguments.format = next((one for one in arguments.format if one in choices.ARRAYS), None)
-    if arguments.width is not None and not arguments.figures:
-        raise UsageError(
-            f"--width {arguments.width:g} is of figures for print; it needs --format, such as --format pdf"
-        )
-    if arguments.animate is not None:
-        _check_animation(arguments)
-    elif arguments.view is not None:
-        raise UsageError(f"--view {arguments.view} is of the animation; it needs --animate")
-    check_model(arguments)
-    if arguments.gap and arguments.bits != choices.CODED:
-        raise UsageError(f"--gap needs --bits {choices.CODED}")
-    if arguments.errors and arguments.bits == choices.CODED and not arguments.gap:
-        raise UsageError(f"--errors needs a reconstruction, which --bits {choices.CODED} has with --gap alone")
-    if arguments.errors and arguments.projection == choices.JACOBIAN:
-        raise UsageError(f"--errors is of cells, which --projection {choices.JACOBIAN} has none of")
-    if arguments.bits == choices.CODED and arguments.projection == choices.JACOBIAN:
-        raise UsageError(
-            f"--projection {choices.JACOBIAN} follows estimated bits and cannot go with --bits {choices.CODED}"
-        )
-    if arguments.passes is not None and arguments.projection != choices.JACOBIAN:
-        raise UsageError(f"--passes {arguments.passes} goes with --projection {choices.JACOBIAN}")
-    if arguments.pixels and arguments.format == "tiff":
-        raise UsageError("--pixels is of npz files; --format tiff has pixels alone")
-    check_regions(arguments)
-    whole = whole_only(arguments)
-    if whole and tiles_asked_for(arguments):
-        raise UsageError(f"{whole} is for whole pictures; it has no --max-memory, --tile, --format npz or tiff")
-
-
-def _check_animation(arguments: argparse.Namespace) -> None:
-    """Check what is gone over, and choose what the other results are of."""
-    if arguments.animate:
-        for checkpoint in arguments.animate:
-            check_checkpoint(checkpoint, "--animate")
-        if arguments.checkpoint is None:
-            arguments.checkpoint = arguments.animate[len(arguments.animate) // 2]
-        return
-    if arguments.checkpoint is not None or is_own(arguments.model):
-        raise UsageError("--animate goes over published qualities; checkpoints follow it: --animate LOW.pth HIGH.pth")
-    found = qualities(arguments)
-    if not found:
-        metric = arguments.metric or "mse"
-        raise UsageError(f"--animate: there are no published qualities of {arguments.model!r} for {metric}")
-    if arguments.quality is None:
-        arguments.quality = found[len(found) // 2]
-
-
-def tiles_asked_for(arguments: argparse.Namespace) -> bool:
-    """Return whether the arguments of ``map`` ask for tiles."""
-    return any(getattr(arguments, option) is not None for option in ("max_memory", "tile", "format"))
-
-
-def whole_only(arguments: argparse.Namespace) -> str | None:
-    """Return the option of ``map``, if any, that tiles cannot serve."""
-    if arguments.projection in (choices.JACOBIAN, choices.GUIDED):
-        return f"--projection {arguments.projection}"
-    if arguments.bits == choices.CODED:
-        return f"--bits {choices.CODED}"
-    for option in ("channel", "animate"):
-        if getattr(arguments, option) is not None:
-            return f"--{option}"
-    given = next((f"--{option}" for option in ("channels", "errors") if getattr(arguments, option)), None)
-    return given or asked_for(arguments)
-
-
 def _add_compare(command: argparse.ArgumentParser) -> None:
     command.set_defaults(inputs=("image", "images"), prepare=prepare_folder)
     command.add_argument("images", nargs="+", metavar="IMAGE", help="photographs")
-    _add_output(command, "DIR", "folder for the results; made if absent")
+    add_output(command, "DIR", "folder for the results; made if absent")
     for letter in LETTERS:
         about = f"a codec; where neither --a nor --b is given {DEFAULTS[letter]}" if letter in DEFAULTS else "one more"
         command.add_argument(f"--{letter}", metavar="SPEC", help=about)
     command.add_argument(
-        "--limit", type=_positive, metavar="VALUE", help="upper end of the maps' colours, bits per pixel"
+        "--limit", type=positive, metavar="VALUE", help="upper end of the maps' colours, bits per pixel"
     )
     add_device(command)
     command.add_argument("--json", action="store_true", help="print one JSON document instead of the tables")
@@ -369,7 +184,7 @@ def _add_check(command: argparse.ArgumentParser) -> None:
 
 def _add_calibrate(command: argparse.ArgumentParser) -> None:
     command.set_defaults(prepare=prepare_folder)
-    _add_output(command, "DIR", "folder for the results; made if absent")
+    add_output(command, "DIR", "folder for the results; made if absent")
     add_model(command)
     command.add_argument("--latent", metavar="NAME", help="such as y or z; default: the finest")
     command.add_argument(
@@ -377,7 +192,7 @@ def _add_calibrate(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--samples",
-        type=_at_least(choices.FEWEST_SAMPLES),
+        type=at_least(choices.FEWEST_SAMPLES),
         default=choices.SAMPLES,
         metavar="N",
         help=f"passes (default {choices.SAMPLES})",
@@ -405,7 +220,7 @@ def _add_video(command: argparse.ArgumentParser) -> None:
         metavar="VIDEO",
         help="videos, folders of images, patterns such as frame_%%04d.png, - for stdin",
     )
-    _add_output(command, "OUT", "a file, or a folder; made if absent")
+    add_output(command, "OUT", "a file, or a folder; made if absent")
     add_model(command)
     command.add_argument("--projection", choices=(*choices.PROJECTIONS, *choices.MEASURED), default="bilinear")
     command.add_argument(
@@ -419,7 +234,7 @@ def _add_video(command: argparse.ArgumentParser) -> None:
         help="of the colours: one for the video, which is then read twice (default), one for each frame, or its upper "
         "end in bits per pixel",
     )
-    command.add_argument("--frames", type=_at_least(1), metavar="N", help="only the first N")
+    command.add_argument("--frames", type=at_least(1), metavar="N", help="only the first N")
     command.add_argument("--size", type=_size, metavar="WxH", help="of raw video, pixels; default: by its name")
     command.add_argument(
         "--pixel-format",
@@ -433,11 +248,11 @@ def _add_video(command: argparse.ArgumentParser) -> None:
     command.add_argument("--matrix", choices=tuple(choices.MATRICES), help="of the video's colours, whatever it states")
     command.add_argument("--range", choices=tuple(choices.RANGES), help="of the video's samples, whatever it states")
     command.add_argument(
-        "--batch", type=_at_least(1), default=1, metavar="N", help="frames that an image codec sees at once"
+        "--batch", type=at_least(1), default=1, metavar="N", help="frames that an image codec sees at once"
     )
     command.add_argument(
         "--group",
-        type=_at_least(1),
+        type=at_least(1),
         metavar="N",
         help=f"of a video codec: frames from a keyframe to the next ({GROUP})",
     )
@@ -455,7 +270,7 @@ def _add_video(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--crf",
-        type=_at_least(0, choices.LARGEST_CRF),
+        type=at_least(0, choices.LARGEST_CRF),
         default=18,
         metavar="N",
         help=f"of H.264: 0 (large) to {choices.LARGEST_CRF} (default 18)",
@@ -467,59 +282,6 @@ def _check_video(arguments: argparse.Namespace) -> None:
     if arguments.videos.count(STDIN) > 1:
         raise UsageError(f"{STDIN}: the standard input can be read once")
     check_model(arguments)
-
-
-def _at_least(least: int, most: int | None = None) -> Callable[[str], int]:
-    expected = f"a whole number of at least {least}" if most is None else f"a whole number from {least} to {most}"
-
-    def parse(text: str) -> int:
-        value = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else least - 1
-        if value < least or (most is not None and value > most):
-            raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
-        return value
-
-    return parse
-
-
-def _channel(text: str) -> tuple[str, int] | tuple[()]:
-    """Read LATENT:K; the costliest channel has no name yet."""
-    if text == "max":
-        return ()
-    latent, _, number = text.rpartition(":")
-    if not latent or not (number.isascii() and number.isdigit() and len(number) < 10):
-        raise argparse.ArgumentTypeError(f"expected LATENT:K such as y:17, or max, got {text!r}")
-    return latent, int(number)
-
-
-def _formats(text: str) -> tuple[str, ...]:
-    """Read kinds of files, of numbers one at most."""
-    found = tuple(dict.fromkeys(text.lower().split(",")))
-    if not set(found) <= {*choices.FIGURES, *choices.ARRAYS} or set(found) >= set(choices.ARRAYS):
-        figures, arrays = ", ".join(choices.FIGURES), " or ".join(choices.ARRAYS)
-        raise argparse.ArgumentTypeError(f"expected some of {figures}, and {arrays}, with commas between, got {text!r}")
-    return found
-
-
-def _width(text: str) -> float:
-    try:
-        return choices.inches_of(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _bytes(text: str) -> int:
-    try:
-        return parse_bytes(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _positive(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        value = float(text)
-        if math.isfinite(value) and value > 0:
-            return value
-    raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r}")
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -552,7 +314,7 @@ def _scale(text: str) -> str | float:
     if text in choices.SCALES:
         return text
     try:
-        return _positive(text)
+        return positive(text)
     except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(
             f"expected clip, frame or a positive number of bits per pixel, got {text!r}"

@@ -19,7 +19,7 @@ from torch import nn
 
 from bitrate_ext.choices import DEMO_QUALITIES
 from bitrate_ext.cli import main as cli
-from bitrate_ext.cli import map_tiled
+from bitrate_ext.cli.map import tiled as map_tiled
 from bitrate_ext.io.images import load_image
 from bitrate_ext.mapping.mapper import BitrateMapper
 from bitrate_ext.models import demo_codec, zoo

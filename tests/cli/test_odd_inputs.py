@@ -136,7 +136,7 @@ def test_lines_of_a_long_map_count_passes(
     from bitrate_ext.attribution import attribute
 
     told: list[tuple[int, int]] = []
-    monkeypatch.setattr("bitrate_ext.cli.map.count_passes", lambda *counts: told.append(counts))
+    monkeypatch.setattr("bitrate_ext.cli.map.work.count_passes", lambda *counts: told.append(counts))
     photos("a.png")
     assert cli.main(["map", "a.png", "--projection", "jacobian", "--passes", "4"]) == 0
     total = told[0][1]

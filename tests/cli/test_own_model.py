@@ -18,7 +18,7 @@ from commands import error_of
 from bitrate_ext import latent_bits
 from bitrate_ext.cli import calibrate, check, video
 from bitrate_ext.cli import main as cli
-from bitrate_ext.cli import map as map_command
+from bitrate_ext.cli.map import work as map_command
 from bitrate_ext.models.own import load_own_model
 
 Image = pytest.importorskip("PIL.Image")

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import bitrate_ext
 from bitrate_ext import memory
 from bitrate_ext.cli import main as cli
-from bitrate_ext.cli import map_tiled
+from bitrate_ext.cli.map import tiled as map_tiled
 from bitrate_ext.io.map_writers import regroup_rows
 from bitrate_ext.io.windowed import TensorImage
 from bitrate_ext.memory import Footprint, MemoryLimitError

@@ -17,7 +17,7 @@ from ...io.images import load_picture
 from ...page.document import page_psnr
 from ...page.write import write_folder_page, write_page
 from ..console import FAILED, OK, echo, number, print_document, tell_failures, warn
-from ..map import make_job, run_job
+from ..map.work import make_job, run_job
 from ..outputs import Names, file_name
 from ..record import MapJob
 from ..serving import checked_device, input_file, run_each, with_progress

@@ -14,31 +14,32 @@ from typing import IO, Any
 import numpy as np
 import torch
 
-from .. import choices
-from ..atomic import open_all_or_none
-from ..attribution.attribute import attribute
-from ..cells import saving
-from ..cells.errors import cell_errors, errors_figure
-from ..cells.quality import measure_psnr
-from ..cells.regions import RegionTable
-from ..choices import CODED, ESTIMATED, JACOBIAN, MEASURED, PASSES, PROJECTIONS, WIDTHS
-from ..io.files import shown
-from ..io.images import load_picture
-from ..mapping.layout import BitrateResult
-from ..mapping.mapper import AnyProjection, BitrateMapper
-from ..receptive_field import calibration
-from ..viz import map_figure
-from ..viz.animation import animation_frames, save_animation
-from ..viz.colormap import Rim, colour_limit, inside_rim
-from ..viz.error_figure import LEAST_WIDTH
-from ..viz.print_figure import Panel
-from . import calibrate, check, map_tiled
-from .console import FAILED, OK, count_passes, echo, finite, number, print_document, tell_failures, warn
-from .model_options import mapper_options, qualities
-from .outputs import Names, file_name
-from .record import AnimationRow, MapJob, Record, map_panel
-from .regions import options, tables
-from .serving import checked_device, input_file, load_model, run_each, with_progress
+from ... import choices
+from ...atomic import open_all_or_none
+from ...attribution.attribute import attribute
+from ...cells import saving
+from ...cells.errors import cell_errors, errors_figure
+from ...cells.quality import measure_psnr
+from ...cells.regions import RegionTable
+from ...choices import CODED, ESTIMATED, JACOBIAN, MEASURED, PASSES, PROJECTIONS, WIDTHS
+from ...io.files import shown
+from ...io.images import load_picture
+from ...mapping.layout import BitrateResult
+from ...mapping.mapper import AnyProjection, BitrateMapper
+from ...receptive_field import calibration
+from ...viz import map_figure
+from ...viz.animation import animation_frames, save_animation
+from ...viz.colormap import Rim, colour_limit, inside_rim
+from ...viz.error_figure import LEAST_WIDTH
+from ...viz.print_figure import Panel
+from .. import calibrate, check
+from ..console import FAILED, OK, count_passes, echo, finite, number, print_document, tell_failures, warn
+from ..model_options import mapper_options, qualities
+from ..outputs import Names, file_name
+from ..record import AnimationRow, MapJob, Record, map_panel
+from ..regions import options, tables
+from ..serving import checked_device, input_file, load_model, run_each, with_progress
+from . import tiled
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -48,14 +49,14 @@ def run(arguments: argparse.Namespace) -> int:
     job = make_job(arguments, device)
     varied = [job if _same_model(one, arguments) else make_job(one, device) for one in _each_model(arguments)]
     job = replace(job, frames=tuple(varied))
-    endings = {**check.map_outputs(arguments), **options.endings(arguments), **map_tiled.endings(arguments)}
+    endings = {**check.map_outputs(arguments), **options.endings(arguments), **tiled.endings(arguments)}
     names = Names(arguments, arguments.images, list(endings.values()))
 
     def serve(image: str) -> Record:
         with names.take(image) as paths, input_file(image) as path:
             files = dict(zip(endings, paths, strict=True))
-            if map_tiled.needed(job, path):
-                record, table = map_tiled.map_in_tiles(job, image, path, files), None
+            if tiled.needed(job, path):
+                record, table = tiled.map_in_tiles(job, image, path, files), None
             else:
                 record, table = _map_whole(job, image, path, files)
         warn(image, record.warnings)
@@ -163,10 +164,10 @@ def _map_whole(job: MapJob, image: str, path: str, files: dict[str, Path]) -> tu
             animation.write(record, file["animation"])
         if arguments.errors:
             errors, _ = errors_figure(bits, width=max(LEAST_WIDTH, arguments.width or WIDTHS["page"]))
-            for kind in map_tiled.error_kinds(arguments):
+            for kind in tiled.error_kinds(arguments):
                 errors.write(file[f"errors.{kind}"], kind)
         panels = record.panels(x, result.map, result.rim)
-        map_tiled.write_figures(file, arguments, panels, animation.panels() if animation else ())
+        tiled.write_figures(file, arguments, panels, animation.panels() if animation else ())
         if table is not None:
             tables.write_tables(table, file)
         saving.write_arrays(file["arrays"], arrays | {"metadata": np.array(text)}, packed=not arguments.pixels)

@@ -13,25 +13,25 @@ from typing import IO, Any
 
 import torch
 
-from .. import choices, memory
-from ..atomic import open_all_or_none
-from ..byte_sizes import format_bytes
-from ..coding.coder import noise
-from ..io.files import shown
-from ..io.images import ImageError
-from ..io.windowed import declared_size, open_image
-from ..models.adapter import ModelAdapter
-from ..tiled.downsample import Downsampler
-from ..tiled.map_picture import PictureResult, Progress, TiledRun, decoding_room, write_map
-from ..viz import map_figure
-from ..viz.animation import POWER
-from ..viz.colormap import Rim, colour_limit, inside_rim
-from ..viz.print_figure import Panel, in_rows, print_figure
-from .arguments import tiles_asked_for, whole_only
-from .console import echo
-from .outputs import file_name
-from .record import MapJob, Record
-from .regions.options import asked_for
+from ... import choices, memory
+from ...atomic import open_all_or_none
+from ...byte_sizes import format_bytes
+from ...coding.coder import noise
+from ...io.files import shown
+from ...io.images import ImageError
+from ...io.windowed import declared_size, open_image
+from ...models.adapter import ModelAdapter
+from ...tiled.downsample import Downsampler
+from ...tiled.map_picture import PictureResult, Progress, TiledRun, decoding_room, write_map
+from ...viz import map_figure
+from ...viz.animation import POWER
+from ...viz.colormap import Rim, colour_limit, inside_rim
+from ...viz.print_figure import Panel, in_rows, print_figure
+from ..console import echo
+from ..outputs import file_name
+from ..record import MapJob, Record
+from ..regions.options import asked_for
+from .options import tiles_asked_for, whole_only
 
 MODEST = 2048 * 2048  # pixels; pictures up to that go through the model whole without a measurement
 OVERLAID_ROWS = 256  # at a time

@@ -1,0 +1,1 @@
+"""The command ``bitrate-ext map``: its options, pictures whole and in tiles."""
