@@ -22,7 +22,9 @@ import torch
 from torch import Tensor, nn
 
 import bitrate_ext
+from bitrate_ext.io.images import load_image
 from bitrate_ext.models.adapter import ModelAdapter
+from bitrate_ext.models.demo_codec import more_photographs
 from bitrate_ext.models.trace import ModelTrace, symbol_bits
 from bitrate_ext.ops.projection import Projection
 from bitrate_ext.receptive_field.field import ReceptiveField, Term
@@ -99,9 +101,11 @@ def statics(model: nn.Module) -> dict[str, str | Projection]:
 
 
 def guided(model: nn.Module, name: str) -> ReceptiveField:
-    """The field with its guide, which has not seen the photograph: fitted to the bundled one, or instead of that."""
-    others = [photograph(other, 384) for other in SKIMAGE if other != name] if name == "chelsea" else None
-    return bitrate_ext.calibrate(model, images=others, guide=True)
+    """The field with its guide, which has not seen the photograph: of five that are bundled chelsea is one."""
+    if name != "chelsea":
+        return bitrate_ext.calibrate(model, guide=True)
+    others = load_image(more_photographs())
+    return bitrate_ext.calibrate(model, images=others.split(others.shape[2], dim=3), guide=True)
 
 
 def random_model(name: str) -> nn.Module:

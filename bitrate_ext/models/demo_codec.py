@@ -142,3 +142,11 @@ def demo_photograph() -> Path:
     By Stefan van der Walt.
     """
     return DATA / "chelsea.png"
+
+
+def more_photographs() -> Path:
+    """Return a PNG file of 768 x 192 pixels (W x H): four squares of photographs beside each other, CC0.
+
+    An otter, a ruin, an osprey and a city at night, from the desktop Budgie's backgrounds.
+    """
+    return DATA / "photographs.png"

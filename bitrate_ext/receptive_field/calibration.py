@@ -24,7 +24,7 @@ from ..checks import check_whole_number
 from ..choices import FEWEST_SAMPLES, SAMPLES
 from ..io.images import load_image
 from ..models.adapter import ModelAdapter, check_eval_mode, device_of
-from ..models.demo_codec import demo_photograph
+from ..models.demo_codec import demo_photograph, more_photographs
 from ..models.observe import leave_as_found
 from ..models.trace import (
     PROBE_CELLS,
@@ -46,7 +46,8 @@ from .fingerprint import fingerprint
 from .guide import Example, fit_guide
 from .separable import separable_terms
 
-EXAMPLE_PASSES, EXAMPLE_SIDE, MOST_EXAMPLES = 64, 512, 8  # of the Jacobian maps that a guide is fitted to
+GUIDE_METHOD = 2  # of fitting: a guide of another one is not taken from the cache
+EXAMPLE_PASSES, EXAMPLE_SIDE, MOST_EXAMPLES = 64, 256, 8  # of the Jacobian maps that a guide is fitted to
 NORM_PASSES = 16  # passes in reverse mode for each image; their noise averages out over the symbols
 SPARE_CELLS = (8, 3)  # by which the bundled photograph is made larger than the reach, of y and of z
 
@@ -82,8 +83,8 @@ def calibrate(
             calls, as ``model.decode``, or any function, as ``lambda y: model.decoder(y.flatten(2).mT)`` for tokens.
             A function is given what an entropy model returns beside the latent's likelihoods; its result is not kept.
         guide: also fit the guide of ``projection="guided"`` to Jacobian maps of the images, of which at most
-            8 are taken, and their middles; kept as ``field.guide``. None where it would not help. A latent that is
-            followed through another has that one's; see ``Guide``.
+            8 are taken, and their middles; by default of five photographs that are bundled. Kept as ``field.guide``.
+            None where it would not help. A latent that is followed through another has that one's; see ``Guide``.
         cache: keep the result, and look for it, in PyTorch's folder for downloads (``torch.hub.get_dir()``), or in the
             folder given. It is found again by the weights and all arguments.
         notice: called with the latent's name where it has to be measured, which may take a minute.
@@ -116,7 +117,7 @@ def calibrate(
     name = _name(model, checked_synthesis(model, synthesis))
     key = fingerprint(
         model,
-        (latent, samples, name, adapter.unit, adapter.given_multiple, *(["guide"] if guide else [])),
+        (latent, samples, name, adapter.unit, adapter.given_multiple, *(["guide", GUIDE_METHOD] if guide else [])),
         given,
         forward_kwargs,
     )
@@ -131,7 +132,7 @@ def calibrate(
             pass  # damaged: measured anew and replaced
     if latent is None:
         with leave_as_found(model):
-            strides = _image_adapter(adapter, (given or [_bundled(model)])[0], forward_kwargs).strides
+            strides = _image_adapter(adapter, (given or _bundled(model)[0])[0], forward_kwargs).strides
         latent = min(strides, key=lambda one: strides[one][0] * strides[one][1])
     if notice is not None:
         notice(latent)
@@ -230,7 +231,7 @@ class _Calibration:
         painted: Callable[[str], ReceptiveField],
         progress: Callable[[int, int], object] | None,
     ) -> None:
-        self.images = given or [_bundled(adapter.module)]
+        self.images, self.more = (given, []) if given else _bundled(adapter.module)  # more: for a guide
         self.mirrored = not given  # the bundled photograph may be enlarged; the user's are taken as they are
         self.samples, self.synthesis, self.forward_kwargs = samples, synthesis, forward_kwargs
         self.painted, self.progress = painted, progress
@@ -268,7 +269,7 @@ class _Calibration:
     def _examples(self, latent: str) -> list[Example]:
         """Return Jacobian maps of some of the images, or of their middles, for a guide to be fitted to."""
         examples, generator = [], torch.Generator().manual_seed(0)
-        for image in self.images[:MOST_EXAMPLES]:
+        for image in [*self.images, *self.more][:MOST_EXAMPLES]:
             top, left = (max(0, length - EXAMPLE_SIDE) // 2 for length in image.shape[-2:])
             run = self._run(image[..., top : top + EXAMPLE_SIDE, left : left + EXAMPLE_SIDE], (1, 1))
             bits = symbol_bits(run.likelihoods[latent], run.adapter.unit)
@@ -477,10 +478,12 @@ def _checked_images(images: Any) -> list[Tensor]:
     return [one for image in images for one in image.clone().split(1)]  # clones: inference tensors have no gradients
 
 
-def _bundled(model: nn.Module) -> Tensor:
+def _bundled(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the photograph that kernels are measured on, and those that guides are fitted to besides."""
     tensors = (*model.parameters(), *model.buffers())
     dtype = next((one.dtype for one in tensors if one.is_floating_point()), torch.float32)
-    return load_image(demo_photograph()).to(device_of(model), dtype)
+    first, more = (load_image(one).to(device_of(model), dtype) for one in (demo_photograph(), more_photographs()))
+    return [first], list(more.unfold(3, more.shape[2], more.shape[2]).unbind(3))
 
 
 def _cache_folder() -> Path:
