@@ -8,8 +8,6 @@ what its input files are, and the argument that has them; ``prepare(arguments)``
 from __future__ import annotations
 
 import argparse
-import contextlib
-import math
 import re
 from collections.abc import Callable
 from fractions import Fraction
@@ -18,11 +16,20 @@ from typing import Any, NoReturn
 from .. import choices
 from .._version import __version__
 from ..byte_sizes import parse_bytes
-from ..comparison.spec import DEFAULTS, LETTERS, check_references, parse_spec
 from ..io.files import STDIN, shown, unusable
+from .comparison.options import add_commands as add_comparison_commands
 from .console import UsageError
 from .estimator.options import add_commands as add_estimator_commands
-from .model_options import add_device, add_model, check_checkpoint, check_device, check_model, is_own, qualities
+from .model_options import (
+    add_device,
+    add_model,
+    check_checkpoint,
+    check_device,
+    check_model,
+    is_own,
+    positive,
+    qualities,
+)
 from .outputs import prepare_folder, prepare_videos
 
 READING = ("size", "pixel_format", "rate", "matrix", "range")  # of ``video``: what ``VideoReader`` is told
@@ -81,25 +88,6 @@ Positions are in pixels, (vertical, horizontal), from the first pixel of the cel
   seconds          what it took; next to nothing where the result was kept from an earlier time
 Of a latent that a hyper-synthesis transform reads, as z, the errors and the cells are those of this transform.
 """
-COMPARE_NOTES = """\
-A SPEC is CODEC[:QUALITY][,OPTION=VALUE]...; CODEC is
-  demo                     the bundled codec, quality 1 to 8, also between them (5 if not given)
-  mbt2018-mean ...         a model of CompressAI's zoo, with its quality; of variable rate (...-vbr) with its level
-  checkpoint=FILE          your own weights; model=NAME is their architecture, key=A.B where they are in the file
-  model=module:Class       your own model, as of bitrate-ext map --model
-  module:function          your own codec function, also file.py:function: f(image, quality) returns a PictureBits
-and OPTION quality=Q, or bytes=a: as many bytes as codec a, or as a number says, within 1 per cent;
-bits=estimated|coded, padding=zeros|replicate|reflect, projection=NAME as of bitrate-ext map, metric=mse|ms-ssim,
-name=TEXT for titles.
-For each IMAGE, DIR gets
-  STEM.compare.png                   the photograph, the maps in one scale, and how the others differ from the first
-  STEM.compare.a.png, .b.png ...     each map, in the one scale of all codecs and all images
-  STEM.compare.a-b.png ...           the first codec's map minus another's, in a scale of its own
-  STEM.compare.a.npz, .b.npz ...     the bits of the cells of each latent, and where they lie
-  STEM.compare.csv, .blocks.csv      the table; the blocks of 64 x 64 pixels that differ most
-  STEM.compare.json                  all of it
-Files that exist are kept, and the image is refused, unless --overwrite is given.
-"""
 VIDEO_NOTES = """\
 For each VIDEO there are
   OUT.mp4   picture and map, or one laid over the other; below, the bits of each frame by latent, with a cursor
@@ -135,9 +123,7 @@ def make_parser() -> argparse.ArgumentParser:
     description = "Bitrate maps of photographs, as pictures and as numbers."
     _add_map(command("map", "maps of photographs", _check_map, description=description, epilog=MAP_NOTES))
 
-    description = "The bits of two codecs or more on one photograph, in one scale."
-    about = "two codecs or more on one photograph"
-    _add_compare(command("compare", about, _check_compare, description=description, epilog=COMPARE_NOTES))
+    add_comparison_commands(command)
 
     about = "code photographs, and see that map, padding and overhead add up to the file"
     description = "Compares the bits of the map with the strings that the model's own compress() writes."
@@ -199,7 +185,7 @@ def _add_map(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--limit",
-        type=_positive,
+        type=positive,
         metavar="VALUE",
         help="upper end of the colours, bits per pixel, the same for all images and for all their maps, gap included; "
         "default: each map's own",
@@ -275,42 +261,6 @@ def whole_only(arguments: argparse.Namespace) -> str | None:
         if getattr(arguments, option) is not None:
             return f"--{option}"
     return "--channels" if arguments.channels else None
-
-
-def _add_compare(command: argparse.ArgumentParser) -> None:
-    command.set_defaults(inputs=("image", "images"), prepare=prepare_folder)
-    command.add_argument("images", nargs="+", metavar="IMAGE", help="photographs")
-    _add_output(command, "DIR", "folder for the results; made if absent")
-    for letter in LETTERS:
-        about = f"a codec; where neither --a nor --b is given {DEFAULTS[letter]}" if letter in DEFAULTS else "one more"
-        command.add_argument(f"--{letter}", metavar="SPEC", help=about)
-    command.add_argument(
-        "--limit", type=_positive, metavar="VALUE", help="upper end of the maps' colours, bits per pixel"
-    )
-    add_device(command)
-    command.add_argument("--json", action="store_true", help="print one JSON document instead of the tables")
-
-
-def _check_compare(arguments: argparse.Namespace) -> None:
-    """Read the SPECs into ``arguments.specs``, and the files that they name into ``arguments.codec_files``."""
-    check_device(arguments)
-    given = {letter: getattr(arguments, letter) for letter in LETTERS if getattr(arguments, letter) is not None}
-    if not {"a", "b"} & given.keys():
-        given = {**DEFAULTS, **given}
-    arguments.specs, arguments.codec_files = {}, []
-    for letter, text in given.items():
-        try:
-            arguments.specs[letter] = spec = parse_spec(text)
-        except ValueError as error:
-            raise UsageError(f"--{letter}: {error}") from None
-        if spec.checkpoint is not None:
-            check_checkpoint(spec.checkpoint, f"--{letter}")
-        file, _, _ = (spec.function or "").rpartition(":")
-        arguments.codec_files += [one for one in (spec.checkpoint, file if file.endswith(".py") else None) if one]
-    try:
-        check_references(arguments.specs)
-    except ValueError as error:
-        raise UsageError(f"{error} (--a SPEC --b SPEC)" if len(given) < 2 else f"--{error}") from None
 
 
 def _add_check(command: argparse.ArgumentParser) -> None:
@@ -453,14 +403,6 @@ def _bytes(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _positive(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        value = float(text)
-        if math.isfinite(value) and value > 0:
-            return value
-    raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r}")
-
-
 def _size(text: str) -> tuple[int, int]:
     sides = re.fullmatch(r"([1-9]\d{0,4})[xX]([1-9]\d{0,4})", text, re.ASCII)
     if sides is None:
@@ -491,7 +433,7 @@ def _scale(text: str) -> str | float:
     if text in choices.SCALES:
         return text
     try:
-        return _positive(text)
+        return positive(text)
     except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(
             f"expected clip, frame or a positive number of bits per pixel, got {text!r}"

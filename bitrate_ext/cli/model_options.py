@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import math
 import os
 import re
 import sys
@@ -217,6 +219,15 @@ def check_device(arguments: argparse.Namespace) -> None:
     known = found is not None and (found[1] in choices.DEVICES or entry_points(group="torch.backends"))
     if not known:
         raise UsageError(f"--device: unknown device {arguments.device!r}; use cpu, cuda or cuda:N")
+
+
+def positive(text: str) -> float:
+    """Read a number above zero; raises ``argparse.ArgumentTypeError``."""
+    with contextlib.suppress(ValueError):
+        value = float(text)
+        if math.isfinite(value) and value > 0:
+            return value
+    raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r}")
 
 
 def _json_object(text: str) -> dict[str, Any]:

@@ -16,20 +16,20 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._version import __version__
-from ..atomic import open_all_or_none
-from ..cells.picture import PictureBits
-from ..comparison.compare import Comparer
-from ..comparison.result import Block, Comparison, Row, share_scale
-from ..comparison.spec import Spec
-from ..io.facts import PictureFacts
-from ..io.files import shown
-from ..io.images import load_picture
-from ..viz.compare_figure import compare_figure
-from ..viz.map_figure import map_figure, panel_size
-from .console import FAILED, OK, UsageError, echo, finite, one_line, print_document, tell_failures, telling, warn
-from .outputs import Names, file_name
-from .serving import checked_device, input_file, run_each, with_progress
+from ..._version import __version__
+from ...atomic import open_all_or_none
+from ...cells.picture import PictureBits
+from ...comparison.compare import Comparer
+from ...comparison.result import Block, Comparison, Row, share_scale
+from ...comparison.spec import Spec
+from ...io.facts import PictureFacts
+from ...io.files import shown
+from ...io.images import load_picture
+from ...viz.compare_figure import compare_figure
+from ...viz.map_figure import map_figure, panel_size
+from ..console import FAILED, OK, UsageError, echo, finite, one_line, print_document, tell_failures, telling, warn
+from ..outputs import Names, file_name
+from ..serving import checked_device, input_file, run_each, with_progress
 
 
 @dataclass
