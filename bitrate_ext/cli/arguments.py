@@ -15,13 +15,13 @@ from typing import Any, NoReturn
 
 from .. import choices
 from .._version import __version__
-from ..comparison.spec import DEFAULTS, LETTERS, check_references, parse_spec
 from ..io.files import STDIN, shown, unusable
+from .comparison.options import add_commands as add_comparison_commands
 from .console import UsageError
 from .dataset.options import add_command as add_dataset_command
 from .estimator.options import add_commands as add_estimator_commands
 from .map.options import MAP_NOTES, add_map, check_map
-from .model_options import add_device, add_model, check_checkpoint, check_device, check_model
+from .model_options import add_device, add_model, check_device, check_model
 from .outputs import prepare_folder, prepare_videos
 from .page.options import REPORT_NOTES, add_report, check_report
 from .values import add_output, at_least, positive
@@ -58,25 +58,6 @@ Positions are in pixels, (vertical, horizontal), from the first pixel of the cel
   seconds          what it took; next to nothing where the result was kept from an earlier time
 Of a latent that a hyper-synthesis transform reads, as z, the errors and the cells are those of this transform.
 """
-COMPARE_NOTES = """\
-A SPEC is CODEC[:QUALITY][,OPTION=VALUE]...; CODEC is
-  demo                     the bundled codec, quality 1 to 8, also between them (5 if not given)
-  mbt2018-mean ...         a model of CompressAI's zoo, with its quality; of variable rate (...-vbr) with its level
-  checkpoint=FILE          your own weights; model=NAME is their architecture, key=A.B where they are in the file
-  model=module:Class       your own model, as of bitrate-ext map --model
-  module:function          your own codec function, also file.py:function: f(image, quality) returns a PictureBits
-and OPTION quality=Q, or bytes=a: as many bytes as codec a, or as a number says, within 1 per cent;
-bits=estimated|coded, padding=zeros|replicate|reflect, projection=NAME as of bitrate-ext map, metric=mse|ms-ssim,
-name=TEXT for titles.
-For each IMAGE, DIR gets
-  STEM.compare.png                   the photograph, the maps in one scale, and how the others differ from the first
-  STEM.compare.a.png, .b.png ...     each map, in the one scale of all codecs and all images
-  STEM.compare.a-b.png ...           the first codec's map minus another's, in a scale of its own
-  STEM.compare.a.npz, .b.npz ...     the bits of the cells of each latent, and where they lie
-  STEM.compare.csv, .blocks.csv      the table; the blocks of 64 x 64 pixels that differ most
-  STEM.compare.json                  all of it
-Files that exist are kept, and the image is refused, unless --overwrite is given.
-"""
 VIDEO_NOTES = """\
 For each VIDEO there are
   OUT.mp4   picture and map, or one laid over the other; below, the bits of each frame by latent, with a cursor
@@ -112,9 +93,7 @@ def make_parser() -> argparse.ArgumentParser:
     description = "Bitrate maps of photographs, as pictures and as numbers."
     add_map(command("map", "maps of photographs", check_map, description=description, epilog=MAP_NOTES))
 
-    description = "The bits of two codecs or more on one photograph, in one scale."
-    about = "two codecs or more on one photograph"
-    _add_compare(command("compare", about, _check_compare, description=description, epilog=COMPARE_NOTES))
+    add_comparison_commands(command)
     about = "a page of HTML to look into the bits of photographs"
     description = "Pages to look into the bits of photographs, with any browser, without a network."
     add_report(command("report", about, check_report, description=description, epilog=REPORT_NOTES))
@@ -135,42 +114,6 @@ def make_parser() -> argparse.ArgumentParser:
     add_device(command("bench", "a short comparison on this machine", check_device))
     command("doctor", "what is installed, and how to mend what is not", lambda _: None)
     return parser
-
-
-def _add_compare(command: argparse.ArgumentParser) -> None:
-    command.set_defaults(inputs=("image", "images"), prepare=prepare_folder)
-    command.add_argument("images", nargs="+", metavar="IMAGE", help="photographs")
-    add_output(command, "DIR", "folder for the results; made if absent")
-    for letter in LETTERS:
-        about = f"a codec; where neither --a nor --b is given {DEFAULTS[letter]}" if letter in DEFAULTS else "one more"
-        command.add_argument(f"--{letter}", metavar="SPEC", help=about)
-    command.add_argument(
-        "--limit", type=positive, metavar="VALUE", help="upper end of the maps' colours, bits per pixel"
-    )
-    add_device(command)
-    command.add_argument("--json", action="store_true", help="print one JSON document instead of the tables")
-
-
-def _check_compare(arguments: argparse.Namespace) -> None:
-    """Read the SPECs into ``arguments.specs``, and the files that they name into ``arguments.codec_files``."""
-    check_device(arguments)
-    given = {letter: getattr(arguments, letter) for letter in LETTERS if getattr(arguments, letter) is not None}
-    if not {"a", "b"} & given.keys():
-        given = {**DEFAULTS, **given}
-    arguments.specs, arguments.codec_files = {}, []
-    for letter, text in given.items():
-        try:
-            arguments.specs[letter] = spec = parse_spec(text)
-        except ValueError as error:
-            raise UsageError(f"--{letter}: {error}") from None
-        if spec.checkpoint is not None:
-            check_checkpoint(spec.checkpoint, f"--{letter}")
-        file, _, _ = (spec.function or "").rpartition(":")
-        arguments.codec_files += [one for one in (spec.checkpoint, file if file.endswith(".py") else None) if one]
-    try:
-        check_references(arguments.specs)
-    except ValueError as error:
-        raise UsageError(f"{error} (--a SPEC --b SPEC)" if len(given) < 2 else f"--{error}") from None
 
 
 def _add_check(command: argparse.ArgumentParser) -> None:

@@ -19,7 +19,7 @@ from ..mapping.mapper import BitrateMapper
 from ..mapping.sequential import is_sequential
 from ..memory import is_out_of_memory
 from ..models import zoo
-from ..models.named import load_named
+from ..models.own import load_named
 from ..optional import folder_of
 from .console import UsageError, one_line, tell_failure, telling
 from .model_options import demo_quality, forward_options, is_own

@@ -18,8 +18,7 @@ from ..mapping.mapper import BitrateMapper
 from ..memory import is_out_of_memory
 from ..models import zoo
 from ..models.adapter import ModelAdapter
-from ..models.named import load_named
-from ..models.own import import_named
+from ..models.own import import_named, load_named
 from .spec import DEFAULT_PROJECTION, DEMO, LEVELS, Spec
 
 CodecFunction = Callable[[Tensor, float | None], PictureBits]

@@ -1,4 +1,7 @@
-"""Make a user's own model: import it, call it, put weights into it. Its code is run, as that of any import is."""
+"""Make a model by what commands and SPECs call it; a user's own by importing it, calling it and giving it weights.
+
+Its code is run, as that of any import is.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,54 @@ from torch import nn
 from ..checkpoints.safety import check_weights
 from ..checkpoints.weights import Weights, choose_weights, prefixes_off
 from ..io.files import shown
+from . import demo_codec, zoo
 from .zoo import is_table, make_ready, read_checkpoint
 
 SHOWN = 3  # names of weights in a message, of each kind
 CLOSE = 0.5  # how alike a name must be that is proposed
+
+
+def load_named(
+    name: str | None = None,
+    quality: float | None = None,
+    metric: str = "mse",
+    checkpoint: str | None = None,
+    key: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    forward_only: bool = False,
+) -> tuple[nn.Module, str]:
+    """Load a model, and say what to call it.
+
+    Args:
+        name: of CompressAI's, or ``"package.module:Class"`` of one's own. None: the demo codec, or the architecture
+            that the checkpoint fits.
+        quality: of published weights; of the demo codec any number between its first and its last, too.
+        metric: that published weights were trained for.
+        checkpoint: a file of weights.
+        key: where they are in it.
+        arguments: of the maker of one's own model.
+        forward_only: of the demo codec the forward pass is enough, without parts that can be watched.
+
+    Raises:
+        ValueError, OSError, RuntimeError, ImportError: as ``load_own_model``, ``load_checkpoint``, ``load_zoo_model``,
+            ``load_demo_codec``.
+    """
+    if name is not None and ":" in name:
+        file = "" if checkpoint is None else f", {Path(checkpoint).name}"
+        return load_own_model(name, arguments, checkpoint, key), f"{name.partition(':')[2]}{file}"
+    if checkpoint is not None:
+        model = zoo.load_checkpoint(checkpoint, name, key)
+        return model, f"{Path(checkpoint).name} ({name or type(model).__name__})"
+    if name is not None:
+        whole = None if quality is None else int(quality)
+        about = "" if whole is None else f", quality {whole}"
+        return zoo.load_zoo_model(name, whole, metric), f"{name}{about}, {metric}"
+    assert quality is not None
+    if quality != int(quality):
+        return demo_codec.load_between(quality, forward_only=forward_only), f"demo codec, quality {quality:.4g}"
+    load = demo_codec.load_demo_forward if forward_only else demo_codec.load_demo_codec
+    return load(int(quality)), f"demo codec, quality {quality:.0f}"
 
 
 def load_own_model(

@@ -105,7 +105,7 @@ def map_figure(
         figure.write_ends(scale, ends)
     if title or subtitle:
         note = scale_note(shown, limit, measured=chosen is None, rim=rim)
-        texts = (title, subtitle, "; ".join([note, *(notes if ends else ())]))
+        texts = (title, "   ".join([subtitle, *(notes if ends else ())]), note)
         figure.write_head(texts, margin, (2.25, 3.8, 5.2))
     return figure.to_image()
 

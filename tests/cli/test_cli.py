@@ -85,6 +85,8 @@ def test_numbers_agree_with_one_another(photos: Callable) -> None:
         "ledger": None,
         "channels": None,
         "regions": None,
+        "errors": None,
+        "sources": [],
         "channel": None,
         "animation": None,
         "animation_limit": None,

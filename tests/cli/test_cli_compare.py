@@ -13,8 +13,8 @@ import torch
 from commands import error_of
 
 import bitrate_ext
-from bitrate_ext.cli import compare as command
 from bitrate_ext.cli import main as cli
+from bitrate_ext.cli.comparison import compare as command
 
 OWN = """
 import torch

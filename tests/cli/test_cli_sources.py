@@ -103,9 +103,9 @@ def test_numbered_images(
 def test_stems() -> None:
     Path("clip.v2").mkdir()
     names = {"-": "stdin", "clip.v2": "clip.v2", "a/b/%04d.png": "b", "shot-%d.png": "shot", "x%d_b.png": "x_b"}
-    assert {name: outputs._stem(name) for name in names} == names
+    assert {name: outputs.stem_of(name) for name in names} == names
     Path("a%d.mp4").write_bytes(b"x")
-    assert outputs._stem("a%d.mp4") == "a%d"
+    assert outputs.stem_of("a%d.mp4") == "a%d"
 
 
 KINDS: dict[str, tuple[Callable[[], bytes], list[str]]] = {

@@ -75,7 +75,7 @@ def test_a_figure_that_exists_is_kept(photos: Callable, capsys: pytest.CaptureFi
 def test_errors_beside_bits(photos: Callable, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("pytorch_msssim")
     photos("cat.png")
-    assert cli.main(["map", "cat.png", "--errors"]) == 0
+    assert cli.main(["map", "cat.png", "--errors", "--pixels"]) == 0
     account = json.loads(Path("cat.json").read_text())["errors"]
     with np.load("cat.bitrate.npz") as arrays:
         assert account["bits"] == pytest.approx(float(arrays["maps/y"].sum()), rel=1e-5)

@@ -16,6 +16,7 @@ from torch import Tensor
 import bitrate_ext
 from bitrate_ext.cells.picture import CellGrid, PictureBits
 from bitrate_ext.cells.quality import measure_psnr
+from bitrate_ext.io.images import load_image
 from bitrate_ext.models import demo_codec, zoo
 from bitrate_ext.models.demo_codec import demo_photograph, load_between, load_demo_codec, load_demo_forward
 
@@ -163,7 +164,7 @@ def test_a_file_with_a_function(x: Tensor, tmp_path: Path) -> None:
         "    return PictureBits({'all': CellGrid(bits)}, size, (0, 0, *size))\n"
     )
     made = bitrate_ext.compare(x, f"{tmp_path}/own.py:codec:800", f"{tmp_path}/own.py:codec,quality=1600,name=more")
-    assert [(row.bytes, row.name) for row in made.rows] == [(100, "codec"), (200, "more")]
+    assert [(row.bytes, row.name) for row in made.rows] == [(100, "codec, quality 800"), (200, "more")]
 
 
 def test_models_are_loaded_once_and_left_as_they_were(x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +220,7 @@ def test_the_demo_codec_between_its_qualities(load: Callable[[int], Any]) -> Non
     for quality in (1, 8):
         between = load_between(float(quality), forward_only=forward_only)(x)
         assert torch.equal(between["x_hat"], load(quality)(x)["x_hat"])
-    photograph = F.interpolate(bitrate_ext.io.images.load_image(demo_photograph()), (128, 192), mode="area")
+    photograph = F.interpolate(load_image(demo_photograph()), (128, 192), mode="area")
     rates = []
     for quality in (3, 3.25, 3.5, 3.75, 4):
         mapper = bitrate_ext.BitrateMapper(load_between(quality, forward_only=forward_only))

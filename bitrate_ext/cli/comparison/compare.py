@@ -12,24 +12,23 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._version import __version__
-from ..atomic import open_all_or_none
-from ..cells.picture import PictureBits
-from ..comparison.compare import Comparer
-from ..comparison.result import Block, Comparison, Row, share_scale
-from ..comparison.spec import Spec
-from ..io.facts import PictureFacts
-from ..io.files import shown
-from ..io.images import load_picture
-from ..viz.compare_figure import compare_figure
-from ..viz.map_figure import map_figure, panel_size
-from .console import FAILED, OK, UsageError, echo, finite, one_line, print_document, tell_failures, telling, warn
-from .outputs import Names, file_name
-from .serving import checked_device, input_file, run_each, with_progress
+from ..._version import __version__
+from ...atomic import open_all_or_none
+from ...cells import saving
+from ...comparison.compare import Comparer
+from ...comparison.result import Block, Comparison, Row, share_scale
+from ...comparison.spec import Spec
+from ...io.facts import PictureFacts
+from ...io.files import shown
+from ...io.images import load_picture
+from ...viz.compare_figure import compare_figure
+from ...viz.map_figure import map_figure, panel_size
+from ..console import FAILED, OK, UsageError, echo, finite, one_line, print_document, tell_failures, telling, warn
+from ..outputs import Names, file_name
+from ..serving import checked_device, input_file, run_each, with_progress
 
 
 @dataclass
@@ -142,7 +141,7 @@ def _write(measured: _Measured, document: dict[str, Any]) -> None:
                 comparison.maps[row.letter], title=title, subtitle=words, limit=comparison.limit, **scale
             )
             drawn.save(file[row.letter], format="PNG")
-            _save_cells(comparison.pictures[row.letter], file[f"cells {row.letter}"])
+            saving.write_arrays(file[f"cells {row.letter}"], comparison.pictures[row.letter].arrays(), packed=True)
         for first, other in comparison.pairs:
             drawn = map_figure(
                 apart[other],
@@ -170,14 +169,6 @@ def _write(measured: _Measured, document: dict[str, Any]) -> None:
         _write_csv(file["table"], [_finite(asdict(row)) for row in comparison.rows])
         _write_csv(file["blocks"], [_flat(one, comparison) for one in comparison.top_blocks()])
         file["record"].write(f"{json.dumps(document, indent=2, allow_nan=False)}\n".encode())
-
-
-def _save_cells(bits: PictureBits, file: IO[bytes]) -> None:
-    """Write the bits of the cells of each latent, float64 ``[h, w]``, and where they lie."""
-    about = {"name": bits.name, "bits": bits.kind, "elsewhere": dict(bits.elsewhere), "file_bytes": bits.file_bytes}
-    cells = {f"cells/{name}": grid.bits.double().cpu().numpy() for name, grid in bits.grids.items()}
-    metadata = np.array(json.dumps(about))
-    np.savez(file, metadata=metadata, canvas=np.array(bits.canvas), crop=np.array(bits.crop), **cells)
 
 
 def _write_csv(file: IO[bytes], rows: Sequence[dict[str, Any]]) -> None:

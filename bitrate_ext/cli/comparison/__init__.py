@@ -1,0 +1,1 @@
+"""The command about several codecs: ``bitrate-ext compare``."""
