@@ -217,6 +217,7 @@ def test_bad_input_of_the_command(folder: Callable[..., Path], capsys: pytest.Ca
         (["--from-file", "gone.txt", "-o", "out"], "none of its 2 names exists, such as a.png"),
         ([photos, "-o", "out", "--shard", "3/2"], "I from 1 to N"),
         ([photos, "-o", "out", "--jobs", "x"], "whole number"),
+        ([photos, "-o", "out", "--address", "auto"], "--engine ray"),
         (["summary"], "name the folder"),
         (["summary", "out"], "manifest.json"),
     ):
