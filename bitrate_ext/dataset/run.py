@@ -158,11 +158,10 @@ def run(
             show(Counts())
     finally:
         pool.stop()
-    every = [part(number) for number in range(count)]
-    complete = all(one.rows.exists() for one in every)
+    complete = all(part(number).rows.exists() for number in range(count))
     errors = done.error + now.error
     while complete and (not (folder / SUCCESS).exists() or (folder / CLOSING).exists()):
-        errors = close_output(folder, every, about.latents, key)
+        errors = close_output(folder, map(part, range(count)), about.latents, key)
     seconds = time.monotonic() - start
     return Report(total, now.ok, now.error, now.skipped + earlier, errors, complete, seconds)
 
@@ -263,7 +262,7 @@ def _differences(there: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[s
             yield words.get(name, name), one, other
 
 
-def close_output(folder: Path, parts: list[Part], latents: tuple[str, ...], key: str) -> int:
+def close_output(folder: Path, parts: Iterator[Part], latents: tuple[str, ...], key: str) -> int:
     """Write the table of all rows as CSV, and say that the output is whole; return how many rows are errors.
 
     What processes that died have left is removed. Where another process is at it, nothing is done.
