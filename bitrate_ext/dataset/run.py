@@ -8,7 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,9 +131,11 @@ def run(
         count = math.ceil(len(listing.names) / size)
         mine = range(shard[0] - 1, count, shard[1])
 
+        bare = Part(folder, 0, count, (), key, about.model, about.latents, batch, ahead=2 * batch)
+
         def part(number: int) -> Part:
             items = listing.items(range(number * size, min((number + 1) * size, len(listing.names))))
-            return Part(folder, number, count, items, key, about.model, about.latents, batch, ahead=2 * batch)
+            return replace(bare, number=number, items=items)
 
         done, left = _look_for_done(map(part, mine))
         total = sum(min((number + 1) * size, len(listing.names)) - number * size for number in mine)
@@ -158,7 +160,7 @@ def run(
             show(Counts())
     finally:
         pool.stop()
-    complete = all(part(number).rows.exists() for number in range(count))
+    complete = all(replace(bare, number=number).rows.exists() for number in range(count))
     errors = done.error + now.error
     while complete and (not (folder / SUCCESS).exists() or (folder / CLOSING).exists()):
         errors = close_output(folder, map(part, range(count)), about.latents, key)
