@@ -38,7 +38,7 @@ class Here:
     def __init__(self, make: Make) -> None:
         self._codec = make()
 
-    def describe(self) -> About:
+    def describe(self, everywhere: bool = True) -> About:
         """Return what the codec says of itself."""
         return self._codec.about
 
@@ -69,8 +69,10 @@ class Pool:
     def __init__(self, workers: Sequence[Worker]) -> None:
         self._workers = workers
 
-    def describe(self) -> About:
-        """Make the codec in the first worker, and return what it says of itself."""
+    def describe(self, everywhere: bool = True) -> About:
+        """Make the codec in the first worker, and return what it says of itself; the others make theirs meanwhile."""
+        for worker in self._workers[1:] if everywhere else ():
+            worker.submit(_describe)
         for _ in range(STARTS):
             try:
                 about: About = self._workers[0].submit(_describe).result()

@@ -124,7 +124,7 @@ def run(
     workers = _workers(make, jobs, time_limit, engine, address, gpus, preload)
     pool = Pool(workers) if workers else Here(make)
     try:
-        about = pool.describe()
+        about = pool.describe(everywhere=not (folder / SUCCESS).exists())
         size = part_items or math.ceil(min(LARGEST_PART, max(batch, len(listing.names) / FEWEST_PARTS)))
         key = open_output(folder, about, listing, batch, size, part_items is not None)
         size = json.loads((folder / MANIFEST).read_bytes())["part_items"]
