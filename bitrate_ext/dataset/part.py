@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -115,7 +117,7 @@ class Counts(NamedTuple):
 
 def stamps_digest(stamps: Iterator[Stamp]) -> str:
     """Hash the stamps of a part's files."""
-    return hashlib.sha256(repr(list(map(tuple, stamps))).encode()).hexdigest()[:32]
+    return hashlib.sha256(array("q", chain.from_iterable(stamps)).tobytes()).hexdigest()[:32]
 
 
 def do_part(part: Part, codec: Codec, deaths: Mapping[int, int] | None = None, blame: str = "") -> Counts | None:

@@ -5,6 +5,7 @@ Each worker is an executor of the standard library with one process, so that a d
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import multiprocessing
 import os
@@ -37,7 +38,7 @@ class Here:
     def __init__(self, make: Make) -> None:
         self._codec = make()
 
-    def describe(self) -> About:
+    def describe(self, everywhere: bool = True) -> About:
         """Return what the codec says of itself."""
         return self._codec.about
 
@@ -59,33 +60,31 @@ class Here:
 
 
 class Pool:
-    """The engine with worker processes.
+    """The engine with workers, which are handed one part after the other.
 
     Args:
-        make: makes the codec, in each worker; it must be importable there.
-        jobs: how many workers.
-        time_limit: seconds after which an item is given up.
-        preload: modules that are imported once for all workers.
+        workers: each of which does one part at a time.
     """
 
-    def __init__(self, make: Make, jobs: int, time_limit: float, preload: Sequence[str] = ()) -> None:
-        threads = max(1, len(os.sched_getaffinity(0)) // jobs)
-        self._workers = [_Worker(make, threads, time_limit, preload) for _ in range(jobs)]
+    def __init__(self, workers: Sequence[Worker]) -> None:
+        self._workers = workers
 
-    def describe(self) -> About:
-        """Make the codec in the first worker, and return what it says of itself."""
+    def describe(self, everywhere: bool = True) -> About:
+        """Make the codec in the first worker, and return what it says of itself; the others make theirs meanwhile."""
+        for worker in self._workers[1:] if everywhere else ():
+            worker.submit(_describe)
         for _ in range(STARTS):
             try:
                 about: About = self._workers[0].submit(_describe).result()
                 return about
-            except BrokenProcessPool:
+            except self._workers[0].died:
                 self._workers[0].stop()
         raise DatasetError("worker processes die while they make the codec, which may need more memory")
 
     def run(self, parts: Iterator[Part], look: Callable[[Counts], None]) -> Iterator[tuple[Part, Counts]]:
         """Yield parts as they are done, with what became of their items; ``look`` is told of those that are not yet."""
         idle, again, taken = list(self._workers), deque[_Try](), deque[Part]()
-        running: dict[Future[Counts | None], _Worker] = {}
+        running: dict[Future[Counts | None], Worker] = {}
         failed, source = 0, iter(parts)
         while True:
             while idle:
@@ -107,7 +106,7 @@ class Pool:
                 idle.append(worker)
                 try:
                     counts = future.result()
-                except BrokenProcessPool:
+                except worker.died:
                     again.append(worker.bury())
                     failed = 0 if worker.flight.pid else failed + 1
                     if failed >= STARTS:
@@ -141,32 +140,28 @@ class _Try(NamedTuple):
     done: Counts = Counts()
 
 
-class _Worker:
-    """A process that does parts, and another one in its place once it has died."""
+class Worker(abc.ABC):
+    """Something that does parts in a process, and starts another one in its place once it has died.
+
+    Args:
+        time_limit: seconds without progress after which the process is killed.
+    """
 
     now: _Try
+    died: tuple[type[BaseException], ...]  # what a future raises whose process has died
 
-    def __init__(self, make: Make, threads: int, time_limit: float, preload: Sequence[str]) -> None:
-        self._start, self._limit = (make, threads), time_limit
-        own = getattr(make, "func", make).__module__
-        self._preload = ["__main__", "bitrate_ext.dataset.part", own, *preload]
-        self._executor: ProcessPoolExecutor | None = None
-        self._pid: Future[int] | None = None
+    def __init__(self, time_limit: float) -> None:
+        self._limit = time_limit
         self.flight = Flight()
         self._hung, self._last = False, 0.0
 
+    @abc.abstractmethod
     def submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Have the process do something; it is started where there is none."""
-        if self._executor is None:
-            context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(self._preload)
-            self._executor = ProcessPoolExecutor(1, context, initializer=_begin, initargs=(*self._start, os.getcwd()))
-            self._pid = self._executor.submit(os.getpid)
-        try:
-            return self._executor.submit(work, *arguments)
-        except BrokenProcessPool:  # it died at rest
-            self.stop()
-            return self.submit(work, *arguments)
+
+    @abc.abstractmethod
+    def stop(self) -> None:
+        """End the process at once."""
 
     def begin(self, one: _Try) -> Future[Counts | None]:
         """Have the process do a part."""
@@ -182,8 +177,7 @@ class _Worker:
             self._last = time.monotonic()
         elif self.flight.begun and time.monotonic() - self._last > self._limit:
             self._hung = True
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.flight.pid, signal.SIGKILL)
+            self.stop()
 
     def _follow(self) -> bool:
         return self.flight.follow(self.now.part.journal, self.now.part.key)
@@ -198,8 +192,40 @@ class _Worker:
         blame = HUNG.format(self._limit) if self._hung else CRASHED
         return _Try(self.now.part, deaths, blame, self.now.done.plus(self.flight.counts))
 
+
+class ProcessWorker(Worker):
+    """A worker process of the standard library's, of this machine.
+
+    Args:
+        make: makes the codec, in the process; it must be importable there.
+        threads: of PyTorch.
+        time_limit: see ``Worker``.
+        preload: modules that are imported once for all workers.
+    """
+
+    died = (BrokenProcessPool,)
+
+    def __init__(self, make: Make, threads: int, time_limit: float, preload: Sequence[str] = ()) -> None:
+        super().__init__(time_limit)
+        self._start = make, threads
+        own = getattr(make, "func", make).__module__
+        self._preload = ["__main__", "bitrate_ext.dataset.part", own, *preload]
+        self._executor: ProcessPoolExecutor | None = None
+        self._pid: Future[int] | None = None
+
+    def submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        if self._executor is None:
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload(self._preload)
+            self._executor = ProcessPoolExecutor(1, context, initializer=_begin, initargs=(*self._start, os.getcwd()))
+            self._pid = self._executor.submit(os.getpid)
+        try:
+            return self._executor.submit(work, *arguments)
+        except BrokenProcessPool:  # it died at rest
+            self.stop()
+            return self.submit(work, *arguments)
+
     def stop(self) -> None:
-        """End the process at once."""
         if self._executor is None:
             return
         if self._pid is not None and self._pid.done() and self._pid.exception() is None:
@@ -210,6 +236,13 @@ class _Worker:
 
 
 # In the worker process.
+
+
+def prepare(make: Make, threads: int, folder: str) -> None:
+    """Say how the codec of this process is made, for how many threads, and where names of files are relative to."""
+    os.chdir(folder)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    _made.update(make=make, threads=threads)
 
 
 def _begin(make: Make, threads: int, folder: str) -> None:
@@ -225,9 +258,7 @@ def _begin(make: Make, threads: int, folder: str) -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
-    os.chdir(folder)
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    _made.update(make=make, threads=threads)
+    prepare(make, threads, folder)
 
 
 def _codec() -> Codec:

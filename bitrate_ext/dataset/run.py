@@ -8,23 +8,25 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from .._version import __version__
+from ..choices import check_choice
 from ..io.files import shown
 from ..optional import installed_version, require
 from .codec import About, Codec
 from .items import DatasetError, Listing, find_items
 from .part import Counts, Part
-from .pool import POLL, Here, Pool
+from .pool import POLL, Here, Make, Pool, ProcessWorker, Worker
 from .rows import read_rows, schema
 from .storage import PARTIAL, Journal, Taken, put, put_first, putting, writing
 
 FORMAT = 1  # of the output folder
 MANIFEST, SUCCESS, TABLE, CLOSING = "manifest.json", "_SUCCESS", "rows.csv", "closing.journal"
 FEWEST_PARTS, LARGEST_PART = 64, 1024  # where there are enough items; items
+ENGINES = PROCESSES, RAY = "processes", "ray"
 TIME_LIMIT = 300.0  # seconds an item
 _PACKAGES = ("torch", "compressai")  # whose versions numbers depend on
 
@@ -74,6 +76,9 @@ def run(
     resume: bool = True,
     limit_errors: int | None = None,
     time_limit: float = TIME_LIMIT,
+    engine: str = PROCESSES,
+    address: str | None = None,
+    gpus: float = 0,
     preload: Sequence[str] = (),
     look: Callable[[Progress], None] = lambda _: None,
 ) -> Report:
@@ -96,6 +101,9 @@ def run(
         resume: False: an output that exists is an error.
         limit_errors: error rows after which the run stops. Default: none.
         time_limit: seconds without progress after which an item is given up; not of ``jobs`` 0.
+        engine: "processes" of this machine, or "ray": actors, with the extra ``ray``.
+        address: of a cluster of Ray, "auto" where this machine belongs to one. Default: this machine.
+        gpus: that each of Ray's actors asks for.
         preload: modules that are imported once for all workers, besides the one that ``make`` is of.
         look: is told several times a second how far the run is.
 
@@ -107,24 +115,27 @@ def run(
         ValueError: an argument that makes no sense.
     """
     _check(jobs, batch, part_items, shard, limit_errors, time_limit)
+    check_choice("engine", engine, ENGINES)
     start = time.monotonic()
     listing = inputs if isinstance(inputs, Listing) else find_items(inputs)
     folder = Path(output)
     if not resume and (folder / MANIFEST).exists():
         raise DatasetError(f"{shown(folder)}: holds a run already, and resume is off; name another folder")
-    processes = len(os.sched_getaffinity(0)) if jobs is None else jobs
-    engine = Pool(make, processes, time_limit, preload) if processes else Here(make)
+    workers = _workers(make, jobs, time_limit, engine, address, gpus, preload)
+    pool = Pool(workers) if workers else Here(make)
     try:
-        about = engine.describe()
+        about = pool.describe(everywhere=not (folder / SUCCESS).exists())
         size = part_items or math.ceil(min(LARGEST_PART, max(batch, len(listing.names) / FEWEST_PARTS)))
         key = open_output(folder, about, listing, batch, size, part_items is not None)
         size = json.loads((folder / MANIFEST).read_bytes())["part_items"]
         count = math.ceil(len(listing.names) / size)
         mine = range(shard[0] - 1, count, shard[1])
 
+        bare = Part(folder, 0, count, (), key, about.model, about.latents, batch, ahead=2 * batch)
+
         def part(number: int) -> Part:
             items = listing.items(range(number * size, min((number + 1) * size, len(listing.names))))
-            return Part(folder, number, count, items, key, about.model, about.latents, batch, ahead=2 * batch)
+            return replace(bare, number=number, items=items)
 
         done, left = _look_for_done(map(part, mine))
         total = sum(min((number + 1) * size, len(listing.names)) - number * size for number in mine)
@@ -144,16 +155,15 @@ def run(
             with writing(folder):
                 (folder / SUCCESS).unlink(missing_ok=True)
         show(Counts())
-        for _, counts in engine.run(map(part, left), show):
+        for _, counts in pool.run(map(part, left), show):
             now = now.plus(counts)
             show(Counts())
     finally:
-        engine.stop()
-    every = [part(number) for number in range(count)]
-    complete = all(one.rows.exists() for one in every)
+        pool.stop()
+    complete = all(replace(bare, number=number).rows.exists() for number in range(count))
     errors = done.error + now.error
     while complete and (not (folder / SUCCESS).exists() or (folder / CLOSING).exists()):
-        errors = close_output(folder, every, about.latents, key)
+        errors = close_output(folder, map(part, range(count)), about.latents, key)
     seconds = time.monotonic() - start
     return Report(total, now.ok, now.error, now.skipped + earlier, errors, complete, seconds)
 
@@ -177,6 +187,25 @@ def _check(
         raise ValueError(f"shard must be (i, n) with 1 <= i <= n, got {shard}")
     if not time_limit > 0:
         raise ValueError(f"time_limit must be a positive number of seconds, got {time_limit}")
+
+
+def _workers(
+    make: Make,
+    jobs: int | None,
+    time_limit: float,
+    engine: str,
+    address: str | None,
+    gpus: float,
+    preload: Sequence[str],
+) -> Sequence[Worker]:
+    cores = len(os.sched_getaffinity(0))
+    count = cores if jobs is None else jobs
+    if engine == PROCESSES:
+        return [ProcessWorker(make, max(1, cores // count), time_limit, preload) for _ in range(count)]
+    from .ray_engine import RayWorker
+
+    threads = 1 if address is not None else max(1, cores // max(1, count))
+    return [RayWorker(make, threads, time_limit, gpus, address) for _ in range(count)]
 
 
 def _look_for_done(parts: Iterator[Part]) -> tuple[Counts, list[int]]:
@@ -235,7 +264,7 @@ def _differences(there: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[s
             yield words.get(name, name), one, other
 
 
-def close_output(folder: Path, parts: list[Part], latents: tuple[str, ...], key: str) -> int:
+def close_output(folder: Path, parts: Iterator[Part], latents: tuple[str, ...], key: str) -> int:
     """Write the table of all rows as CSV, and say that the output is whole; return how many rows are errors.
 
     What processes that died have left is removed. Where another process is at it, nothing is done.

@@ -96,6 +96,30 @@ def test_batches_and_workers_give_the_same_rows(folder: Callable[..., Path]) -> 
         assert one["sha256"] == other["sha256"]
 
 
+def test_corrupt_pictures_among_many_are_rows_with_their_cause(folder: Callable[..., Path]) -> None:
+    photos = folder(60)
+    whole = (photos / "000.png").read_bytes()
+    broken = {
+        "truncated": (whole[: len(whole) // 2], "damaged"),
+        "bomb": (b"P6 60000 60000 255\n" + bytes(100), "pixels"),
+        "text": (b"not a picture at all", "not a PNG"),
+        "empty": (b"", "the file is empty"),
+    }
+    for name, (data, _) in broken.items():
+        (photos / f"{name}.png").write_bytes(data)
+    os.mkfifo(photos / "fifo.png")
+    (photos / "loop.png").symlink_to("loop.png")
+    (photos / "gone.png").symlink_to("nowhere.png")
+    causes = {name: words for name, (_, words) in broken.items()}
+    causes |= {"fifo": "not a regular file", "loop": "cannot be read", "gone": "no such file"}
+    report = run([str(photos)], "out", block_codec, jobs=0, batch=4)
+    assert (report.ok, report.error) == (60, len(causes))
+    errors = {Path(row["path"]).stem: row["error"] for row in table("out") if row["status"] == "error"}
+    assert errors.keys() == causes.keys()
+    for name, words in causes.items():
+        assert words in errors[name], (name, errors[name])
+
+
 def test_shards_of_tar_are_the_files(folder: Callable[..., Path]) -> None:
     photos = folder(4)
     with tarfile.open("shard.tar", "w") as archive:
@@ -217,6 +241,7 @@ def test_bad_input_of_the_command(folder: Callable[..., Path], capsys: pytest.Ca
         (["--from-file", "gone.txt", "-o", "out"], "none of its 2 names exists, such as a.png"),
         ([photos, "-o", "out", "--shard", "3/2"], "I from 1 to N"),
         ([photos, "-o", "out", "--jobs", "x"], "whole number"),
+        ([photos, "-o", "out", "--address", "auto"], "--engine ray"),
         (["summary"], "name the folder"),
         (["summary", "out"], "manifest.json"),
     ):

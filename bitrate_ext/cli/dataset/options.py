@@ -59,8 +59,11 @@ def add_command(command: Callable[..., argparse.ArgumentParser]) -> None:
     added.add_argument("--no-resume", dest="resume", action="store_false", help="refuse a DIR that holds a run already")
     added.add_argument("--limit-errors", type=_count, metavar="N", help="stop after more errors than these")
     added.add_argument(
-        "--time-limit", type=_seconds, default=300.0, metavar="S", help="seconds for a picture (default 300)"
+        "--time-limit", type=_real, default=300.0, metavar="S", help="seconds for a picture (default 300)"
     )
+    added.add_argument("--engine", choices=("processes", "ray"), default="processes", help="who runs the workers")
+    added.add_argument("--address", metavar="A", help="of a Ray cluster, or auto; default: Ray on this machine")
+    added.add_argument("--gpus", type=_real, default=0.0, metavar="N", help="of each of Ray's workers, such as 0.5")
     added.add_argument("--log", choices=("text", "jsonl"), default="text", help="how progress is told, on stderr")
     group = added.add_argument_group("of summary")
     group.add_argument("--top", type=_positive, default=5, metavar="N", help="worst and best pictures (default 5)")
@@ -80,6 +83,9 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError("dataset: name a folder for the results with -o DIR")
     if arguments.against:
         raise UsageError("--against is for bitrate-ext dataset summary")
+    for option in ("address", "gpus"):
+        if getattr(arguments, option) and arguments.engine != "ray":
+            raise UsageError(f"--{option} is for --engine ray")
     check_model(arguments)
 
 
@@ -110,9 +116,9 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _seconds(text: str) -> float:
+def _real(text: str) -> float:
     if not re.fullmatch(r"\d{1,9}(\.\d*)?", text, re.ASCII) or not float(text):
-        raise argparse.ArgumentTypeError(f"expected a positive number of seconds, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r}")
     return float(text)
 
 

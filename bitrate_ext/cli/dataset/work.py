@@ -46,6 +46,9 @@ def run(arguments: argparse.Namespace) -> int:
             resume=arguments.resume,
             limit_errors=arguments.limit_errors,
             time_limit=arguments.time_limit,
+            engine=arguments.engine,
+            address=arguments.address,
+            gpus=arguments.gpus,
             preload=(CODEC,),
             look=log.look,
         )
