@@ -21,7 +21,17 @@ from ..byte_sizes import parse_bytes
 from ..io.files import STDIN, shown, unusable
 from .console import UsageError
 from .estimator.options import add_commands as add_estimator_commands
-from .model_options import add_device, add_model, check_checkpoint, check_device, check_model, is_own, qualities
+from .model_options import (
+    add_device,
+    add_model,
+    check_checkpoint,
+    check_device,
+    check_model,
+    is_own,
+    qualities,
+    tiles_asked_for,
+    whole_only,
+)
 from .outputs import prepare_folder, prepare_videos
 from .page.options import REPORT_NOTES, add_report, check_report
 
@@ -238,23 +248,6 @@ def _check_animation(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--animate: there are no published qualities of {arguments.model!r} for {metric}")
     if arguments.quality is None:
         arguments.quality = found[len(found) // 2]
-
-
-def tiles_asked_for(arguments: argparse.Namespace) -> bool:
-    """Return whether the arguments of ``map`` ask for tiles."""
-    return any(getattr(arguments, option) is not None for option in ("max_memory", "tile", "format"))
-
-
-def whole_only(arguments: argparse.Namespace) -> str | None:
-    """Return the option of ``map``, if any, that tiles cannot serve."""
-    if arguments.projection in (choices.JACOBIAN, choices.GUIDED):
-        return f"--projection {arguments.projection}"
-    if arguments.bits == choices.CODED:
-        return f"--bits {choices.CODED}"
-    for option in ("channel", "animate"):
-        if getattr(arguments, option) is not None:
-            return f"--{option}"
-    return "--channels" if arguments.channels else None
 
 
 def _add_check(command: argparse.ArgumentParser) -> None:

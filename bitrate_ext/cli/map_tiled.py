@@ -25,8 +25,8 @@ from ..tiled.downsample import Downsampler
 from ..tiled.map_picture import PictureResult, Progress, TiledRun, decoding_room, write_map
 from ..viz import map_figure
 from ..viz.colormap import Rim, colour_limit, inside_rim
-from .arguments import tiles_asked_for, whole_only
 from .console import echo
+from .model_options import tiles_asked_for, whole_only
 from .outputs import file_name
 from .record import MapJob, Record
 

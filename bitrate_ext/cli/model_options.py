@@ -219,6 +219,23 @@ def check_device(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--device: unknown device {arguments.device!r}; use cpu, cuda or cuda:N")
 
 
+def tiles_asked_for(arguments: argparse.Namespace) -> bool:
+    """Return whether the arguments of ``map`` ask for tiles."""
+    return any(getattr(arguments, option) is not None for option in ("max_memory", "tile", "format"))
+
+
+def whole_only(arguments: argparse.Namespace) -> str | None:
+    """Return the option of ``map``, if any, that tiles cannot serve."""
+    if arguments.projection in (choices.JACOBIAN, choices.GUIDED):
+        return f"--projection {arguments.projection}"
+    if arguments.bits == choices.CODED:
+        return f"--bits {choices.CODED}"
+    for option in ("channel", "animate"):
+        if getattr(arguments, option) is not None:
+            return f"--{option}"
+    return "--channels" if arguments.channels else None
+
+
 def _json_object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)

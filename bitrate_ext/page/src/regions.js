@@ -51,7 +51,7 @@ export class Regions {
     );
     this.copies = el(
       "p",
-      { class: "row" },
+      { class: "row copies" },
       "Copy as ",
       ...["CSV", "LaTeX", "JSON"].map((form) => el("button", { type: "button", click: () => this.copy(form) }, form)),
     );

@@ -109,12 +109,14 @@ class Video {
       figure({ title: "Bits of each frame", x: "frame", y: "bits", series, note, pointed, chosen, cursor }),
     ];
     const ys = told.frames.map((one) => one.inputs[0].psnr ?? NaN);
-    if (ys.some((one) => one > 0))
+    const least = Math.min(...ys.filter(Number.isFinite));
+    if (least < Infinity)
       made.push(
         figure({
           title: "PSNR of each frame",
           x: "frame",
           y: "dB",
+          low: Math.floor(least) - 1,
           series: [{ ys, kind: "line", colour: INKS[0] }],
           chosen,
           cursor,
