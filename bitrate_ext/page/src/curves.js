@@ -4,7 +4,8 @@
 import { el, save, svg } from "./dom.js";
 import { brief, niceStep } from "./colour.js";
 
-/** @typedef {{xs?: ArrayLike<number>, ys: ArrayLike<number>, kind: "bars" | "line", colour: string, name?: string}} Series */
+/** @typedef {ArrayLike<number>} Values */
+/** @typedef {{xs?: Values, ys: Values, kind: "bars" | "line", colour: string, name?: string}} Series */
 /**
  * @typedef {object} Chart
  * @property {string} title

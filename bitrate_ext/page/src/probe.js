@@ -135,7 +135,7 @@ export class Probe {
     this.channels = found.flatMap((one) => (one ? [one] : []));
     this.barRows = Array.from({ length: this.channels.length ? BARS : 0 }, () => [el("bdi"), el("i"), el("span")]);
     this.bars.replaceChildren(
-      this.channels.length ? el("h3", {}, "Costliest channels of its cells, bits") : "",
+      this.channels.length ? el("h3", {}, "Costliest channels of its cells, bits", this.state.b !== null && ", A") : "",
       ...this.barRows.map((one) => el("div", { class: "bar" }, one[0], el("span", { class: "track" }, one[1]), one[2])),
     );
   }

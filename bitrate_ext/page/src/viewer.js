@@ -27,7 +27,8 @@ export async function picturePage(told, page, kept) {
   const picture = new Picture(told);
   const state = kept ? kept.state : new State();
   const view = kept ? kept.view : new View(told.width, told.height);
-  if (!kept && told.inputs.length > 1) Object.assign(state, { b: 1, mode: "slider" });
+  if (!kept && told.inputs.length > 1) state.start = { b: 1, mode: "slider" };
+  Object.assign(state, kept ? {} : state.start);
   if (told.picture === null) state.base = "none";
   const layers = picture.inputs.flatMap((one) => one.layers().map(([name]) => name));
   if (!kept) fromFragment(location.hash.slice(1), state, view, { inputs: told.inputs.length, layers });
