@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .._version import __version__
 from ..cells.picture import CellGrid, PictureBits
-from ..mapping.psnr import measure_psnr
+from ..mapping.psnr import to_decibels
 from ..ops.projection import Axis, axis_band
 from ..optional import require
 from ..viz.colormap import COLOURS, DIFFERENCES, colour_limit, colour_map, inside_rim
@@ -67,7 +67,7 @@ class Blobs:
 
 def eight_bits(picture: Tensor) -> Tensor:
     """Return a picture in [0, 1] as uint8, as files of pictures hold it."""
-    return (picture.double().clamp(0, 1) * 255).round().to(torch.uint8)
+    return (picture.detach().clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def page_document(
@@ -131,10 +131,8 @@ def page_psnr(one: PictureBits) -> float | None:
     """Return the PSNR in dB of what files of 8 bits hold, as the page counts it; None where exact or unknown."""
     if one.picture is None or one.reconstruction is None:
         return None
-    decoded, coded = (
-        eight_bits(picture.detach().cpu()).double() / 255 for picture in (one.reconstruction, one.picture)
-    )
-    return measure_psnr(decoded, coded)
+    apart = eight_bits(one.reconstruction).cpu().int() - eight_bits(one.picture).cpu().int()
+    return to_decibels(float(apart.square().sum(dtype=torch.float64)) / (255**2 * apart.numel()))
 
 
 def _latent_document(one: PictureBits, name: str, blobs: Blobs, channels: int | None) -> dict[str, Any]:

@@ -30,9 +30,11 @@ export class Picture {
   }
 
   async open() {
-    const waiting = this.inputs.map((one) => one.open());
-    this.bitmap = this.told.picture === null ? null : await pictureOf(this.told.picture);
-    await Promise.all(waiting);
+    await Promise.all(this.inputs.map((one) => one.open()));
+  }
+
+  async openPhotograph() {
+    if (this.told.picture !== null) this.bitmap = await pictureOf(this.told.picture);
   }
 
   /**

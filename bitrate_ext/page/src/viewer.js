@@ -90,11 +90,13 @@ export async function picturePage(told, page, kept) {
   state.listeners = [follow, ...state.others];
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => stage.redraw());
   if (told.mask) regions.mask = /** @type {Int32Array} */ (await numbersOf(told.mask));
+  const photograph = picture.openPhotograph(); // decoded elsewhere while the map is laid out here
   await picture.open();
   head.update();
   tools.update();
   page.hidden = false;
-  await painted.update();
+  await Promise.all([painted.update(), photograph]);
+  stage.redraw();
   const shown = regions.mask ? maskRegions(regions.mask, told.mask_names) : [];
   state.regions = [...shown, ...state.regions];
   regions.update();
