@@ -21,7 +21,7 @@ from ..ops.projection import Axis, axis_band
 from ..optional import require
 from ..viz.colormap import COLOURS, DIFFERENCES, colour_limit, colour_map, inside_rim
 
-KEPT_BITS = 0xFFFFFF00  # of a float32 of rasters: a mantissa of 16 bits, wrong by 8e-6 of the value at most
+HALF, KEPT_BITS = np.uint32(0x80), np.uint32(0xFFFFFF00)  # of float32 rasters: a mantissa of 16 bits, rounded
 LEVEL = 9
 WEBP_SIDE = 16383  # pixels, at most
 _CPU = torch.device("cpu")
@@ -141,7 +141,7 @@ def _latent_document(one: PictureBits, name: str, blobs: Blobs, channels: int | 
     cells = grid.bits.detach().double().cpu()
     if grid.guide is not None or tuple(cells.shape) == one.size == one.canvas:
         raster = one.map(name).detach().cpu().numpy().astype(np.float32)
-        made["raster"] = blobs.add((raster.view(np.uint32) & np.uint32(KEPT_BITS)).view(np.float32))
+        made["raster"] = blobs.add(((raster.view(np.uint32) + HALF) & KEPT_BITS).view(np.float32))
     made["cells"] = blobs.add(cells.numpy()) if tuple(cells.shape) != one.size else None
     made["grid"] = list(cells.shape)
     made["terms"] = [] if made["raster"] else _bands(one, grid, blobs)

@@ -41,7 +41,7 @@ def write_page(
     """Write one HTML file in which the bits of a picture can be looked into, with any browser, without a network.
 
     It holds the cells of each latent, not pixels, and lays them out in the browser, so its numbers are the same as
-    those of ``PictureBits``; bits under a guide and those without cells are held as pixels, right to 8e-6 of each.
+    those of ``PictureBits``; bits under a guide and those without cells are held as pixels, right to 2e-5 of each.
 
     Args:
         inputs: the bits of one picture, or of one picture several times: of other models, qualities, coded and

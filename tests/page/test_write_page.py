@@ -5,15 +5,19 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pages import flat_bits, random_bits
 
 import bitrate_ext
+from bitrate_ext.cells.picture import CellGrid, PictureBits
 from bitrate_ext.page import write
+from bitrate_ext.page.document import Blobs, page_document
 
 pytest.importorskip("PIL.Image")
 pytest.importorskip("matplotlib")
@@ -66,6 +70,18 @@ def test_bits_that_are_not_finite(tmp_path: Path) -> None:
     for value in (float("inf"), float("nan")):
         bitrate_ext.write_page(flat_bits(value), tmp_path / "page.html")
         assert '"total":null' in (tmp_path / "page.html").read_text()
+
+
+def test_bits_without_cells_are_held_as_pixels() -> None:
+    values = torch.rand(20, 30, dtype=torch.float64)
+    bits = PictureBits({"y": CellGrid(values)}, (20, 30), (0, 0, 20, 30))
+    blobs = Blobs()
+    told = page_document([bits], blobs, channels=0, title="", facts={}, mask=None, mask_names={})
+    (latent,) = told["inputs"][0]["latents"]
+    assert (latent["cells"], latent["terms"]) == (None, [])
+    planes = zlib.decompress(base64.b64decode(blobs.texts[latent["raster"]["blob"]]))
+    raster = np.frombuffer(planes, np.uint8).reshape(4, -1).T.copy().view(np.float32).reshape(20, 30)
+    np.testing.assert_allclose(raster, values.numpy(), rtol=2e-5)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4])

@@ -102,8 +102,9 @@ export class Probe {
           4,
         ),
       );
-    group("Its cells, bits");
-    for (const name of names)
+    const celled = names.filter((name) => inputs.some((one) => one.latents.get(name)?.cells));
+    if (celled.length) group("Its cells, bits");
+    for (const name of celled)
       row(
         named(name),
         pair(
