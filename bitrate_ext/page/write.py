@@ -24,6 +24,7 @@ from .folder import folder_document
 from .video import video_document
 
 _IMPORT = re.compile(r'^import (\{[^}]*\}) from "\./(\w+)\.js";$', re.MULTILINE)
+_COMMENT = re.compile(r"^\s*(?://.*|/\*\*(?:(?!\*/)[\s\S])*\*/)\n", re.MULTILINE)  # lines of nothing else
 _EXPORT = re.compile(r"^export ((?:async )?(?:function|const|class) (\w+))", re.MULTILINE)
 
 
@@ -40,7 +41,7 @@ def write_page(
     """Write one HTML file in which the bits of a picture can be looked into, with any browser, without a network.
 
     It holds the cells of each latent, not pixels, and lays them out in the browser, so its numbers are the same as
-    those of ``PictureBits``; bits under a guide and those without cells are held as pixels, right to 8e-6 of each.
+    those of ``PictureBits``; bits under a guide and those without cells are held as pixels, right to 2e-5 of each.
 
     Args:
         inputs: the bits of one picture, or of one picture several times: of other models, qualities, coded and
@@ -143,7 +144,7 @@ def program() -> str:
     made: dict[str, str] = {}
 
     def add(name: str) -> None:
-        text = (files(__package__) / "src" / f"{name}.js").read_text(encoding="utf-8").replace("// @ts-check\n", "", 1)
+        text = _COMMENT.sub("", (files(__package__) / "src" / f"{name}.js").read_text(encoding="utf-8"))
         for found in _IMPORT.finditer(text):
             if found[2] not in made:
                 add(found[2])

@@ -70,6 +70,26 @@ def test_two_inputs(browser: Any, tmp_path: Path) -> None:
         assert seen == {tuple(bits[255]), tuple(bits[128])}
 
 
+def test_inputs_are_chosen_by_keys(browser: Any, tmp_path: Path) -> None:
+    few, other = random_bits(1), random_bits(2, channel_bits={}, channel_cells={})
+    bitrate_ext.write_page([few, other, random_bits(3)], tmp_path / "page.html")
+    with opened(browser, tmp_path / "page.html", "#layer=channel:0:1") as page:
+        page.usable()
+        assert "B does not hold this layer" in page.page.locator("#beyond").text_content()
+        page.page.get_by_label("Layer", exact=True).select_option("held:0")
+        page.page.get_by_label("Input B").focus()
+        page.page.keyboard.press("ArrowUp")
+        page.page.keyboard.press("ArrowUp")
+        assert page.page.evaluate("document.activeElement.getAttribute('aria-label')") == "Input B"
+        assert page.page.get_by_label("Input B").input_value() == ""
+        page.page.wait_for_timeout(500)
+        link = page.page.evaluate("location.hash")
+    with opened(browser, tmp_path / "page.html", link) as page:
+        page.usable()
+        assert page.page.get_by_label("Input B").input_value() == ""
+        assert page.page.get_by_label("Layer", exact=True).input_value() == "held:0"
+
+
 def test_scale(browser: Any, tmp_path: Path) -> None:
     bitrate_ext.write_page(flat_bits(64.0), tmp_path / "page.html")
     with opened(browser, tmp_path / "page.html", "#base=none&limit=0.9") as page:

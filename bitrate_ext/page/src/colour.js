@@ -34,7 +34,11 @@ export function valueAt(place, scale) {
 
 /**
  * Paint values on a canvas of their own size; return how many pixels lie beyond the scale.
- * @param {HTMLCanvasElement} canvas @param {Float32Array} values @param {number} width @param {Uint32Array} colours @param {Scale} scale
+ * @param {HTMLCanvasElement} canvas
+ * @param {Float32Array} values
+ * @param {number} width
+ * @param {Uint32Array} colours
+ * @param {Scale} scale
  * @returns {number}
  */
 export function paint(canvas, values, width, colours, scale) {

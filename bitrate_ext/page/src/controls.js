@@ -48,45 +48,37 @@ export function heading(picture, state) {
       mode: value === "" ? "single" : state.mode === "single" ? "slider" : state.mode,
     }),
   );
-  const row = (/** @type {string} */ letter, /** @type {Node} */ who, /** @type {number} */ place) => {
-    const one = told.inputs[place];
-    const psnr = one.psnr === null ? (one.reconstruction === null ? "" : "exact") : number(one.psnr, 2);
-    return el(
-      "tr",
-      {},
-      el("th", { scope: "row" }, letter),
-      el("td", {}, who),
-      el("td", {}, number(one.total, 2)),
-      el("td", {}, number(one.bpp, 4)),
-      el("td", {}, psnr),
-      filed && el("td", {}, one.file_bytes === null ? "" : number(one.file_bytes, 0)),
-    );
+  const only = el("span", {}, named(told.inputs[0].name), `, ${told.inputs[0].kind}`);
+  const row = (/** @type {string} */ letter, /** @type {Node | null} */ who) => {
+    const cells = heads.slice(2).map(() => el("td"));
+    const made = el("tr", {}, el("th", { scope: "row" }, letter), el("td", {}, who), ...cells);
+    body.append(made);
+    const show = (/** @type {string[]} */ texts) => cells.forEach((one, i) => (one.textContent = texts[i] ?? ""));
+    return { made, show };
+  };
+  const rows = several ? [row("A", a), row("B", b), row("A - B", null)] : [row("", only)];
+  const digits = [2, 4, 2, 0];
+  const values = (/** @type {number} */ place) => {
+    const { total, bpp, psnr, file_bytes } = told.inputs[place];
+    return [total, bpp, psnr, file_bytes];
+  };
+  const texts = (/** @type {number} */ place) => {
+    const { psnr, file_bytes, reconstruction } = told.inputs[place];
+    const found = values(place).map((one, i) => number(one, digits[i]));
+    if (psnr === null) found[2] = reconstruction === null ? "" : "exact";
+    if (file_bytes === null) found[3] = "";
+    return found;
   };
   const update = () => {
     a.value = String(state.a);
     b.value = state.b === null ? "" : String(state.b);
-    const only = el("span", {}, named(told.inputs[0].name), `, ${told.inputs[0].kind}`);
-    const rows = [row(several ? "A" : "", several ? a : only, state.a)];
-    if (several && state.b === null) rows.push(el("tr", {}, el("th", { scope: "row" }, "B"), el("td", {}, b)));
-    if (state.b !== null) {
-      rows.push(row("B", b, state.b));
-      const [one, other] = [told.inputs[state.a], told.inputs[state.b]];
-      const apart = (/** @type {number | null} */ x, /** @type {number | null} */ y, /** @type {number} */ digits) =>
-        x === null || y === null ? "" : signed(x - y, digits);
-      rows.push(
-        el(
-          "tr",
-          {},
-          el("th", { scope: "row" }, "A - B"),
-          el("td"),
-          el("td", {}, apart(one.total, other.total, 2)),
-          el("td", {}, apart(one.bpp, other.bpp, 4)),
-          el("td", {}, apart(one.psnr, other.psnr, 2)),
-          filed && el("td", {}, apart(one.file_bytes, other.file_bytes, 0)),
-        ),
-      );
-    }
-    body.replaceChildren(...rows);
+    rows[0].show(texts(state.a));
+    if (!several) return;
+    rows[2].made.hidden = state.b === null;
+    rows[1].show(state.b === null ? [] : texts(state.b));
+    if (state.b === null) return;
+    const other = values(state.b);
+    rows[2].show(values(state.a).map((one, i) => apart(one, other[i], digits[i])));
   };
   return { element, update };
 }
@@ -99,11 +91,13 @@ export function heading(picture, state) {
  * @returns {{element: HTMLElement, update: () => void}}
  */
 export function toolbar(picture, state, stage) {
-  const layers = [
-    .../** @type {[string, string][]} */ (picture.inputs[state.a].layers()),
-    /** @type {[string, string]} */ (["none", "nothing"]),
-  ];
-  const layer = choice("Layer", layers, (value) => state.set("look", { layer: value }));
+  /** Colours of another quantity, or unlocked, begin anew. @param {boolean} same @returns {number | null} */
+  const limit = (same) => (same && state.locked ? state.limit : null);
+  const layer = choice("Layer", [], (value) =>
+    state.set("look", { layer: value, limit: limit((value === "error") === (state.layer === "error")) }),
+  );
+  /** @type {number | null} */
+  let listed = null; // the input whose layers are in the list
   const bases = /** @type {[string, string][]} */ ([
     ["photo", "photograph"],
     ["reconstruction", "reconstruction"],
@@ -133,7 +127,10 @@ export function toolbar(picture, state, stage) {
   };
   const [opacity, split] = [slide("Opacity of the layer", "opacity"), slide("Where the slider is", "split")];
   const mode = choice("How A and B are shown", MODES, (value) =>
-    state.set("look", { mode: /** @type {any} */ (value) }),
+    state.set("look", {
+      mode: /** @type {import("./state.js").Mode} */ (value),
+      limit: limit((value === "difference") === (state.mode === "difference")),
+    }),
   );
   const grid = tick("cells", state.grid, (on) => state.set("look", { grid: on }));
   const press = (/** @type {string} */ text, /** @type {string} */ label, /** @type {() => void} */ act) =>
@@ -174,6 +171,13 @@ export function toolbar(picture, state, stage) {
     ),
   );
   const update = () => {
+    if (listed !== state.a)
+      layer.replaceChildren(
+        ...[...picture.inputs[state.a].layers(), ["none", "nothing"]].map(([value, text]) =>
+          el("option", { value }, text),
+        ),
+      );
+    listed = state.a;
     layer.value = state.layer;
     base.value = state.base;
     opacity.value = String(state.opacity);
@@ -254,10 +258,19 @@ export function scaleBar(painted, state) {
     handle.setAttribute("aria-valuetext", `${brief(scale.limit)} ${unit}`);
     const pixels = painted.picture.width * painted.picture.height;
     const parts = painted.beyond.map((count) => `${number((100 * count) / pixels, 2)} %`);
-    beyond.textContent = `Beyond the scale: ${painted.shown[1] ? `A ${parts[0]}, B ${parts[1]}` : parts[0]} of the pixels.`;
+    const two = state.paired && state.mode !== "difference";
+    const told = painted.shown.map((held, i) =>
+      held ? `${"AB"[i]} ${parts[i]}` : `${"AB"[i]} does not hold this layer`,
+    );
+    beyond.textContent = `Beyond the scale: ${two ? told.join(", ") : parts[0]} of the pixels.`;
     log.box.checked = scale.log;
     log.box.disabled = scale.signed;
     lock.box.checked = state.locked;
   };
   return { element, bar, update };
+}
+
+/** @param {number | null} one @param {number | null} other @param {number} digits @returns {string} their difference */
+function apart(one, other, digits) {
+  return one === null || other === null ? "" : signed(one - other, digits);
 }

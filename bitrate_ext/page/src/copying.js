@@ -1,5 +1,7 @@
 // @ts-check
-// Accounts of regions as text for other programs.
+// Accounts of regions as text, on the page and for other programs.
+
+import { number, signed } from "./dom.js";
 
 /** @typedef {import("./regions.js").Account} Account */
 
@@ -66,4 +68,16 @@ export function toJson(accounts) {
     null,
     2,
   );
+}
+
+/**
+ * A quantity in words: of A, of B, and their difference.
+ * @param {string} name
+ * @param {number[]} values
+ * @returns {string[]}
+ */
+export function texts(name, values) {
+  const digits = name === "bits per pixel" ? 4 : 2;
+  const own = values.map((one) => (name === "PSNR, dB" && one === Infinity ? "exact" : number(one, digits)));
+  return values.length === 2 ? [...own, signed(values[0] - values[1], digits)] : own;
 }

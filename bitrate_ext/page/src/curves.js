@@ -4,7 +4,8 @@
 import { el, save, svg } from "./dom.js";
 import { brief, niceStep } from "./colour.js";
 
-/** @typedef {{xs?: ArrayLike<number>, ys: ArrayLike<number>, kind: "bars" | "line", colour: string, name?: string}} Series */
+/** @typedef {ArrayLike<number>} Values */
+/** @typedef {{xs?: Values, ys: Values, kind: "bars" | "line", colour: string, name?: string}} Series */
 /**
  * @typedef {object} Chart
  * @property {string} title
@@ -12,6 +13,7 @@ import { brief, niceStep } from "./colour.js";
  * @property {string} y
  * @property {Series[]} series
  * @property {string} [note]
+ * @property {number} [low] where the vertical axis begins; 0
  * @property {number} [cursor] a place of the first series that is marked
  * @property {(place: number | null) => string} [pointed] what is told of a place; of none, the note
  * @property {(place: number) => void} [chosen] called where somebody clicks
@@ -64,7 +66,8 @@ function draw(chart) {
     for (let i = 0; i < one.ys.length; i++) if (one.ys[i] > endY && one.ys[i] < Infinity) endY = one.ys[i];
   endY = endY || 1;
   const x = (/** @type {number} */ at) => LEFT + (at / endX) * spanX;
-  const y = (/** @type {number} */ at) => TOP + spanY - (Math.min(at, endY) / endY) * spanY;
+  const low = chart.low || 0;
+  const y = (/** @type {number} */ at) => TOP + spanY - ((Math.min(at, endY) - low) / (endY - low)) * spanY;
   const made = svg("svg", {
     viewBox: `0 0 ${WIDE} ${HIGH + (told.length ? 14 : 0)}`,
     role: "img",
@@ -79,9 +82,9 @@ function draw(chart) {
     /** @type {Record<string, any>} */ more = {},
   ) => svg("text", { x: px, y: py, fill: "currentColor", "text-anchor": "middle", ...more }, text);
   const stepX = niceStep(endX, 6),
-    stepY = niceStep(endY, 4);
+    stepY = niceStep(endY - low, 4);
   for (let at = 0; at <= endX * 1.0001; at += stepX) made.append(label(x(at), HIGH - BOTTOM + 13, brief(at)));
-  for (let at = 0; at <= endY * 1.0001; at += stepY)
+  for (let at = Math.ceil(low / stepY) * stepY; at <= endY * 1.0001; at += stepY)
     made.append(
       svg("line", { x1: LEFT, x2: WIDE - RIGHT, y1: y(at), y2: y(at), stroke: "currentColor", "stroke-opacity": 0.18 }),
       label(LEFT - 4, y(at) + 3, brief(at), { "text-anchor": "end" }),
@@ -98,7 +101,7 @@ function draw(chart) {
       for (let i = 0; i < one.ys.length; i++)
         if (one.ys[i] > 0) {
           const [left, top] = [x(xs[i]) - half, y(one.ys[i])].map((at) => at.toFixed(2));
-          path += `M${left} ${y(0)}V${top}h${(2 * half).toFixed(2)}V${y(0)}z`;
+          path += `M${left} ${y(low)}V${top}h${(2 * half).toFixed(2)}V${y(low)}z`;
         }
       made.append(svg("path", { d: path, fill: one.colour }));
     } else {

@@ -70,7 +70,10 @@ export function trouble() {
   if (!document.getElementById("end"))
     return "This file is cut short: its end is missing. Copy it again, or write it anew.";
   if (typeof DecompressionStream === "undefined")
-    return "This browser has no DecompressionStream, which this page needs: Chrome or Edge 80, Firefox 113, Safari 16.4 or later have it.";
+    return (
+      "This browser has no DecompressionStream, which this page needs: Chrome or Edge 80, Firefox 113, " +
+      "Safari 16.4 or later have it."
+    );
   if (!document.createElement("canvas").getContext("2d")) return "This browser draws no canvas, which this page needs.";
   return "";
 }

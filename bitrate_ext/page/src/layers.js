@@ -8,6 +8,7 @@ import { rasterOf, readLayout, withCells } from "./cells.js";
 /** @typedef {import("./data.js").InputDocument} InputDocument */
 /** @typedef {import("./data.js").PictureDocument} PictureDocument */
 /** @typedef {import("./cells.js").Layout} Layout */
+/** @typedef {import("./data.js").Numbers} Numbers */
 
 const KEPT = 4; // rasters of a page, at most
 const STRIP = 64; // rows of pixels that are read at once
@@ -29,9 +30,11 @@ export class Picture {
   }
 
   async open() {
-    const waiting = this.inputs.map((one) => one.open());
-    this.bitmap = this.told.picture === null ? null : await pictureOf(this.told.picture);
-    await Promise.all(waiting);
+    await Promise.all(this.inputs.map((one) => one.open()));
+  }
+
+  async openPhotograph() {
+    if (this.told.picture !== null) this.bitmap = await pictureOf(this.told.picture);
   }
 
   /**
@@ -123,7 +126,9 @@ export class Input {
     this.told.latents.forEach((one, i) => found.push([`latent:${i}`, `bits of ${one.name}`]));
     if (this.told.reconstruction !== null && this.picture.told.picture !== null) found.push(["error", "squared error"]);
     this.told.latents.forEach((one, i) => {
-      if (one.channels && one.channels.cells && one.terms.length)
+      const held = one.channels && one.channels.cells && one.terms.length ? one.channels.numbers.length : 0;
+      if (held > 1) found.push([`held:${i}`, `the ${held} costliest channels of ${one.name}`]);
+      if (one.channels && held)
         for (const number of one.channels.numbers)
           found.push([`channel:${i}:${number}`, `channel ${number} of ${one.name}`]);
     });
@@ -141,6 +146,10 @@ export class Input {
     const told = this.told.latents[Number(latent)];
     const layout = told && this.latents.get(told.name);
     if (kind === "latent") return layout ? [layout] : null;
+    if (kind === "held" && layout) {
+      const all = await this.channelCells(Number(latent));
+      return all && [withCells(layout, sumOfChannels(all, layout.grid[0] * layout.grid[1]))];
+    }
     const place = told && told.channels ? told.channels.numbers.indexOf(Number(channel)) : -1;
     if (kind !== "channel" || !layout || place < 0) return null;
     const cells = await this.channelCells(Number(latent));
@@ -186,6 +195,13 @@ export class Input {
     }
     return this.errors;
   }
+}
+
+/** Cells of all channels held, added up. @param {Numbers} cells @param {number} size @returns {Float64Array} */
+function sumOfChannels(cells, size) {
+  const sums = new Float64Array(size);
+  for (let i = 0; i < cells.length; i++) sums[i % size] += cells[i];
+  return sums;
 }
 
 /**

@@ -102,8 +102,9 @@ export class Probe {
           4,
         ),
       );
-    group("Its cells, bits");
-    for (const name of names)
+    const celled = names.filter((name) => inputs.some((one) => one.latents.get(name)?.cells));
+    if (celled.length) group("Its cells, bits");
+    for (const name of celled)
       row(
         named(name),
         pair(
@@ -135,7 +136,7 @@ export class Probe {
     this.channels = found.flatMap((one) => (one ? [one] : []));
     this.barRows = Array.from({ length: this.channels.length ? BARS : 0 }, () => [el("bdi"), el("i"), el("span")]);
     this.bars.replaceChildren(
-      this.channels.length ? el("h3", {}, "Costliest channels of its cells, bits") : "",
+      this.channels.length ? el("h3", {}, "Costliest channels of its cells, bits", this.state.b !== null && ", A") : "",
       ...this.barRows.map((one) => el("div", { class: "bar" }, one[0], el("span", { class: "track" }, one[1]), one[2])),
     );
   }

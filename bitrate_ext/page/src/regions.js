@@ -1,9 +1,9 @@
 // @ts-check
 // Regions: drawn or typed in, their bits counted from cells, and copied as CSV, LaTeX or JSON.
 
-import { el, number, signed } from "./dom.js";
+import { el, number } from "./dom.js";
 import { decibels } from "./layers.js";
-import { toCsv, toJson, toLatex } from "./copying.js";
+import { texts, toCsv, toJson, toLatex } from "./copying.js";
 import { boxOf, countOf, spansOf, sumOver } from "./spans.js";
 
 /** @typedef {import("./layers.js").Picture} Picture */
@@ -51,7 +51,7 @@ export class Regions {
     );
     this.copies = el(
       "p",
-      { class: "row" },
+      { class: "row copies" },
       "Copy as ",
       ...["CSV", "LaTeX", "JSON"].map((form) => el("button", { type: "button", click: () => this.copy(form) }, form)),
     );
@@ -88,7 +88,8 @@ export class Regions {
     event.preventDefault();
     const [x, y, width, height] = (this.typed.value.match(/\d+/g) || []).map(Number);
     if (!(width > 0 && height > 0 && x < this.picture.width && y < this.picture.height)) {
-      this.told.textContent = `A box is four whole numbers, x y width height, inside of ${this.picture.width} x ${this.picture.height} pixels: 16 32 100 50.`;
+      const size = `${this.picture.width} x ${this.picture.height}`;
+      this.told.textContent = `A box is x y width height, whole numbers inside of ${size} pixels: 16 32 100 50.`;
       return;
     }
     this.typed.value = "";
@@ -297,16 +298,4 @@ export class Regions {
       this.told.textContent = `The browser gives no clipboard; the ${form} is marked above, to be copied.`;
     }
   }
-}
-
-/**
- * A quantity in words: of A, of B, and their difference.
- * @param {string} name
- * @param {number[]} values
- * @returns {string[]}
- */
-function texts(name, values) {
-  const digits = name === "bits per pixel" ? 4 : 2;
-  const own = values.map((one) => (name === "PSNR, dB" && one === Infinity ? "exact" : number(one, digits)));
-  return values.length === 2 ? [...own, signed(values[0] - values[1], digits)] : own;
 }

@@ -22,7 +22,8 @@ export class Stage {
       tabindex: 0,
       role: "application",
       "aria-label":
-        "The picture and its bits. Arrows move the pin by a cell, with Shift they move the picture; plus and minus zoom; 0 fits, 1 is a pixel a pixel; Enter pins the middle, Escape takes the pin away.",
+        "The picture and its bits. Arrows move the pin by a cell, with Shift they move the picture; plus and minus " +
+        "zoom; 0 fits, 1 is a pixel a pixel; Enter pins the middle, Escape takes the pin away.",
     });
     /** @type {(x: number, y: number) => void} */
     this.hovered = () => {};

@@ -37,6 +37,8 @@ export class State {
     /** @type {((what: string) => void)[]} who stays when another picture comes */
     this.others = [];
     this.frame = 0; // of a video
+    /** @type {Partial<State>} what differs where a page opens from what is written here */
+    this.start = {};
   }
 
   /** Change, and say what: "look", "view", "pin" or "regions". @param {string} what @param {Partial<State>} [values] */
@@ -54,7 +56,7 @@ export class State {
 /** @param {State} state @param {import("./view.js").View} view @returns {string} */
 export function toFragment(state, view) {
   const parts = new URLSearchParams();
-  const plain = new State();
+  const plain = Object.assign(new State(), state.start);
   for (const name of /** @type {const} */ ([
     "a",
     "b",

@@ -75,7 +75,8 @@ class Video {
     const { told, frame } = this;
     this.slider.value = String(frame);
     const kind = told.kinds ? `, ${told.kinds[frame]}` : "";
-    this.words.textContent = `Frame ${frame} of ${this.count}, ${number(frame / told.rate, 3)} s${kind}: ${number(this.totals[frame], 2)} bits`;
+    const bits = `${number(this.totals[frame], 2)} bits`;
+    this.words.textContent = `Frame ${frame} of ${this.count}, ${number(frame / told.rate, 3)} s${kind}: ${bits}`;
     this.draw();
     const kept = this.viewer || undefined;
     if (this.viewer) this.viewer.close();
@@ -90,7 +91,9 @@ class Video {
     const mean = this.totals.reduce((sum, one) => sum + one, 0) / this.count;
     const peak = this.totals.indexOf(Math.max(...this.totals));
     const rate = (mean * told.rate) / 1000;
-    const note = `Mean ${number(mean, 2)} bits a frame, ${number(rate, 2)} kbit/s; peak factor ${number(this.totals[peak] / mean, 2)}, frame ${peak}.`;
+    const factor = number(this.totals[peak] / mean, 2);
+    const means = `Mean ${number(mean, 2)} bits a frame, ${number(rate, 2)} kbit/s`;
+    const note = `${means}; peak factor ${factor}, frame ${peak}.`;
     const pointed = (/** @type {number | null} */ place) =>
       place === null ? note : `Frame ${place}: ${number(this.totals[place], 2)} bits.`;
     /** @type {import("./curves.js").Series[]} */
@@ -109,12 +112,14 @@ class Video {
       figure({ title: "Bits of each frame", x: "frame", y: "bits", series, note, pointed, chosen, cursor }),
     ];
     const ys = told.frames.map((one) => one.inputs[0].psnr ?? NaN);
-    if (ys.some((one) => one > 0))
+    const least = Math.min(...ys.filter(Number.isFinite));
+    if (least < Infinity)
       made.push(
         figure({
           title: "PSNR of each frame",
           x: "frame",
           y: "dB",
+          low: Math.floor(least) - 1,
           series: [{ ys, kind: "line", colour: INKS[0] }],
           chosen,
           cursor,
@@ -123,7 +128,10 @@ class Video {
     this.charts.replaceChildren(...made);
   }
 
-  /** Latents one upon the other: the sum of all first, which the others are drawn over. @returns {{name: string, ys: Float64Array}[]} */
+  /**
+   * Latents one upon the other: the sum of all first, which the others are drawn over.
+   * @returns {{name: string, ys: Float64Array}[]}
+   */
   stacked() {
     const sums = new Float64Array(this.count);
     const found = this.latents.map((name) => {
@@ -135,7 +143,11 @@ class Video {
     return found.reverse();
   }
 
-  /** The mean of each frame's group, which a frame of the first one's kind begins. @param {string[]} kinds @returns {Float64Array} */
+  /**
+   * The mean of each frame's group, which a frame of the first one's kind begins.
+   * @param {string[]} kinds
+   * @returns {Float64Array}
+   */
   groups(kinds) {
     const means = new Float64Array(this.count);
     for (let from = 0; from < this.count;) {

@@ -27,7 +27,8 @@ export async function picturePage(told, page, kept) {
   const picture = new Picture(told);
   const state = kept ? kept.state : new State();
   const view = kept ? kept.view : new View(told.width, told.height);
-  if (!kept && told.inputs.length > 1) Object.assign(state, { b: 1, mode: "slider" });
+  if (!kept && told.inputs.length > 1) state.start = { b: 1, mode: "slider" };
+  Object.assign(state, kept ? {} : state.start);
   if (told.picture === null) state.base = "none";
   const layers = picture.inputs.flatMap((one) => one.layers().map(([name]) => name));
   if (!kept) fromFragment(location.hash.slice(1), state, view, { inputs: told.inputs.length, layers });
@@ -89,11 +90,13 @@ export async function picturePage(told, page, kept) {
   state.listeners = [follow, ...state.others];
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => stage.redraw());
   if (told.mask) regions.mask = /** @type {Int32Array} */ (await numbersOf(told.mask));
+  const photograph = picture.openPhotograph(); // decoded elsewhere while the map is laid out here
   await picture.open();
   head.update();
   tools.update();
   page.hidden = false;
-  await painted.update();
+  await Promise.all([painted.update(), photograph]);
+  stage.redraw();
   const shown = regions.mask ? maskRegions(regions.mask, told.mask_names) : [];
   state.regions = [...shown, ...state.regions];
   regions.update();
