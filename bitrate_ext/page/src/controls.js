@@ -56,7 +56,7 @@ export function heading(picture, state) {
     const show = (/** @type {string[]} */ texts) => cells.forEach((one, i) => (one.textContent = texts[i] ?? ""));
     return { made, show };
   };
-  const rows = several ? [row("A", a), row("B", b), row("A - B", null)] : [row("", only)];
+  const rows = several ? [row("A", a), row("B", b), row("A - B", null)] : [row("A", only)];
   const digits = [2, 4, 2, 0];
   const values = (/** @type {number} */ place) => {
     const { total, bpp, psnr, file_bytes } = told.inputs[place];
