@@ -58,7 +58,7 @@ def random_bits(seed: int, *, raster: bool = False, **more: Any) -> PictureBits:
         "picture": picture.float(),
         "reconstruction": decoded.float(),
         "channel_bits": {"y": cells.sum((1, 2))},
-        "channel_cells": {"y": cells},
+        "symbol_bits": {"y": cells},
     }
     return PictureBits(grids, CANVAS, CROP, **(given | more))
 

@@ -83,7 +83,7 @@ def test_pixels_cells_and_channels(browser: Any, tmp_path: Path) -> None:
                 assert theirs[: len(ours)] == ours, (x, y)
                 checks += len(ours)
             bars = page.page.locator("#probe .bar").all_text_contents()
-            cells = two[0].channel_cells["y"][costliest, (y + CROP[0]) // 8, (x + CROP[1]) // 8].float().double()
+            cells = two[0].symbol_bits["y"][costliest, (y + CROP[0]) // 8, (x + CROP[1]) // 8].float().double()
             order = cells.argsort(descending=True)
             assert bars[:4] == [f"y:{costliest[i]}{shown(float(cells[i]), 3)}" for i in order]
             checks += 4

@@ -71,7 +71,7 @@ def test_two_inputs(browser: Any, tmp_path: Path) -> None:
 
 
 def test_inputs_are_chosen_by_keys(browser: Any, tmp_path: Path) -> None:
-    few, other = random_bits(1), random_bits(2, channel_bits={}, channel_cells={})
+    few, other = random_bits(1), random_bits(2, channel_bits={}, symbol_bits={})
     bitrate_ext.write_page([few, other, random_bits(3)], tmp_path / "page.html")
     with opened(browser, tmp_path / "page.html", "#layer=channel:0:1") as page:
         page.usable()
@@ -230,7 +230,7 @@ def test_hostile_names(browser: Any, tmp_path: Path) -> None:
         elsewhere=dict.fromkeys(parts[2], 1.0),
         warnings=tuple(parts[3] + parts[1]),
         channel_bits={},
-        channel_cells={},
+        symbol_bits={},
     )
     mask = torch.zeros(base.size, dtype=torch.int64)
     mask[0, :50] = torch.arange(50)
