@@ -7,6 +7,7 @@ import contextlib
 import math
 from collections.abc import Callable
 
+from .. import choices
 from ..byte_sizes import parse_bytes
 
 
@@ -44,3 +45,20 @@ def positive(text: str) -> float:
         if math.isfinite(value) and value > 0:
             return value
     raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r}")
+
+
+def inches(text: str) -> float:
+    """Read the width of a figure for print: inches, or a word for it."""
+    try:
+        return choices.inches_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def figures(text: str) -> tuple[str, ...]:
+    """Read kinds of files of figures for print."""
+    found = tuple(dict.fromkeys(text.lower().split(",")))
+    if not set(found) <= set(choices.FIGURES):
+        known = ", ".join(choices.FIGURES)
+        raise argparse.ArgumentTypeError(f"expected some of {known}, with commas between, got {text!r}")
+    return found

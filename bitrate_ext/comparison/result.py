@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from ..cells.picture import PictureBits
 from ..cells.quality import measure_ms_ssim, measure_psnr
 from ..models.padding import Size
 from ..viz.colormap import Rim, colour_limit, inside_rim
+from ..viz.print_figure import Panel, in_rows, print_figure, rate_words
 from .rate import Found, bytes_of
 
 BLOCK, BLOCKS = 64, 5  # pixels on a side, and how many are told of
@@ -93,6 +95,52 @@ class Comparison:
         """The first codec beside each of the others."""
         first, *others = self.pictures
         return [(first, other) for other in others]
+
+    def figure(
+        self, *, photograph: Tensor | None = None, width: str | float = "page", **options: Any
+    ) -> tuple[Any, Any]:
+        """Draw the photograph and the codecs' maps for print, in the comparison's scale.
+
+        Args:
+            photograph: ``[1, 3, h, w]`` in [0, 1], of any size. Default: what the first codec was given, if it is kept.
+            width, **options: as ``print_figure`` has them: "column", "page" or inches; ``power``, ``notes``.
+
+        Returns:
+            Matplotlib's figure and its axes ``[rows, columns]``; ``figure.savefig("name.pdf")`` keeps text as text.
+        """
+        maps = [
+            Panel(self.maps[row.letter], row.name, rate_words(row.bpp, row.psnr_db), self.pictures[row.letter].rim)
+            for row in self.rows
+        ]
+        rows = in_rows([*self._photograph(photograph), *maps])
+        return print_figure(rows, width=width, limit=self.limit, **options)
+
+    def difference_figure(
+        self,
+        first: str = "a",
+        second: str = "b",
+        *,
+        photograph: Tensor | None = None,
+        width: str | float = "column",
+        **options: Any,
+    ) -> tuple[Any, Any]:
+        """Draw the photograph and where the first codec spends more than the second for print; see ``figure``.
+
+        Raises:
+            ValueError: there is no such codec.
+        """
+        names = {row.letter: row.name for row in self.rows}
+        apart = self.difference(first, second)
+        panel = Panel(apart, names[first], f"minus {names[second]}", self.rim)
+        ends = (f"{second.upper()} spends more", f"{first.upper()} spends more")
+        scale: dict[str, Any] = {"limit": self.difference_limit, "signed": True, "ends": ends}
+        return print_figure([[*self._photograph(photograph), panel]], width=width, **scale, **options)
+
+    def _photograph(self, given: Tensor | None) -> list[Panel]:
+        if given is not None:
+            return [Panel(given, "photograph", f"{self.size[1]} \N{MULTIPLICATION SIGN} {self.size[0]} pixels")]
+        kept = next(iter(self.pictures.values())).picture_panel()
+        return [] if kept is None else [kept]
 
     def top_blocks(self, count: int = BLOCKS, side: int = BLOCK) -> list[Block]:
         """Return the blocks in which the first codec and another differ most, largest difference first.

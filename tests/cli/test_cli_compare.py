@@ -189,3 +189,14 @@ def test_pictures_of_any_shape(size: tuple[int, int], tmp_path: Path) -> None:
     )
     assert figure.mode == "RGB"
     assert figure.width < 4000
+
+
+def test_figures_for_print(photos: Photos, own: str, capsys: pytest.CaptureFixture[str]) -> None:
+    photos("one.png")
+    argv = ["compare", "one.png", "--a", f"{own}:even:20", "--b", f"{own}:even:30"]
+    assert cli.main([*argv, "--format", "pdf,svg", "--width", "column"]) == 0
+    assert Path("one.compare.figure.pdf").read_bytes()[:5] == b"%PDF-"
+    assert "bits per pixel" in Path("one.compare.figure.svg").read_text()
+    capsys.readouterr()
+    assert "--width is of figures for print" in error_of(capsys, *argv, "--width", "3", "--overwrite")
+    assert "expected some of png, pdf, svg" in error_of(capsys, *argv, "--format", "npz")

@@ -241,3 +241,19 @@ def test_the_demo_codec_meets_another_ones_bytes(how: str) -> None:
     assert b.ms_ssim is not None
     assert 0.9 < a.ms_ssim < 1
     assert made.pictures["a"].closes
+
+
+def test_figures_for_print(x: Tensor) -> None:
+    pytest.importorskip("matplotlib")
+    made = bitrate_ext.compare(x, flat, (searchable, 2.0))
+    figure, axes = made.figure()
+    assert axes.shape == (1, 3)
+    assert [one.get_clim()[1] for panel in axes[0, 1:] for one in panel.images] == [pytest.approx(made.limit)] * 2
+    said = {one.get_text() for one in figure.findobj(match=lambda one: hasattr(one, "get_text"))}
+    assert {row.name for row in made.rows} <= said
+    figure, axes = made.difference_figure(photograph=x[..., ::2, ::2], width=5.0)
+    assert figure.get_size_inches()[0] == pytest.approx(5.0)
+    low, high = axes[0, 1].images[0].get_clim()
+    assert (low, high) == (pytest.approx(-made.difference_limit), pytest.approx(made.difference_limit))
+    with pytest.raises(ValueError, match="the codecs of this comparison are a, b, got 'c'"):
+        made.difference_figure("a", "c")

@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
             comparer = Comparer(arguments.specs, device)
     except (ValueError, TypeError) as error:
         raise UsageError(f"--{one_line(error)}") from error
-    endings = _endings(arguments.specs)
+    endings = _endings(arguments.specs, arguments.format)
     names = Names(arguments, arguments.images, list(endings.values()))
 
     def measure(image: str) -> _Measured:
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     def write(image: str) -> dict[str, Any]:
         document = _document(by_image[image], str(device))
-        _write(by_image[image], document)
+        _write(by_image[image], document, arguments.format, arguments.width or "page")
         if not arguments.json:
             echo(_summary(by_image[image]), sys.stdout)
         return document
@@ -86,12 +86,13 @@ def run(arguments: argparse.Namespace) -> int:
     return FAILED if failures else OK
 
 
-def _endings(specs: dict[str, Spec]) -> dict[str, str]:
+def _endings(specs: dict[str, Spec], kinds: Sequence[str]) -> dict[str, str]:
     """Return what each file's name ends in, by its name in the record."""
     first, *others = specs
     pairs = [f"{first}-{other}" for other in others]
     endings = {"figure": "png", **{name: f"{name}.png" for name in (*specs, *pairs)}}
     endings |= {f"cells {letter}": f"{letter}.npz" for letter in specs}
+    endings |= {f"print {kind}": f"figure.{kind}" for kind in kinds}
     endings |= {"table": "csv", "blocks": "blocks.csv", "record": "json"}
     return {name: f".compare.{ending}" for name, ending in endings.items()}
 
@@ -127,7 +128,7 @@ def _finite(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _write(measured: _Measured, document: dict[str, Any]) -> None:
+def _write(measured: _Measured, document: dict[str, Any], kinds: Sequence[str], width: str | float) -> None:
     """Write the files of one image, all or none."""
     comparison, title = measured.comparison, shown(file_name(measured.image))
     scale: dict[str, Any] = {"rim": comparison.rim}
@@ -166,6 +167,10 @@ def _write(measured: _Measured, document: dict[str, Any]) -> None:
             **scale,
         )
         whole.save(file["figure"], format="PNG")
+        if kinds:
+            printed, _ = comparison.figure(photograph=measured.photograph, width=width)
+            for kind in kinds:
+                printed.write(file[f"print {kind}"], kind)
         _write_csv(file["table"], [_finite(asdict(row)) for row in comparison.rows])
         _write_csv(file["blocks"], [_flat(one, comparison) for one in comparison.top_blocks()])
         file["record"].write(f"{json.dumps(document, indent=2, allow_nan=False)}\n".encode())

@@ -9,7 +9,7 @@ from ...comparison.spec import DEFAULTS, LETTERS, check_references, parse_spec
 from ..console import UsageError
 from ..model_options import add_device, check_checkpoint, check_device
 from ..outputs import prepare_folder
-from ..values import positive
+from ..values import add_output, figures, inches, positive
 
 NOTES = """\
 A SPEC is CODEC[:QUALITY][,OPTION=VALUE]...; CODEC is
@@ -26,6 +26,7 @@ For each IMAGE, DIR gets
   STEM.compare.a.png, .b.png ...     each map, in the one scale of all codecs and all images
   STEM.compare.a-b.png ...           the first codec's map minus another's, in a scale of its own
   STEM.compare.a.npz, .b.npz ...     the bits of the cells of each latent, and where they lie
+  STEM.compare.figure.pdf ...        the photograph and the maps for print, with --format
   STEM.compare.csv, .blocks.csv      the table; the blocks of 64 x 64 pixels that differ most
   STEM.compare.json                  all of it
 Files that exist are kept, and the image is refused, unless --overwrite is given.
@@ -43,13 +44,18 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
 def _add_compare(command: argparse.ArgumentParser) -> None:
     command.set_defaults(inputs=("image", "images"), prepare=prepare_folder, module="comparison.compare")
     command.add_argument("images", nargs="+", metavar="IMAGE", help="photographs")
-    command.add_argument("-o", "--output", default=".", metavar="DIR", help="folder for the results; made if absent")
-    command.add_argument("--overwrite", action="store_true", help="replace results that exist")
+    add_output(command, "DIR", "folder for the results; made if absent")
     for letter in LETTERS:
         about = f"a codec; where neither --a nor --b is given {DEFAULTS[letter]}" if letter in DEFAULTS else "one more"
         command.add_argument(f"--{letter}", metavar="SPEC", help=about)
     command.add_argument(
         "--limit", type=positive, metavar="VALUE", help="upper end of the maps' colours, bits per pixel"
+    )
+    command.add_argument(
+        "--format", type=figures, default=(), metavar="FORMAT,...", help="also figures for print: some of png, pdf, svg"
+    )
+    command.add_argument(
+        "--width", type=inches, metavar="INCHES", help="of these: inches, column (3.4), or page (7, the default)"
     )
     add_device(command)
     command.add_argument("--json", action="store_true", help="print one JSON document instead of the tables")
@@ -58,6 +64,8 @@ def _add_compare(command: argparse.ArgumentParser) -> None:
 def _check(arguments: argparse.Namespace) -> None:
     """Read the SPECs into ``arguments.specs``, and the files that they name into ``arguments.codec_files``."""
     check_device(arguments)
+    if arguments.width is not None and not arguments.format:
+        raise UsageError("--width is of figures for print; it needs --format png, pdf or svg")
     given = {letter: getattr(arguments, letter) for letter in LETTERS if getattr(arguments, letter) is not None}
     if not {"a", "b"} & given.keys():
         given = {**DEFAULTS, **given}

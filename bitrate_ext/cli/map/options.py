@@ -9,7 +9,7 @@ from ..console import UsageError
 from ..model_options import add_model, check_checkpoint, check_model, is_own, qualities
 from ..outputs import prepare_folder
 from ..regions.options import add_regions, asked_for, check_regions
-from ..values import add_output, at_least, byte_count, positive
+from ..values import add_output, at_least, byte_count, inches, positive
 
 MAP_NOTES = """\
 For each IMAGE (PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000, PBM, PGM, PPM, by plug-ins HEIC and JPEG XL; - is the
@@ -82,7 +82,7 @@ def add_map(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--width",
-        type=_width,
+        type=inches,
         metavar="INCHES",
         help="of figures for print: inches, column (3.4, the default) or page (7, that of errors and of "
         "the animation's grid)",
@@ -210,10 +210,3 @@ def _formats(text: str) -> tuple[str, ...]:
         figures, arrays = ", ".join(choices.FIGURES), " or ".join(choices.ARRAYS)
         raise argparse.ArgumentTypeError(f"expected some of {figures}, and {arrays}, with commas between, got {text!r}")
     return found
-
-
-def _width(text: str) -> float:
-    try:
-        return choices.inches_of(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
