@@ -149,7 +149,8 @@ def _opened(folder: Run) -> tuple[Any, dict[str, Any]]:
         raise DatasetError(f"{shown(path)}: holds no {MANIFEST}; name the folder that a run has written") from None
     if not any(path.glob("part-*.parquet")):
         raise DatasetError(f"{shown(path)}: no part is done yet; the command that made it goes on with it")
-    base = require("duckdb").connect()
+    # One thread: sums of floating point would depend on who is done first.
+    base = require("duckdb").connect(config={"threads": 1})
     for name in ("part", "work"):
         files = sorted(map(str, path.glob(f"{name}-*.parquet")))
         base.read_parquet(files).create_view(name)
