@@ -40,6 +40,7 @@ SIZES = {"480p": (480, 854), "1080p": (1080, 1920), "4k": (2160, 3840), "8k": (4
 LIMIT = 1.0  # bits per pixel, upper end of the colours
 RATE = Fraction(25)
 Contender = Callable[[Path, Path], list[float]]
+PROJECTIONS = ("bilinear", "guided")
 STAGES = ("decode", "network", "map", "colour", "overlay", "encode")
 CLOSE = 0.1  # share by which bits of a frame may differ: the naive loop pads at the right and below alone
 STEADY = 20  # frames after which memory may no longer grow
@@ -94,10 +95,12 @@ def contenders(model: torch.nn.Module, device: torch.device) -> dict[str, Conten
     }
 
 
-def stages(source: Path, target: Path, model: torch.nn.Module, device: torch.device) -> dict[str, float]:
+def stages(
+    source: Path, target: Path, model: torch.nn.Module, device: torch.device, projection: str
+) -> dict[str, float]:
     """Seconds a frame of each stage, one after the other: nothing overlaps."""
     watch = Stopwatch(synchronise=device)
-    mapper = FrameMapper(model, prefetch=0, watch=watch)
+    mapper = FrameMapper(model, projection=projection, prefetch=0, watch=watch)
     count = 0
     with VideoReader(source) as reader:
         size = (reader.height, 2 * reader.width)
@@ -199,15 +202,15 @@ def measured(size: str, folder: Path, frames: int, rounds: int, device: torch.de
         }
         for name, times in seconds.items()
     }
-    by_stage = stages(source, target, model, device)
-    ours = by_stage["map"] + by_stage["colour"] + by_stage["overlay"]
+    by_stage = {projection: stages(source, target, model, device, projection) for projection in PROJECTIONS}
+    ours = {name: one["map"] + one["colour"] + one["overlay"] for name, one in by_stage.items()}
     return {
         "size": size,
         "device": str(device),
         "frames": frames,
         "contenders": rows,
         "stages": by_stage,
-        "share": ours / sum(by_stage.values()),
+        "share": {name: ours[name] / sum(one.values()) for name, one in by_stage.items()},
     }
 
 
@@ -218,9 +221,10 @@ def table(rows: list[dict[str, Any]], grown: dict[str, Any] | None) -> str:
         lines.append(f"{where}: frames per second, and times the naive loop's")
         for name, one in row["contenders"].items():
             lines.append(f"  {name:<26}{one['frames_per_second']:>8.2f}{one['over_naive']:>8.2f}")
-        parts = ", ".join(f"{stage} {1e3 * row['stages'][stage]:.1f}" for stage in STAGES)
-        lines.append(f"  ms a frame, one stage after the other: {parts}")
-        lines.append(f"  map, colour and overlay: {100 * row['share']:.1f} % of the whole")
+        for projection, by_stage in row["stages"].items():
+            parts = ", ".join(f"{stage} {1e3 * by_stage[stage]:.1f}" for stage in STAGES)
+            lines.append(f"  {projection}, ms a frame, one stage after the other: {parts}")
+            lines.append(f"  map, colour and overlay: {100 * row['share'][projection]:.1f} % of the whole")
     if grown:
         disk = grown["temporary_bytes"] / grown["frame_bytes"]
         lines.append(f"memory over two passes of {grown['frames']} frames of {grown['size']} ({grown['codec']}):")

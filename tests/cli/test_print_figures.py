@@ -14,6 +14,7 @@ from commands import error_of
 from map_results import files, outputs
 
 from bitrate_ext.cli import main as cli
+from bitrate_ext.cli.map import tiled
 
 Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("matplotlib")
@@ -101,3 +102,12 @@ def test_errors_of_a_model_without_reconstruction(
     monkeypatch.setattr(BlockCodec, "forward", lambda self, x: {"likelihoods": forward(self, x)["likelihoods"]})
     assert "cat.png: --errors needs a reconstruction" in error_of(capsys, "map", "cat.png", "--errors")
     assert files() == ["cat.png"]
+
+
+def test_pictures_larger_than_a_figure(photos: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The picture in tiles is reduced as its map is."""
+    monkeypatch.setattr(tiled, "PANEL", 40)
+    photos("cat.png")
+    assert cli.main(["map", "cat.png", "--tile", "64", "--format", "svg"]) == 0
+    _, texts = svg_of("cat.figure.svg")
+    assert "100 \N{MULTIPLICATION SIGN} 70 pixels" in texts

@@ -235,9 +235,11 @@ frames.main()
     assert content["complete"]
     (video,) = content["videos"]
     assert video["contenders"]["naive loop"]["over_naive"] == 1.0
-    assert set(video["stages"]) == {"decode", "network", "map", "colour", "overlay", "encode"}
-    assert all(seconds > 0 for seconds in video["stages"].values())
-    assert 0 < video["share"] < 1
+    assert set(video["stages"]) == set(video["share"]) == {"bilinear", "guided"}
+    for projection, stages in video["stages"].items():
+        assert set(stages) == {"decode", "network", "map", "colour", "overlay", "encode"}
+        assert all(seconds > 0 for seconds in stages.values())
+        assert 0 < video["share"][projection] < 1
     assert content["memory"]["frames"] >= 4
 
 

@@ -166,7 +166,7 @@ def _draw(result: PictureResult, record: Record, file: Mapping[str, IO[bytes]], 
     limit = arguments.limit
     figure = map_figure.map_figure(panel.pixels, title=title, subtitle=record.subtitle, limit=limit, rim=rim)
     figure.save(file["map"], format="PNG")
-    picture = Downsampler(panel.pixels.shape, 3, long_side=PANEL)
+    picture = Downsampler(result.reduced.shape, 3, long_side=PANEL)
     picture.add(result.reduced_picture)
     write_figures(file, arguments, record.panels(picture.pixels, panel.pixels, rim))
     limit = limit or colour_limit(inside_rim(result.reduced, _reduced_rim(result, result.reduced.shape)))
