@@ -19,7 +19,6 @@ from ..viz.print_figure import Panel, in_rows, print_figure, rate_words
 from .rate import Found, bytes_of
 
 BLOCK, BLOCKS = 64, 5  # pixels on a side, and how many are told of
-LEAST_SIDE = 160  # pixels, of MS-SSIM: sides are longer
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from ... import choices
 from ...io.files import STDIN, shown
 from ..console import UsageError
 from ..model_options import add_model, check_model
+from ..values import at_least, positive
 
 SUMMARY = "summary"  # in the place of inputs
 NOTES = """\
@@ -48,25 +49,27 @@ def add_command(command: Callable[..., argparse.ArgumentParser]) -> None:
         default=choices.ESTIMATED,
         help="by the model's likelihoods, or as its range coder spends them (default estimated)",
     )
-    added.add_argument("--jobs", type=_count, metavar="N", help="worker processes (default: one a processor; 1 a GPU)")
-    added.add_argument("--batch", type=_positive, default=1, metavar="N", help="pictures of one size at a time")
     added.add_argument(
-        "--part-items", type=_positive, metavar="N", help="pictures in a part (default a 64th of all, 1024 at most)"
+        "--jobs", type=at_least(0), metavar="N", help="worker processes (default: one a processor; 1 a GPU)"
+    )
+    added.add_argument("--batch", type=at_least(1), default=1, metavar="N", help="pictures of one size at a time")
+    added.add_argument(
+        "--part-items", type=at_least(1), metavar="N", help="pictures in a part (default a 64th of all, 1024 at most)"
     )
     added.add_argument(
         "--shard", type=_shard, default=(1, 1), metavar="I/N", help="only every N-th part, from the I-th"
     )
     added.add_argument("--no-resume", dest="resume", action="store_false", help="refuse a DIR that holds a run already")
-    added.add_argument("--limit-errors", type=_count, metavar="N", help="stop after more errors than these")
+    added.add_argument("--limit-errors", type=at_least(0), metavar="N", help="stop after more errors than these")
     added.add_argument(
-        "--time-limit", type=_real, default=300.0, metavar="S", help="seconds for a picture (default 300)"
+        "--time-limit", type=positive, default=300.0, metavar="S", help="seconds for a picture (default 300)"
     )
     added.add_argument("--engine", choices=("processes", "ray"), default="processes", help="who runs the workers")
     added.add_argument("--address", metavar="A", help="of a Ray cluster, or auto; default: Ray on this machine")
-    added.add_argument("--gpus", type=_real, default=0.0, metavar="N", help="of each of Ray's workers, such as 0.5")
+    added.add_argument("--gpus", type=positive, default=0.0, metavar="N", help="of each of Ray's workers, such as 0.5")
     added.add_argument("--log", choices=("text", "jsonl"), default="text", help="how progress is told, on stderr")
     group = added.add_argument_group("of summary")
-    group.add_argument("--top", type=_positive, default=5, metavar="N", help="worst and best pictures (default 5)")
+    group.add_argument("--top", type=at_least(1), default=5, metavar="N", help="worst and best pictures (default 5)")
     group.add_argument("--against", nargs="+", default=[], metavar="DIR", help="runs that BD-rates are relative to")
 
 
@@ -102,24 +105,6 @@ def _prepare(arguments: argparse.Namespace) -> None:
         first = shown(arguments.listing.names[0])
         raise UsageError(f"--from-file: none of its {len(arguments.listing.names):,} names exists, such as {first}")
     arguments.names, arguments.from_file = [], []  # which workers need not get
-
-
-def _count(text: str) -> int:
-    if not re.fullmatch(r"\d{1,9}", text, re.ASCII):
-        raise argparse.ArgumentTypeError(f"expected a whole number, 0 or more, got {text!r}")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if not _count(text):
-        raise argparse.ArgumentTypeError(f"expected a whole number, 1 or more, got {text!r}")
-    return int(text)
-
-
-def _real(text: str) -> float:
-    if not re.fullmatch(r"\d{1,9}(\.\d*)?", text, re.ASCII) or not float(text):
-        raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r}")
-    return float(text)
 
 
 def _shard(text: str) -> tuple[int, int]:
