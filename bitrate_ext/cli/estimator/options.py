@@ -13,6 +13,7 @@ from ..console import UsageError
 from ..model_options import add_device, add_model, check_checkpoint, check_device, check_model, is_own, qualities
 from ..outputs import ensure_output_dir, prepare_folder, refusal
 from ..regions.options import add_roi
+from ..values import add_output
 
 TRAIN_NOTES = """\
 FILE gets a small network that foretells how many bits the model spends on each 16 x 16 block of a picture, at the
@@ -95,8 +96,7 @@ def _prepare_file(arguments: argparse.Namespace) -> None:
 def _add_estimate(command: argparse.ArgumentParser) -> None:
     command.set_defaults(inputs=("image", "images"), prepare=prepare_folder, module="estimator.estimate")
     command.add_argument("images", nargs="+", metavar="IMAGE", help="photographs")
-    command.add_argument("-o", "--output", default=".", metavar="DIR", help="folder for the results; made if absent")
-    command.add_argument("--overwrite", action="store_true", help="replace results that exist")
+    add_output(command, "DIR", "folder for the results; made if absent")
     command.add_argument(
         "--estimator",
         dest="checkpoint",
