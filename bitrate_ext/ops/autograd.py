@@ -16,6 +16,7 @@ from torch import Tensor
 
 from . import library, reference
 from .dispatch import MapGeometry, cached_bands, new_map, project_into
+from .memory_pages import on_large_pages
 from .torch_internals import BelowAutograd, dispatch_modes, in_forward_mode, in_function_transform
 
 # The operators. Their schemas are in csrc/ops/ops.cpp: tensors, then the fields of a MapGeometry, then what is left.
@@ -23,7 +24,7 @@ from .torch_internals import BelowAutograd, dispatch_modes, in_forward_mode, in_
 
 def _map(values: Sequence[Tensor], *arguments: Any) -> Tensor:
     geometry, dtype = _geometry_and_dtype(arguments)
-    return project_into(values, cached_bands(values, geometry), new_map(values, geometry, dtype))
+    return project_into(values, cached_bands(values, geometry), on_large_pages(new_map(values, geometry, dtype)))
 
 
 def _map_fake(values: Sequence[Tensor], *arguments: Any) -> Tensor:
@@ -40,7 +41,7 @@ def _backward_geometry(arguments: Sequence[Any]) -> MapGeometry:
 
 
 def _map_backward(grad: Tensor, values: Tensor, *arguments: Any) -> Tensor:
-    gradient = torch.empty_like(values)
+    gradient = on_large_pages(torch.empty_like(values))
     bands = cached_bands([values], _backward_geometry(arguments), transposed=True)
     torch.ops.bitrate_ext._project_backward(grad.contiguous(), values, bands.flat, gradient, bands.plans)
     return gradient

@@ -27,6 +27,7 @@ from .arguments import named_likelihoods as named_likelihoods
 from .arguments import named_tensors as named_tensors
 from .dispatch import choose_kernel
 from .guided import check_guide, guided_map
+from .memory_pages import on_large_pages
 from .rate.cells import cells_of
 from .rate.deferred import known_source
 from .sources import Source
@@ -160,7 +161,7 @@ def bitrate_map(
     if not call.native:
         return dispatch.project_by_reference(tensors, setting.geometry, setting.map.dtype)
     if call.eager and not autograd.needs_gradient(tensors):
-        new = tensors[0].new_empty(setting.map.shape, dtype=setting.map.dtype)
+        new = on_large_pages(tensors[0].new_empty(setting.map.shape, dtype=setting.map.dtype))
         return dispatch.project_into(tensors, setting.bands(), new)
     return autograd.call_map(tensors, setting.geometry, setting.map.dtype)
 

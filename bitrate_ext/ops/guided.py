@@ -16,6 +16,7 @@ from torch import Tensor
 from . import autograd, dispatch, library, reference
 from .arguments import DTYPES, Call
 from .dispatch import MapGeometry
+from .memory_pages import on_large_pages
 from .projection import Projection
 from .torch_internals import are_eager
 from .units import kernel_input, value_range
@@ -39,7 +40,7 @@ def picture_guide(picture: Tensor, weights: Sequence[float], phases: Tensor) -> 
     usable = are_eager([picture]) and not autograd.needs_gradient([picture]) and picture.shape[1] > 0
     if not usable or picture.dtype not in DTYPES or library.why_absent(picture.device):
         return None
-    guide = picture.new_empty((picture.shape[0], 1, *picture.shape[2:]), dtype=torch.float32)
+    guide = on_large_pages(picture.new_empty((picture.shape[0], 1, *picture.shape[2:]), dtype=torch.float32))
     library.guide(picture, weights, phases.to(picture.device).contiguous(), guide)
     if not guide.is_inference():  # which have no version
         setattr(guide, _KNOWN, guide._version)
@@ -158,7 +159,7 @@ def guided_map(call: Call, guide: Tensor, out: Tensor | None = None) -> Tensor:
     window = guide[:, :, top : top + height, left : left + width]
     single = guide.dtype == setting.map.dtype == torch.float32
     if call.native and single and are_eager([*bits, guide]) and not autograd.needs_gradient([*bits, guide]):
-        target = bits[0].new_empty(setting.map.shape, dtype=setting.map.dtype) if out is None else out
+        target = on_large_pages(bits[0].new_empty(setting.map.shape, dtype=setting.map.dtype)) if out is None else out
         window = window if window.stride(3) == 1 else window.contiguous()
         return dispatch.project_into(bits, setting.bands(), target, window)
     project = autograd.call_map if call.native else dispatch.project_by_reference

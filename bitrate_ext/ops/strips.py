@@ -18,7 +18,7 @@ from .arguments import Call, Latents, Projections, check_out, resolve, unwrap
 from .band import Band, Integers
 from .dispatch import choose_kernel, project_bands_into
 from .guided import bounded, cell_bits, check_guide, guide_sums
-from .mapped_memory import read_rows, shared_mapping
+from .memory_pages import read_rows, shared_mapping
 from .projection import Axis, Projection, axis_band
 from .units import LIKELIHOOD, kernel_input, noun_of
 

@@ -12,7 +12,7 @@ from commands import in_new_process
 from torch import Tensor
 
 import bitrate_ext
-from bitrate_ext.ops.mapped_memory import give_back, shared_mapping
+from bitrate_ext.ops.memory_pages import give_back, shared_mapping
 from bitrate_ext.ops.projection import get_projection
 from bitrate_ext.ops.strips import RowProjector
 

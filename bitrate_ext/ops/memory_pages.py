@@ -1,4 +1,4 @@
-"""Memory that is mapped from files: its pages count as resident once they are read, until they are given back."""
+"""Pages of memory: large ones for new results, and those mapped from files, which stay resident until given back."""
 
 from __future__ import annotations
 
@@ -10,9 +10,24 @@ from typing import Any
 
 from torch import Tensor
 
+LARGE = 8 << 20  # bytes of a new tensor from which large pages are asked for: less most often comes from memory in use
 PARTS = 8  # channels, or rows of bits, that are read before their pages are given back
 
 Span = tuple[int, int]  # addresses: the first byte, and one past the last
+
+
+def on_large_pages(new: Tensor) -> Tensor:
+    """Ask the system to back a new tensor with large pages, and return it.
+
+    The first write to each small page costs a fault; for a map of 8K these take longer than all else. Where the system
+    has no large pages to give, or the memory was used before, nothing changes.
+    """
+    size = new.numel() * new.element_size()
+    if size >= LARGE and new.device.type == "cpu" and sys.platform.startswith("linux"):
+        first = -(-new.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+        last = (new.data_ptr() + size) // mmap.PAGESIZE * mmap.PAGESIZE
+        _libc().madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), mmap.MADV_HUGEPAGE)
+    return new
 
 
 def shared_mapping(tensor: Tensor) -> Span | None:
