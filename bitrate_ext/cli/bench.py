@@ -1,7 +1,8 @@
 """A short, honest comparison on this machine: the fused operator, PyTorch's recipe, its compilation, and a memory copy.
 
-All four take turns in one run, so that other load on the machine falls on all of them. The copy moves as many bytes as
-the operator must. Large images have more buffers than caches hold, as frames of a film do.
+All take turns in one run, so that other load on the machine falls on all of them. The copy moves as many bytes as the
+operator must. Hot: calls follow one another into a tensor that is there, as frames of a film do; large images have more
+buffers than caches hold. Cold, as after a network: no cache holds the likelihoods of any size, and the map is a new tensor.
 """
 
 from __future__ import annotations
@@ -47,9 +48,9 @@ def recipe(likelihoods: Tensor, stride: int = STRIDE) -> Tensor:
     return F.interpolate(bits / stride**2, scale_factor=stride, mode="bilinear", align_corners=False)
 
 
-def sets_of_buffers(size: int) -> int:
-    """Return how many sets of so many bytes calls use in turn."""
-    return 1 if size < SMALL else 1 + ROTATED // size
+def sets_of_buffers(size: int, cold: bool = False) -> int:
+    """Return how many sets of so many bytes calls use in turn; cold, no call of any size may find its own in a cache."""
+    return 1 if size < SMALL and not cold else 1 + ROTATED // size
 
 
 def in_turn(calls: Sequence[Callable[[], Any]]) -> Callable[[], Any]:
@@ -65,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def compare(device: torch.device, say: Say) -> None:
-    """Measure and say; half a minute, most of which is compiling.
+    """Measure and say; most of a minute, half of which is compiling.
 
     Raises:
         RuntimeError: a contender's answer is wrong; wrong answers are not timed.
@@ -77,29 +78,48 @@ def compare(device: torch.device, say: Say) -> None:
         say(f"The machine is busy (load {busy:.1f}): these times are longer than they need be, and the ratios rough.")
     if not library.available(device):
         say(f"No fused kernel: {library.why_absent(device)}. The column shows the package's PyTorch reference.")
-    say("")
-    say(_row("image", "map", "fused", "recipe", "compiled", "copy", "recipe/", "compiled/", "fused/"))
-    say(_row("", "", "", "", "", "", "fused", "fused", "copy"))
     trouble = ""
-    for name, (height, width) in IMAGES.items():
-        h, w = -(-height // STRIDE), -(-width // STRIDE)
-        generator = torch.Generator().manual_seed(0)
-        likelihoods = torch.rand(1, CHANNELS, h, w, generator=generator).clamp_min(1e-9).to(device)
-        contenders, why = _contenders(likelihoods)
-        trouble = trouble or why
-        _check_answers(contenders, likelihoods)
-        took = _medians(contenders, device)
-        times = [took.get(column) for column in ("fused", "recipe", "compiled", "copy")]
-        fused, chain, compiled, copy = times
-        ratios = [_ratio(chain, fused), _ratio(compiled, fused), _ratio(fused, copy)]
-        milliseconds = ["-" if seconds is None else f"{seconds * 1e3:.2f}" for seconds in times]
-        say(_row(name, f"{h * STRIDE} x {w * STRIDE}", *milliseconds, *ratios))
+    for cold in (False, True):
+        say("")
+        say(
+            _row(
+                "cold" if cold else "hot",
+                "map",
+                "fused",
+                "recipe",
+                "compiled",
+                "copy",
+                "recipe/",
+                "compiled/",
+                "fused/",
+            )
+        )
+        say(_row("", "", "", "", "", "", "fused", "fused", "copy"))
+        for name, (height, width) in IMAGES.items():
+            h, w = -(-height // STRIDE), -(-width // STRIDE)
+            generator = torch.Generator().manual_seed(0)
+            likelihoods = torch.rand(1, CHANNELS, h, w, generator=generator).clamp_min(1e-9).to(device)
+            contenders, why = _contenders(likelihoods, cold)
+            trouble = trouble or why
+            _check_answers(contenders, likelihoods)
+            took = _medians(contenders, device, cold)
+            times = [took.get(column) for column in ("fused", "recipe", "compiled", "copy")]
+            fused, chain, compiled, copy = times
+            ratios = [_ratio(chain, fused), _ratio(compiled, fused), _ratio(fused, copy)]
+            milliseconds = ["-" if seconds is None else f"{seconds * 1e3:.2f}" for seconds in times]
+            say(_row(name, f"{h * STRIDE} x {w * STRIDE}", *milliseconds, *ratios))
     say("")
-    say("fused     bitrate_ext.bitrate_map(p, scale_factor=16, out=...)")
+    say(
+        "hot       calls in a row, with a tensor for the result; for larger images more buffers than caches hold, in turn"
+    )
+    say("cold      as after a network: likelihoods that no cache holds, a new tensor for the result, one call a turn")
+    say("fused     bitrate_ext.bitrate_map(p, scale_factor=16), hot with out=...")
     say("recipe    PyTorch: -log2, sum over channels, F.interpolate (CompressAI issue 265)")
-    say("compiled  torch.compile(recipe)" + (f": left out, {trouble}" if trouble else ", compiled anew for each size"))
+    say(
+        "compiled  torch.compile(recipe)"
+        + (f": left out, {trouble}" if trouble else ", compiled anew for each size, hot alone")
+    )
     say("copy      a copy of half the bytes, which reads and writes as much as reading p once and writing the map once")
-    say("Calls for the larger images have buffers in turn, more than caches hold.")
 
 
 def _row(*cells: str) -> str:
@@ -117,16 +137,16 @@ def _machine(device: torch.device) -> str:
     return f"torch {torch.__version__} on {device}: {where}"
 
 
-def _contenders(likelihoods: Tensor) -> tuple[dict[str, Contender], str]:
+def _contenders(likelihoods: Tensor, cold: bool) -> tuple[dict[str, Contender], str]:
     """Return calls by name, each already run with all its buffers, and why there is no compiled one."""
     shape = (1, 1, STRIDE * likelihoods.shape[2], STRIDE * likelihoods.shape[3])
     size = likelihoods.nbytes + 4 * shape[2] * shape[3]
-    compiled, why = _compiled(likelihoods)
+    compiled, why = (None, "") if cold else _compiled(likelihoods)
     calls: dict[str, list[Contender]] = {"fused": [], "recipe": [], "copy": []}
     if compiled is not None:
         calls["compiled"] = []
-    for p in [likelihoods, *(likelihoods.clone() for _ in range(sets_of_buffers(size) - 1))]:
-        out = torch.empty(shape, device=p.device)
+    for p in [likelihoods, *(likelihoods.clone() for _ in range(sets_of_buffers(size, cold) - 1))]:
+        out = None if cold else torch.empty(shape, device=p.device)
         half = torch.full((size // 8,), 0.5, device=p.device)
         target = torch.empty_like(half)
         calls["fused"].append(partial(bitrate_map, p, scale_factor=STRIDE, out=out))
@@ -164,9 +184,10 @@ def _check_answers(contenders: dict[str, Contender], likelihoods: Tensor) -> Non
             raise RuntimeError(f"{name} gives a wrong map of {list(likelihoods.shape)} likelihoods; nothing was timed")
 
 
-def _medians(contenders: dict[str, Contender], device: torch.device) -> dict[str, float]:
+def _medians(contenders: dict[str, Contender], device: torch.device, cold: bool) -> dict[str, float]:
     """Measure median seconds a call, over rounds in which all take turns."""
-    calls = {name: max(1, min(20, int(TURN / _turn(call, 1, device)))) for name, call in contenders.items()}
+    most_calls = 1 if cold else 20
+    calls = {name: max(1, min(most_calls, int(TURN / _turn(call, 1, device)))) for name, call in contenders.items()}
     took: dict[str, list[float]] = {name: [] for name in contenders}
     end = time.perf_counter() + SECONDS
     fewest, most = ROUNDS
