@@ -2,7 +2,7 @@
 
 All take turns in one run, so that other load on the machine falls on all of them. The copy moves as many bytes as the
 operator must. Hot: calls follow one another into a tensor that is there, as frames of a film do; large images have more
-buffers than caches hold. Cold, as after a network: no cache holds the likelihoods of any size, and the map is a new tensor.
+buffers than caches hold. Cold, as after a network: no cache holds the likelihoods, and the map is a new tensor.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def recipe(likelihoods: Tensor, stride: int = STRIDE) -> Tensor:
 
 
 def sets_of_buffers(size: int, cold: bool = False) -> int:
-    """Return how many sets of so many bytes calls use in turn; cold, no call of any size may find its own in a cache."""
+    """Return how many sets of so many bytes calls use in turn; cold, none of any size may find its own in a cache."""
     return 1 if size < SMALL and not cold else 1 + ROTATED // size
 
 
@@ -79,21 +79,9 @@ def compare(device: torch.device, say: Say) -> None:
     if not library.available(device):
         say(f"No fused kernel: {library.why_absent(device)}. The column shows the package's PyTorch reference.")
     trouble = ""
-    for cold in (False, True):
+    for cold, state in ((False, "hot"), (True, "cold")):
         say("")
-        say(
-            _row(
-                "cold" if cold else "hot",
-                "map",
-                "fused",
-                "recipe",
-                "compiled",
-                "copy",
-                "recipe/",
-                "compiled/",
-                "fused/",
-            )
-        )
+        say(_row(state, "map", "fused", "recipe", "compiled", "copy", "recipe/", "compiled/", "fused/"))
         say(_row("", "", "", "", "", "", "fused", "fused", "copy"))
         for name, (height, width) in IMAGES.items():
             h, w = -(-height // STRIDE), -(-width // STRIDE)
@@ -109,9 +97,7 @@ def compare(device: torch.device, say: Say) -> None:
             milliseconds = ["-" if seconds is None else f"{seconds * 1e3:.2f}" for seconds in times]
             say(_row(name, f"{h * STRIDE} x {w * STRIDE}", *milliseconds, *ratios))
     say("")
-    say(
-        "hot       calls in a row, with a tensor for the result; for larger images more buffers than caches hold, in turn"
-    )
+    say("hot       calls in a row, with a tensor for the result; larger images have more buffers than caches hold")
     say("cold      as after a network: likelihoods that no cache holds, a new tensor for the result, one call a turn")
     say("fused     bitrate_ext.bitrate_map(p, scale_factor=16), hot with out=...")
     say("recipe    PyTorch: -log2, sum over channels, F.interpolate (CompressAI issue 265)")
