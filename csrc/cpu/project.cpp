@@ -11,6 +11,8 @@ namespace {
 
 // Cells of a slab (1 MiB of float64); an image row of cells is never split.
 constexpr int64_t kSlabCells = int64_t(1) << 17;
+// Cells that threads share out, a whole number of cache lines of float32 where rows are dense.
+constexpr int64_t kSharedCells = 64;
 // Smallest task worth a thread, in elements touched.
 constexpr int64_t kGrain = 1 << 15;
 // Outputs larger than this are written past the caches.
@@ -86,13 +88,17 @@ void sweep_cells(const std::vector<SlabTerm>& slab, Range images, const Kernels&
     if (part.buffer == nullptr) continue;
     const Latent& latent = part.term->latent;
     const int64_t cells = part.cell_rows.size() * latent.w;
-    // Long runs keep each channel's memory stream long; short ones give every thread an even share.
-    const int64_t longest = std::clamp(divide_up(cells, 8), int64_t(128), kCellBlock);
-    const std::vector<Run> runs = cut_runs(latent, images, part.cell_rows, longest);
-    parallel(int64_t(runs.size()), task_grain(longest * latent.channels), [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const Run& run = runs[i];
-        const int64_t offset = run_offset(latent, latent.w, run, part.cell_rows.begin);
+    const std::vector<Run> runs = cut_runs(latent, images, part.cell_rows, kSharedCells);
+    const auto offset_of = [&](int64_t i) { return run_offset(latent, latent.w, runs[i], part.cell_rows.begin); };
+    parallel(int64_t(runs.size()), task_grain(kSharedCells * latent.channels), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end;) {
+        Run run = runs[i];
+        const int64_t offset = offset_of(i);
+        // What a thread has is read in long runs, for memory is fast where each channel's stream is long.
+        while (++i < end && runs[i].image == run.image && run.count + runs[i].count <= kCellBlock &&
+               offset_of(i) == offset + run.count * latent.cell_stride) {
+          run.count += runs[i].count;
+        }
         kernels.cell_bits[int(latent.source)][int(latent.dtype)](
             at(latent.data, offset * kElementSize[int(latent.dtype)]), run.count, latent.channels,
             {latent.cell_stride, latent.channel_stride}, part.buffer + (run.image - images.begin) * cells + run.first_cell);
