@@ -22,7 +22,7 @@ def on_large_pages(new: Tensor) -> Tensor:
     The first write to each small page costs a fault; for a map of 8K these take longer than all else. Where the system
     has no large pages to give, or the memory was used before, nothing changes.
     """
-    size = new.numel() * new.element_size()
+    size = new.nbytes
     if size >= LARGE and new.device.type == "cpu" and sys.platform.startswith("linux"):
         first = -(-new.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
         last = (new.data_ptr() + size) // mmap.PAGESIZE * mmap.PAGESIZE

@@ -84,7 +84,7 @@ def test_a_warm_call_calls_little() -> None:
         bitrate_ext.bitrate_map(p, (11, 13))
     finally:
         sys.setprofile(None)
-    assert count <= 50  # 73 before settings were kept
+    assert count <= 51  # 73 before settings were kept
 
 
 @pytest.mark.parametrize(
