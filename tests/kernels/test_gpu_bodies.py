@@ -86,7 +86,7 @@ def test_planted_faults_compile(architecture: str, tmp_path: Path):
     run([nvcc, "-std=c++17", f"-arch={architecture}", "-Werror", "all-warnings", "-o", tmp_path / "planted", source])
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_benchmarks_on_the_cpu(tmp_path: Path):
     """Every part, with a record that report.py reads; then a wrong answer."""
     code = f"""
