@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,6 @@ from ..models.trace import (
     random_signs,
     symbol_bits,
 )
-from ..models.zoo import torch_folder
 from ..ops.functional import latent_bits
 from ..ops.projection import Projection, Reach, get_projection
 from ..ops.units import LIKELIHOOD
@@ -44,6 +42,7 @@ from .energy import spread_by_energy
 from .field import ReceptiveField, Term
 from .fingerprint import fingerprint
 from .guide import Example, fit_guide
+from .kept import KeptFields
 from .separable import separable_terms
 
 GUIDE_METHOD = 2  # of fitting: a guide of another one is not taken from the cache
@@ -86,7 +85,7 @@ def calibrate(
             8 are taken, and their middles; by default of five photographs that are bundled. Kept as ``field.guide``.
             None where it would not help. A latent that is followed through another has that one's; see ``Guide``.
         cache: keep the result, and look for it, in PyTorch's folder for downloads (``torch.hub.get_dir()``), or in the
-            folder given. It is found again by the weights and all arguments.
+            folder given. It is found again by the weights and all arguments. Those of the bundled codec are shipped.
         notice: called with the latent's name where it has to be measured, which may take a minute.
         progress: called with the passes done and their number, for each transform that is followed.
         unit, multiple: as for ``BitrateMapper``; ``model`` may be a ``ModelAdapter`` with them.
@@ -115,21 +114,12 @@ def calibrate(
     check_eval_mode(model)
     given = _checked_images(images)
     name = _name(model, checked_synthesis(model, synthesis))
-    key = fingerprint(
-        model,
-        (latent, samples, name, adapter.unit, adapter.given_multiple, *(["guide", GUIDE_METHOD] if guide else [])),
-        given,
-        forward_kwargs,
-    )
-    folder = _cache_folder() if cache is True else Path(cache) if cache else None
-    if (synthesis is not None and name is None) or adapter.has_functions:
-        folder = None  # nothing tells one function from another
-    stored = folder / f"{key}.npz" if folder else None
-    if stored is not None and stored.exists():
-        try:
-            return ReceptiveField.load(stored)
-        except (OSError, ValueError):
-            pass  # damaged: measured anew and replaced
+    key = field_key(adapter, latent, given, samples, name, guide, forward_kwargs)
+    nameless = (synthesis is not None and name is None) or adapter.has_functions  # nothing tells functions apart
+    kept = KeptFields(False if nameless else cache)
+    known = kept.find(key)
+    if known is not None:
+        return known
     if latent is None:
         with leave_as_found(model):
             strides = _image_adapter(adapter, (given or _bundled(model)[0])[0], forward_kwargs).strides
@@ -156,13 +146,22 @@ def calibrate(
         field = _Calibration(adapter, given, samples, transform, forward_kwargs, painted, progress).measure(
             latent, guide
         )
-    if stored is not None:
-        try:
-            stored.parent.mkdir(parents=True, exist_ok=True)
-            field.save(stored)
-        except OSError as error:
-            warnings.warn(f"the receptive field cannot be kept in {stored.parent} ({error})", stacklevel=2)
+    kept.keep(key, field)
     return field
+
+
+def field_key(
+    adapter: ModelAdapter,
+    latent: str | None,
+    images: Sequence[Tensor] = (),
+    samples: int = SAMPLES,
+    synthesis: str | None = None,
+    guide: bool = False,
+    forward_kwargs: dict[str, Any] | None = None,
+) -> str:
+    """Return the word under which a field is kept: it changes with all that the measurement depends on."""
+    options = adapter.unit, adapter.given_multiple, *(["guide", GUIDE_METHOD] if guide else [])
+    return fingerprint(adapter.module, (latent, samples, synthesis, *options), images, forward_kwargs or {})
 
 
 @torch.inference_mode(False)
@@ -484,10 +483,6 @@ def _bundled(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
     dtype = next((one.dtype for one in tensors if one.is_floating_point()), torch.float32)
     first, more = (load_image(one).to(device_of(model), dtype) for one in (demo_photograph(), more_photographs()))
     return [first], list(more.unfold(3, more.shape[2], more.shape[2]).unbind(3))
-
-
-def _cache_folder() -> Path:
-    return torch_folder() / "bitrate_ext"
 
 
 def _name(model: nn.Module, synthesis: Synthesis) -> str | None:
