@@ -212,7 +212,7 @@ def test_a_file_that_is_no_record(content: str, tmp_path: Path) -> None:
     assert "is no record of benchmarks" in done.stderr
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_whole_videos_are_timed_beside_the_naive_loop(tmp_path: Path) -> None:
     code = f"""
 import sys
