@@ -21,10 +21,6 @@ MOVED = {"dl": ("libdl.so.2", r"dl"), "pthread": ("libpthread.so.0", r"pthread_|
 LEFT_OUT = """
 #include <new>
 #include <sstream>
-asm(".hidden __libc_single_threaded");
-asm(".hidden _ZSt28__throw_bad_array_new_lengthv");
-asm(".hidden _ZNSt7__cxx1118basic_stringstreamIcSt11char_traitsIcESaIcEEC1Ev");
-asm(".hidden _ZNSt7__cxx1119basic_ostringstreamIcSt11char_traitsIcESaIcEEC1Ev");
 extern "C" char __libc_single_threaded = 0;
 namespace std {
 void __throw_bad_array_new_length() { throw bad_array_new_length(); }
@@ -66,6 +62,13 @@ def stub(names: dict[str, str]) -> tuple[str, str]:
     return "\n".join([".text", *assembly, ""]), "\n".join([*script, ""])
 
 
+def hidden(assembly: str) -> str:
+    """Return assembly that exports none of what it defines: PyTorch's libraries export some of it, too."""
+    defined = set(re.findall(r"^([\w.$]+):", assembly, re.MULTILINE))
+    seen = re.findall(r"^\s*\.(?:globl|weak)\s+([\w.$]+)", assembly, re.MULTILINE)
+    return assembly + "".join(f".hidden {name}\n" for name in seen if name in defined)
+
+
 def linker_flags(folder: Path, newest: tuple[int, ...] = NEWEST) -> list[str]:
     """Put what the linker needs into a folder; returns flags for it, none where glibc is old enough."""
     if number((os.confstr("CS_GNU_LIBC_VERSION") or "").replace(" ", "_")) <= newest:
@@ -83,5 +86,7 @@ def linker_flags(folder: Path, newest: tuple[int, ...] = NEWEST) -> list[str]:
         what = ("-shared", "-nostdlib", f"-Wl,-soname,{soname}", f"-Wl,--version-script={name}.map")
         run("cc", *what, f"{name}.s", "-o", f"lib{name}.so")
     (folder / "left_out.cpp").write_text(LEFT_OUT)
-    run("c++", "-O2", "-fPIC", "-c", "left_out.cpp", "-o", "left_out.o")
+    run("c++", "-O2", "-fPIC", "-S", "left_out.cpp")
+    (folder / "left_out.s").write_text(hidden((folder / "left_out.s").read_text()))
+    run("cc", "-c", "left_out.s")
     return [f"-L{folder}", f"{folder}/left_out.o"]

@@ -49,6 +49,11 @@ def test_a_stub_defines_each_function_as_the_default_of_its_version() -> None:
     assert script.splitlines() == ["GLIBC_2.3.3 { };", "GLIBC_2.10 { };"]  # as numbers, not as text
 
 
+def test_what_is_defined_is_hidden_and_what_is_wanted_is_not() -> None:
+    assembly = "\t.globl\t_ZTVs\n_ZTVs:\n\t.weak\tours\nours:\n\tret\nlocal:\n\t.weak\ttheirs\n"
+    assert old_glibc.hidden(assembly) == assembly + ".hidden _ZTVs\n.hidden ours\n"
+
+
 @pytest.mark.parametrize(
     ("line", "told"),
     [
