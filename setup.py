@@ -1,10 +1,11 @@
 """Build the op libraries. All metadata is in pyproject.toml; docs/install.md tells what is looked for where.
 
-`_ops_cpu` (schemas and CPU kernels) and `_ops_cuda` (CUDA kernels) use PyTorch's stable ABI only, so one binary serves
-every torch from 2.10 on and every Python. They hold no Python module: bitrate_ext/ops/library.py loads them with
-torch.ops.load_library. Where something is missing, the package installs without it and says so in one line:
+`_ops_cpu` (schemas and CPU kernels) and `_ops_cuda13` (CUDA kernels, for a torch with CUDA 13) use PyTorch's stable ABI
+only, so one binary serves every torch from 2.10 on and every Python. They hold no Python module:
+bitrate_ext/ops/library.py loads them with torch.ops.load_library. Where something is missing, the package installs
+without it and says so in one line:
 
-- no C++ compiler, or BITRATE_EXT_REFERENCE_ONLY=1: the PyTorch reference alone;
+- no C++ compiler, Windows, or BITRATE_EXT_REFERENCE_ONLY=1: the PyTorch reference alone;
 - torch without CUDA, no working CUDA toolkit of torch's major version, or BITRATE_EXT_NO_CUDA=1: no CUDA kernels.
 
 A toolkit works if it compiles a trial. That takes seconds and is told apart from a fault in the kernels, which has to
@@ -32,11 +33,23 @@ CPU_SOURCES = [
     *(f"cpu/{name}" for name in ("project", "guide", "rate", "kernels_baseline", "kernels_avx2", "kernels_avx512")),
 ]
 TORCH = 'pip install ninja "torch>=2.10"'
+LINUX = sys.platform == "linux"
+# Before torch's libraries, which export parts of it that an older one lacks: they are none of torch's stable ABI.
+STANDARD_LIBRARY = ["stdc++"] if LINUX else []
+# Operators are registered when a library is loaded: it exports nothing, and holds no names.
+LINK_FLAGS = ["-Wl,-s", "-Wl,--version-script=csrc/ops/exports.map"] if LINUX else []
 VARIABLES = ("CC", "CXX", "CUDA_HOME", "CUDA_PATH", "PYTORCH_NVCC", "TORCH_CUDA_ARCH_LIST")  # torch reads them, too
 
 
 def say(what: str) -> None:
     print(f"bitrate_ext: {what}", file=sys.stderr)
+
+
+def unnamed_folders() -> list[str]:
+    """Return flags that keep this machine's folders out of the libraries, where messages of checks name files."""
+    import torch
+
+    return [f"-ffile-prefix-map={Path(one).parent}=." for one in (os.path.abspath(__file__), torch.__file__)]
 
 
 def cuda_extension() -> list:
@@ -57,10 +70,11 @@ def cuda_extension() -> list:
     from torch.utils.cpp_extension import CppExtension
 
     ops_cuda = CppExtension(
-        "bitrate_ext._ops_cuda",
+        f"bitrate_ext._ops_cuda{torch.version.cuda.split('.')[0]}",
         ["csrc/ops/ops_cuda.cpp", "csrc/cuda/kernels.cu"],
-        extra_compile_args={"cxx": [*CXX_FLAGS, "-DUSE_CUDA"], "nvcc": NVCC_FLAGS},
-        libraries=["torch_cuda", "dl", "rt", "pthread"],
+        extra_compile_args={"cxx": [*CXX_FLAGS, *unnamed_folders(), "-DUSE_CUDA"], "nvcc": NVCC_FLAGS},
+        libraries=[*STANDARD_LIBRARY, "dl", "rt", "pthread", "torch_cuda"],
+        extra_link_args=LINK_FLAGS,
         extra_objects=[str(static_runtime(toolkit))],
         py_limited_api=True,
     )
@@ -74,6 +88,8 @@ def extensions() -> dict:
             os.environ.pop(name, None)
     compiler = os.environ.get("CXX", "c++").split()[0]
     missing = "" if shutil.which(compiler) else f"no C++ compiler ({compiler})"
+    if sys.platform == "win32":
+        missing = "the kernels are written for g++ and clang, which torch does not use on Windows"
     if os.environ.get("BITRATE_EXT_REFERENCE_ONLY") == "1":
         missing = "BITRATE_EXT_REFERENCE_ONLY=1"
     if missing:
@@ -92,7 +108,9 @@ def extensions() -> dict:
     ops_cpu = CppExtension(
         "bitrate_ext._ops_cpu",
         [f"csrc/{source}.cpp" for source in CPU_SOURCES],
-        extra_compile_args=CXX_FLAGS,
+        extra_compile_args=[*CXX_FLAGS, *unnamed_folders()],
+        libraries=[*STANDARD_LIBRARY, "dl", "pthread"],
+        extra_link_args=LINK_FLAGS,
         py_limited_api=True,
     )
     return {"ext_modules": [ops_cpu, *cuda], "cmdclass": {"build_ext": BuildExtension.with_options(use_ninja=True)}}

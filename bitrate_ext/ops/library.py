@@ -34,7 +34,7 @@ def _load_cuda() -> str | None:
     if torch.version.cuda is None:
         return f"this PyTorch is built without CUDA ({build_again('install one that has it')})"
     release = torch.version.cuda.split(".")[0]
-    return _load("_ops_cuda", f"install a CUDA {release} toolkit with nvcc")
+    return _load(f"_ops_cuda{release}", f"install a CUDA {release} toolkit with nvcc")
 
 
 absent_because = _load("_ops_cpu", "install a C++17 compiler")

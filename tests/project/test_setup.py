@@ -259,7 +259,7 @@ def test_variables_that_are_empty_are_as_if_unset(
     home = toolkit(tmp_path / "usual")
     for name in EMPTY:
         monkeypatch.setenv(name, empty)
-    assert names(script) == ["_ops_cpu", "_ops_cuda"]
+    assert names(script) == ["_ops_cpu", "_ops_cuda13"]
     assert os.environ["CUDA_HOME"] == str(home)
     assert os.environ["TORCH_CUDA_ARCH_LIST"].endswith("+PTX")
     assert not {"CC", "CXX", "CUDA_PATH", "PYTORCH_NVCC"} & set(os.environ)
@@ -269,7 +269,7 @@ def test_variables_that_are_empty_are_as_if_unset(
 def test_both_libraries(script: ModuleType, tmp_path: Path, capsys) -> None:
     home = toolkit(tmp_path / "usual")
     cpu, cuda = script.extensions()["ext_modules"]
-    assert (cpu.name, cuda.name) == ("bitrate_ext._ops_cpu", "bitrate_ext._ops_cuda")
+    assert (cpu.name, cuda.name) == ("bitrate_ext._ops_cpu", "bitrate_ext._ops_cuda13")
     assert cuda.extra_objects == [str(home / "lib/libcudart_static.a")]
     assert os.environ["CUDA_HOME"] == str(home)
     assert os.environ["TORCH_CUDA_ARCH_LIST"] == "7.5+PTX;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
@@ -303,7 +303,7 @@ def test_what_is_compiled_for(script: ModuleType, tmp_path: Path, monkeypatch, s
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(seen))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: seen[index])
     toolkit(tmp_path / "usual", codes=codes)
-    assert names(script) == ["_ops_cpu", "_ops_cuda"]
+    assert names(script) == ["_ops_cpu", "_ops_cuda13"]
     assert os.environ["TORCH_CUDA_ARCH_LIST"] == chosen
 
 
@@ -312,7 +312,7 @@ def run_in_a_copy(tmp_path: Path, *arguments: str | Path, **environment: str) ->
     tree = tmp_path / "tree"
     for name in (
         "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "tools/cuda_toolkit.py",
-        "bitrate_ext/__init__.py", "bitrate_ext/py.typed", "bitrate_ext/data/README.md",
+        "bitrate_ext/__init__.py", "bitrate_ext/_version.py", "bitrate_ext/py.typed", "bitrate_ext/data/README.md",
     ):  # fmt: skip
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tree / name)
@@ -347,7 +347,7 @@ def test_packages_inside_the_package_are_installed(tmp_path: Path) -> None:
     built = tmp_path / "built"
     run_in_a_copy(tmp_path, "build_py", "--build-lib", built, BITRATE_EXT_REFERENCE_ONLY="1")
     assert {str(path.relative_to(built)) for path in built.rglob("*") if path.is_file()} == {
-        "bitrate_ext/__init__.py", "bitrate_ext/py.typed", "bitrate_ext/data/README.md",
+        "bitrate_ext/__init__.py", "bitrate_ext/_version.py", "bitrate_ext/py.typed", "bitrate_ext/data/README.md",
         "bitrate_ext/inner/__init__.py", "bitrate_ext/inner/innermost/__init__.py",
     }  # fmt: skip
 
@@ -362,5 +362,5 @@ def test_the_build_goes_on(tmp_path: Path, works: bool) -> None:
     variables = {**EMPTY, "CXX": str(cxx), "CUDA_HOME": str(home)}
     tree, said = run_in_a_copy(tmp_path, "build_ext", "--inplace", **variables)
     built = sorted(path.name.partition(".")[0] for path in tree.glob("bitrate_ext/*.so"))
-    assert built == ["_ops_cpu", "_ops_cuda"] if works else ["_ops_cpu"]
+    assert built == ["_ops_cpu", f"_ops_cuda{torch.version.cuda.split('.')[0]}"] if works else ["_ops_cpu"]
     assert ("does not compile here, it says: no; building without CUDA kernels" in said) != works
