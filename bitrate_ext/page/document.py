@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import math
 import zlib
@@ -32,23 +33,28 @@ class Blobs:
 
     def __init__(self) -> None:
         self.texts: list[str] = []
+        self.later: set[int] = set()  # that a page can open without: they come last in the file
         self._places: dict[bytes, int] = {}
 
-    def add_bytes(self, content: bytes) -> int:
+    def add_bytes(self, content: bytes, *, later: bool = False) -> int:
         """Keep bytes as they are; return their place."""
-        if content not in self._places:
-            self._places[content] = len(self.texts)
+        key = hashlib.sha256(content).digest()
+        place = self._places.setdefault(key, len(self.texts))
+        if place == len(self.texts):
             self.texts.append(base64.b64encode(content).decode())
-        return self._places[content]
+            self.later |= {place}
+        if not later:
+            self.later.discard(place)
+        return place
 
-    def add(self, array: NDArray[Any]) -> dict[str, Any]:
+    def add(self, array: NDArray[Any], *, later: bool = False) -> dict[str, Any]:
         """Keep an array, deflated: first the lowest bytes of all numbers, then the next, which packs floats better."""
         little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
         planes = little.view(np.uint8).reshape(-1, little.itemsize).T
-        place = self.add_bytes(zlib.compress(planes.tobytes(), LEVEL))
+        place = self.add_bytes(zlib.compress(planes.tobytes(), LEVEL), later=later)
         return {"blob": place, "type": array.dtype.name, "shape": list(array.shape)}
 
-    def add_picture(self, picture: Tensor) -> int:
+    def add_picture(self, picture: Tensor, *, later: bool = False) -> int:
         """Keep a picture ``[1, C, H, W]`` in [0, 1], its 8 bits unchanged; of many channels the first three.
 
         Raises:
@@ -62,7 +68,7 @@ class Blobs:
             image.save(file, format="WEBP", lossless=True, method=2, quality=20)
         else:
             image.save(file, format="PNG")
-        return self.add_bytes(file.getvalue())
+        return self.add_bytes(file.getvalue(), later=later)
 
 
 def eight_bits(picture: Tensor) -> Tensor:
@@ -122,7 +128,7 @@ def _input_document(one: PictureBits, blobs: Blobs, channels: int | None) -> dic
         "warnings": list(one.warnings),
         "limit": colour_limit(inside_rim(total, one.rim)),
         "psnr": page_psnr(one),
-        "reconstruction": None if one.reconstruction is None else blobs.add_picture(one.reconstruction),
+        "reconstruction": None if one.reconstruction is None else blobs.add_picture(one.reconstruction, later=True),
         "latents": [_latent_document(one, name, blobs, channels) for name in one.grids],
     }
 
@@ -169,7 +175,9 @@ def _channel_document(totals: Tensor, cells: Tensor | None, blobs: Blobs, most: 
     """Return the bits of all channels, and the cells of the costliest, most first."""
     totals = totals.detach().double().cpu()
     order = totals.sort(descending=True, stable=True).indices[:most]
-    held = None if cells is None else blobs.add(cells[order.to(cells.device)].detach().float().cpu().numpy())
+    held = (
+        None if cells is None else blobs.add(cells[order.to(cells.device)].detach().float().cpu().numpy(), later=True)
+    )
     return {"bits": [finite(bits) for bits in totals.tolist()], "numbers": order.tolist(), "cells": held}
 
 

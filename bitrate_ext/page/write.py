@@ -163,14 +163,22 @@ def _write(document: Mapping[str, Any], blobs: Blobs, path: str | PathLike[str])
     # Inside of a script element nothing but "</script" and "<!--" has a meaning; JSON can do without "<".
     text = json.dumps(document, allow_nan=False, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
     text = text.encode("utf-8", "backslashreplace").decode()  # names of files may hold halves of surrogates
-    held = [f'<script type="text/plain" id="blob-{number}">{blob}</script>' for number, blob in enumerate(blobs.texts)]
+    held = {
+        later: [
+            f'<script type="text/plain" id="blob-{number}">{blob}</script>\n'
+            for number, blob in enumerate(blobs.texts)
+            if (number in blobs.later) == later
+        ]
+        for later in (False, True)
+    }
     pieces = {
         "title": html.escape(document["title"].encode("utf-8", "replace").decode()),
         "policy": f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
         "img-src blob:; base-uri 'none'; form-action 'none'",
         "style": style,
         "script": script,
-        "data": f'<script type="application/json" id="data">{text}</script>\n' + "\n".join(held),
+        "data": f'<script type="application/json" id="data">{text}</script>\n{"".join(held[False])}',
+        "later": "".join(held[True]),
     }
     page = re.sub(r"\{\{(\w+)\}\}", lambda found: pieces[found[1]], skeleton)
     with open_all_or_none([Path(path)]) as (file,):

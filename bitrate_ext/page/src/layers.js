@@ -10,7 +10,7 @@ import { rasterOf, readLayout, withCells } from "./cells.js";
 /** @typedef {import("./cells.js").Layout} Layout */
 /** @typedef {import("./data.js").Numbers} Numbers */
 
-const KEPT = 4; // rasters of a page, at most
+const KEPT = 1 << 25; // pixels of rasters that a page keeps; two in any case
 const STRIP = 64; // rows of pixels that are read at once
 
 /** One picture: what several inputs share. */
@@ -65,7 +65,8 @@ export class Picture {
     const found = this.rasters.get(key) || make();
     this.rasters.delete(key);
     this.rasters.set(key, found);
-    for (const old of this.rasters.keys()) if (this.rasters.size > KEPT) this.rasters.delete(old);
+    const most = Math.max(2, Math.floor(KEPT / found.length));
+    for (const old of this.rasters.keys()) if (this.rasters.size > most) this.rasters.delete(old);
     return found;
   }
 
