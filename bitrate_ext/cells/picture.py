@@ -45,7 +45,7 @@ class PictureBits:
         symbol_bits: of each latent, float64 ``[C, h, w]``, where they were asked for: of regions by channel.
         warnings: what is to be known of these numbers, a line each.
         beside: of each latent what else is known of its cells, float64 ``[h, w]``: "expected", bits by the entropy of
-            its distributions; "escapes", symbols outside of their table; "estimated", bits, beside those that are coded.
+            its distributions; "escapes", symbols outside of their table; "estimated", bits, beside coded ones.
 
     Raises:
         ValueError: no grid, grids that are not ``[h, w]``, a crop outside of the canvas, pictures of another size.
@@ -72,12 +72,10 @@ class PictureBits:
             if grid.bits.dim() != 2 or not grid.bits.numel():
                 raise ValueError(f"grids[{name!r}].bits must be [h, w], not empty, got {list(grid.bits.shape)}")
         for what, of in self.beside.items():
-            for name, one in of.items():
-                wanted = (
-                    list(self.grids[name].bits.shape) if name in self.grids else "the cells of a latent that is there"
-                )
-                if list(one.shape) != wanted:
-                    raise ValueError(f"beside[{what!r}][{name!r}] must be {wanted}, got {list(one.shape)}")
+            for name, held in of.items():
+                wanted = list(self.grids[name].bits.shape) if name in self.grids else "of a latent in grids"
+                if list(held.shape) != wanted:
+                    raise ValueError(f"beside[{what!r}][{name!r}] must be {wanted}, got {list(held.shape)}")
         top, left, height, width = self.crop
         inside = min(top, left) >= 0 and top + height <= self.canvas[0] and left + width <= self.canvas[1]
         if not inside or min(height, width) < 1:

@@ -244,7 +244,8 @@ def estimate(
 
     With ``channels`` the result has ``channel_bits``, for which each likelihood is read once more, and ``channel_map``.
     Costs of cells have no channels, and are left out there. ``sources`` takes true values where it can, of which
-    ``beliefs`` keeps scales and means, for ``belief_map``, and the bits that they expect. ``ran`` is what ``forward`` returned, if it has run.
+    ``beliefs`` keeps scales and means, for ``belief_map``, and the bits that they expect. ``ran`` is what ``forward``
+    returned, if it has run.
     """
     unit = adapter.unit
     output, likelihoods, said = ran or run_forward(adapter, padded, forward_kwargs, fused=sources)

@@ -14,6 +14,7 @@
  * @property {Reference | null} cells
  * @property {{rows: BandDocument, columns: BandDocument}[]} terms
  * @property {ChannelDocument | null} channels
+ * @property {Record<string, {cells: Reference, total: number | null}>} beside what else is known of its cells
  */
 /**
  * @typedef {object} InputDocument
@@ -42,15 +43,16 @@
  * @property {number} width
  * @property {number} height
  * @property {number | null} picture
+ * @property {boolean} exact whether pictures are kept without losses
  * @property {{bits: number[], differences: number[]}} palettes
  * @property {InputDocument[]} inputs
- * @property {Reference | null} mask
- * @property {Record<string, string>} mask_names
+ * @property {{groups: Reference, named: {label: string, groups: number[]}[]} | null} regions
  */
 /** @typedef {{name: string, link: boolean, digits?: number, numbers?: Reference, texts?: string[]}} ColumnDocument */
+/** @typedef {{row: number, picture: number}} Thumbnail */
 /**
- * @typedef {{page: "folder", title: string, version: string, count: number, columns: ColumnDocument[]}}
- * FolderDocument
+ * @typedef {{page: "folder", title: string, version: string, count: number, columns: ColumnDocument[], by: string,
+ * ends: Thumbnail[][]}} FolderDocument
  */
 
 /**
@@ -59,7 +61,6 @@
  * @property {string} title
  * @property {number} rate frames a second
  * @property {string[] | null} kinds of frames
- * @property {PictureDocument["palettes"]} palettes
  * @property {PictureDocument[]} frames
  */
 
@@ -135,9 +136,14 @@ export async function numbersOf(reference) {
   return new kind(bytes.buffer);
 }
 
+/** A picture as a file. @param {number} place @returns {Promise<Blob>} */
+export async function fileOf(place) {
+  const bytes = await blobBytes(place);
+  const kinds = /** @type {Record<number, string>} */ ({ 0x89: "image/png", 0xff: "image/jpeg" });
+  return new Blob([bytes], { type: kinds[bytes[0]] || "image/webp" });
+}
+
 /** A picture, its colours as they are in the file. @param {number} place @returns {Promise<ImageBitmap>} */
 export async function pictureOf(place) {
-  const bytes = await blobBytes(place);
-  const file = new Blob([bytes], { type: bytes[0] === 0x89 ? "image/png" : "image/webp" });
-  return createImageBitmap(file, { colorSpaceConversion: "none", premultiplyAlpha: "none" });
+  return createImageBitmap(await fileOf(place), { colorSpaceConversion: "none", premultiplyAlpha: "none" });
 }
