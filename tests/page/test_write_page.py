@@ -94,7 +94,11 @@ def test_pictures_of_any_channels(tmp_path: Path, channels: int) -> None:
     [
         ([], {}, "inputs must be at least one PictureBits"),
         ([flat_bits(1.0), random_bits(1)], {}, r"inputs\[1\] has 45 x 62: write a page for each"),
-        (flat_bits(1.0), {"regions": torch.zeros(3, 3)}, r"regions must be \[H, W\] = \[32, 32\] like the picture, got \[3, 3\]"),
+        (
+            flat_bits(1.0),
+            {"regions": torch.zeros(3, 3)},
+            r"regions must be \[H, W\] = \[32, 32\] like the picture, got \[3, 3\]",
+        ),
         (flat_bits(1.0), {"channels": -1}, "channels must be a number of at least 0, or None for all, got -1"),
     ],
 )

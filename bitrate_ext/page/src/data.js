@@ -110,6 +110,7 @@ export function readDocument() {
 async function blobBytes(place) {
   const found = () => document.getElementById(`blob-${place}`);
   if (!found()?.nextElementSibling) await whole; // what another element follows is there to its end
+  if (!found()?.nextElementSibling) await new Promise(() => {}); // never: the file is cut short, which is told
   const text = /** @type {HTMLElement} */ (found()).textContent || "";
   const direct = /** @type {any} */ (Uint8Array).fromBase64;
   if (direct) return direct.call(Uint8Array, text);

@@ -14,6 +14,8 @@ async function open() {
     status.textContent = wrong;
     document.body.prepend(status);
   };
+  const ended = () => cutShort().then((short) => short && tell(short));
+  ended();
   const wrong = trouble();
   if (wrong) {
     tell(wrong);
@@ -29,8 +31,7 @@ async function open() {
     page.hidden = false;
     status.remove();
     document.documentElement.dataset.usable = String(Math.round(performance.now()));
-    const short = await cutShort();
-    if (short) tell(short);
+    ended(); // what opened before its end was there
   } catch (error) {
     tell((await cutShort()) || `The page cannot be shown: ${error}. The file may be damaged; write it anew.`);
   }
