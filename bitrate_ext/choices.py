@@ -12,6 +12,7 @@ RECEPTIVE_FIELD = "receptive-field"  # a projection measured on the model's own 
 GUIDED = "guided"  # the same, and within its reach after edges and texture of the reconstruction
 MEASURED = (RECEPTIVE_FIELD, GUIDED)
 ESTIMATED, CODED = "estimated", "coded"  # sources of bits: likelihoods, or the range coder
+EXPECTED, ESCAPES = "expected", "escapes"  # what may be known of cells beside their bits
 METHODS = JACOBIAN, INTEGRATED_GRADIENTS, GRAD_CAM = "jacobian", "integrated-gradients", "grad-cam"  # of attribution
 PASSES, FEWEST_PASSES = 16, 4  # of attribution
 SAMPLES, FEWEST_SAMPLES = 64, 2  # of measuring a receptive field: passes in forward mode

@@ -33,6 +33,11 @@ class CellGrid:
         guide = None if self.guide is None else self.guide[number : number + 1].detach()
         return CellGrid(self.bits[number].detach(), self.projection, guide)
 
+    def of_images(self, first: int, end: int) -> CellGrid:
+        """Return the grids of some of N images, from the first to before the end."""
+        guide = None if self.guide is None else self.guide[first:end]
+        return CellGrid(self.bits[first:end], self.projection, guide)
+
     def on_own_squares(self) -> CellGrid:
         """Return the same bits, each cell's evenly over its own square of pixels."""
         return CellGrid(self.bits)

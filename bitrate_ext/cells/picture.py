@@ -44,6 +44,8 @@ class PictureBits:
         channel_bits: of each latent, float64 ``[C]``, where they are known.
         symbol_bits: of each latent, float64 ``[C, h, w]``, where they were asked for: of regions by channel.
         warnings: what is to be known of these numbers, a line each.
+        beside: of each latent what else is known of its cells, float64 ``[h, w]``: "expected", bits by the entropy of
+            its distributions; "escapes", symbols outside of their table; "estimated", bits, beside coded ones.
 
     Raises:
         ValueError: no grid, grids that are not ``[h, w]``, a crop outside of the canvas, pictures of another size.
@@ -61,6 +63,7 @@ class PictureBits:
     channel_bits: Mapping[str, Tensor] = field(default_factory=dict)
     symbol_bits: Mapping[str, Tensor] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    beside: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.grids:
@@ -68,6 +71,11 @@ class PictureBits:
         for name, grid in self.grids.items():
             if grid.bits.dim() != 2 or not grid.bits.numel():
                 raise ValueError(f"grids[{name!r}].bits must be [h, w], not empty, got {list(grid.bits.shape)}")
+        for what, of in self.beside.items():
+            for name, held in of.items():
+                wanted = list(self.grids[name].bits.shape) if name in self.grids else "of a latent in grids"
+                if list(held.shape) != wanted:
+                    raise ValueError(f"beside[{what!r}][{name!r}] must be {wanted}, got {list(held.shape)}")
         top, left, height, width = self.crop
         inside = min(top, left) >= 0 and top + height <= self.canvas[0] and left + width <= self.canvas[1]
         if not inside or min(height, width) < 1:

@@ -63,6 +63,7 @@ For each VIDEO there are
   OUT.mp4   picture and map, or one laid over the other; below, the bits of each frame by latent, with a cursor
   OUT.csv   a line for each frame: time, kind, bits, bits in the padding, bits per pixel, bits of each latent
   OUT.json  the same, with sums over the video
+and with --page OUT.html, which any browser opens from disk: bits over time, and the map and the numbers of any frame.
 OUT is STEM.bitrate in this folder, or what -o names: a file that ends in .mp4, .mov or .mkv, or a folder, where equal
 stems are told apart as by bitrate-ext map. Files that exist are kept unless --overwrite is given. A video that is
 damaged or cut short is mapped as far as it goes: its files are called OUT.partial.mp4 and so on, the exit code is 1.
@@ -178,6 +179,7 @@ def _add_video(command: argparse.ArgumentParser) -> None:
         "end in bits per pixel",
     )
     command.add_argument("--frames", type=at_least(1), metavar="N", help="only the first N")
+    command.add_argument("--page", action="store_true", help="also a page of HTML to look into the bits of each frame")
     command.add_argument("--size", type=_size, metavar="WxH", help="of raw video, pixels; default: by its name")
     command.add_argument(
         "--pixel-format",

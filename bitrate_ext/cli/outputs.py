@@ -49,7 +49,8 @@ def prepare_videos(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--output {shown(output)}: one file for {len(videos)} videos; name a folder")
     ensure_output_dir(str(output.parent if is_file else output))
     middle, kind, base = ("", output.suffix, output.with_suffix("")) if is_file else (".bitrate", ".mp4", None)
-    endings = [f"{middle}{part}{end}" for part in ("", choices.PARTIAL) for end in (kind, ".csv", ".json")]
+    ends = (kind, ".csv", ".json", *([".html"] if arguments.page else []))
+    endings = [f"{middle}{part}{end}" for part in ("", choices.PARTIAL) for end in ends]
     arguments.names = Names(arguments, videos, endings, base)
 
 

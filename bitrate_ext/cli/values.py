@@ -9,12 +9,33 @@ from collections.abc import Callable
 
 from .. import choices
 from ..byte_sizes import parse_bytes
+from .console import UsageError
 
 
 def add_output(command: argparse.ArgumentParser, name: str, about: str) -> None:
     """Add the options of where results go."""
     command.add_argument("-o", "--output", default=".", metavar=name, help=about)
     command.add_argument("--overwrite", action="store_true", help="replace results that exist")
+
+
+def add_passes(command: argparse.ArgumentParser) -> None:
+    """Add the option of how long bits are followed."""
+    command.add_argument(
+        "--passes",
+        type=at_least(choices.FEWEST_PASSES),
+        metavar="N",
+        help=f"of jacobian: more take longer and err less (default {choices.PASSES})",
+    )
+
+
+def check_jacobian(arguments: argparse.Namespace) -> None:
+    """Raise ``UsageError`` for what does not go with bits that are followed, or with such that are not."""
+    if arguments.bits == choices.CODED and arguments.projection == choices.JACOBIAN:
+        raise UsageError(
+            f"--projection {choices.JACOBIAN} follows estimated bits and cannot go with --bits {choices.CODED}"
+        )
+    if arguments.passes is not None and arguments.projection != choices.JACOBIAN:
+        raise UsageError(f"--passes {arguments.passes} goes with --projection {choices.JACOBIAN}")
 
 
 def at_least(least: int, most: int | None = None) -> Callable[[str], int]:

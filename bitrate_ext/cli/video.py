@@ -7,6 +7,7 @@ import contextlib
 import csv
 import io
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -19,14 +20,19 @@ from torch import nn
 from .._version import __version__
 from ..atomic import open_all_or_none
 from ..io.files import STDIN, STDIN_NAME, shown, spooled_stdin
-from ..mapping.frames import FrameMapper
+from ..mapping.frames import FrameMapper, FrameResult
 from ..mapping.sequential import is_sequential
+from ..page.video import VideoFrames
+from ..page.write import write_document
 from ..video.map_video import map_video, partial_name
 from ..video.record import FrameRow, VideoRecord
 from .arguments import GROUP, READING
 from .console import FAILED, OK, PARTIAL, UsageError, echo, finite, number, one_line, print_document
 from .model_options import forward_options, mapper_options
+from .outputs import file_name
 from .serving import checked_device, load_model, run_each
+
+PICTURES = 80  # the quality of a page's pictures
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -87,10 +93,18 @@ def _mapper(model: nn.Module, arguments: argparse.Namespace) -> FrameMapper:
 def _map_one(
     video: str, source: str, target: Path, mapper: FrameMapper, name: str, arguments: argparse.Namespace
 ) -> dict[str, Any]:
+    facts = {"input": file_name(video), "command": shlex.join(["bitrate-ext", *sys.argv[1:]])}
+    page = VideoFrames(channels=0, quality=PICTURES, facts=facts) if arguments.page else None
+
+    def seen(result: FrameResult) -> None:
+        if page is not None:
+            page.add(result.image(name=name, picture=result.frame.permute(2, 0, 1)[None] / 255))
+
     record = map_video(
         source,
         target,
         mapper,
+        seen=seen,
         view=arguments.view,
         scale=arguments.scale,
         frames=arguments.frames,
@@ -100,7 +114,7 @@ def _map_one(
         progress=progress_on_stderr() if sys.stderr.isatty() else None,
     )
     named = target if record.partial is None else partial_name(target)
-    table, text = named.with_suffix(".csv"), named.with_suffix(".json")
+    table, text, html = (named.with_suffix(ending) for ending in (".csv", ".json", ".html"))
     document = {
         "video": video,
         "model": name,
@@ -109,11 +123,16 @@ def _map_one(
         "precision": arguments.precision,
         "version": __version__,
         **_document(record),
-        "files": {"video": str(named), "table": str(table), "record": str(text)},
+        "files": {"video": str(named), "table": str(table), "record": str(text)}
+        | ({"page": str(html)} if page else {}),
     }
     with open_all_or_none([table, text]) as (table_file, text_file):
         table_file.write(_table(record).encode())
         text_file.write(f"{json.dumps(document, indent=2, allow_nan=False)}\n".encode())
+    if page is not None:
+        kinds = [row.kind for row in record.frames]
+        written = page.document(rate=record.rate, kinds=kinds if len(set(kinds)) > 1 else None, title=file_name(video))
+        write_document(written, page.blobs, html)
     return document
 
 

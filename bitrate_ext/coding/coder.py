@@ -41,10 +41,14 @@ LAYOUTS = 4  # sizes of images whose layouts are kept, where they are found by v
 class CodedLatent:
     """What N images cost in one latent."""
 
-    bits: Tensor  # float64 [N, C, h, w], of each symbol
-    expected: Tensor  # float64 [N, C, h, w], what its table expects
+    costs: Tensor  # float64 [N, 3, C, h, w], of each symbol: bits, those that its table expects, escapes
     ledger: LedgerBuilder
     positions: bool  # coded one position at a time, or in another context than forward() has: see LocatedSymbols
+
+    @property
+    def bits(self) -> Tensor:
+        """Bits of each symbol, float64 ``[N, C, h, w]``."""
+        return self.costs[:, 0]
 
 
 class Coder:
@@ -232,21 +236,15 @@ class Coder:
                 )
             ((name, image),) = owners
             if name not in latents:
-                shape = (batch, self.channels[name], *grids[name])
-                latents[name] = CodedLatent(
-                    torch.zeros(shape, dtype=torch.float64),
-                    torch.zeros(shape, dtype=torch.float64),
-                    LedgerBuilder(batch),
-                    False,
-                )
+                shape = (batch, 3, self.channels[name], *grids[name])
+                latents[name] = CodedLatent(torch.zeros(shape, dtype=torch.float64), LedgerBuilder(batch), False)
             latent = latents[name]
             if image >= batch:
                 raise CodingError(
                     f"latent {name!r} has strings for more than the {batch} images of the batch; {INSTEAD}"
                 )
             for one in located:
-                for target, values in ((latent.bits, one.bits), (latent.expected, one.expected)):
-                    one.add(values, target.numpy()[image])
+                one.add_to(latent.costs.numpy()[image])
                 latent.positions |= one.positions
             costs = [run.costs for run in coded.runs]
             latent.ledger.enter(

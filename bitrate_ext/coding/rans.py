@@ -40,9 +40,19 @@ class SymbolCosts:
 
     bits: NDArray[np.float64]  # [symbols]
     expected: NDArray[np.float64]  # [symbols]: what the symbol's table expects, the entropy of its frequencies
-    escapes: int  # symbols outside of their table
+    escaped: NDArray[np.bool_]  # [symbols]: outside of their table
     steps: int  # of the coder: symbols and the nibbles of escapes
     table: NDArray[np.int64]  # [symbols]: which table each is of
+
+    @property
+    def escapes(self) -> int:
+        """Symbols outside of their table."""
+        return int(self.escaped.sum())
+
+    @property
+    def each(self) -> NDArray[np.float64]:
+        """Bits, expected bits and escapes of each symbol, ``[3, symbols]``."""
+        return np.stack([self.bits, self.expected, self.escaped])
 
 
 class CdfTables:
@@ -96,7 +106,7 @@ class CdfTables:
             nibbles += 1 + nibbles // MOST_STEPS  # their count goes first
             bits[escaped] += NIBBLE * nibbles
             steps += int(nibbles.sum())
-        return SymbolCosts(bits, self.entropy[table], int(escaped.sum()), steps, table)
+        return SymbolCosts(bits, self.entropy[table], escaped, steps, table)
 
 
 def overhead_is_possible(overhead: float, steps: int) -> bool:

@@ -146,16 +146,15 @@ class LocatedSymbols:
     channels: slice | list[int]
     rows: NDArray[np.int64] | slice  # of each position, or the whole grid
     columns: NDArray[np.int64] | slice
-    bits: NDArray[np.float64]  # [channels, positions] or [channels, h, w]
-    expected: NDArray[np.float64]
+    costs: NDArray[np.float64]  # bits, expected bits, escapes: [3, channels, positions] or [3, channels, h, w]
     positions: bool  # coded one position at a time, all channels of it together
 
-    def add(self, values: NDArray[np.float64], target: NDArray[np.float64]) -> None:
-        """Add values, as ``bits`` are laid out, to those of an image, ``[C, h, w]``."""
+    def add_to(self, target: NDArray[np.float64]) -> None:
+        """Add them to those of an image, ``[3, C, h, w]``."""
         if isinstance(self.channels, list):
-            target[self.channels] += values
+            target[:, self.channels] += self.costs
         else:
-            target[self.channels][:, self.rows, self.columns] += values
+            target[:, self.channels][..., self.rows, self.columns] += self.costs
 
 
 class SymbolLocator:
@@ -220,8 +219,7 @@ class SymbolLocator:
                 channels,
                 rows,
                 columns,
-                costs.bits.reshape(size),
-                costs.expected.reshape(size),
+                costs.each.reshape(3, *size),
                 False,
             )
         ]
@@ -238,27 +236,25 @@ class SymbolLocator:
             raise self._unknown(run.indexed[0][0], "made indexes in another order than that of the symbols")
         located: list[LocatedSymbols] = []
         first = 0
-        groups = _by_module(run.indexed)
+        groups, costs = _by_module(run.indexed), run.costs.each
         for module, shapes in groups:
             count = sum(math.prod(shape) for shape in shapes)
             span = slice(first, first + count)
-            located += self._group(module, shapes, run.costs.bits[span], run.costs.expected[span])
+            located += self._group(module, shapes, costs[:, span])
             first += count
         for module in dict.fromkeys(module for module, _ in groups):
             self.images[module] = self.images.get(module, 0) + 1
         return located
 
-    def _group(
-        self, module: nn.Module, shapes: list[Shape], bits: NDArray[np.float64], expected: NDArray[np.float64]
-    ) -> list[LocatedSymbols]:
+    def _group(self, module: nn.Module, shapes: list[Shape], costs: NDArray[np.float64]) -> list[LocatedSymbols]:
         """Locate consecutive index tensors of one module: position after position, or block after block."""
         blocks, image = self._blocks(module), self.images.get(module, 0)
         h, w = self.grids[blocks[0].latent]
         channels = blocks[0].channels
         if len(blocks) == 1 and len(shapes) == h * w and all(math.prod(shape) == channels for shape in shapes):
             span = slice(blocks[0].first, blocks[0].first + channels)
-            turned = [one.reshape(h, w, channels).transpose(2, 0, 1) for one in (bits, expected)]
-            return [LocatedSymbols(blocks[0].latent, image, span, ALL, ALL, turned[0], turned[1], positions=h * w > 1)]
+            turned = costs.reshape(3, h, w, channels).transpose(0, 3, 1, 2)
+            return [LocatedSymbols(blocks[0].latent, image, span, ALL, ALL, turned, positions=h * w > 1)]
         wanted = [(1, block.channels, *self.grids[block.latent]) for block in blocks]
         if shapes != wanted:
             many = len(shapes) == len(wanted) and all(
@@ -271,8 +267,8 @@ class SymbolLocator:
         for block, shape in zip(blocks, shapes, strict=True):
             count = math.prod(shape)
             span = slice(block.first, block.first + block.channels)
-            pair = [one[first : first + count].reshape(shape[1:]) for one in (bits, expected)]
-            located.append(LocatedSymbols(block.latent, image, span, ALL, ALL, pair[0], pair[1], positions=False))
+            part = costs[:, first : first + count].reshape(3, *shape[1:])
+            located.append(LocatedSymbols(block.latent, image, span, ALL, ALL, part, positions=False))
             first += count
         return located
 

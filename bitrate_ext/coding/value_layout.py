@@ -39,13 +39,13 @@ class ScatteredSymbols:
     latent: str
     image: int
     places: NDArray[np.int32]  # of each symbol, in the flat [C, h, w]
-    bits: NDArray[np.float64]  # [symbols]
-    expected: NDArray[np.float64]
+    costs: NDArray[np.float64]  # bits, expected bits, escapes: [3, symbols]
     positions: bool  # forward() takes their context from other values
 
-    def add(self, values: NDArray[np.float64], target: NDArray[np.float64]) -> None:
-        """Add values, as ``bits`` are laid out, to those of an image, ``[C, h, w]``, contiguous."""
-        np.add.at(target.reshape(-1), self.places, values)  # passes with masks code a cell more than once
+    def add_to(self, target: NDArray[np.float64]) -> None:
+        """Add them to those of an image, ``[3, C, h, w]``, contiguous."""
+        for values, flat in zip(self.costs, target.reshape(3, -1), strict=True):
+            np.add.at(flat, self.places, values)  # passes with masks code a cell more than once
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +92,7 @@ class ValueLocator:
                 latent,
                 max(run.image, 0),
                 places,
-                run.costs.bits[which],
-                run.costs.expected[which],
+                run.costs.each[:, which],
                 latent in self.layout.other_context,
             )
             for run in coded.runs

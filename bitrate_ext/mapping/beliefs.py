@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..models.padding import Crop, Size
+from ..ops.rate.cells import symbol_bits
 from ..ops.rate.packed import parts_of
 from ..ops.sources import GAUSSIAN, LAPLACE, LOGISTIC, MIXTURE, Flat, Source
 from .channels import chosen_channels
 
 Beliefs = dict[str, dict[str, Tensor]]  # by latent, "scales" and "means", [N, C, h, w]
 DEVIATIONS = {GAUSSIAN: 1.0, LAPLACE: math.sqrt(2), LOGISTIC: math.pi / math.sqrt(3), MIXTURE: 1.0}  # of a scale of 1
+NODES, LEAST, MOST = 1024, -4.0, 6.0  # of the table of entropies: how many, and the logarithms of scales at its ends
+TAIL = 20  # deviations, beyond which there is next to nothing
 
 
 def beliefs_of(sources: Mapping[str, Source]) -> Beliefs:
@@ -39,6 +43,46 @@ def _believed(flat: Flat) -> dict[str, Tensor]:
         scales = (share * (scales.square() + (means - centre).square())).sum(dim=1).sqrt()
         means = centre[:, 0]
     return {"scales": scales, "means": means}
+
+
+def expected_bits(sources: Mapping[str, Source]) -> dict[str, Tensor]:
+    """Return the bits that distributions expect of each cell: their entropy, float64 ``[N, h, w]``, to 1e-4 a symbol.
+
+    Of latents whose values lie whole steps from the means of distributions that are symmetric about these.
+    """
+    found = {}
+    for latent, source in sources.items():
+        parts = [part.flat() for part in parts_of(source)]
+        if all(part.family in DEVIATIONS and part.family != MIXTURE and _in_steps(part) for part in parts):
+            found[latent] = torch.cat([_entropies(part) for part in parts], dim=1).sum(dim=1)
+    return found
+
+
+def _in_steps(flat: Flat) -> bool:
+    values, _, means = (one.detach() for one in flat.tensors)
+    apart = values - means
+    return bool((apart - apart.round()).abs().amax() < 1e-3)
+
+
+def _entropies(flat: Flat) -> Tensor:
+    """Return the entropy of each symbol's distribution, float64 ``[N, C, h, w]``, between those of a table."""
+    logarithms = flat.tensors[1].detach().double().clamp(min=max(flat.bound, 2**LEAST)).log2()
+    table = _entropy_table(flat.family).to(logarithms.device)
+    place = (logarithms.clamp(max=MOST) - LEAST) * ((NODES - 1) / (MOST - LEAST))
+    below = place.nan_to_num().long().clamp(max=NODES - 2)
+    between = torch.lerp(table[below], table[below + 1], place - below)
+    return between + (logarithms - MOST).clamp(min=0)  # of wide distributions each octave adds a bit
+
+
+@lru_cache
+def _entropy_table(family: int) -> Tensor:
+    scales = torch.linspace(LEAST, MOST, NODES, dtype=torch.float64).exp2()[None, None, :, None]
+    steps = torch.arange(math.ceil(TAIL * DEVIATIONS[family] * 2**MOST) + 1, dtype=torch.float64)
+    shape = (1, 1, NODES, len(steps))
+    tensors = [steps.expand(shape), scales.expand(shape), torch.zeros(shape, dtype=torch.float64)]
+    bits = symbol_bits(Flat(family, [one.float().contiguous() for one in tensors], -math.inf, 0.0))
+    summed = torch.where(torch.isfinite(bits), bits * (-bits).exp2(), 0.0)
+    return 2 * summed.sum(dim=3).flatten() - summed[..., 0].flatten()  # steps to either side, and none
 
 
 def belief_map(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..cells.outside import outside_bits
-from ..choices import CODED
+from ..choices import CODED, ESCAPES, ESTIMATED, EXPECTED
 from ..coding.coder import CodedLatent, Coder, noise
 from ..coding.ledger import Account, Ledger
 from ..coding.rans import CodingError
@@ -59,7 +59,10 @@ def map_coded(
         estimated = estimate(adapter, projections, padded, crop, forward_kwargs, torch.float64, ran=ran)
         accounts = _compared(result, estimated)
         warnings = [*estimated.warnings, *coder.warnings, *_disagreements(coder, latents, accounts)]
-        result = replace(result, x_hat=estimated.x_hat, gap=result.map - estimated.map, ledger=Ledger(accounts))
+        beside = result.beside | {ESTIMATED: {name: grid.bits for name, grid in estimated.grids.items()}}
+        result = replace(
+            result, x_hat=estimated.x_hat, gap=result.map - estimated.map, ledger=Ledger(accounts), beside=beside
+        )
     return in_dtype(replace(result, warnings=tuple(warnings)), padded.dtype)
 
 
@@ -72,8 +75,8 @@ def lay_out_coded(
     guides: Guides | None = None,
 ) -> BitrateResult:
     """Lay coded latents out in float64, on the device of the padded images, with their ledger."""
-    cells = {name: one.bits.sum(dim=1).to(padded.device) for name, one in latents.items()}
-    expected = {name: one.expected.sum(dim=1).to(padded.device) for name, one in latents.items()}
+    summed = {name: one.costs.sum(dim=2).to(padded.device) for name, one in latents.items()}
+    cells, expected, escapes = ({name: one[:, place] for name, one in summed.items()} for place in range(3))
     result = lay_out(cells, projections, canvas, crop, torch.float64, guides=guides)
     accounts = {
         name: latents[name].ledger.account(
@@ -88,6 +91,7 @@ def lay_out_coded(
         channel_bits={name: one.bits.sum(dim=(2, 3)).to(padded.device) for name, one in latents.items()},
         ledger=Ledger(accounts),
         entropy=lay_out(expected, projections, canvas, crop, torch.float64, guides=guides, each=False).map,
+        beside={EXPECTED: expected, ESCAPES: escapes},
     )
 
 

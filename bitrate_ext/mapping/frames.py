@@ -215,6 +215,9 @@ class FrameMapper:
                 sources=tuple(sources),
                 index=index + k,
                 rim=result.rim,
+                grids={name: grid.of_images(k, k + 1) for name, grid in result.grids.items()},
+                canvas=size,
+                crop=crop,
                 kind=kind,
                 frame=frame,
             )

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..cells.outside import outside_bits, rim_of
 from ..cells.picture import CellGrid, PictureBits
 from ..cells.regions import Names, RegionTable, Where
-from ..choices import ESTIMATED
+from ..choices import ESTIMATED, EXPECTED
 from ..coding.ledger import Ledger
 from ..models.adapter import ModelAdapter, crop_reconstruction
 from ..models.compressai_quirks import likelihood_warnings
@@ -26,7 +26,7 @@ from ..ops.rate.deferred import sources_of
 from ..ops.rate.packed import parts_of, without_floor
 from ..ops.sources import Source
 from ..ops.units import LIKELIHOOD, noun_of, range_trouble, value_range
-from .beliefs import Beliefs, belief_map, beliefs_of
+from .beliefs import Beliefs, belief_map, beliefs_of, expected_bits
 from .channels import ChannelMaps
 from .guides import Guides, make_guides
 
@@ -57,6 +57,7 @@ class BitrateResult:
     gap: Tensor | None = None  # on request: [N, 1, H, W], coded minus estimated, bits per pixel
     symbols: ChannelMaps | None = None  # on request: what channel_map lays out
     beliefs: Beliefs = field(default_factory=dict)  # on request: what belief_map lays out
+    beside: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # see PictureBits: float64 [N, h, w]
     rim: tuple[int, int, int, int] = (0, 0, 0, 0)  # top, bottom, left, right: pixels, one cell wide, beside padding
     grids: dict[str, CellGrid] = field(default_factory=dict)  # float64 bits of cells; not of "jacobian"
     canvas: Size = (0, 0)  # that they cover, (H, W), pixels
@@ -98,6 +99,9 @@ class BitrateResult:
             channel_bits={latent: bits[number] for latent, bits in self.channel_bits.items()},
             symbol_bits=self.symbols.bits(number) if self.symbols and self.grids else {},
             warnings=self.warnings,
+            beside={what: {name: one[number] for name, one in of.items()} for what, of in self.beside.items()}
+            if self.grids
+            else {},
         )
 
     def region(
@@ -240,7 +244,8 @@ def estimate(
 
     With ``channels`` the result has ``channel_bits``, for which each likelihood is read once more, and ``channel_map``.
     Costs of cells have no channels, and are left out there. ``sources`` takes true values where it can, of which
-    ``beliefs`` keeps scales and means, for ``belief_map``. ``ran`` is what ``forward`` returned, if it has run.
+    ``beliefs`` keeps scales and means, for ``belief_map``, and the bits that they expect. ``ran`` is what ``forward``
+    returned, if it has run.
     """
     unit = adapter.unit
     output, likelihoods, said = ran or run_forward(adapter, padded, forward_kwargs, fused=sources)
@@ -266,6 +271,7 @@ def estimate(
         warnings=tuple(warnings),
         sources=tuple(known),
         beliefs=believed,
+        beside={EXPECTED: expected_bits(known)} if beliefs else {},
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import math
 import zlib
@@ -17,6 +18,8 @@ from torch import Tensor
 from .._version import __version__
 from ..cells.picture import CellGrid, PictureBits
 from ..cells.quality import to_decibels
+from ..cells.regions import Areas
+from ..models.padding import Size
 from ..ops.projection import Axis, axis_band
 from ..optional import require
 from ..viz.colormap import COLOURS, DIFFERENCES, colour_limit, colour_map, inside_rim
@@ -32,24 +35,31 @@ class Blobs:
 
     def __init__(self) -> None:
         self.texts: list[str] = []
+        self.later: set[int] = set()  # that a page can open without: they come last in the file
         self._places: dict[bytes, int] = {}
 
-    def add_bytes(self, content: bytes) -> int:
+    def add_bytes(self, content: bytes, *, later: bool = False) -> int:
         """Keep bytes as they are; return their place."""
-        if content not in self._places:
-            self._places[content] = len(self.texts)
+        key = hashlib.sha256(content).digest()
+        place = self._places.setdefault(key, len(self.texts))
+        if place == len(self.texts):
             self.texts.append(base64.b64encode(content).decode())
-        return self._places[content]
+            self.later |= {place}
+        if not later:
+            self.later.discard(place)
+        return place
 
-    def add(self, array: NDArray[Any]) -> dict[str, Any]:
+    def add(self, array: NDArray[Any], *, later: bool = False) -> dict[str, Any]:
         """Keep an array, deflated: first the lowest bytes of all numbers, then the next, which packs floats better."""
         little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
         planes = little.view(np.uint8).reshape(-1, little.itemsize).T
-        place = self.add_bytes(zlib.compress(planes.tobytes(), LEVEL))
+        place = self.add_bytes(zlib.compress(planes.tobytes(), LEVEL), later=later)
         return {"blob": place, "type": array.dtype.name, "shape": list(array.shape)}
 
-    def add_picture(self, picture: Tensor) -> int:
-        """Keep a picture ``[1, C, H, W]`` in [0, 1], its 8 bits unchanged; of many channels the first three.
+    def add_picture(self, picture: Tensor, *, later: bool = False, quality: int | None = None) -> int:
+        """Keep a picture ``[1, C, H, W]`` in [0, 1], of many channels the first three: its 8 bits unchanged.
+
+        With ``quality``, 1 to 100, it is kept with losses, which takes a tenth.
 
         Raises:
             ImportError: Pillow is missing.
@@ -58,11 +68,14 @@ class Blobs:
         pixels = eight_bits(wanted).expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
         file = io.BytesIO()
         image = require("PIL.Image").fromarray(pixels)
-        if max(pixels.shape) <= WEBP_SIDE and require("PIL.features").check("webp"):
+        webp = max(pixels.shape) <= WEBP_SIDE and require("PIL.features").check("webp")
+        if quality is not None:
+            image.save(file, format="WEBP" if webp else "JPEG", quality=quality)
+        elif webp:
             image.save(file, format="WEBP", lossless=True, method=2, quality=20)
         else:
             image.save(file, format="PNG")
-        return self.add_bytes(file.getvalue())
+        return self.add_bytes(file.getvalue(), later=later)
 
 
 def eight_bits(picture: Tensor) -> Tensor:
@@ -77,9 +90,9 @@ def page_document(
     channels: int | None,
     title: str,
     facts: Mapping[str, str],
-    mask: Tensor | None,
-    mask_names: Mapping[int, str],
-    colours: bool = True,
+    regions: Areas | None = None,
+    quality: int | None = None,
+    later: bool = False,
 ) -> dict[str, Any]:
     """Return what a page of one picture is told; see ``write_page``."""
     first = inputs[0]
@@ -92,11 +105,20 @@ def page_document(
         "facts": {str(name): str(value) for name, value in facts.items()},
         "width": width,
         "height": height,
-        "picture": None if picture is None else blobs.add_picture(picture),
-        "palettes": palettes() if colours else None,
-        "inputs": [_input_document(one, blobs, channels) for one in inputs],
-        "mask": None if mask is None else blobs.add(mask.cpu().numpy().astype(np.int32)),
-        "mask_names": {str(label): str(name) for label, name in mask_names.items()},
+        "picture": None if picture is None else blobs.add_picture(picture, quality=quality, later=later),
+        "exact": quality is None,
+        "palettes": None if later else palettes(),
+        "inputs": [_input_document(one, blobs, channels, exact=quality is None, later=later) for one in inputs],
+        "regions": None if regions is None else _region_document(regions, blobs, (height, width)),
+    }
+
+
+def _region_document(areas: Areas, blobs: Blobs, size: Size) -> dict[str, Any]:
+    """Return the group of each pixel, and of each region its groups."""
+    groups = [np.flatnonzero(row).tolist() for row in areas.member[: len(areas.names)]]
+    return {
+        "groups": blobs.add(areas.groups.reshape(size).astype(np.int32)),
+        "named": [{"label": name, "groups": own} for name, own in zip(areas.names, groups, strict=True)],
     }
 
 
@@ -106,7 +128,9 @@ def palettes() -> dict[str, list[int]]:
     return {what: colour_map(name)(np.arange(256), bytes=True)[:, :3].ravel().tolist() for what, name in names.items()}
 
 
-def _input_document(one: PictureBits, blobs: Blobs, channels: int | None) -> dict[str, Any]:
+def _input_document(
+    one: PictureBits, blobs: Blobs, channels: int | None, *, exact: bool, later: bool
+) -> dict[str, Any]:
     total = one.map().cpu().numpy()
     return {
         "name": one.name,
@@ -122,8 +146,10 @@ def _input_document(one: PictureBits, blobs: Blobs, channels: int | None) -> dic
         "warnings": list(one.warnings),
         "limit": colour_limit(inside_rim(total, one.rim)),
         "psnr": page_psnr(one),
-        "reconstruction": None if one.reconstruction is None else blobs.add_picture(one.reconstruction),
-        "latents": [_latent_document(one, name, blobs, channels) for name in one.grids],
+        "reconstruction": blobs.add_picture(one.reconstruction, later=True)
+        if exact and one.reconstruction is not None
+        else None,
+        "latents": [_latent_document(one, name, blobs, channels, later=later) for name in one.grids],
     }
 
 
@@ -135,16 +161,21 @@ def page_psnr(one: PictureBits) -> float | None:
     return to_decibels(float(apart.square().sum(dtype=torch.float64)) / (255**2 * apart.numel()))
 
 
-def _latent_document(one: PictureBits, name: str, blobs: Blobs, channels: int | None) -> dict[str, Any]:
+def _latent_document(one: PictureBits, name: str, blobs: Blobs, channels: int | None, *, later: bool) -> dict[str, Any]:
     grid = one.grids[name]
     made: dict[str, Any] = {"name": name, "bits": finite(one.latent_bits[name]), "raster": None, "channels": None}
     cells = grid.bits.detach().double().cpu()
     if grid.guide is not None or tuple(cells.shape) == one.size == one.canvas:
         raster = one.map(name).detach().cpu().numpy().astype(np.float32)
-        made["raster"] = blobs.add(((raster.view(np.uint32) + HALF) & KEPT_BITS).view(np.float32))
-    made["cells"] = blobs.add(cells.numpy()) if tuple(cells.shape) != one.size else None
+        made["raster"] = blobs.add(((raster.view(np.uint32) + HALF) & KEPT_BITS).view(np.float32), later=later)
+    made["cells"] = blobs.add(cells.numpy(), later=later) if tuple(cells.shape) != one.size else None
     made["grid"] = list(cells.shape)
     made["terms"] = [] if made["raster"] else _bands(one, grid, blobs)
+    known = {what: of[name].detach().double().cpu() for what, of in one.beside.items() if name in of}
+    made["beside"] = {
+        what: {"cells": blobs.add(held.numpy(), later=True), "total": finite(float(held.sum()))}
+        for what, held in known.items()
+    }
     totals = one.channel_bits.get(name)
     if totals is not None:
         made["channels"] = _channel_document(totals, one.symbol_bits.get(name), blobs, channels)
@@ -169,7 +200,9 @@ def _channel_document(totals: Tensor, cells: Tensor | None, blobs: Blobs, most: 
     """Return the bits of all channels, and the cells of the costliest, most first."""
     totals = totals.detach().double().cpu()
     order = totals.sort(descending=True, stable=True).indices[:most]
-    held = None if cells is None else blobs.add(cells[order.to(cells.device)].detach().float().cpu().numpy())
+    held = (
+        None if cells is None else blobs.add(cells[order.to(cells.device)].detach().float().cpu().numpy(), later=True)
+    )
     return {"bits": [finite(bits) for bits in totals.tolist()], "numbers": order.tolist(), "cells": held}
 
 

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
 
 from .._version import __version__
 from .document import Blobs
 
+SHOWN, SIDE, QUALITY = 6, 240, 80  # thumbnails of either end; their longer side, pixels; of their files
 
-def folder_document(rows: Iterable[Mapping[str, Any]], blobs: Blobs, *, title: str, link: str | None) -> dict[str, Any]:
+
+def folder_document(
+    rows: Iterable[Mapping[str, Any]],
+    blobs: Blobs,
+    *,
+    title: str,
+    link: str | None,
+    picture: Callable[[Mapping[str, Any]], Tensor | None] | None,
+    by: str,
+) -> dict[str, Any]:
     """Return what a page of many pictures is told; see ``write_folder_page``.
 
     Columns of numbers are blobs of float64, NaN where one is missing; all others are texts.
@@ -36,4 +48,27 @@ def folder_document(rows: Iterable[Mapping[str, Any]], blobs: Blobs, *, title: s
         else:
             column["texts"] = ["" if value is None else str(value) for value in values]
         columns.append(column)
-    return {"page": "folder", "title": title, "version": __version__, "count": len(table), "columns": columns}
+    made = {"page": "folder", "title": title, "version": __version__, "count": len(table), "columns": columns}
+    return made | {"by": by, "ends": [] if picture is None else _ends(table, blobs, picture, by)}
+
+
+def _ends(
+    table: Sequence[Mapping[str, Any]], blobs: Blobs, picture: Callable[..., Tensor | None], by: str
+) -> list[list[dict[str, int]]]:
+    """Return the rows with the least and with the most of a column, each with its thumbnail."""
+    known = [number for number, row in enumerate(table) if math.isfinite(row.get(by) or math.nan)]
+    order = sorted(known, key=lambda number: float(table[number][by]))
+    count = min(SHOWN, (len(order) + 1) // 2)
+    ends = []
+    for part in order[:count], order[count:][-SHOWN:][::-1]:
+        thumbnails = [(number, _thumbnail(picture(table[number]))) for number in part]
+        shown = [(number, one) for number, one in thumbnails if one is not None]
+        ends.append([{"row": number, "picture": blobs.add_picture(one, quality=QUALITY)} for number, one in shown])
+    return ends
+
+
+def _thumbnail(picture: Tensor | None) -> Tensor | None:
+    if picture is None or max(picture.shape[2:]) <= SIDE:
+        return picture
+    size = [max(1, round(side * SIDE / max(picture.shape[2:]))) for side in picture.shape[2:]]
+    return F.interpolate(picture.detach().float().cpu(), size=size, mode="area")

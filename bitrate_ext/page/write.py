@@ -7,7 +7,7 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from importlib.resources import files
 from os import PathLike
@@ -18,10 +18,11 @@ from torch import Tensor
 
 from ..atomic import open_all_or_none
 from ..cells.picture import PictureBits
+from ..cells.regions import Names, Where, areas_of
 from ..choices import SHOWN_CHANNELS
 from .document import Blobs, page_document
 from .folder import folder_document
-from .video import video_document
+from .video import VideoFrames
 
 _IMPORT = re.compile(r'^import (\{[^}]*\}) from "\./(\w+)\.js";$', re.MULTILINE)
 _COMMENT = re.compile(r"^\s*(?://.*|/\*\*(?:(?!\*/)[\s\S])*\*/)\n", re.MULTILINE)  # lines of nothing else
@@ -35,8 +36,8 @@ def write_page(
     channels: int | None = SHOWN_CHANNELS,
     title: str = "",
     facts: Mapping[str, str] | None = None,
-    mask: Tensor | None = None,
-    mask_names: Mapping[int, str] | None = None,
+    regions: Where | None = None,
+    names: Names = None,
 ) -> None:
     """Write one HTML file in which the bits of a picture can be looked into, with any browser, without a network.
 
@@ -51,11 +52,11 @@ def write_page(
             of ``BitrateMapper(model, channels=True)``.
         title: of the page; default: the name of the first input.
         facts: what is to be told of how it came to be, such as the command.
-        mask: ``[H, W]``, whole numbers: pixels of one number are a region; 0 is none.
-        mask_names: of these numbers.
+        regions: that the page begins with: boxes, a mask or labels, as for ``PictureBits.region``.
+        names: of them, likewise.
 
     Raises:
-        ValueError: no input, pictures of different sizes, a mask of another size.
+        ValueError: no input, pictures of different sizes, regions that do not fit.
         ImportError: Pillow or Matplotlib is missing.
         OSError: the file cannot be written.
     """
@@ -72,10 +73,9 @@ def write_page(
                 f"inputs must be of one picture, of {given[0].size[0]} x {given[0].size[1]} pixels; inputs[{number}] "
                 f"has {one.size[0]} x {one.size[1]}: write a page for each"
             )
-    if mask is not None and tuple(mask.shape) != given[0].size:
-        raise ValueError(f"mask must be {list(given[0].size)}, as the picture, got {list(mask.shape)}")
     if channels is not None and channels < 0:
         raise ValueError(f"channels must be a number of at least 0, or None for all, got {channels}")
+    areas = None if regions is None else areas_of(regions, given[0].size, names)
     blobs = Blobs()
     document = page_document(
         given,
@@ -83,14 +83,19 @@ def write_page(
         channels=channels,
         title=title or given[0].name or "Bits of a picture",
         facts=facts or {},
-        mask=mask,
-        mask_names=mask_names or {},
+        regions=areas,
     )
-    _write(document, blobs, path)
+    write_document(document, blobs, path)
 
 
 def write_folder_page(
-    rows: Iterable[Mapping[str, Any]], path: str | PathLike[str], *, title: str = "Pictures", link: str | None = "page"
+    rows: Iterable[Mapping[str, Any]],
+    path: str | PathLike[str],
+    *,
+    title: str = "Pictures",
+    link: str | None = "page",
+    picture: Callable[[Mapping[str, Any]], Tensor | None] | None = None,
+    by: str = "bpp",
 ) -> None:
     """Write one HTML file with a table of many pictures that can be sorted and filtered.
 
@@ -99,13 +104,16 @@ def write_folder_page(
         path: of the file; one that exists is replaced.
         title: of the page.
         link: the column that names each picture's own page, relative to this one.
+        picture: returns the picture of a row, ``[1, C, H, W]`` in [0, 1], or None; it is asked for those that cost the
+            least and the most, at most 6 of each, which the page shows at 240 pixels a side, about 8 KB each.
+        by: the column of numbers that says what a picture costs.
 
     Raises:
         ValueError: no rows.
         OSError: the file cannot be written.
     """
     blobs = Blobs()
-    _write(folder_document(rows, blobs, title=title, link=link), blobs, path)
+    write_document(folder_document(rows, blobs, title=title, link=link, picture=picture, by=by), blobs, path)
 
 
 def write_video_page(
@@ -115,6 +123,7 @@ def write_video_page(
     rate: float = 25.0,
     kinds: Sequence[str] | None = None,
     channels: int | None = 0,
+    quality: int | None = None,
     title: str = "Video",
     facts: Mapping[str, str] | None = None,
 ) -> None:
@@ -126,6 +135,8 @@ def write_video_page(
         rate: frames a second.
         kinds: of each frame, such as "key" and "inter". A key frame begins a group.
         channels: as for ``write_page``.
+        quality: of the pictures, 1 to 100, which are then kept with losses and without reconstructions, in a tenth of
+            the room; PSNR is of the exact ones. None: as they are.
         title: of the page.
         facts: what is to be told of how it came to be.
 
@@ -133,9 +144,10 @@ def write_video_page(
         ValueError: no frames, frames of different sizes, a rate that is none, not a kind for each.
         OSError: the file cannot be written.
     """
-    blobs = Blobs()
-    options: dict[str, Any] = {"rate": rate, "kinds": kinds, "channels": channels, "title": title, "facts": facts or {}}
-    _write(video_document(frames, blobs, **options), blobs, path)
+    taken = VideoFrames(channels=channels, quality=quality, facts=facts or {})
+    for frame in frames:
+        taken.add(frame)
+    write_document(taken.document(rate=rate, kinds=kinds, title=title), taken.blobs, path)
 
 
 @lru_cache(maxsize=1)
@@ -156,21 +168,30 @@ def program() -> str:
     return '"use strict";\n(() => {\nconst modules = {};\n' + "".join(made.values()) + "})();\n"
 
 
-def _write(document: Mapping[str, Any], blobs: Blobs, path: str | PathLike[str]) -> None:
+def write_document(document: Mapping[str, Any], blobs: Blobs, path: str | PathLike[str]) -> None:
+    """Write what a page is told, with its blobs, its style and its program, in one step."""
     style = (files(__package__) / "src" / "page.css").read_text(encoding="utf-8")
     skeleton = (files(__package__) / "src" / "page.html").read_text(encoding="utf-8")
     script = program()
     # Inside of a script element nothing but "</script" and "<!--" has a meaning; JSON can do without "<".
     text = json.dumps(document, allow_nan=False, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
     text = text.encode("utf-8", "backslashreplace").decode()  # names of files may hold halves of surrogates
-    held = [f'<script type="text/plain" id="blob-{number}">{blob}</script>' for number, blob in enumerate(blobs.texts)]
+    held = {
+        later: [
+            f'<script type="text/plain" id="blob-{number}">{blob}</script>\n'
+            for number, blob in enumerate(blobs.texts)
+            if (number in blobs.later) == later
+        ]
+        for later in (False, True)
+    }
     pieces = {
         "title": html.escape(document["title"].encode("utf-8", "replace").decode()),
         "policy": f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
         "img-src blob:; base-uri 'none'; form-action 'none'",
         "style": style,
         "script": script,
-        "data": f'<script type="application/json" id="data">{text}</script>\n' + "\n".join(held),
+        "data": f'<script type="application/json" id="data">{text}</script>\n{"".join(held[False])}',
+        "later": "".join(held[True]),
     }
     page = re.sub(r"\{\{(\w+)\}\}", lambda found: pieces[found[1]], skeleton)
     with open_all_or_none([Path(path)]) as (file,):

@@ -51,6 +51,7 @@ def map_video(
     preset: str = "veryfast",
     progress: Progress | None = None,
     watch: Stopwatch | None = None,
+    seen: Callable[[FrameResult], None] | None = None,
 ) -> VideoRecord:
     """Write a video with its bitrate map, and say what each frame costs.
 
@@ -70,6 +71,7 @@ def map_video(
         crf, preset: of the encoder.
         progress: is told how far it is.
         watch: adds up seconds by stage: "decode", "network", "map", "colour", "encode". Stages overlap.
+        seen: is given the result of each frame, in their order; its map does not stay.
 
     Raises:
         VideoError: the video cannot be read, or states a rate that ``VideoWriter`` does not take.
@@ -81,11 +83,9 @@ def map_video(
         raise ValueError(f"scale must be one of {', '.join(map(repr, SCALES))} or a number, got {scale!r}")
     if not isinstance(scale, str) and not (math.isfinite(scale) and scale > 0):
         raise ValueError(f"scale must be positive and finite, got {scale!r}")
-    encoder = {"crf": crf, "preset": preset}
-    job = _Job(
-        Path(source), Path(target), mapper, view, scale, frames, reading or {}, encoder, progress, watch or Stopwatch()
-    )
-    return job.run()
+    encoder, watch = {"crf": crf, "preset": preset}, watch or Stopwatch()
+    options = view, scale, frames, reading or {}, encoder, progress, watch, seen
+    return _Job(Path(source), Path(target), mapper, *options).run()
 
 
 @dataclass
@@ -111,6 +111,7 @@ class _Job:
     encoder: dict[str, Any]
     progress: Progress | None
     watch: Stopwatch
+    seen: Callable[[FrameResult], None] | None = None
     rows: list[FrameRow] = field(default_factory=list)  # of the frames that are mapped
     warnings: tuple[str, ...] = ()
 
@@ -251,6 +252,8 @@ class _Job:
         if not self.rows:
             self.warnings = result.warnings
         self.rows.append(FrameRow.of(result, time))
+        if self.seen is not None:
+            self.seen(result)
         return self.rows[-1]
 
     def _open(self, frames: int | None) -> VideoReader:

@@ -48,7 +48,9 @@ def test_the_map_adds_up_to_the_file(name: str, monkeypatch: pytest.MonkeyPatch)
         assert_closes(result, strings, x)
         assert result.ledger is not None
         assert all((one.located + one.padding > 0).all() for one in result.ledger.latents.values())
-        escapes += sum(int(one.escapes.sum()) for one in result.ledger.latents.values())
+        for name, one in result.ledger.latents.items():
+            assert result.beside["escapes"][name].sum(dim=(1, 2)).tolist() == one.escapes.tolist()
+            escapes += int(one.escapes.sum())
         assert not result.warnings
     assert escapes > 0
 

@@ -10,7 +10,8 @@ from block_codecs import BlockCodec
 
 import bitrate_ext
 from bitrate_ext import BitrateMapper
-from bitrate_ext.mapping.beliefs import beliefs_of
+from bitrate_ext.mapping.beliefs import beliefs_of, expected_bits
+from bitrate_ext.ops.rate.cells import symbol_bits
 from bitrate_ext.ops.rate.packed import Concatenated
 from bitrate_ext.ops.sources import Gaussian, GaussianMixture, Laplace, Logistic, Source
 
@@ -27,6 +28,20 @@ def test_standard_deviations_of_each_distribution(kind: type[Source], deviation:
     believed = beliefs_of({"y": source})["y"]
     torch.testing.assert_close(believed["scales"], ones(3, 0.11 * deviation))  # bounded
     torch.testing.assert_close(believed["means"], ones(3, -2.0))
+
+
+@pytest.mark.parametrize("kind", [Gaussian, Laplace, Logistic])
+def test_expected_bits_are_the_entropy(kind: type[Source]) -> None:
+    scales = [0.05, 0.11, 0.3, 1.0, 2.7, 40.0, 300.0]
+    steps = torch.arange(-20_000.0, 20_001.0)
+    for scale in scales:
+        alike = torch.full((1, 1, 1, len(steps)), scale, dtype=torch.float64)
+        bits = symbol_bits(kind(steps[None, None, None].double(), alike).flat())  # type: ignore[call-arg]
+        entropy = float((bits * (-bits).exp2()).nan_to_num().sum())
+        source = kind(ones(3, 2.25), ones(3, scale), ones(3, 1.25))  # type: ignore[call-arg]
+        found = expected_bits({"y": source, "z": Gaussian(ones(1, 0.5), ones(1))})
+        assert list(found) == ["y"]  # z: noisy, in no steps from its means
+        torch.testing.assert_close(found["y"], torch.full((1, 2, 2), 3 * entropy).double(), rtol=0, atol=3e-4)
 
 
 def test_a_mixture_is_one_distribution() -> None:

@@ -74,13 +74,17 @@ def test_coded_latents() -> None:
     books = LedgerBuilder(1)
     books.enter(0, 10, 40.0, 0, 8)
     bits = torch.stack([CELLS["y"], 3 * CELLS["y"]], dim=1)
-    latents = {"y": CodedLatent(bits, bits + torch.tensor([[0.0, 4], [8, 12]]), books, False)}
+    costs = torch.stack([bits, bits + torch.tensor([[0.0, 4], [8, 12]]), torch.eye(2).expand(1, 2, 2, 2)], dim=1)
+    latents = {"y": CodedLatent(costs, books, False)}
     result = lay_out_coded(latents, PLACES, (4, 4), (1, 1, 2, 3), torch.zeros(1, 3, 4, 4))
     assert result.bits == "coded"
     assert result.map.tolist() == [[[[1, 2, 2], [3, 4, 4]]]]
     assert result.entropy is not None
     assert result.entropy.tolist() == [[[[1, 4, 4], [7, 10, 10]]]]
     assert result.channel_bits["y"].tolist() == [[10, 30]]
+    beside = result.image(0).beside
+    assert beside["expected"]["y"].tolist() == (4 * CELLS["y"][0] + torch.tensor([[0, 8], [16, 24]])).tolist()
+    assert beside["escapes"]["y"].tolist() == [[2, 0], [0, 2]]
     assert result.ledger is not None
     account = result.ledger.latents["y"]
     assert (account.located.tolist(), account.padding.tolist(), account.overhead.tolist()) == ([16], [24], [40])

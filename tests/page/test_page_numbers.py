@@ -106,7 +106,7 @@ def test_regions(browser: Any, tmp_path: Path) -> None:
     mask = torch.zeros(SIZE, dtype=torch.int64)
     mask[10:30, 5:9] = 2
     mask[12:14, 40:] = 2
-    bitrate_ext.write_page(two, tmp_path / "page.html", mask=mask, mask_names={2: "=sky"})
+    bitrate_ext.write_page(two, tmp_path / "page.html", regions=mask, names={2: "=sky"})
     box = np.zeros(SIZE, dtype=bool)
     box[3:33, 8:28] = True
     with opened(browser, tmp_path / "page.html", FRAGMENT) as page:

@@ -237,7 +237,7 @@ def test_hostile_names(browser: Any, tmp_path: Path) -> None:
     labels = dict(enumerate([*parts[4], *parts[5][:24]], 1))
     facts = dict(zip(parts[6], parts[7], strict=True)) | {"more": parts[5][24]}
     bitrate_ext.write_page(
-        [bits, bits], tmp_path / "page.html", title=HOSTILE[1], mask=mask, mask_names=labels, facts=facts
+        [bits, bits], tmp_path / "page.html", title=HOSTILE[1], regions=mask, names=labels, facts=facts
     )
     with opened(browser, tmp_path / "page.html") as page:
         page.usable().page.wait_for_selector("#regions table")

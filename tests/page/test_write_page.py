@@ -76,7 +76,7 @@ def test_bits_without_cells_are_held_as_pixels() -> None:
     values = torch.rand(20, 30, dtype=torch.float64)
     bits = PictureBits({"y": CellGrid(values)}, (20, 30), (0, 0, 20, 30))
     blobs = Blobs()
-    told = page_document([bits], blobs, channels=0, title="", facts={}, mask=None, mask_names={})
+    told = page_document([bits], blobs, channels=0, title="", facts={})
     (latent,) = told["inputs"][0]["latents"]
     assert (latent["cells"], latent["terms"]) == (None, [])
     planes = zlib.decompress(base64.b64decode(blobs.texts[latent["raster"]["blob"]]))
@@ -94,7 +94,11 @@ def test_pictures_of_any_channels(tmp_path: Path, channels: int) -> None:
     [
         ([], {}, "inputs must be at least one PictureBits"),
         ([flat_bits(1.0), random_bits(1)], {}, r"inputs\[1\] has 45 x 62: write a page for each"),
-        (flat_bits(1.0), {"mask": torch.zeros(3, 3)}, r"mask must be \[32, 32\], as the picture, got \[3, 3\]"),
+        (
+            flat_bits(1.0),
+            {"regions": torch.zeros(3, 3)},
+            r"regions must be \[H, W\] = \[32, 32\] like the picture, got \[3, 3\]",
+        ),
         (flat_bits(1.0), {"channels": -1}, "channels must be a number of at least 0, or None for all, got -1"),
     ],
 )

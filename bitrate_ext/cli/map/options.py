@@ -9,7 +9,7 @@ from ..console import UsageError
 from ..model_options import add_model, check_checkpoint, check_model, is_own, qualities
 from ..outputs import prepare_folder
 from ..regions.options import add_regions, asked_for, check_regions
-from ..values import add_output, at_least, byte_count, inches, positive
+from ..values import add_output, add_passes, at_least, byte_count, check_jacobian, inches, positive
 
 MAP_NOTES = """\
 For each IMAGE (PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000, PBM, PGM, PPM, by plug-ins HEIC and JPEG XL; - is the
@@ -60,12 +60,7 @@ def add_map(command: argparse.ArgumentParser) -> None:
         "guided also follows edges and texture of the reconstruction, as the decoder does; "
         "jacobian follows the bits of each image through the decoder, pixel by pixel",
     )
-    command.add_argument(
-        "--passes",
-        type=at_least(choices.FEWEST_PASSES),
-        metavar="N",
-        help=f"of jacobian: more take longer and err less (default {choices.PASSES})",
-    )
+    add_passes(command)
     command.add_argument(
         "--max-memory", type=byte_count, metavar="SIZE", help="that the process may take, such as 4GiB; cuts into tiles"
     )
@@ -143,12 +138,7 @@ def check_map(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--errors needs a reconstruction, which --bits {choices.CODED} has with --gap alone")
     if arguments.errors and arguments.projection == choices.JACOBIAN:
         raise UsageError(f"--errors is of cells, which --projection {choices.JACOBIAN} has none of")
-    if arguments.bits == choices.CODED and arguments.projection == choices.JACOBIAN:
-        raise UsageError(
-            f"--projection {choices.JACOBIAN} follows estimated bits and cannot go with --bits {choices.CODED}"
-        )
-    if arguments.passes is not None and arguments.projection != choices.JACOBIAN:
-        raise UsageError(f"--passes {arguments.passes} goes with --projection {choices.JACOBIAN}")
+    check_jacobian(arguments)
     if arguments.pixels and arguments.format == "tiff":
         raise UsageError("--pixels is of npz files; --format tiff has pixels alone")
     check_regions(arguments)

@@ -99,6 +99,7 @@ def make_job(arguments: argparse.Namespace, device: torch.device) -> MapJob:
         gap=arguments.gap,
         channels=arguments.channels or arguments.channel is not None,
         sources=arguments.projection != JACOBIAN,  # whose maps are of likelihoods
+        beliefs=getattr(arguments, "beliefs", False),
         **mapper_options(arguments, BitrateMapper),
     )
     return MapJob(mapper, name, device, arguments)

@@ -12,6 +12,8 @@ from ... import choices
 from ..console import UsageError
 from ..model_options import add_model, check_model
 from ..outputs import ensure_output_dir, refusal
+from ..regions.options import add_regions, check_regions
+from ..values import add_passes, check_jacobian
 
 ALL = 1 << 30  # channels
 PAGES = ".pages"  # ends the name of the folder of pages, beside a page of many pictures
@@ -23,6 +25,7 @@ with a page of each.
 --versus lays another model, quality or kind of bits beside the first, with a slider, side by side, blinking, and as a
 difference: --versus "--quality 5", --versus "--bits coded", --versus "--padding replicate". What it does not name is as
 for the first. It may be repeated; any two are chosen on the page.
+With --roi or --mask the page begins with these regions.
 """
 
 
@@ -51,6 +54,7 @@ def add_report(command: argparse.ArgumentParser) -> None:
     other = type(command)(f"{command.prog} --versus", add_help=False, allow_abbrev=False)
     for one in (command, other):
         _add_bits(one)
+    add_regions(command, tables=False)
     command.set_defaults(other=other)
 
 
@@ -59,7 +63,7 @@ def _add_bits(command: argparse.ArgumentParser) -> None:
     projections = (*choices.PROJECTIONS, *choices.MEASURED, choices.JACOBIAN)
     command.add_argument("--projection", choices=projections, default="bilinear", help="as of bitrate-ext map")
     command.add_argument("--bits", choices=(choices.ESTIMATED, choices.CODED), default=choices.ESTIMATED)
-    command.set_defaults(passes=None)
+    add_passes(command)
 
 
 def check_report(arguments: argparse.Namespace) -> None:
@@ -68,6 +72,7 @@ def check_report(arguments: argparse.Namespace) -> None:
     Raises:
         UsageError: they do not.
     """
+    check_regions(arguments)
     arguments.each = [arguments]
     for words in arguments.versus:
         other = copy.copy(arguments)
@@ -78,14 +83,14 @@ def check_report(arguments: argparse.Namespace) -> None:
         if not split:
             raise UsageError("--versus: expected options in which it differs, such as --versus '--quality 5', got none")
         arguments.other.parse_args(split, namespace=other)
+        if other.projection != choices.JACOBIAN:
+            other.passes = None  # they are the first one's
         arguments.each.append(other)
     for one in arguments.each:
         check_model(one)
+        check_jacobian(one)
         one.gap = one.bits == choices.CODED  # for the reconstruction
-        if one.gap and one.projection == choices.JACOBIAN:
-            raise UsageError(
-                f"--projection {choices.JACOBIAN} follows estimated bits and cannot go with --bits {choices.CODED}"
-            )
+        one.beliefs = one.bits == choices.ESTIMATED and one.projection != choices.JACOBIAN
 
 
 def prepare_report(arguments: argparse.Namespace) -> None:

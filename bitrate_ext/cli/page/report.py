@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import shlex
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from ...cells.picture import PictureBits
 from ...io.files import shown
@@ -20,6 +24,7 @@ from ..console import FAILED, OK, echo, number, print_document, tell_failures, w
 from ..map.work import make_job, run_job
 from ..outputs import Names, file_name
 from ..record import MapJob
+from ..regions.tables import read_areas
 from ..serving import checked_device, input_file, run_each, with_progress
 from .options import PAGES
 
@@ -43,13 +48,14 @@ def run(arguments: argparse.Namespace) -> int:
                 "SHA-256 of the input": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
                 "command": shlex.join(["bitrate-ext", *sys.argv[1:]]),
             }
+            areas = read_areas(arguments, image, (picture.pixels.shape[2], picture.pixels.shape[3]))
             inputs = []
             for job, title in zip(jobs, titles, strict=True):
                 result, _, _ = run_job(job, picture.pixels)
                 bits = result.image(0, name=title, picture=picture.pixels)
                 inputs.append(replace(bits, warnings=(*picture.facts.warnings, *bits.warnings)))
                 facts[f"projection of {title}, {bits.kind}"] = job.arguments.projection
-            write_page(inputs, target, channels=arguments.channels, title=file_name(image), facts=facts)
+            write_page(inputs, target, channels=arguments.channels, title=file_name(image), facts=facts, regions=areas)
         warn(image, dict.fromkeys(line for one in inputs for line in one.warnings))
         row = {"image": image, **_row(inputs), "page": str(target)}
         if not arguments.json:
@@ -60,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     rows, failures = run_each("image", with_progress(arguments.images), serve, models)
     if several and rows:
         linked = [{**row, "page": Path(row["page"]).relative_to(page.parent).as_posix()} for row in rows]
-        write_folder_page(linked, page, title=f"{len(rows)} pictures, {titles[0]}")
+        write_folder_page(linked, page, title=f"{len(rows)} pictures, {titles[0]}", picture=_picture)
     if arguments.json:
         print_document("image", rows, failures)
     else:
@@ -77,6 +83,13 @@ def _titles(jobs: list[MapJob], told: list[str]) -> list[str]:
     return [
         f"{name[0]}, {words}" if count[name] > 1 and words else name[0] for name, words in zip(names, told, strict=True)
     ]
+
+
+def _picture(row: Mapping[str, Any]) -> Tensor | None:
+    """Read the picture of a row once more; of the standard input, and of what is gone, there is none."""
+    with contextlib.suppress(ValueError, OSError):
+        return load_picture(row["image"]).pixels
+    return None
 
 
 def _row(inputs: list[PictureBits]) -> dict[str, Any]:

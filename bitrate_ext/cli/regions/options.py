@@ -12,8 +12,8 @@ from ..console import UsageError
 TOTALS = "regions"  # what tables of all images together are called
 
 
-def add_regions(command: argparse.ArgumentParser) -> None:
-    """Add the options of regions to a command."""
+def add_regions(command: argparse.ArgumentParser, *, tables: bool = True) -> None:
+    """Add the options of regions to a command, and on request those of their tables."""
     add_roi(command, "its bits, share and PSNR")
     command.add_argument(
         "--mask",
@@ -24,7 +24,9 @@ def add_regions(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--names", type=_names, metavar="LABEL=NAME,...", help="of labels; of --roi and of one mask NAME,NAME ..."
     )
-    command.add_argument("--latex", action="store_true", help="also the table of regions for LaTeX")
+    command.set_defaults(latex=False)
+    if tables:
+        command.add_argument("--latex", action="store_true", help="also the table of regions for LaTeX")
 
 
 def add_roi(command: argparse.ArgumentParser, told: str) -> None:

@@ -60,7 +60,14 @@ function ledger(told) {
   const share = (/** @type {number | null} */ bits) =>
     bits === null || !told.total ? "" : `${number((100 * bits) / told.total, 2)} %`;
   /** @type {Child[][]} */
-  const rows = told.latents.map((one) => [named(one.name), number(one.bits, 2), share(one.bits)]);
+  const rows = told.latents.flatMap((one) => [
+    [named(one.name), number(one.bits, 2), share(one.bits)],
+    ...Object.entries(one.beside).map(([what, { total }]) => [
+      el("span", { class: "part" }, named(one.name), `, ${what}`),
+      number(total, what === "escapes" ? 0 : 2),
+      "",
+    ]),
+  ]);
   rows.push(
     ...Object.entries(told.elsewhere).map(
       ([what, bits]) => /** @type {Child[]} */ ([named(what), number(bits, 2), share(bits)]),
@@ -122,7 +129,12 @@ export function saveNumbers(picture, regions) {
       file_bytes,
       closes,
       warnings,
-      latents: latents.map((one) => ({ name: one.name, bits: one.bits, channels: one.channels && one.channels.bits })),
+      latents: latents.map((one) => ({
+        name: one.name,
+        bits: one.bits,
+        ...Object.fromEntries(Object.entries(one.beside).map(([what, { total }]) => [what, total])),
+        channels: one.channels && one.channels.bits,
+      })),
     }),
   );
   const text = JSON.stringify(

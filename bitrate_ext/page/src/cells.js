@@ -160,7 +160,7 @@ export function rasterOf(layouts) {
   for (let y = 0; y < height; y++) {
     row.fill(0);
     for (const layout of layouts) layout.addRow(y, row, across);
-    out.set(row, y * width);
+    for (let x = 0, to = y * width; x < width; x++) out[to + x] = row[x]; // several times as fast as out.set
   }
   return out;
 }

@@ -3,10 +3,11 @@
 
 import { choice, el, headCell, named, number, signed, tick } from "./dom.js";
 import { brief, coloursOf, valueAt } from "./colour.js";
-import { MODES } from "./state.js";
+import { MODES, quantityOf } from "./state.js";
 
 /** @typedef {import("./layers.js").Picture} Picture */
 /** @typedef {import("./state.js").State} State */
+/** @typedef {import("./state.js").Mode} Mode */
 /** @typedef {import("./pictures.js").Painted} Painted */
 
 /**
@@ -91,11 +92,10 @@ export function heading(picture, state) {
  * @returns {{element: HTMLElement, update: () => void}}
  */
 export function toolbar(picture, state, stage) {
-  /** Colours of another quantity, or unlocked, begin anew. @param {boolean} same @returns {number | null} */
-  const limit = (same) => (same && state.locked ? state.limit : null);
-  const layer = choice("Layer", [], (value) =>
-    state.set("look", { layer: value, limit: limit((value === "error") === (state.layer === "error")) }),
-  );
+  /** Colours of another quantity, or unlocked, begin anew. @param {string} next @param {Mode} way */
+  const limit = (next, way) =>
+    state.locked && quantityOf(next, way) === quantityOf(state.layer, state.mode) ? state.limit : null;
+  const layer = choice("Layer", [], (value) => state.set("look", { layer: value, limit: limit(value, state.mode) }));
   /** @type {number | null} */
   let listed = null; // the input whose layers are in the list
   const bases = /** @type {[string, string][]} */ ([
@@ -126,12 +126,10 @@ export function toolbar(picture, state, stage) {
     return made;
   };
   const [opacity, split] = [slide("Opacity of the layer", "opacity"), slide("Where the slider is", "split")];
-  const mode = choice("How A and B are shown", MODES, (value) =>
-    state.set("look", {
-      mode: /** @type {import("./state.js").Mode} */ (value),
-      limit: limit((value === "difference") === (state.mode === "difference")),
-    }),
-  );
+  const mode = choice("How A and B are shown", MODES, (value) => {
+    const way = /** @type {Mode} */ (value);
+    state.set("look", { mode: way, limit: limit(state.layer, way) });
+  });
   const grid = tick("cells", state.grid, (on) => state.set("look", { grid: on }));
   const press = (/** @type {string} */ text, /** @type {string} */ label, /** @type {() => void} */ act) =>
     el(

@@ -14,6 +14,7 @@
  * @property {Reference | null} cells
  * @property {{rows: BandDocument, columns: BandDocument}[]} terms
  * @property {ChannelDocument | null} channels
+ * @property {Record<string, {cells: Reference, total: number | null}>} beside what else is known of its cells
  */
 /**
  * @typedef {object} InputDocument
@@ -42,15 +43,16 @@
  * @property {number} width
  * @property {number} height
  * @property {number | null} picture
+ * @property {boolean} exact whether pictures are kept without losses
  * @property {{bits: number[], differences: number[]}} palettes
  * @property {InputDocument[]} inputs
- * @property {Reference | null} mask
- * @property {Record<string, string>} mask_names
+ * @property {{groups: Reference, named: {label: string, groups: number[]}[]} | null} regions
  */
 /** @typedef {{name: string, link: boolean, digits?: number, numbers?: Reference, texts?: string[]}} ColumnDocument */
+/** @typedef {{row: number, picture: number}} Thumbnail */
 /**
- * @typedef {{page: "folder", title: string, version: string, count: number, columns: ColumnDocument[]}}
- * FolderDocument
+ * @typedef {{page: "folder", title: string, version: string, count: number, columns: ColumnDocument[], by: string,
+ * ends: Thumbnail[][]}} FolderDocument
  */
 
 /**
@@ -59,16 +61,37 @@
  * @property {string} title
  * @property {number} rate frames a second
  * @property {string[] | null} kinds of frames
- * @property {PictureDocument["palettes"]} palettes
  * @property {PictureDocument[]} frames
  */
 
 const ARRAYS = { int32: Int32Array, float32: Float32Array, float64: Float64Array };
 
+/** Settles when the whole file is there. @type {Promise<void>} */
+const whole = new Promise((done) => document.addEventListener("DOMContentLoaded", () => done()));
+
+/** Wait for what the page opens with: what comes after it in the file is waited for when it is asked for. */
+export async function firstPart() {
+  const first = new Promise((/** @type {(there: void) => void} */ done) => {
+    const observer = new MutationObserver(() => {
+      if (!document.getElementById("opens")) return;
+      observer.disconnect();
+      done();
+    });
+    observer.observe(document, { childList: true, subtree: true });
+  });
+  await Promise.race([first, whole]);
+}
+
+/** Wait for the end of the file; say so where it has none. @returns {Promise<string>} */
+export async function cutShort() {
+  await whole;
+  return document.getElementById("end")
+    ? ""
+    : "This file is cut short: its end is missing. Copy it again, or write it anew.";
+}
+
 /** Say why this page cannot be shown here; empty where it can. @returns {string} */
 export function trouble() {
-  if (!document.getElementById("end"))
-    return "This file is cut short: its end is missing. Copy it again, or write it anew.";
   if (typeof DecompressionStream === "undefined")
     return (
       "This browser has no DecompressionStream, which this page needs: Chrome or Edge 80, Firefox 113, " +
@@ -83,9 +106,12 @@ export function readDocument() {
   return JSON.parse(/** @type {HTMLElement} */ (document.getElementById("data")).textContent || "");
 }
 
-/** @param {number} place @returns {Uint8Array<ArrayBuffer>} */
-export function blobBytes(place) {
-  const text = /** @type {HTMLElement} */ (document.getElementById(`blob-${place}`)).textContent || "";
+/** @param {number} place @returns {Promise<Uint8Array<ArrayBuffer>>} */
+async function blobBytes(place) {
+  const found = () => document.getElementById(`blob-${place}`);
+  if (!found()?.nextElementSibling) await whole; // what another element follows is there to its end
+  if (!found()?.nextElementSibling) await new Promise(() => {}); // never: the file is cut short, which is told
+  const text = /** @type {HTMLElement} */ (found()).textContent || "";
   const direct = /** @type {any} */ (Uint8Array).fromBase64;
   if (direct) return direct.call(Uint8Array, text);
   const letters = atob(text);
@@ -100,7 +126,7 @@ export function blobBytes(place) {
  * @returns {Promise<Numbers>}
  */
 export async function numbersOf(reference) {
-  const stream = new Blob([blobBytes(reference.blob)]).stream().pipeThrough(new DecompressionStream("deflate"));
+  const stream = new Blob([await blobBytes(reference.blob)]).stream().pipeThrough(new DecompressionStream("deflate"));
   const planes = new Uint8Array(await new Response(stream).arrayBuffer());
   const kind = ARRAYS[reference.type];
   const width = kind.BYTES_PER_ELEMENT;
@@ -111,9 +137,14 @@ export async function numbersOf(reference) {
   return new kind(bytes.buffer);
 }
 
+/** A picture as a file. @param {number} place @returns {Promise<Blob>} */
+export async function fileOf(place) {
+  const bytes = await blobBytes(place);
+  const kinds = /** @type {Record<number, string>} */ ({ 0x89: "image/png", 0xff: "image/jpeg" });
+  return new Blob([bytes], { type: kinds[bytes[0]] || "image/webp" });
+}
+
 /** A picture, its colours as they are in the file. @param {number} place @returns {Promise<ImageBitmap>} */
-export function pictureOf(place) {
-  const bytes = blobBytes(place);
-  const file = new Blob([bytes], { type: bytes[0] === 0x89 ? "image/png" : "image/webp" });
-  return createImageBitmap(file, { colorSpaceConversion: "none", premultiplyAlpha: "none" });
+export async function pictureOf(place) {
+  return createImageBitmap(await fileOf(place), { colorSpaceConversion: "none", premultiplyAlpha: "none" });
 }

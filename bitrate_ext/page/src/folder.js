@@ -3,7 +3,7 @@
 
 import { el, named, number } from "./dom.js";
 import { brief } from "./colour.js";
-import { numbersOf } from "./data.js";
+import { fileOf, numbersOf } from "./data.js";
 import { figure } from "./curves.js";
 
 /**
@@ -28,9 +28,10 @@ export async function folderPage(told, page) {
     })),
   );
   const folder = new Folder(columns, told.count);
+  const strips = ["Fewest", "Most"].map((word, i) => folder.strip(word, told.ends[i] || [], told.by));
   page.replaceChildren(
     el("header", {}, el("h1", {}, named(told.title))),
-    el("main", { class: "folder" }, folder.element),
+    el("main", { class: "folder" }, el("div", { class: "strips" }, ...strips), folder.element),
   );
   page.hidden = false;
   folder.update();
@@ -178,18 +179,46 @@ class Folder {
 
   /** @param {Column} column @param {number} row @param {boolean} first */
   cell(column, row, first) {
-    if (column.numbers) {
-      const value = column.numbers[row];
-      return el("td", {}, Number.isNaN(value) ? "" : number(value, column.digits));
-    }
-    const text = named((column.texts || [])[row]);
+    const text = column.numbers ? this.textOf(column, row) : named(this.textOf(column, row));
+    if (first) return el("th", { scope: "row" }, this.linked(row, text));
+    return el("td", { class: column.numbers ? null : "text" }, text);
+  }
+
+  /** @param {Column} column @param {number} row @returns {string} */
+  textOf(column, row) {
+    const value = column.numbers ? column.numbers[row] : 0;
+    return column.texts ? column.texts[row] : Number.isNaN(value) ? "" : number(value, column.digits);
+  }
+
+  /**
+   * What leads to a row's page, where it has one.
+   * @param {number} row
+   * @param {...import("./dom.js").Child} children
+   * @returns {HTMLElement}
+   */
+  linked(row, ...children) {
     const target = this.link && this.link.texts ? this.link.texts[row] : "";
     const parts = target.split("/"); // of pages beside this one: encoded, no part empty, they lead nowhere else
-    const inner =
-      first && parts.every((part) => part && part !== "..")
-        ? el("a", { href: `./${parts.map(encodeURIComponent).join("/")}` }, text)
-        : text;
-    return first ? el("th", { scope: "row" }, inner) : el("td", { class: "text" }, inner);
+    return parts.every((part) => part && part !== "..")
+      ? el("a", { href: `./${parts.map(encodeURIComponent).join("/")}` }, ...children)
+      : el("span", {}, ...children);
+  }
+
+  /**
+   * Pictures at one end of a column.
+   * @param {string} word
+   * @param {import("./data.js").Thumbnail[]} ends
+   * @param {string} by
+   */
+  strip(word, ends, by) {
+    const column = this.shown.find((one) => one.name === by);
+    const each = ends.map(({ row, picture }) => {
+      const image = el("img", { alt: "" });
+      fileOf(picture).then((file) => (image.src = URL.createObjectURL(file)));
+      const link = this.linked(row, image, named(this.textOf(this.shown[0], row)));
+      return el("li", {}, link, column && this.textOf(column, row));
+    });
+    return each.length > 0 && el("section", {}, el("h2", {}, `${word} `, named(by)), el("ul", {}, ...each));
   }
 
   /** @param {Column} column @param {Float64Array} numbers */

@@ -10,7 +10,7 @@ import { rasterOf, readLayout, withCells } from "./cells.js";
 /** @typedef {import("./cells.js").Layout} Layout */
 /** @typedef {import("./data.js").Numbers} Numbers */
 
-const KEPT = 4; // rasters of a page, at most
+const KEPT = 1 << 25; // pixels of rasters that a page keeps; two in any case
 const STRIP = 64; // rows of pixels that are read at once
 
 /** One picture: what several inputs share. */
@@ -65,7 +65,8 @@ export class Picture {
     const found = this.rasters.get(key) || make();
     this.rasters.delete(key);
     this.rasters.set(key, found);
-    for (const old of this.rasters.keys()) if (this.rasters.size > KEPT) this.rasters.delete(old);
+    const most = Math.max(2, Math.floor(KEPT / found.length));
+    for (const old of this.rasters.keys()) if (this.rasters.size > most) this.rasters.delete(old);
     return found;
   }
 
@@ -86,6 +87,10 @@ export class Picture {
       const error = await input.squaredError();
       return error && this.kept(`${number} error`, () => Float32Array.from(error, (one) => one / (3 * 255 * 255)));
     }
+    if (layer === "gap") {
+      const [own, other] = [await this.raster(number, "map"), await this.raster(number, "beside:estimated")];
+      return own && other && this.kept(`${number} gap`, () => own.map((value, i) => value - other[i]));
+    }
     if (!layouts) return null;
     return this.kept(`${number} ${layer}`, () => rasterOf(layouts));
   }
@@ -101,6 +106,8 @@ export class Input {
     this.latents = new Map();
     /** @type {Map<string, Promise<import("./data.js").Numbers>>} */
     this.channels = new Map();
+    /** @type {Map<string, Numbers>} cells of what is known beside the bits, once they are there */
+    this.beside = new Map();
     /** @type {Promise<ImageBitmap> | null} */
     this.decoded = null;
     /** @type {ImageBitmap | null} */
@@ -123,6 +130,12 @@ export class Input {
   layers() {
     /** @type {[string, string][]} */
     const found = [["map", "bits, all latents"]];
+    for (const what of ["expected", "estimated"]) {
+      const held = this.told.latents.filter((one) => one.beside[what]);
+      const of = held.length === this.told.latents.length ? "all latents" : held.map((one) => one.name).join(", ");
+      if (held.length && held.every((one) => one.terms.length)) found.push([`beside:${what}`, `${what} bits, ${of}`]);
+    }
+    if (found.some(([layer]) => layer === "beside:estimated")) found.push(["gap", "gap, coded - estimated"]);
     this.told.latents.forEach((one, i) => found.push([`latent:${i}`, `bits of ${one.name}`]));
     if (this.told.reconstruction !== null && this.picture.told.picture !== null) found.push(["error", "squared error"]);
     this.told.latents.forEach((one, i) => {
@@ -143,6 +156,13 @@ export class Input {
   async layouts(layer) {
     const [kind, latent, channel] = layer.split(":");
     if (kind === "map") return [...this.latents.values()];
+    if (kind === "beside") {
+      await this.openBeside();
+      const held = this.told.latents.filter((one) => one.beside[latent] && one.terms.length);
+      const cells = (/** @type {string} */ name) => /** @type {Numbers} */ (this.beside.get(`${latent} ${name}`));
+      const found = held.map(({ name }) => withCells(/** @type {Layout} */ (this.latents.get(name)), cells(name)));
+      return found.length ? found : null;
+    }
     const told = this.told.latents[Number(latent)];
     const layout = told && this.latents.get(told.name);
     if (kind === "latent") return layout ? [layout] : null;
@@ -167,6 +187,17 @@ export class Input {
     if (!told.channels || !told.channels.cells) return null;
     if (!this.channels.has(told.name)) this.channels.set(told.name, numbersOf(told.channels.cells));
     return /** @type {Promise<import("./data.js").Numbers>} */ (this.channels.get(told.name));
+  }
+
+  /** Inflate what is known of cells beside their bits. */
+  async openBeside() {
+    await Promise.all(
+      this.told.latents.flatMap(({ name, beside }) =>
+        Object.entries(beside).map(async ([what, { cells }]) => {
+          if (!this.beside.has(`${what} ${name}`)) this.beside.set(`${what} ${name}`, await numbersOf(cells));
+        }),
+      ),
+    );
   }
 
   /** The reconstruction, of 8 bits. @returns {Promise<ImageBitmap | null>} */

@@ -58,13 +58,14 @@ export class Painted {
     const turn = ++this.turn;
     const { state, picture } = this;
     const { a, b, layer, mode } = state;
-    const signed = mode === "difference" && b !== null;
+    const against = mode === "difference" ? b : null;
+    const signed = against !== null || layer === "gap";
     if (state.base === "reconstruction" || layer === "error") {
       await picture.inputs[a].decode();
       if (state.paired && b !== null) await picture.inputs[b].decode();
     }
-    const own = layer === "none" ? null : await picture.raster(a, layer, signed ? b : null);
-    const other = layer !== "none" && state.paired && !signed && b !== null ? await picture.raster(b, layer) : null;
+    const own = layer === "none" ? null : await picture.raster(a, layer, against);
+    const other = layer !== "none" && state.paired && against === null && b !== null ? await picture.raster(b, layer) : null;
     if (turn !== this.turn) return;
     const first = own || other;
     if (first) this.scale = { limit: state.limit ?? this._limit(first, layer, signed), log: state.log, signed };

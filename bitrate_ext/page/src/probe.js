@@ -66,16 +66,18 @@ export class Probe {
       while (cells.length < heads.length) cells.push(el("td"));
       body.append(el("tr", {}, el("th", { scope: "row" }, title), ...cells));
     };
-    const pair = (/** @type {((x: number, y: number) => number)[]} */ values, /** @type {number} */ digits) => {
+    const pair = (/** @type {((x: number, y: number) => number | undefined)[]} */ values, /** @type {number} */ digits) => {
       const own = values.map(
-        (value) => (/** @type {number} */ x, /** @type {number} */ y) => number(value(x, y), digits),
+        (value) => (/** @type {number} */ x, /** @type {number} */ y) => {
+          const found = value(x, y);
+          return found === undefined ? "" : number(found, digits);
+        },
       );
-      return values.length === 2
-        ? [
-            ...own,
-            (/** @type {number} */ x, /** @type {number} */ y) => signed(values[0](x, y) - values[1](x, y), digits),
-          ]
-        : own;
+      const apart = (/** @type {number} */ x, /** @type {number} */ y) => {
+        const [one, other] = values.map((value) => value(x, y));
+        return one === undefined || other === undefined ? "" : signed(one - other, digits);
+      };
+      return values.length === 2 ? [...own, apart] : own;
     };
     const group = (/** @type {string} */ title) =>
       body.append(el("tr", { class: "group" }, el("th", { scope: "rowgroup", colspan: heads.length + 1 }, title)));
@@ -98,28 +100,29 @@ export class Probe {
       row(
         el("span", {}, "of ", named(name)),
         pair(
-          inputs.map((one) => (x, y) => one.latents.get(name)?.at(x, y) ?? NaN),
+          inputs.map((one) => (x, y) => one.latents.get(name)?.at(x, y)),
           4,
         ),
       );
     const celled = names.filter((name) => inputs.some((one) => one.latents.get(name)?.cells));
     if (celled.length) group("Its cells, bits");
-    for (const name of celled)
-      row(
-        named(name),
-        pair(
-          inputs.map((one) => (x, y) => {
-            const layout = one.latents.get(name);
-            if (!layout || !layout.cells) return NaN;
-            const [i, j] = cellOf(one, layout.grid, x, y);
-            return layout.cells[i * layout.grid[1] + j];
-          }),
-          3,
-        ),
-      );
+    const cell = (/** @type {string} */ name, /** @type {string} */ what) =>
+      inputs.map((one) => (/** @type {number} */ x, /** @type {number} */ y) => {
+        const layout = one.latents.get(name);
+        const cells = what ? one.beside.get(`${what} ${name}`) : layout?.cells;
+        if (!layout || !cells) return undefined;
+        const [i, j] = cellOf(one, layout.grid, x, y);
+        return cells[i * layout.grid[1] + j];
+      });
+    for (const name of celled) {
+      row(named(name), pair(cell(name, ""), 3));
+      const known = inputs.flatMap((one) => one.told.latents.filter((latent) => latent.name === name));
+      for (const what of new Set(known.flatMap((one) => Object.keys(one.beside))))
+        row(el("span", { class: "part" }, named(name), `, ${what}`), pair(cell(name, what), what === "escapes" ? 0 : 3));
+    }
     this.body.replaceChildren(el("table", {}, head, body));
     this.show();
-    await this._openChannels(inputs[0]);
+    await Promise.all([this._openChannels(inputs[0]), ...inputs.map((one) => one.openBeside())]);
     this.show();
   }
 

@@ -4,7 +4,7 @@
 import { el, number } from "./dom.js";
 import { decibels } from "./layers.js";
 import { texts, toCsv, toJson, toLatex } from "./copying.js";
-import { boxOf, countOf, spansOf, sumOver } from "./spans.js";
+import { boxOf, countOf, edgesOf, spansOf, sumOver } from "./spans.js";
 
 /** @typedef {import("./layers.js").Picture} Picture */
 /** @typedef {import("./state.js").State} State */
@@ -15,6 +15,20 @@ import { boxOf, countOf, spansOf, sumOver } from "./spans.js";
  */
 
 const COLOURS = ["#4df", "#fd4", "#f6a", "#8f6", "#fa4", "#b9f"];
+
+/**
+ * Draw twice: dark and wide, then in a colour.
+ * @param {CanvasRenderingContext2D} context @param {string} ink @param {(width: number) => void} stroke
+ */
+function outlined(context, ink, stroke) {
+  for (const [colour, width] of /** @type {[string, number][]} */ ([
+    ["#000", 4],
+    [ink, 2],
+  ])) {
+    context.strokeStyle = colour;
+    stroke(width);
+  }
+}
 
 export class Regions {
   /** @param {Picture} picture @param {State} state @param {import("./stage.js").Stage} stage */
@@ -30,6 +44,8 @@ export class Regions {
     this.points = [];
     /** @type {Account[]} */
     this.accounts = [];
+    /** @type {WeakMap<Region, {path: Path2D, first: [number, number]}>} edges of what masks mark */
+    this.known = new WeakMap();
     this.turn = 0;
     this.tools = ["box", "polygon"].map((kind) =>
       el("button", { type: "button", "aria-pressed": "false", click: () => this.draw(kind) }, `Draw a ${kind}`),
@@ -157,6 +173,8 @@ export class Regions {
   outline(context, toPane) {
     const drawn = /** @type {Region} */ ({ kind: this.drawing || "box", points: this.points, label: "" });
     [...this.state.regions, drawn].forEach((one, i) => {
+      const ink = COLOURS[i % COLOURS.length];
+      if (one.kind === "mask") this.edges(context, toPane, one, ink);
       if (!one.points.length) return;
       let { points } = one;
       if (one.kind === "box") {
@@ -171,23 +189,56 @@ export class Regions {
       context.beginPath();
       points.forEach((point, k) => context[k ? "lineTo" : "moveTo"](...toPane(...point)));
       if (one !== drawn || one.kind === "box") context.closePath();
-      for (const [colour, width] of /** @type {[string, number][]} */ ([
-        ["#000", 4],
-        [COLOURS[i % COLOURS.length], 2],
-      ])) {
-        context.strokeStyle = colour;
+      outlined(context, ink, (width) => {
         context.lineWidth = width;
         context.stroke();
-      }
-      if (!one.label) return;
-      const [x, y] = toPane(...points[0]);
-      context.font = "12px system-ui, sans-serif";
-      context.textAlign = "left";
-      context.fillStyle = "rgba(0,0,0,0.7)";
-      context.fillRect(x, y - 17, context.measureText(one.label).width + 8, 17);
-      context.fillStyle = COLOURS[i % COLOURS.length];
-      context.fillText(one.label, x + 4, y - 4);
+      });
+      this.tag(context, one.label, toPane(...points[0]), ink);
     });
+  }
+
+  /**
+   * Outline what a mask marks.
+   * @param {CanvasRenderingContext2D} context
+   * @param {(x: number, y: number) => [number, number]} toPane
+   * @param {Region} region
+   * @param {string} ink
+   */
+  edges(context, toPane, region, ink) {
+    const { width, height } = this.picture;
+    let known = this.known.get(region);
+    if (!known) {
+      const spans = spansOf(region, width, height, this.mask);
+      known = { path: edgesOf(spans, height), first: [spans[1], spans[0]] };
+      this.known.set(region, known);
+    }
+    const { path, first } = known;
+    const [[left, top], [right]] = [toPane(0, 0), toPane(1, 0)];
+    context.save();
+    context.translate(left, top);
+    context.scale(right - left, right - left);
+    outlined(context, ink, (line) => {
+      context.lineWidth = line / (right - left);
+      context.stroke(path);
+    });
+    context.restore();
+    this.tag(context, region.label, toPane(...first), ink);
+  }
+
+  /**
+   * @param {CanvasRenderingContext2D} context
+   * @param {string} label
+   * @param {[number, number]} at
+   * @param {string} ink
+   */
+  tag(context, label, [x, y], ink) {
+    if (!label) return;
+    context.font = "12px system-ui, sans-serif";
+    context.textAlign = "left";
+    context.fillStyle = "rgba(0,0,0,0.7)";
+    context.fillRect(x, y - 17, context.measureText(label).width + 8, 17);
+    context.fillStyle = ink;
+    context.fillText(label, x + 4, y - 4);
   }
 
   /** Count one region: of A, and of B where there is one. @param {Region} region @returns {Promise<Account>} */

@@ -33,11 +33,12 @@ export function spansOf(region, width, height, mask) {
   /** @type {number[]} */
   const spans = [];
   if (region.kind === "mask" && mask) {
+    const own = new Set(region.groups);
     for (let y = 0; y < height; y++)
       for (let x = 0; x < width; x++) {
-        if (mask[y * width + x] !== region.value) continue;
+        if (!own.has(mask[y * width + x])) continue;
         const from = x;
-        while (x < width && mask[y * width + x] === region.value) x++;
+        while (x < width && own.has(mask[y * width + x])) x++;
         spans.push(y, from, x);
       }
   } else if (region.kind === "box") {
@@ -73,6 +74,33 @@ function crossings(points, y, width) {
     if (to > from) spans.push(y, from, to);
   }
   return spans;
+}
+
+/**
+ * The edges between pixels inside and outside.
+ * @param {Int32Array} spans
+ * @param {number} height
+ * @returns {Path2D}
+ */
+export function edgesOf(spans, height) {
+  /** @type {number[][]} */
+  const rows = Array.from({ length: height + 1 }, () => []);
+  for (let s = 0; s < spans.length; s += 3) rows[spans[s]].push(spans[s + 1], spans[s + 2]);
+  const path = new Path2D();
+  const line = (/** @type {number[]} */ [fromX, fromY, toX, toY]) => (path.moveTo(fromX, fromY), path.lineTo(toX, toY));
+  const open = new Map(); // of each column's edge that goes on: where it began
+  rows.forEach((ends, y) => {
+    const turns = [...ends, ...(y ? rows[y - 1] : [])].sort((one, other) => one - other);
+    for (let i = 0; i + 1 < turns.length; i += 2) if (turns[i] < turns[i + 1]) line([turns[i], y, turns[i + 1], y]);
+    const here = new Set(ends);
+    for (const x of here) if (!open.has(x)) open.set(x, y);
+    for (const [x, from] of [...open])
+      if (!here.has(x)) {
+        line([x, from, x, y]);
+        open.delete(x);
+      }
+  });
+  return path;
 }
 
 /** @param {Int32Array} spans @returns {number} pixels */

@@ -1,7 +1,7 @@
 // @ts-check
 // What is looked at, in one place: who changes it says so, and all others follow. It lives in the URL's fragment, too.
 
-/** @typedef {{kind: "box" | "polygon" | "mask", points: [number, number][], label: string, value?: number}} Region */
+/** @typedef {{kind: "box" | "polygon" | "mask", points: [number, number][], label: string, groups?: number[]}} Region */
 /** @typedef {"single" | "slider" | "side" | "blink" | "difference"} Mode */
 
 export const MODES = /** @type {[Mode, string][]} */ ([
@@ -11,6 +11,15 @@ export const MODES = /** @type {[Mode, string][]} */ ([
   ["blink", "blink"],
   ["difference", "A - B, signed"],
 ]);
+
+/**
+ * What a layer shows: what of one quantity has one scale.
+ * @param {string} layer @param {Mode} mode
+ * @returns {"bits" | "error" | "apart"}
+ */
+export function quantityOf(layer, mode) {
+  return mode === "difference" || layer === "gap" ? "apart" : layer === "error" ? "error" : "bits";
+}
 
 export class State {
   constructor() {

@@ -80,7 +80,7 @@ class Video {
     this.draw();
     const kept = this.viewer || undefined;
     if (this.viewer) this.viewer.close();
-    this.viewer = await picturePage({ ...told.frames[frame], palettes: told.palettes }, this.holder, kept);
+    this.viewer = await picturePage({ ...told.frames[frame], palettes: told.frames[0].palettes }, this.holder, kept);
     this.viewer.state.set("view", { frame });
   }
 

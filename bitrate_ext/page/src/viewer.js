@@ -89,7 +89,7 @@ export async function picturePage(told, page, kept) {
   };
   state.listeners = [follow, ...state.others];
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => stage.redraw());
-  if (told.mask) regions.mask = /** @type {Int32Array} */ (await numbersOf(told.mask));
+  if (told.regions) regions.mask = /** @type {Int32Array} */ (await numbersOf(told.regions.groups));
   const photograph = picture.openPhotograph(); // decoded elsewhere while the map is laid out here
   await picture.open();
   head.update();
@@ -97,15 +97,9 @@ export async function picturePage(told, page, kept) {
   page.hidden = false;
   await Promise.all([painted.update(), photograph]);
   stage.redraw();
-  const shown = regions.mask ? maskRegions(regions.mask, told.mask_names) : [];
+  const shown = (told.regions?.named || []).map((one) => ({ kind: /** @type {"mask"} */ ("mask"), points: [], ...one }));
   state.regions = [...shown, ...state.regions];
   regions.update();
   probe.build();
   return { state, view, close: () => stage.close() };
-}
-
-/** @param {Int32Array} mask @param {Record<string, string>} names @returns {import("./state.js").Region[]} */
-function maskRegions(mask, names) {
-  const values = [...new Set(mask)].filter((one) => one !== 0).sort((one, other) => one - other);
-  return values.map((value) => ({ kind: "mask", points: [], value, label: names[value] || `label ${value}` }));
 }

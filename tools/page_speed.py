@@ -1,0 +1,198 @@
+"""Pages in headless Chromium: their sizes, how fast they open and answer, and the memory that they take.
+
+    .venv/bin/python tools/page_speed.py [--times 5] [--only photograph,4k,folder] [--keep FOLDER]
+
+Times are the least of several openings, milliseconds, of this machine as busy as it is: "usable" from the start of
+navigation until everything can be pressed. Memory is that of the page's own process (its private part of it, and its
+share of what it shares), the highest that was seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from playwright.sync_api import sync_playwright
+
+import bitrate_ext
+from bitrate_ext.cells.picture import CellGrid, PictureBits
+from bitrate_ext.io.images import load_image
+from bitrate_ext.ops.projection import get_projection
+
+ROOT = Path(__file__).resolve().parents[1]
+MOVES = 200
+HOVER = """count => {
+  const stage = document.getElementById("stage"), box = stage.getBoundingClientRect(), times = [];
+  for (let i = 0; i < count; i++) {
+    const at = { clientX: box.left + box.width * (0.2 + 0.6 * i / count), clientY: box.top + box.height / 2 };
+    const start = performance.now();
+    stage.dispatchEvent(new PointerEvent("pointermove", { bubbles: true, ...at }));
+    times.push(performance.now() - start);
+  }
+  return times.sort((one, other) => one - other)[count >> 1];
+}"""
+REGION = """async () => {
+  const form = document.querySelector("#regions form"), field = form.querySelector("input");
+  field.value = "8 8 1024 1024";
+  const start = performance.now();
+  form.requestSubmit();
+  while (!document.querySelector("#regions tbody")) await new Promise((done) => setTimeout(done));
+  return performance.now() - start;
+}"""
+SORT = """place => {
+  const start = performance.now();
+  document.querySelectorAll(".many thead button")[place].click();
+  return performance.now() - start;
+}"""
+
+
+def photograph(height: int, width: int, noise: float) -> torch.Tensor:
+    """The bundled photograph in another size, with noise of a camera, of 8 bits."""
+    chance = torch.Generator().manual_seed(1)
+    enlarged = F.interpolate(
+        load_image(ROOT / "bitrate_ext/data/chelsea.png"), size=(height, width), mode="bicubic", antialias=True
+    )
+    noisy = enlarged + noise / 255 * torch.randn(enlarged.shape, generator=chance)
+    return (noisy.clamp(0, 1) * 255).round() / 255
+
+
+def coded(x: torch.Tensor, quality: int) -> PictureBits:
+    """Its bits by the demo codec."""
+    from bitrate_ext.models import demo_codec
+
+    model = demo_codec.load_demo_forward(quality)
+    result = bitrate_ext.BitrateMapper(model, channels=True)(x)
+    return result.image(0, name=f"demo codec, quality {quality}", picture=x)
+
+
+def made_up(x: torch.Tensor, seed: int) -> PictureBits:
+    """Bits of chance in cells of a codec's sizes, with a noisy reconstruction: no model has to run."""
+    chance = torch.Generator().manual_seed(seed)
+    height, width = x.shape[2:]
+    canvas = -(-height // 64) * 64, -(-width // 64) * 64
+    grids = {
+        name: CellGrid(
+            9 * torch.rand(canvas[0] // s, canvas[1] // s, generator=chance).double(), get_projection("bilinear")
+        )
+        for name, s in (("y", 16), ("z", 64))
+    }
+    decoded = (F.avg_pool2d(x, 3, 1, 1) + torch.randn(x.shape, generator=chance) / 255).clamp(0, 1)
+    return PictureBits(grids, canvas, (0, 0, height, width), name=f"input {seed}", picture=x, reconstruction=decoded)
+
+
+class Memory(threading.Thread):
+    """The most memory that the largest of Chromium's processes of pages has had, MB."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.most, self.ended = 0.0, False
+
+    def run(self) -> None:
+        while not self.ended:
+            for one in Path("/proc").glob("[0-9]*"):
+                try:
+                    if b"--type=renderer" in (one / "cmdline").read_bytes():
+                        text = (one / "smaps_rollup").read_text()
+                        self.most = max(self.most, int(text.split("Pss:")[1].split()[0]) / 1000)
+                except (OSError, IndexError):
+                    continue
+            time.sleep(0.02)
+
+
+@contextmanager
+def opened(playwright: Any, path: Path, fragment: str = "") -> Iterator[tuple[Any, float]]:
+    """A page in a browser of its own, and when it could be used."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+    page = browser.new_page(viewport={"width": 1300, "height": 900})
+    page.goto(path.as_uri() + fragment)
+    page.wait_for_selector("html[data-usable]", timeout=120_000)
+    yield page, float(page.get_attribute("html", "data-usable"))
+    browser.close()
+
+
+def measure(playwright: Any, path: Path, times: int, more: dict[str, tuple[str, Any]], *, memory: bool = False) -> str:
+    """Open a page several times; return its size and the least of what each script says."""
+    told: dict[str, list[float]] = {}
+    for _ in range(times):
+        watched = Memory()
+        if memory:
+            watched.start()
+        with opened(playwright, path) as (page, usable):
+            told.setdefault("usable ms", []).append(usable)
+            if memory:
+                time.sleep(0.5)
+                watched.ended = True
+                watched.join()
+                told.setdefault("memory MB", []).append(watched.most)
+            for name, (script, argument) in more.items():
+                told.setdefault(name, []).append(page.evaluate(script, argument))
+    texts = (
+        f"{name} {min(values):.1f} (median {sorted(values)[len(values) // 2]:.1f})" for name, values in told.items()
+    )
+    return f"{path.name}: {path.stat().st_size / 1000:,.0f} KB; {'; '.join(texts)}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--times", type=int, default=5, metavar="N")
+    parser.add_argument("--only", default="photograph,4k,folder", metavar="WHAT,...")
+    parser.add_argument("--keep", metavar="FOLDER", help="where pages stay, and are taken from where they are there")
+    arguments = parser.parse_args()
+    folder = Path(arguments.keep or tempfile.mkdtemp(prefix="bitrate-ext-pages-"))
+    folder.mkdir(exist_ok=True)
+    with sync_playwright() as playwright:
+        for name in arguments.only.split(","):
+            for line in SERIES[name](playwright, folder, arguments.times):
+                print(line, flush=True)
+    if not arguments.keep:
+        shutil.rmtree(folder)
+
+
+def photographs(playwright: Any, folder: Path, times: int) -> Iterator[str]:
+    x = photograph(512, 768, 2.0)
+    one = coded(x, 5)
+    bare = PictureBits(**{**vars(one), "picture": None, "reconstruction": None})
+    for name, inputs, channels in (
+        ("16-channels", one, 16), ("96-channels", one, 96), ("no-pictures-16", bare, 16), ("no-pictures-96", bare, 96),
+        ("two-inputs", [one, coded(x, 2)], 16),
+    ):  # fmt: skip
+        path = folder / f"{name}.html"
+        bitrate_ext.write_page(inputs, path, channels=channels)
+        yield measure(playwright, path, times, {"hover ms": (HOVER, MOVES)})
+
+
+def large(playwright: Any, folder: Path, times: int) -> Iterator[str]:
+    path = folder / "4k.html"
+    if not path.exists():
+        x = photograph(2160, 3840, 3.0)
+        bitrate_ext.write_page([made_up(x, 1), made_up(x, 2)], path)
+    yield measure(playwright, path, times, {"region ms": (REGION, None), "hover ms": (HOVER, MOVES)}, memory=True)
+
+
+def many(playwright: Any, folder: Path, times: int) -> Iterator[str]:
+    path = folder / "folder.html"
+    chance = torch.Generator().manual_seed(1)
+    values = torch.rand(100_000, 3, generator=chance).tolist()
+    rows = [
+        {"image": f"picture{i}.png", "bpp": a, "bits": 1e6 * b, "PSNR, dB": 40 * c, "page": f"x.pages/{i}.html"}
+        for i, (a, b, c) in enumerate(values)
+    ]
+    bitrate_ext.write_folder_page(rows, path)
+    yield measure(playwright, path, times, {"sort numbers ms": (SORT, 1), "sort texts ms": (SORT, 0)})
+
+
+SERIES = {"photograph": photographs, "4k": large, "folder": many}
+
+if __name__ == "__main__":
+    sys.exit(main())
