@@ -117,7 +117,7 @@ def find_items(inputs: Iterable[str] = (), lists: Iterable[str] = (), masks: str
         found = list(_named(one, listing))
         names.update(found)
         if not found and os.path.isdir(one):
-            raise DatasetError(f"{shown(one)}: no picture in this folder; it must hold files such as .png, .jpg or .mp4")
+            raise DatasetError(f"{shown(one)}: no picture in this folder; it must hold files such as .png or .mp4")
     for one in lists:
         for name in _lines(one):
             names.update(_members(name, listing) if name.lower().endswith(SHARD) else [name])

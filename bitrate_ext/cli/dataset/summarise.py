@@ -16,7 +16,7 @@ from ..console import OK, UsageError, echo
 
 def run(arguments: argparse.Namespace) -> int:
     """Sum up, print."""
-    folders = arguments.names[1:]
+    folders = arguments.sources[1:]
     try:
         found = [{"folder": folder, **summarise(folder, arguments.top)} for folder in folders]
         compared = bd_rate(folders, arguments.against) if arguments.against else None
