@@ -14,6 +14,7 @@ from ..choices import DATASET_FILES
 from ..io.files import shown
 from ..page.write import write_page
 from ..viz.map_figure import map_figure, overlay_figure
+from ..viz.print_figure import rate_words
 
 CELLS, PNG, PAGE = DATASET_FILES
 NPZ, HTML = ".npz", ".html"
@@ -41,10 +42,11 @@ def make_files(bits: PictureBits, kinds: Sequence[str], name: str, facts: Mappin
         made[CELLS, NPZ] = file.getvalue()
     title = os.path.basename(name)
     if PNG in kinds:
-        laid = bits.map()
+        laid, (height, width) = bits.map(), bits.size
+        about = f"{width} x {height}   {bits.total_bits:,.0f} bits   {rate_words(bits.bpp, bits.psnr_db)}   {bits.name}"
         assert bits.picture is not None
         pictures = {
-            ".map": map_figure(laid, title=shown(title), subtitle=bits.summary(), rim=bits.rim),
+            ".map": map_figure(laid, title=shown(title), subtitle=about, rim=bits.rim),
             ".overlay": overlay_figure(bits.picture, laid, rim=bits.rim),
         }
         for which, picture in pictures.items():

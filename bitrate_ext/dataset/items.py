@@ -129,6 +129,22 @@ def find_items(inputs: Iterable[str] = (), lists: Iterable[str] = (), masks: str
     return listing
 
 
+def item_named(name: str) -> Item:
+    """Return the item of that name by itself; a picture in a shard is looked for in it.
+
+    Raises:
+        DatasetError: the shard cannot be read.
+    """
+    end = name.lower().find(f"{SHARD}/") + len(SHARD)
+    if os.path.lexists(name) or end < len(SHARD):
+        return Item(0, name)
+    listing = Listing()
+    for found in _members(name[:end], listing):
+        if found == name:
+            break
+    return Item(0, name, listing.members.get(name))
+
+
 def _mask_of(name: str, folder: str) -> str | None:
     """Return the mask of a picture: the one under the most of its folders' names, if there is any."""
     *folders, file = (part for part in os.path.abspath(name).split(os.sep) if part)

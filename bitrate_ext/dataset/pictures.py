@@ -27,8 +27,8 @@ from ..mapping.mapper import BitrateMapper
 from ..memory import is_out_of_memory
 from ..models.demo_codec import load_demo_forward
 from ..receptive_field.fingerprint import fingerprint
-from ..video.reader import VideoError, VideoReader
-from ..video.source import USUAL_RATE
+from ..video.reader import VideoReader
+from ..video.source import USUAL_RATE, VideoError, VideoFrame
 from .codec import About, Read, Spent, Unreadable
 from .files import make_files
 from .items import Item
@@ -150,14 +150,15 @@ class PictureCodec:
             try:
                 with VideoReader(path) as reader:
                     for frame in reader:
-                        pixels = torch.from_numpy(frame.pixels).permute(2, 0, 1)[None].float() / 255
+                        pixels = _pixels_of(frame)
                         result = self._run(pixels)
                         total.add(result, 0, pixels, self.about.model)
                         seconds = float(frame.time + 1 / (reader.rate or USUAL_RATE))
                         warnings = warnings or result.warnings
                         yield None
             except VideoError as error:
-                raise Unreadable(_reason(error, path), video.sha256) from error
+                reason = _reason(error, path).partition("; raw video")[0]  # whose size is not asked for here
+                raise Unreadable(reason, video.sha256) from error
         ended = () if reader.partial is None else (f"{reader.partial}; measured as far as it goes",)
         yield self._row(video, total, (*reader.warnings, *warnings, *ended)) | {"duration_s": seconds}
 
@@ -286,6 +287,24 @@ def _top_channels(channels: Mapping[str, Tensor], frames: int, count: int) -> li
         for number, value in enumerate(bits.tolist())
     ]
     return sorted(every, key=lambda one: -one["bits"])[:count]
+
+
+def load_pixels(item: Item) -> Tensor:
+    """Read a picture, or the first frame of a video, ``[1, 3, H, W]`` in [0, 1].
+
+    Raises:
+        ValueError: it cannot be read.
+        OSError: its shard cannot be.
+    """
+    with _file_of(item) as path:
+        if not item.is_video:
+            return load_picture(path).pixels
+        with VideoReader(path, frames=1) as reader:
+            return _pixels_of(next(iter(reader)))
+
+
+def _pixels_of(frame: VideoFrame) -> Tensor:
+    return torch.from_numpy(frame.pixels).permute(2, 0, 1)[None].float() / 255
 
 
 @contextlib.contextmanager

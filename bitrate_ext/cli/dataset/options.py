@@ -16,6 +16,7 @@ from ..regions.options import region_names
 from ..values import at_least, positive
 
 SUMMARY = "summary"  # in the place of inputs
+VIEWS = {"sheet": ".png", "mean_map": ".png", "table": ".html"}  # files that it writes on request, and their endings
 NOTES = """\
 An INPUT is a picture, a video, a folder with all that is in it, a pattern such as 'photos/**/*.png', or a tar shard
 (.tar) of pictures and videos. DIR gets
@@ -100,6 +101,12 @@ def add_command(command: Callable[..., argparse.ArgumentParser]) -> None:
     added.add_argument("--log", choices=("text", "jsonl"), default="text", help="how progress is told, on stderr")
     group = added.add_argument_group("of summary")
     group.add_argument("--top", type=at_least(1), default=5, metavar="N", help="worst and best pictures (default 5)")
+    group.add_argument(
+        "--sheet", metavar="PNG", help="a contact sheet of them; with their maps where --write had cells"
+    )
+    group.add_argument("--mean-map", metavar="PNG", help="the mean of all maps, of a run whose --write had cells")
+    group.add_argument("--table", metavar="HTML", help="a page with all rows, which links to those of --write page")
+    group.add_argument("--overwrite", action="store_true", help="replace these files where they exist")
     group.add_argument("--against", nargs="+", default=[], metavar="DIR", help="runs that BD-rates are relative to")
 
 
@@ -109,19 +116,38 @@ def _check(arguments: argparse.Namespace) -> None:
         arguments.prepare = lambda _: None
         if len(arguments.sources) < 2:
             raise UsageError("dataset summary: name the folder of a run")
+        _check_views(arguments)
         return
     if not arguments.sources and not arguments.from_file:
         raise UsageError("dataset: name pictures, folders, patterns or tar shards, or a list of them with --from-file")
     if arguments.output is None:
         raise UsageError("dataset: name a folder for the results with -o DIR")
-    if arguments.against:
-        raise UsageError("--against is for bitrate-ext dataset summary")
+    for option in ("against", *VIEWS, "overwrite"):
+        if getattr(arguments, option):
+            raise UsageError(f"--{option.replace('_', '-')} is for bitrate-ext dataset summary")
     if arguments.names and arguments.mask is None:
         raise UsageError("--names is of regions; it needs --mask DIR")
     for option in ("address", "gpus"):
         if getattr(arguments, option) and arguments.engine != "ray":
             raise UsageError(f"--{option} is for --engine ray")
     check_model(arguments)
+
+
+def _check_views(arguments: argparse.Namespace) -> None:
+    """Check the files of a summary: of one run, with their endings, each another one, none that exists."""
+    asked = {one: getattr(arguments, one) for one in VIEWS if getattr(arguments, one) is not None}
+    for name, file in asked.items():
+        option = f"--{name.replace('_', '-')}"
+        if len(arguments.sources) > 2:
+            raise UsageError(f"{option} is of one run, and {len(arguments.sources) - 1} are named")
+        if not file.lower().endswith(VIEWS[name]):
+            raise UsageError(f"{option}: expected a name that ends in {VIEWS[name]}, got {file!r}")
+        if os.path.lexists(file) and not arguments.overwrite:
+            raise UsageError(f"{option} {shown(file)} exists; choose another name, or replace it with --overwrite")
+        if not os.path.isdir(os.path.dirname(file) or "."):
+            raise UsageError(f"{option} {shown(file)}: there is no folder {shown(os.path.dirname(file))}")
+    if len({os.path.realpath(file) for file in asked.values()}) < len(asked):
+        raise UsageError("--sheet and --mean-map name one file; give each its own")
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
