@@ -70,7 +70,7 @@ def _tile(row: dict[str, Any], bits: PictureBits | None, limit: float | None) ->
     try:
         x = load_pixels(item_named(row["path"]))
         picture: NDArray[np.uint8] | None = as_levels(x, tuple(x.shape[2:])).numpy()
-    except (ValueError, OSError):
+    except (ValueError, OSError, ImportError):
         picture = None
     pictures = [picture]
     if limit is not None:
