@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 GRID = 512  # pixels, the longer side of a mean over pictures of several sizes
 MOST_ROWS = 200_000  # of a page
+_UNTOLD = ("item", "id", "sha256", "mask_sha256", "top_channels", "regions", "files", "model", "settings")  # in it
 
 
 def draw_sheet(folder: Run, count: int = 5) -> Image.Image:
@@ -172,11 +173,11 @@ def write_table(folder: Run, target: str | os.PathLike[str]) -> None:
         raise DatasetError(
             f"{shown(folder)}: a page takes {MOST_ROWS:,} rows at most; DuckDB reads the parts as a table"
         )
-    where, told = Path(target).absolute().parent, []
+    where, table = Path(target).absolute().parent, []
     for row in rows:
         page = next((name for name in row["files"] or () if name.endswith(HTML)), None)
         link = None if page is None else Path(os.path.relpath(Path(folder).absolute() / page, where)).as_posix()
-        told.append({name: value for name, value in row.items() if not isinstance(value, list)} | {"page": link})
-    empty = {name for name in told[0] if all(row.get(name) is None for row in told)} | {"item", "model", "settings"}
-    table = [{name: value for name, value in row.items() if name not in empty} for row in told]
+        table.append({name: value for name, value in row.items() if name not in _UNTOLD} | {"page": link})
+    known = [name for name in table[0] if any(row[name] is not None for row in table)]
+    table = [{name: row[name] for name in known} for row in table]
     write_folder_page(table, target, title=f"{len(rows):,} pictures, {manifest['model']}")
