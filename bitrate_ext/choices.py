@@ -22,6 +22,7 @@ ALL_PADDINGS = "all"  # of ``bitrate-ext check``: each in turn
 PADDING_SIDES = ("centre", "end")
 ARRAYS = ("npz", "tiff")  # formats of maps as numbers
 SHOWN_CHANNELS = 16  # of each latent, the costliest, that a page holds unless more are asked for
+DATASET_FILES = ("cells", "png", "page")  # kinds of files beside the rows of a data set
 FIGURES = ("png", "pdf", "svg")  # of figures for print
 WIDTHS = {"column": 3.4, "page": 7.0}  # of those, inches
 NARROWEST, WIDEST = 1.5, 60.0  # inches

@@ -1,8 +1,8 @@
-"""What a data set asks of a codec: read a picture, and say in numbers where its bits are."""
+"""What a data set asks of a codec: read a picture or video, and say in numbers where its bits are."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -11,11 +11,19 @@ from .items import Item
 
 @dataclass(frozen=True)
 class Read:
-    """A picture as read: the hash of its file, what it may share a batch with, and whatever the codec measures."""
+    """A picture as read: the hash of its file, what it may share a batch with, and whatever the codec measures.
+
+    Args:
+        sha256: of its bytes.
+        group: pictures whose groups are equal may be measured together; None: by itself.
+        picture: what ``measure`` gets.
+        mask_sha256: of the mask that its numbers depend on, too.
+    """
 
     sha256: str
     group: Any
     picture: Any
+    mask_sha256: str | None = None
 
 
 class Unreadable(ValueError):
@@ -38,11 +46,13 @@ class About:
         model: its name.
         latents: their names, in the order of columns.
         settings: all that the numbers depend on, weights by their hash; values that JSON has.
+        files: kinds of files that it makes of each picture beside the numbers, which name folders of the output.
     """
 
     model: str
     latents: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
 
 
 class Codec(Protocol):
@@ -53,5 +63,9 @@ class Codec(Protocol):
     def read(self, item: Item) -> Read:
         """Read and hash an item; ``Unreadable`` says why it cannot be."""
 
-    def measure(self, pictures: Sequence[Any]) -> list[dict[str, Any]]:
-        """Return for each picture of one group "height", "width", "bits", "latents" and what other columns it knows."""
+    def measure(self, pictures: Sequence[Any]) -> Iterable[dict[str, Any] | None]:
+        """Return for each picture of one group "height", "width", "bits", "latents" and what other columns it knows.
+
+        "files" are bytes by kind and ending, ``{("cells", ".npz"): b"..."}``. None, in between, says that it is still
+        at work, of which the time limit takes note.
+        """

@@ -32,9 +32,11 @@ from .rows import (
     to_parquet,
     work_to_parquet,
 )
-from .storage import Journal, Taken, put, read_entries
+from .storage import Journal, Taken, put, read_entries, writing
 
 _CHUNK = 64  # items that are read and measured before rows are given, without an output
+_WAITING = 4  # times a batch: pictures that wait for others of their size, at most
+_BEAT = 1.0  # seconds between notes that an item is still at work
 ALONE, GIVEN_UP = 2, 3  # deaths of workers over an item: after which it is tried alone, and after which no more
 
 
@@ -52,6 +54,7 @@ class Part:
         latents: their names.
         batch: pictures of one size that the codec gets together, at most.
         ahead: pictures that are read while the codec measures.
+        files: kinds of files that are written beside the rows.
     """
 
     folder: Path
@@ -63,6 +66,7 @@ class Part:
     latents: tuple[str, ...]
     batch: int = 1
     ahead: int = 2
+    files: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -84,10 +88,17 @@ class Part:
         """The file of a part that is at work."""
         return self.folder / f"part-{self.name}.journal"
 
+    def written(self) -> list[Path]:
+        """Return the files that lie beside the rows, or are half written there."""
+        folders = [self.folder / kind / self.name for kind in self.files]
+        return [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
+
     def published(self) -> Counts | None:
         """Return what the published part has, if it is of the same items and their files have not changed since."""
         about = read_about(self.work) if self.rows.exists() else {}
         if about.get("key") != self.key or about.get("stamps") != stamps_digest(one.stamp for one in self.items):
+            return None
+        if self.files and int(about["files"]) != len(self.written()):
             return None
         ok, error, pixels = (int(about[name]) for name in ("ok", "error", "pixels"))
         return Counts(ok, error, 0, float(about["bits"]), pixels)
@@ -106,8 +117,8 @@ class Counts(NamedTuple):
     def of(cls, rows: Sequence[Row], skipped: int = 0) -> Counts:
         """Count rows."""
         good = [row for row in rows if row["status"] == OK]
-        bits, pixels = sum(float(row["bits"]) for row in good), sum(row["height"] * row["width"] for row in good)
-        return cls(len(good), len(rows) - len(good), skipped, bits, pixels)
+        pixels = sum(row["height"] * row["width"] * row["frames"] for row in good)
+        return cls(len(good), len(rows) - len(good), skipped, sum(float(row["bits"]) for row in good), pixels)
 
     def plus(self, other: Counts) -> Counts:
         """Add two up."""
@@ -206,6 +217,7 @@ class _Work:
         self._rows: dict[int, Row] = {}
         self._work: dict[int, dict[str, Any]] = {}
         self._earlier: dict[int, Row] = {}  # of files that may be others now
+        self._beat = time.monotonic()
 
     def measured(self) -> list[Row]:
         """Return the rows of all items, without an output."""
@@ -226,9 +238,13 @@ class _Work:
         rows = list(self._rows.values())
         counts = Counts.of(rows)
         stamps = stamps_digest((work["size"], work["mtime_ns"]) for _, work in sorted(self._work.items()))
-        about = {"key": part.key, "stamps": stamps, **counts._asdict()}
+        files = {part.folder / name for row in rows for name in row.get("files") or ()}
+        about = {"key": part.key, "stamps": stamps, "files": len(files), **counts._asdict()}
         put(part.work, work_to_parquet(self._work, about), durable=False)  # the folder is seen to with the part
         put(part.rows, to_parquet(rows, schema(part.latents)))
+        with writing(part.folder):
+            for path in set(part.written()) - files:  # of pictures that have changed, or half written
+                path.unlink()
         journal.remove()
         return counts._replace(ok=counts.ok - earlier.ok, error=counts.error - earlier.error, skipped=skipped)
 
@@ -247,12 +263,15 @@ class _Work:
                 works |= {row["item"]: work for row, work in zip(entry["rows"], entry["work"], strict=True)}
         for item in self._part.items:
             row, work = rows.get(item.number), works.get(item.number)
-            if row is None or work is None or row["settings"] != self._part.key:
+            if row is None or work is None or row["settings"] != self._part.key or not self._has_files(row):
                 continue
             if (work["size"], work["mtime_ns"]) == item.stamp:
                 self._rows[item.number], self._work[item.number] = row, work
             else:
                 self._earlier[item.number] = row
+
+    def _has_files(self, row: Row) -> bool:
+        return all((self._part.folder / name).exists() for name in row.get("files") or ())
 
     def _measure(self, todo: Sequence[Item]) -> None:
         """Do items, those over which workers died one after the other and first of all."""
@@ -288,25 +307,35 @@ class _Work:
             yield _Reading(item, stamp, time.perf_counter() - start, read)
 
     def _take(self, readings: Iterator[_Reading], waiting: dict[Any, list[_Reading]], batch: int) -> None:
-        """Measure pictures in groups of one size; those whose group is not full are left waiting."""
+        """Measure pictures in groups of one size; those whose group is not full are left waiting, but not many."""
         for reading in readings:
             read, item = reading.read, reading.item
             if isinstance(read, Unreadable):
                 self._end([(reading, self._error(reading, read.reason), 0.0)])
                 continue
             row = self._earlier.get(item.number)
-            if row is not None and row["id"] == item_id(item.name, read.sha256, self._part.key):
+            if row is not None and row["id"] == item_id(item, read, self._part.key):
                 self._end([(reading, row, 0.0)])
+                continue
+            if read.group is None:
+                self._run([reading])
                 continue
             group = waiting.setdefault(read.group, [])
             group.append(reading)
             if len(group) == batch:
                 self._run(waiting.pop(read.group))
+            elif sum(map(len, waiting.values())) > _WAITING * batch:
+                self._run(waiting.pop(next(iter(waiting))))  # which has waited for the longest time
 
     def _run(self, group: list[_Reading]) -> None:
-        start = time.perf_counter()
+        start, found = time.perf_counter(), []
         try:
-            found = self._codec.measure([one.read.picture for one in group if isinstance(one.read, Read)])
+            for numbers in self._codec.measure([one.read.picture for one in group if isinstance(one.read, Read)]):
+                if numbers is not None:
+                    found.append(numbers)
+                elif time.monotonic() - self._beat > _BEAT:
+                    self._beat = time.monotonic()
+                    self._note({"read": group[0].item.number})
         except Exception as error:
             if len(group) > 1:
                 for one in group:
@@ -316,13 +345,22 @@ class _Work:
             self._end([(group[0], self._error(group[0], _reason(error)), seconds)])
             return
         seconds = (time.perf_counter() - start) / len(group)
-        part = self._part
-        self._end(
-            [
-                (one, ok_row(one.item, one.read.sha256 or "", part.key, part.model, numbers), seconds)
-                for one, numbers in zip(group, found, strict=True)
-            ]
-        )
+        self._end([(one, self._ok(one, numbers), seconds) for one, numbers in zip(group, found, strict=True)])
+
+    def _ok(self, reading: _Reading, numbers: Mapping[str, Any]) -> Row:
+        """Return the row of what is measured, whose files are written."""
+        part, read = self._part, reading.read
+        assert isinstance(read, Read)
+        row = ok_row(reading.item, read, part.key, part.model, numbers)
+        files: Mapping[tuple[str, str], bytes] = row.pop("files", {}) if part.files else {}
+        names = []
+        for (kind, ending), data in files.items():
+            target = part.folder / kind / part.name / f"{row['id']}{ending}"
+            with writing(part.folder):
+                target.parent.mkdir(parents=True, exist_ok=True)
+            put(target, data)
+            names.append(str(target.relative_to(part.folder)))
+        return row | ({"files": names} if names else {})
 
     def _error(self, reading: _Reading, reason: str) -> Row:
         return error_row(reading.item, reading.read.sha256, self._part.key, self._part.model, reason)
@@ -344,4 +382,6 @@ class _Work:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, Unreadable):
+        return error.reason
     return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")

@@ -1,4 +1,4 @@
-"""Codecs of data sets that are mappers: pictures from files and shards, bits by ``BitrateMapper``."""
+"""Codecs of data sets that are mappers: pictures and videos from files and shards, bits by ``BitrateMapper``."""
 
 from __future__ import annotations
 
@@ -7,34 +7,64 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..cells.quality import measure_psnr
+from ..cells.picture import PictureBits
+from ..cells.quality import measure_ms_ssim, squared_error, to_decibels
+from ..cells.regions import Names, areas_of
+from ..checks import check_whole_number
+from ..choices import DATASET_FILES
 from ..io.files import open_regular, shown
 from ..io.images import ImageError, load_picture
+from ..io.labels import load_labels
+from ..mapping.layout import BitrateResult
 from ..mapping.mapper import BitrateMapper
 from ..memory import is_out_of_memory
 from ..models.demo_codec import load_demo_forward
 from ..receptive_field.fingerprint import fingerprint
+from ..video.reader import VideoReader
+from ..video.source import USUAL_RATE, VideoError, VideoFrame
 from .codec import About, Read, Spent, Unreadable
+from .files import make_files
 from .items import Item
 
 _SAMPLE = 64  # pixels a side of the picture that shows which latents a model has
 _CHUNK = 1 << 20  # bytes
 
 
+@dataclass(frozen=True, eq=False)
+class _Picture:
+    """What is measured: the pixels of a picture, ``[1, 3, H, W]`` in [0, 1]; of a video None, it is read by then."""
+
+    item: Item
+    sha256: str
+    pixels: Tensor | None
+    labels: NDArray[Any] | None
+    warnings: tuple[str, ...] = ()
+
+
 class PictureCodec:
-    """Measure pictures with a mapper; see ``run``, whose ``make`` makes one in each worker.
+    """Measure pictures, and videos frame by frame, with a mapper; see ``run``, whose ``make`` makes one in each worker.
 
     Args:
-        mapper: of the model.
+        mapper: of the model; with ``channels=True`` for ``top_channels``.
         name: of the model, for the column "model".
         settings: what else the numbers depend on: the mapper's options, and those of ``forward``; values that JSON has.
         device: that the model is on.
         forward: arguments for the model's ``forward``.
+        write: kinds of files beside the rows: "cells", "png", "page".
+        ms_ssim: whether MS-SSIM is measured, too.
+        top_channels: how many of the costliest channels are told.
+        names: of the labels of masks, as for ``PictureBits.region``; see ``find_items`` for where masks are.
+        threads: of PyTorch. Convolutions round by it, so that it is one of the settings.
+
+    Raises:
+        ValueError: another kind of file, or ``top_channels`` of a mapper that keeps none.
     """
 
     def __init__(
@@ -45,57 +75,236 @@ class PictureCodec:
         settings: Mapping[str, Any] | None = None,
         device: str | torch.device = "cpu",
         forward: Mapping[str, Any] | None = None,
+        write: Sequence[str] = (),
+        ms_ssim: bool = False,
+        top_channels: int = 0,
+        names: Names = None,
+        threads: int = 1,
     ) -> None:
+        if not set(write) <= set(DATASET_FILES):
+            raise ValueError(f"write must be some of {', '.join(map(repr, DATASET_FILES))}, got {list(write)!r}")
+        check_whole_number("threads", threads, 1)
+        check_whole_number("top_channels", top_channels, 0)
         self._mapper, self._device, self._forward = mapper, torch.device(device), dict(forward or {})
+        self._ms_ssim, self._top, self._names, self._threads = ms_ssim, top_channels, names, threads
         model = mapper.model
-        mapper.resolve(torch.zeros(1, 3, _SAMPLE, _SAMPLE, device=self._device), dict(self._forward))
+        with self._few_threads():
+            sample = torch.zeros(1, 3, _SAMPLE, _SAMPLE, device=self._device)
+            mapper.resolve(sample, dict(self._forward))
+            if top_channels and not mapper(sample, **self._forward).channel_bits:
+                raise ValueError("top_channels needs a mapper that keeps channels: BitrateMapper(model, channels=True)")
         weights = fingerprint(model, (), (), {}) if isinstance(model, nn.Module) else repr(model)
         known = {**(settings or {}), "weights": weights, "device": self._device.type, "forward": self._forward}
-        self.about = About(name or type(model).__name__, tuple(mapper.strides), known)
+        known |= {"ms_ssim": ms_ssim, "top_channels": top_channels, "threads": threads}
+        known |= {"write": sorted(write), "names": sorted(names.items()) if isinstance(names, Mapping) else names}
+        kinds = tuple(kind for kind in DATASET_FILES if kind in write)
+        self.about = About(name or type(model).__name__, tuple(mapper.strides), known, kinds)
 
     @classmethod
-    def demo(cls, quality: int) -> PictureCodec:
-        """Make one of the demo codec."""
-        return cls(BitrateMapper(load_demo_forward(quality)), name=f"demo codec, quality {quality}")
+    def demo(cls, quality: int, **options: Any) -> PictureCodec:
+        """Make one of the demo codec, with options of ``PictureCodec``."""
+        mapper = BitrateMapper(load_demo_forward(quality), channels=bool(options.get("top_channels")))
+        return cls(mapper, name=f"demo codec, quality {quality}", **options)
 
     def read(self, item: Item) -> Read:
-        """Read, hash and decode a picture.
+        """Read and hash a picture with its mask, and decode it; of a video that is done when it is measured.
 
         Raises:
             Unreadable: it cannot be.
         """
+        labels, mask_sha256, sha256 = None, None, None
         with _file_of(item) as path:
             try:
-                sha256 = _hash(path)
-            except ImageError as error:
-                raise Unreadable(_reason(error, path)) from error
-            try:
-                picture = load_picture(path)
+                sha256 = _hash(path, "a video" if item.is_video else "an image")
+                if item.mask is not None:
+                    mask_sha256, labels = _hash(item.mask, "a mask"), load_labels(item.mask)
+                picture = None if item.is_video else load_picture(path)
             except ImageError as error:
                 raise Unreadable(_reason(error, path), sha256) from error
-        return Read(sha256, tuple(picture.pixels.shape), (picture.pixels, picture.facts.warnings))
+        if picture is None:
+            return Read(sha256, None, _Picture(item, sha256, None, labels), mask_sha256)
+        x = picture.pixels
+        return Read(
+            sha256, tuple(x.shape), _Picture(item, sha256, x, labels, tuple(picture.facts.warnings)), mask_sha256
+        )
 
-    def measure(self, pictures: Sequence[tuple[Tensor, Sequence[str]]]) -> list[dict[str, Any]]:
-        """Run the model on pictures of one size, and add up their bits."""
-        x = torch.cat([pixels for pixels, _ in pictures])
+    def measure(self, pictures: Sequence[_Picture]) -> Iterator[dict[str, Any] | None]:
+        """Run the model on pictures of one size, or on the frames of a video, and add up their bits.
+
+        Raises:
+            Unreadable: a video that cannot be read, a mask that does not fit.
+        """
+        with self._few_threads():
+            if pictures[0].pixels is None:
+                yield from self._measure_video(pictures[0])
+                return
+            result = self._run(torch.cat([one.pixels for one in pictures if one.pixels is not None]))
+            for number, one in enumerate(pictures):
+                total = _Total(self._ms_ssim)
+                total.add(result, number, one.pixels, self.about.model)
+                yield self._row(one, total, (*one.warnings, *result.warnings))
+
+    def _measure_video(self, video: _Picture) -> Iterator[dict[str, Any] | None]:
+        total, seconds, warnings = _Total(self._ms_ssim), 0.0, tuple[str, ...]()
+        with _file_of(video.item) as path:
+            try:
+                with VideoReader(path) as reader:
+                    for frame in reader:
+                        pixels = _pixels_of(frame)
+                        result = self._run(pixels)
+                        total.add(result, 0, pixels, self.about.model)
+                        seconds = float(frame.time + 1 / (reader.rate or USUAL_RATE))
+                        warnings = warnings or result.warnings
+                        yield None
+            except VideoError as error:
+                reason = _reason(error, path).partition("; raw video")[0]  # whose size is not asked for here
+                raise Unreadable(reason, video.sha256) from error
+        ended = () if reader.partial is None else (f"{reader.partial}; measured as far as it goes",)
+        yield self._row(video, total, (*reader.warnings, *warnings, *ended)) | {"duration_s": seconds}
+
+    def _run(self, x: Tensor) -> BitrateResult:
         try:
-            result = self._mapper(x.to(self._device), **self._forward)
+            return self._mapper(x.to(self._device), **self._forward)
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):  # whose own words are of the day
                 raise MemoryError("not enough memory to measure it on this device") from error
             if "CUDA error" in str(error):
                 raise Spent from error  # nothing in this process will run on that device again
             raise
-        rows = []
-        for number, (pixels, warnings) in enumerate(pictures):
-            one = result.image(number)
-            height, width = one.size
-            row: dict[str, Any] = {"height": height, "width": width, "bits": one.total_bits}
-            row |= {"latents": one.latent_bits, "padding_bits": float(result.padding_bits[number]), "bpp": one.bpp}
-            psnr = None if result.x_hat is None else measure_psnr(result.x_hat[number : number + 1], pixels)
-            row |= {"file_bytes": one.file_bytes, "psnr_db": psnr}
-            rows.append(row | {"warnings": "; ".join((*warnings, *one.warnings)) or None})
-        return rows
+
+    def _row(self, one: _Picture, total: _Total, warnings: Sequence[str]) -> dict[str, Any]:
+        """Return the numbers of a picture, or of a video's frames together, and the files beside them."""
+        bits, frames = replace(total.mean(), warnings=tuple(dict.fromkeys(warnings))), total.frames
+        height, width = bits.size
+        row: dict[str, Any] = {"height": height, "width": width, "frames": frames, "bits": bits.total_bits * frames}
+        row["latents"] = {name: value * frames for name, value in bits.latent_bits.items()}
+        row |= {"padding_bits": total.padding_bits, "bpp": bits.bpp, "file_bytes": total.file_bytes}
+        row |= {"psnr_db": total.psnr_db, "ms_ssim": total.ms_ssim}
+        if self._top:
+            row["top_channels"] = _top_channels(bits.channel_bits, frames, self._top)
+        if one.labels is not None:
+            row["regions"] = self._regions(one, bits, frames)
+        row["warnings"] = "; ".join(bits.warnings) or None
+        if self.about.files:
+            facts = {"input": one.item.name, "SHA-256 of the input": one.sha256}
+            row["files"] = make_files(bits, self.about.files, one.item.name, facts)
+        return row
+
+    def _regions(self, one: _Picture, bits: PictureBits, frames: int) -> list[dict[str, Any]]:
+        """Return what regions cost, the rest among them; of a video in all frames together."""
+        try:
+            table = bits.region(areas_of(one.labels, bits.size, self._names))  # type: ignore[arg-type]
+        except ValueError as error:
+            raise Unreadable(f"mask {shown(one.item.mask or '')}: {error}", one.sha256) from error
+        whole = ((row.name, row.pixels * frames, row.bits * frames, row.psnr_db) for row in table.rows)
+        return [dict(zip(("name", "pixels", "bits", "psnr_db"), row, strict=True)) for row in whole]
+
+    @contextlib.contextmanager
+    def _few_threads(self) -> Iterator[None]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(self._threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
+class _Total:
+    """What the frames of a video cost together, or one picture: a frame is added at a time, none is kept but the first.
+
+    Args:
+        ms_ssim: whether it is measured.
+    """
+
+    def __init__(self, ms_ssim: bool) -> None:
+        self._similarity: list[float | None] | None = [] if ms_ssim else None
+        self._first: PictureBits | None = None
+        self._cells: dict[str, Tensor] = {}
+        self._channels: dict[str, Tensor] = {}
+        self._elsewhere: dict[str, float] = {}
+        self._error: float | None = 0.0
+        self._values = 0
+        self.frames, self.padding_bits = 0, 0.0
+        self.file_bytes: int | None = None
+
+    def add(self, result: BitrateResult, number: int, x: Tensor | None, name: str) -> None:
+        """Add an image of a result, ``x`` ``[1, 3, H, W]``."""
+        assert x is not None
+        bits = result.image(number, name=name, picture=x)
+        self._first = self._first or bits
+        self.frames += 1
+        self._values += x.numel()
+        self.padding_bits += float(result.padding_bits[number])
+        if bits.file_bytes is not None:
+            self.file_bytes = (self.file_bytes or 0) + bits.file_bytes
+        _add(self._cells, {latent: grid.bits for latent, grid in bits.grids.items()})
+        _add(self._channels, bits.channel_bits)
+        _add(self._elsewhere, bits.elsewhere)
+        x_hat = None if result.x_hat is None else result.x_hat[number : number + 1]
+        self._error = None if x_hat is None or self._error is None else self._error + squared_error(x_hat, x)
+        if self._similarity is not None:
+            self._similarity.append(None if x_hat is None else measure_ms_ssim(x_hat, x))
+
+    @property
+    def psnr_db(self) -> float | None:
+        """PSNR of the mean squared error over all frames, dB."""
+        return None if self._error is None else to_decibels(self._error / self._values)
+
+    @property
+    def ms_ssim(self) -> float | None:
+        """Mean over frames."""
+        known = [one for one in self._similarity or () if one is not None]
+        return sum(known) / len(known) if known else None
+
+    def mean(self) -> PictureBits:
+        """Return the bits of a picture; of several frames their mean, over the first of them."""
+        assert self._first is not None
+        if self.frames == 1:
+            return self._first
+        first, scale = self._first, 1 / self.frames
+        return replace(
+            first,
+            name=f"{first.name}, mean of {self.frames} frames",
+            grids={key: replace(grid, bits=self._cells[key] * scale, guide=None) for key, grid in first.grids.items()},
+            elsewhere={what: bits * scale for what, bits in self._elsewhere.items()},
+            channel_bits={name: bits * scale for name, bits in self._channels.items()},
+            file_bytes=None,
+            reconstruction=None,
+            symbol_bits={},
+        )
+
+
+def _add(sums: dict[str, Any], more: Mapping[str, Any]) -> None:
+    for key, value in more.items():
+        sums[key] = sums[key] + value if key in sums else value
+
+
+def _top_channels(channels: Mapping[str, Tensor], frames: int, count: int) -> list[dict[str, Any]]:
+    """Return the channels with the most bits, the costliest first; equal ones by their places."""
+    every = [
+        {"latent": name, "channel": number, "bits": value * frames}
+        for name, bits in channels.items()
+        for number, value in enumerate(bits.tolist())
+    ]
+    return sorted(every, key=lambda one: -one["bits"])[:count]
+
+
+def load_pixels(item: Item) -> Tensor:
+    """Read a picture, or the first frame of a video, ``[1, 3, H, W]`` in [0, 1].
+
+    Raises:
+        ValueError: it cannot be read.
+        OSError: its shard cannot be.
+    """
+    with _file_of(item) as path:
+        if not item.is_video:
+            return load_picture(path).pixels
+        with VideoReader(path, frames=1) as reader:
+            return _pixels_of(next(iter(reader)))
+
+
+def _pixels_of(frame: VideoFrame) -> Tensor:
+    return torch.from_numpy(frame.pixels).permute(2, 0, 1)[None].float() / 255
 
 
 @contextlib.contextmanager
@@ -117,13 +326,13 @@ def _file_of(item: Item) -> Iterator[str]:
         yield f"/proc/self/fd/{file.fileno()}" if nameless else str(file.name)
 
 
-def _hash(path: str) -> str:
+def _hash(path: str, kind: str) -> str:
     digest = hashlib.sha256()
-    with open(open_regular(path, "an image", ImageError), "rb") as file:
+    with open(open_regular(path, kind, ImageError), "rb") as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
 
 
-def _reason(error: ImageError, path: str) -> str:
+def _reason(error: ValueError, path: str) -> str:
     return str(error).removeprefix(f"{shown(path)}: ")

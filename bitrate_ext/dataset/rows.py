@@ -1,13 +1,15 @@
-"""Rows of a data set as Parquet: one for each picture, and beside them what depends on the day."""
+"""Rows of a data set as Parquet: one for each item, and beside them what depends on the day."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..optional import require
+from .codec import Read
 from .items import DatasetError, Item
 
 OK, ERROR = "ok", "error"  # of the column "status"
@@ -20,37 +22,39 @@ def schema(latents: Sequence[str]) -> Any:
     """Return the columns of rows, as pyarrow has them."""
     pa = require("pyarrow")
     text, real, whole = pa.string(), pa.float64(), pa.int64()
-    columns = {"item": whole, "id": text, "path": text, "sha256": text, "status": text, "error": text}
-    columns |= {"height": whole, "width": whole, "bits": real}
-    columns |= {f"{_LATENT}{name}": real for name in latents}
-    columns |= {"padding_bits": real, "bpp": real, "file_bytes": whole, "psnr_db": real, "warnings": text}
-    columns |= {"model": text, "settings": text}
+    columns = {"item": whole, "id": text, "path": text, "sha256": text, "mask_sha256": text, "status": text}
+    columns |= {"error": text, "kind": text, "height": whole, "width": whole, "frames": whole, "duration_s": real}
+    columns |= {"bits": real, **{f"{_LATENT}{name}": real for name in latents}, "padding_bits": real, "bpp": real}
+    columns |= {"file_bytes": whole, "psnr_db": real, "ms_ssim": real}
+    channel, region = {"latent": text, "channel": whole, "bits": real}, {"name": text, "pixels": whole, "bits": real}
+    for name, of in (("top_channels", channel), ("regions", {**region, "psnr_db": real})):
+        columns[name] = pa.list_(pa.struct(list(of.items())))
+    columns |= {"files": pa.list_(text), "warnings": text, "model": text, "settings": text}
     return pa.schema(list(columns.items()))
 
 
-def item_id(name: str, sha256: str, key: str) -> str:
-    """Return the id of a picture under settings: of its name, its bytes, and all that its numbers depend on."""
-    text = "\0".join((name, sha256, key))
+def item_id(item: Item, read: Read, key: str) -> str:
+    """Return the id of an item under settings: of its name, its bytes, and all that its numbers depend on."""
+    text = "\0".join(filter(None, (item.name, read.sha256, key, read.mask_sha256)))
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:32]
 
 
-def ok_row(item: Item, sha256: str, key: str, model: str, numbers: Mapping[str, Any]) -> Row:
-    """Return the row of a picture that is measured."""
-    row: Row = {
-        "item": item.number,
-        "id": item_id(item.name, sha256, key),
-        "path": printable(item.name),
-        "sha256": sha256,
-    }
-    row |= {"status": OK, **numbers, "model": model, "settings": key}
-    row |= {f"{_LATENT}{name}": bits for name, bits in row.pop("latents", {}).items()}
-    return row
+def ok_row(item: Item, read: Read, key: str, model: str, numbers: Mapping[str, Any]) -> Row:
+    """Return the row of an item that is measured."""
+    row = _row(item, read, key, model) | {"status": OK, "frames": 1, **numbers}
+    return row | {f"{_LATENT}{name}": bits for name, bits in row.pop("latents", {}).items()}
 
 
 def error_row(item: Item, sha256: str | None, key: str, model: str, reason: str) -> Row:
-    """Return the row of a picture that is not."""
-    row = {"item": item.number, "id": item_id(item.name, sha256 or "", key), "path": printable(item.name)}
-    return row | {"sha256": sha256, "status": ERROR, "error": printable(reason), "model": model, "settings": key}
+    """Return the row of an item that is not."""
+    row = _row(item, Read(sha256 or "", None, None), key, model)
+    return row | {"sha256": sha256, "status": ERROR, "error": printable(reason)}
+
+
+def _row(item: Item, read: Read, key: str, model: str) -> Row:
+    row: Row = {"item": item.number, "id": item_id(item, read, key), "path": printable(item.name)}
+    row |= {"sha256": read.sha256, "kind": "video" if item.is_video else "picture", "model": model, "settings": key}
+    return row if read.mask_sha256 is None else row | {"mask_sha256": read.mask_sha256}
 
 
 def printable(text: str) -> str:
@@ -72,6 +76,17 @@ def work_to_parquet(works: Mapping[int, Mapping[str, Any]], about: Mapping[str, 
     columns = pa.schema(list(zip(_WORK, types, strict=True)), metadata=metadata)
     rows = [{"item": number, **work} for number, work in sorted(works.items())]
     return _parquet(pa.Table.from_pylist(rows, schema=columns))
+
+
+def with_texts(table: Any) -> Any:
+    """Return a table whose lists are texts of JSON, as CSV needs them."""
+    pa = require("pyarrow")
+    for place, column in enumerate(table.schema):
+        if pa.types.is_list(column.type):
+            values = table.column(place).to_pylist()
+            texts = [None if one is None else json.dumps(one, ensure_ascii=False) for one in values]
+            table = table.set_column(place, column.name, pa.array(texts, pa.string()))
+    return table
 
 
 def _parquet(table: Any) -> memoryview:

@@ -20,10 +20,10 @@ from .codec import About, Codec
 from .items import DatasetError, Listing, find_items
 from .part import Counts, Part
 from .pool import POLL, Here, Make, Pool, ProcessWorker, Worker
-from .rows import read_rows, schema
+from .rows import read_rows, schema, with_texts
 from .storage import PARTIAL, Journal, Taken, put, put_first, putting, writing
 
-FORMAT = 1  # of the output folder
+FORMAT = 2  # of the output folder
 MANIFEST, SUCCESS, TABLE, CLOSING = "manifest.json", "_SUCCESS", "rows.csv", "closing.journal"
 FEWEST_PARTS, LARGEST_PART = 64, 1024  # where there are enough items; items
 ENGINES = PROCESSES, RAY = "processes", "ray"
@@ -131,7 +131,7 @@ def run(
         count = math.ceil(len(listing.names) / size)
         mine = range(shard[0] - 1, count, shard[1])
 
-        bare = Part(folder, 0, count, (), key, about.model, about.latents, batch, ahead=2 * batch)
+        bare = Part(folder, 0, count, (), key, about.model, about.latents, batch, 2 * batch, about.files)
 
         def part(number: int) -> Part:
             items = listing.items(range(number * size, min((number + 1) * size, len(listing.names))))
@@ -270,19 +270,20 @@ def close_output(folder: Path, parts: Iterator[Part], latents: tuple[str, ...], 
     What processes that died have left is removed. Where another process is at it, nothing is done.
     """
     csv, counts = require("pyarrow.csv"), Counts()
+    columns = with_texts(schema(latents).empty_table()).schema
     try:
         lock = Journal(folder / CLOSING, key)
     except Taken:
         time.sleep(POLL)
         return 0
     try:
-        with putting(folder / TABLE) as file, csv.CSVWriter(file, schema(latents)) as writer:
+        with putting(folder / TABLE) as file, csv.CSVWriter(file, columns) as writer:
             for part in parts:
                 rows = read_rows(part.rows)
                 statuses = rows.column("status").to_pylist()
                 good = statuses.count("ok")
                 counts = counts.plus(Counts(good, len(statuses) - good))
-                writer.write_table(rows)
+                writer.write_table(with_texts(rows))
         for left in (*folder.glob("part-*.journal"), *folder.glob(f"*{PARTIAL}")):
             left.unlink(missing_ok=True)
         text = json.dumps({"items": counts.ok + counts.error, "ok": counts.ok, "error": counts.error})

@@ -1,4 +1,4 @@
-"""What the rows of a data set come to: totals, percentiles, the worst, the best and the odd, and BD-rates of runs."""
+"""What the rows of a data set come to: totals, percentiles, by folder and region, the ends, the odd, and BD-rates."""
 
 from __future__ import annotations
 
@@ -13,13 +13,25 @@ import numpy as np
 from ..io.files import shown
 from ..optional import require
 from .items import DatasetError
-from .run import MANIFEST, SUCCESS
+from .run import FORMAT, MANIFEST, SUCCESS
 
 PERCENTILES = (0.0, 5.0, 25.0, 50.0, 75.0, 95.0, 100.0)
-_COLUMNS = ("bpp", "psnr_db", "seconds")  # whose percentiles are told
+_COLUMNS = ("bpp", "psnr_db", "ms_ssim", "seconds")  # whose percentiles are told
 ODD = 3.5  # robust standard deviations of log2 of bits per pixel, from the median
 RESAMPLES, LEVEL = 1000, 0.95  # of the interval of a BD-rate
 FEWEST_POINTS = 4  # of a curve
+
+_SUMS = "count(*) as pictures, sum(pixels) as pixels, sum(bits) as bits, sum(bits) / sum(pixels) as bpp"
+_FOLDERS = (
+    f"with f as (select *, height * width * frames as pixels from rows where status = 'ok') "
+    f"select regexp_extract(path, '([^/]*)/[^/]*$', 1) as name, {_SUMS}, avg(psnr_db) as psnr_db from f "
+    "group by name order by bpp desc, name"
+)
+_REGIONS = (
+    "with r as (select unnest(regions, recursive := true) from rows where regions is not null) "
+    f"select name, {_SUMS}, -10 * log10(sum(pixels * power(10, psnr_db / -10)) / sum(pixels) filter "
+    "(psnr_db is not null)) as psnr_db from r group by name order by bpp desc, name"
+)
 
 Run = str | os.PathLike[str]
 
@@ -33,40 +45,44 @@ def summarise(folder: Run, top: int = 5) -> dict[str, Any]:
 
     Returns:
         What JSON has: "items", "ok", "error", "complete", "pixels", "bits", "bpp" (all bits over all pixels),
-        "latents", "padding_bits", "percentiles" of bits per pixel, PSNR in dB and seconds, "most", "fewest" and "odd"
+        "latents", "padding_bits", "percentiles" of bits per pixel, PSNR in dB, MS-SSIM and seconds, "folders" by the
+        name of the one that pictures are in, as data sets name classes, "regions" by name, "most", "fewest" and "odd"
         pictures, and "errors" by their reasons.
 
     Raises:
         DatasetError: it holds no rows of a run.
     """
-    base, manifest = _opened(folder)
+    base, manifest = open_run(folder)
     latents = [f"bits_{name}" for name in manifest["latents"]]
-    sums = {"pixels": "height * width", "bits": "bits", "padding_bits": "padding_bits", "seconds": "seconds"}
+    sums = {"pixels": "height * width * frames", "bits": "bits", "padding_bits": "padding_bits", "seconds": "seconds"}
     sums |= {name: _quoted(name) for name in latents}
     columns = ", ".join(f"sum({what}) filter (status = 'ok') as {_quoted(name)}" for name, what in sums.items())
     counts = "count(*) as items, count(*) filter (status = 'ok') as ok, count(*) filter (status != 'ok') as error"
-    (totals,) = _ask(base, f"select {counts}, avg(psnr_db) as psnr_db, {columns} from rows")
-    told: dict[str, Any] = {name: totals[name] for name in ("items", "ok", "error")}
+    counts += ", count(*) filter (kind = 'video') as videos"
+    (totals,) = ask(base, f"select {counts}, avg(psnr_db) as psnr_db, {columns} from rows")
+    told: dict[str, Any] = {name: totals[name] for name in ("items", "ok", "error", "videos")}
     told |= {"total": manifest["items"], "complete": (Path(folder) / SUCCESS).exists(), "model": manifest["model"]}
     told |= {name: totals[name] for name in ("pixels", "bits", "padding_bits", "psnr_db", "seconds")}
     told["bpp"] = totals["bits"] / totals["pixels"] if totals["pixels"] else None
     told["latents"] = {name.removeprefix("bits_"): totals[name] for name in latents}
     shares = [one / 100 for one in PERCENTILES]
     asked = ", ".join(f"quantile_cont({name}, {shares}) as {name}" for name in _COLUMNS)
-    (found,) = _ask(base, f"select {asked} from rows where status = 'ok'")
+    (found,) = ask(base, f"select {asked} from rows where status = 'ok'")
     keys = [f"{one:g}" for one in PERCENTILES]
     told["percentiles"] = {name: dict(zip(keys, values, strict=True)) for name, values in found.items() if values}
+    told["folders"] = ask(base, _FOLDERS)
+    told["regions"] = ask(base, _REGIONS)
     which = "select path, bpp, psnr_db from rows where status = 'ok'"
-    told["most"] = _ask(base, f"{which} order by bpp desc, path limit {top}")
-    told["fewest"] = _ask(base, f"{which} order by bpp, path limit {top}")
+    told["most"] = ask(base, f"{which} order by bpp desc, path limit {top}")
+    told["fewest"] = ask(base, f"{which} order by bpp, path limit {top}")
     middle = "select median(log2(bpp)) as middle, mad(log2(bpp)) * 1.4826 as spread from rows where bpp > 0"
     odd = f"abs(log2(bpp) - middle) > {ODD} * spread and bpp > 0"
-    told["odd"] = _ask(
+    told["odd"] = ask(
         base,
         f"with m as ({middle}) select path, bpp, psnr_db from rows, m where {odd} "
         f"order by abs(log2(bpp) - middle) desc, path limit {top}",
     )
-    told["errors"] = _ask(
+    told["errors"] = ask(
         base,
         "select error as reason, count(*) as pictures, min(path) as first from rows where status != 'ok' "
         f"group by error order by pictures desc, reason limit {top}",
@@ -135,18 +151,26 @@ def _difference(points: Any, split: int) -> tuple[float | None, list[float]]:
 
 def _points(folder: Run) -> dict[str, tuple[float, float]]:
     """Return bits per pixel and PSNR of each picture that has both, by its path."""
-    base, _ = _opened(folder)
-    found = _ask(base, "select path, bpp, psnr_db from rows where status = 'ok' and psnr_db is not null")
+    base, _ = open_run(folder)
+    found = ask(base, "select path, bpp, psnr_db from rows where status = 'ok' and psnr_db is not null")
     return {row["path"]: (row["bpp"], row["psnr_db"]) for row in found}
 
 
-def _opened(folder: Run) -> tuple[Any, dict[str, Any]]:
-    """Return a database with the view ``rows`` of a run's rows, each with its seconds, and the run's manifest."""
+def open_run(folder: Run) -> tuple[Any, dict[str, Any]]:
+    """Return a database with the view ``rows`` of a run's rows, each with its seconds, and the run's manifest.
+
+    Raises:
+        DatasetError: it holds no rows of a run, or those of another version.
+    """
     path = Path(folder)
     try:
         manifest: dict[str, Any] = json.loads((path / MANIFEST).read_bytes())
     except (OSError, ValueError):
         raise DatasetError(f"{shown(path)}: holds no {MANIFEST}; name the folder that a run has written") from None
+    if manifest.get("format") != FORMAT:
+        raise DatasetError(
+            f"{shown(path)}: is of another version of this package, with other columns; measure it anew with this one"
+        )
     if not any(path.glob("part-*.parquet")):
         raise DatasetError(f"{shown(path)}: no part is done yet; the command that made it goes on with it")
     # One thread: sums of floating point would depend on who is done first.
@@ -161,7 +185,8 @@ def _opened(folder: Run) -> tuple[Any, dict[str, Any]]:
     return base, manifest
 
 
-def _ask(base: Any, question: str) -> list[dict[str, Any]]:
+def ask(base: Any, question: str) -> list[dict[str, Any]]:
+    """Return the rows of an answer by their columns' names."""
     answer = base.execute(question)
     names = [one[0] for one in answer.description]
     return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]

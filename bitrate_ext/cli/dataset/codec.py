@@ -17,10 +17,14 @@ def make_codec(arguments: argparse.Namespace) -> PictureCodec:
     """Load the model that the arguments ask for; of estimated bits its convolutions are in ``channels_last``."""
     device, coded = checked_device(arguments.device), arguments.bits == CODED
     model, name = load_model(device, arguments, forward_only=arguments.bits == ESTIMATED, coded=coded)
-    settings = {"bits": arguments.bits, **{option: getattr(arguments, option) for option in MAPPER}}
+    settings = {option: getattr(arguments, option) for option in ("bits", "mask", *MAPPER)}
     if not coded:
         with contextlib.suppress(ValueError):  # of a model that cannot be copied
             model, settings["channels_last"] = accelerate(model), True
-    mapper = BitrateMapper(model, bits=arguments.bits, **mapper_options(arguments, BitrateMapper))
+    channels, options = bool(arguments.top_channels), mapper_options(arguments, BitrateMapper)
+    mapper = BitrateMapper(model, bits=arguments.bits, channels=channels, **options)
+    asked = {option: getattr(arguments, option) for option in ("write", "ms_ssim", "top_channels", "names", "threads")}
     with usage_errors("--model: ", "to run it", model):
-        return PictureCodec(mapper, name=name, settings=settings, device=device, forward=forward_options(arguments))
+        return PictureCodec(
+            mapper, name=name, settings=settings, device=device, forward=forward_options(arguments), **asked
+        )

@@ -22,7 +22,7 @@ def add_regions(command: argparse.ArgumentParser, *, tables: bool = True) -> Non
         "white, or the opaque part of an image); or a folder with a mask for each IMAGE, of its stem",
     )
     command.add_argument(
-        "--names", type=_names, metavar="LABEL=NAME,...", help="of labels; of --roi and of one mask NAME,NAME ..."
+        "--names", type=region_names, metavar="LABEL=NAME,...", help="of labels; of --roi and of one mask NAME,NAME ..."
     )
     command.set_defaults(latex=False)
     if tables:
@@ -78,7 +78,8 @@ def _box(text: str) -> tuple[int, int, int, int]:
     return x, y, width, height
 
 
-def _names(text: str) -> dict[int, str] | list[str]:
+def region_names(text: str) -> dict[int, str] | list[str]:
+    """Read the names of regions: by label, or one after the other."""
     parts = [part.strip() for part in text.split(",")]
     if "=" not in text and all(parts):
         return parts
