@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..checks import check_layout
 from ..choices import ESTIMATED
 from ..models.padding import Crop, Size
 from ..viz.print_figure import Panel, print_figure, rate_words
@@ -73,7 +74,10 @@ class PictureBits:
         if not inside or min(height, width) < 1:
             raise ValueError(f"crop must be (top, left, height, width) inside of canvas {self.canvas}, got {self.crop}")
         for what, one in (("picture", self.picture), ("reconstruction", self.reconstruction)):
-            if one is not None and (one.dim() != 4 or one.shape[0] != 1 or tuple(one.shape[2:]) != self.size):
+            if one is None:
+                continue
+            check_layout(one, what)
+            if one.shape[0] != 1 or tuple(one.shape[2:]) != self.size:
                 raise ValueError(f"{what} must be [1, C, {height}, {width}], as the crop, got {list(one.shape)}")
 
     @property

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..atomic import open_all_or_none
+from ..checks import channels_error
 from ..choices import PADDING_SIDES, PADDINGS, check_choice
 from ..io.files import shown
 from ..mapping.layout import lay_out
@@ -185,9 +186,9 @@ class RateEstimator(nn.Module):
         Raises:
             TypeError, ValueError: naming the argument, what was expected and what came.
         """
-        check_images(self, x)
+        check_images(self, x, channels=self.about.channels)
         if x.shape[1] != self.about.channels:
-            raise ValueError(f"x must have {self.about.channels} channels, got shape {list(x.shape)}")
+            raise channels_error(x, "x", self.about.channels)
         output = self.output_of(quality)
         with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
             size, padding = (x.shape[2], x.shape[3]), Padding(self.about.padding, self.about.padding_side)

@@ -56,7 +56,7 @@ def coded_video(
     if isinstance(frames, Tensor) or not isinstance(frames, Sequence) or not frames:
         raise TypeError(f"frames must be a list of tensors [N, C, H, W], at least one, got {type(frames).__name__}")
     for number, frame in enumerate(frames):
-        check_images(model, frame)
+        check_images(model, frame, f"frames[{number}]")
         if frame.shape != frames[0].shape:
             raise ValueError(
                 f"frames must have one shape, {list(frames[0].shape)} as the first, got {list(frame.shape)} for frame "

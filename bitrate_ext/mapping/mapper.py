@@ -156,12 +156,14 @@ class BitrateMapper:
             run = partial(self._source, self.adapter, self.projections)
             return self.adapter.on_canvas(x, forward_kwargs, run)
 
-    def resolve(self, x: Tensor, forward_kwargs: dict[str, Any], size: tuple[int, int] | None = None) -> None:
+    def resolve(
+        self, x: Tensor, forward_kwargs: dict[str, Any], size: tuple[int, int] | None = None, name: str = "x"
+    ) -> None:
         """Check the model and the images; at the first call find the strides, and a projection for each latent.
 
-        ``size`` is that of the whole images, where ``x`` is a part of them.
+        ``size`` is that of the whole images, where ``x`` is a part of them; ``name`` what users call it.
         """
-        self.adapter.prepare(x, forward_kwargs, size)
+        self.adapter.prepare(x, forward_kwargs, size, name)
         if self.projections.keys() == self.strides.keys():
             return
         if self._asked in MEASURED:

@@ -26,7 +26,7 @@ from ..atomic import open_all_or_none
 from ..cells.outside import outside_bits, rim_of, share_of
 from ..cells.picture import CellGrid, PictureBits
 from ..cells.quality import squared_error, to_decibels
-from ..checks import check_whole_number
+from ..checks import as_given, check_whole_number, described, remedy
 from ..io.map_writers import NpzWriter, Strips, format_of, write_tiff
 from ..io.windowed import ImageSource, TensorImage, open_image
 from ..mapping.guides import FROM_IMAGE
@@ -115,7 +115,8 @@ class TiledRun:
         self._adapter = adapter = mapper.adapter
         self._kwargs = dict(forward_kwargs or {})
         sample = self._sample()
-        mapper.resolve(sample, self._kwargs, (image.height, image.width))
+        name = "picture" if isinstance(image, TensorImage) else "load_image(picture)"
+        mapper.resolve(sample, self._kwargs, (image.height, image.width), name)
         adapter.fit(sample, self._kwargs)
         self._like = sample[:, :, :1, :1].clone()
         self._latents, self._psnr, self._x_hat = latents, psnr, x_hat
@@ -370,6 +371,9 @@ def map_picture(
     with contextlib.ExitStack() as stack:
         if isinstance(picture, Tensor):
             image: ImageSource = TensorImage(picture)
+            stack.enter_context(as_given(picture, "picture"))
+        elif not isinstance(picture, (str, Path)):
+            raise TypeError(f"picture must be a file or a tensor, got {described(picture)}{remedy(picture, 'picture')}")
         else:
             if max_memory is not None:
                 check_whole_number("max_memory", max_memory, 1)
