@@ -116,7 +116,7 @@ def remedy(given: Any, name: str, channels: int | None = None, *, batch: bool = 
         steps += _scale(x) + _colour(shape[-3], channels, batch)
     except (TypeError, ValueError, AttributeError, RuntimeError):  # values that no tensor has, or not here
         return ""
-    return f"; give {text}{steps}" if steps else ""
+    return f"; give {text}{steps}" if steps or text != name.split()[0] else ""
 
 
 def _layout(shape: list[int], channels: int | None, batch: bool) -> tuple[list[int], str]:
@@ -135,6 +135,8 @@ def _layout(shape: list[int], channels: int | None, batch: bool) -> tuple[list[i
 
 def _scale(x: Tensor) -> str:
     """Return what brings values to [0, 1]."""
+    if x.is_complex():
+        raise TypeError
     if x.dtype == torch.bool:
         return ".float()"
     steps = "" if x.is_floating_point() else ".float()"

@@ -21,7 +21,7 @@ from .fuse import fuse_quietly
 from .observe import leave_as_found
 from .output import OutputReader
 from .padding import Crop, Padding, Size, cutter
-from .sizes import CALLS, Attempts, CallError, Grids, SizeError, find_factor, find_strides
+from .sizes import CALLS, Attempts, CallError, Grids, SizeError, find_factor, find_strides, first_channels, of_the_model
 
 POINT_CLOUDS = "compressai.models.pointcloud"
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)  # whose ``module`` is the model
@@ -144,7 +144,7 @@ class ModelAdapter:
                 images of another number of channels, and not on these.
         """
         check_eval_mode(self.model)
-        check_images(self.model, x, name, next(iter(self._channels), None) or _first_channels(self.model))
+        check_images(self.model, x, name, next(iter(self._channels), None) or first_channels(self.model))
         self._like_image |= {
             name for name, value in forward_kwargs.items() if _is_like_image(value, size or x.shape[2:])
         }
@@ -152,12 +152,9 @@ class ModelAdapter:
             self.strides, self._proven = self._find_strides(x, forward_kwargs, name)
             self._channels = {x.shape[1]}
         elif self._channels and x.shape[1] not in self._channels:
-            try:
-                self._black(x, forward_kwargs)(self.proven)
-            except Exception as error:
-                if isinstance(error, TimeoutError) or is_out_of_memory(error):
-                    raise
-                raise channels_error(x, name, min(self._channels)) from error
+            trouble = self._trouble(x, forward_kwargs, self.proven)
+            if trouble is not None:
+                raise channels_error(x, name, min(self._channels)) from trouble
             self._channels.add(x.shape[1])
         if self._multiple is not None and any(m % s for m, s in zip(self._multiple, self._steps(), strict=True)):
             raise ValueError(
@@ -166,19 +163,41 @@ class ModelAdapter:
             )
 
     def _find_strides(self, x: Tensor, forward_kwargs: dict[str, Any], name: str) -> tuple[dict[str, Size], Size]:
-        """Run the model on black images like ``x``; where it takes none, on others, to say whether colour is why."""
+        """Run the model on black images like ``x``; where it takes none, on others, to say whether colour is why.
+
+        Where ``x`` has uncommonly many channels, as a side in their place, others come first: these are small.
+        """
+
+        def search(channels: int) -> tuple[dict[str, Size], Size]:
+            run = self._black(x[:, :1].expand(-1, channels, -1, -1), forward_kwargs)
+            return find_strides(Attempts(run), channels, self._multiple)
+
+        own, trouble = x.shape[1], None  # type: int, Exception | None
+        common = dict.fromkeys((first_channels(self.model) or 3, 3, 1))
+        if own in common:
+            try:
+                return search(own)
+            except (SizeError, CallError) as error:
+                trouble = error
+        for channels in [one for one in common if one != own]:
+            try:
+                size = search(channels)[1]
+            except (SizeError, CallError, *CALLS):
+                continue
+            trouble = trouble or self._trouble(x, forward_kwargs, size)
+            if trouble is not None:
+                raise channels_error(x, name, channels) from trouble
+        if trouble is not None:
+            raise trouble
+        return search(own)
+
+    def _trouble(self, x: Tensor, forward_kwargs: dict[str, Any], size: Size) -> Exception | None:
+        """Return what the model raises of a black image like ``x`` of a size; None where it takes it."""
         try:
-            return find_strides(Attempts(self._black(x, forward_kwargs)), x.shape[1], self._multiple)
+            self._black(x, forward_kwargs)(size)
         except Exception as error:
-            if isinstance(error, TimeoutError) or is_out_of_memory(error):
-                raise
-            for channels in dict.fromkeys((_first_channels(self.model) or 3, 3, 1)):
-                with contextlib.suppress(SizeError, CallError, *CALLS):
-                    if channels != x.shape[1]:
-                        run = self._black(x[:, :1].expand(-1, channels, -1, -1), forward_kwargs)
-                        find_strides(Attempts(run), channels, self._multiple)
-                        raise channels_error(x, name, channels) from error
-            raise
+            return of_the_model(error)
+        return None
 
     def fit(self, x: Tensor, forward_kwargs: dict[str, Any], size: Size | None = None) -> None:
         """Find padding with which the model takes images of a size; ``canvas`` and ``pad`` know it from then on.
@@ -455,12 +474,6 @@ def device_of(model: Callable[..., Any], otherwise: torch.device = torch.device(
     if not isinstance(model, nn.Module):
         return otherwise
     return next((t.device for tensors in (model.parameters(), model.buffers()) for t in tensors), otherwise)
-
-
-def _first_channels(model: Callable[..., Any]) -> int | None:
-    """Return the channels that a model's first convolution takes, which are most often those of its images."""
-    modules = model.modules() if isinstance(model, nn.Module) else ()
-    return next((one.in_channels for one in modules if isinstance(one, nn.Conv2d)), None)
 
 
 def _is_like_image(value: Any, size: Sequence[int]) -> bool:

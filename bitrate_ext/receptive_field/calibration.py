@@ -437,13 +437,14 @@ def _fitted(image: Tensor, multiple: tuple[int, int], needed: tuple[int, int]) -
 def _checked_images(images: Any) -> list[Tensor]:
     if images is None:
         return []
-    if isinstance(images, Tensor):
-        images = [images]
-    if not isinstance(images, Sequence) or not images:
-        raise TypeError(f"images must be a tensor [N, C, H, W] or a sequence of them, got {images!r:.80}")
+    several = isinstance(images, Sequence) and not isinstance(images, str)
+    if several and not images:
+        raise TypeError(f"images must be a tensor [N, C, H, W] or a sequence of them, got {images!r}")
+    images = images if several else [images]
     for index, image in enumerate(images):
-        check_layout(image, f"images[{index}]")
-        check_range(image, f"images[{index}]")
+        name = f"images[{index}]" if several else "images"
+        check_layout(image, name)
+        check_range(image, name)
     return [one for image in images for one in image.clone().split(1)]  # clones: inference tensors have no gradients
 
 
