@@ -48,6 +48,12 @@ class PictureBits:
 
     Raises:
         ValueError: no grid, grids that are not ``[h, w]``, a crop outside of the canvas, pictures of another size.
+
+    Example:
+        >>> blocks = bitrate_ext.CellGrid(torch.full((2, 3), 80.0))  # of 16 x 16 pixels
+        >>> bits = bitrate_ext.PictureBits({"blocks": blocks}, canvas=(32, 48), crop=(0, 0, 30, 40), name="mine")
+        >>> bits.total_bits, round(bits.padding_bits, 1), bits.map().shape
+        (480.0, 105.0, torch.Size([30, 40]))
     """
 
     grids: Mapping[str, CellGrid]
@@ -169,6 +175,11 @@ class PictureBits:
         Raises:
             ValueError: another size than the picture's, a box that leaves it, an empty region, labels without names, or
                 channels that are not known.
+
+        Example:
+            >>> table = bits.region([(0, 0, 16, 16), (16, 0, 32, 16)], names=["left", "right"])
+            >>> [row.name for row in table.rows]
+            ['left', 'right', 'rest']
         """
         if channels and not self.symbol_bits:
             raise ValueError("channels are not known of these bits; map with BitrateMapper(model, channels=True)")

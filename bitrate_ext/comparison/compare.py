@@ -123,6 +123,11 @@ def compare(
     Raises:
         ValueError, TypeError: a codec is none, cannot be loaded or cannot code the image; or what they made cannot be
             compared, being of other sizes or colour channels. The message begins with its letter.
+
+    Example:
+        >>> both = bitrate_ext.compare(x, (model, None), "demo:1")
+        >>> float(both.difference("a", "b").mean()) > 0  # the first spends more
+        True
     """
     for letter in more:
         if letter not in tuple(LETTERS):

@@ -50,6 +50,11 @@ def coded_video(
         ValueError: frames differ in shape or are no images in [0, 1]; the model is in train mode or has no tables;
             unknown ``padding`` or ``padding_side``.
         CodingError: the model's coder cannot be recorded.
+
+    Example:
+        >>> first, second = bitrate_ext.coded_video(video_model, [x, x])
+        >>> sorted(first.maps), sorted(second.maps)
+        (['keyframe.y', 'keyframe.z'], ['motion.y', 'motion.z', 'residual.y', 'residual.z'])
     """
     coder = Coder(model)
     check_eval_mode(model)

@@ -41,7 +41,14 @@ ROUNDING = 1e-3  # by which bits of the same frame may differ where convolutions
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FrameResult(BitrateResult):
-    """Where a model spends its bits on one frame, ``N = 1``. ``maps`` is empty unless it was asked for."""
+    """Where a model spends its bits on one frame, ``N = 1``. ``maps`` is empty unless it was asked for.
+
+    Example:
+        >>> for frame in bitrate_ext.FrameMapper(model)([x[0], x[0]]):
+        ...     print(frame.index, frame.kind, tuple(frame.map.shape))
+        0 image (1, 1, 64, 64)
+        1 image (1, 1, 64, 64)
+    """
 
     index: int  # of the frame, from 0
     kind: str  # "image"; of a video codec "keyframe" or "inter"
@@ -85,6 +92,12 @@ class FrameMapper:
 
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.
+
+    Example:
+        >>> mapper = bitrate_ext.FrameMapper(model)
+        >>> frame = (255 * x[0]).byte().permute(1, 2, 0)  # uint8 [H, W, C], as decoders give it
+        >>> [float(result.bpp) > 0 for result in mapper([frame, frame])]
+        [True, True]
     """
 
     def __init__(

@@ -58,6 +58,11 @@ class BitrateMapper:
     Raises:
         TypeError: ``model`` is no callable, is a model of point clouds, or has no ``compress`` for coded bits.
         ValueError, TypeError: unknown ``projection`` or ``bits``, ``gap`` without coded bits; as ``ModelAdapter``.
+
+    Example:
+        >>> result = bitrate_ext.BitrateMapper(model)(x)
+        >>> result.map.shape, sorted(result.maps)
+        (torch.Size([1, 1, 64, 64]), ['y', 'z'])
     """
 
     def __init__(

@@ -54,6 +54,11 @@ class ModelAdapter:
     Raises:
         TypeError: ``model`` is no callable object, or is a model of point clouds; ``multiple`` is no whole number.
         ValueError: unknown ``unit``, ``padding`` or ``padding_side``; ``multiple`` below 1.
+
+    Example:
+        >>> adapter = bitrate_ext.ModelAdapter(model, padding="replicate", multiple=128)
+        >>> bitrate_ext.BitrateMapper(adapter)(x).canvas
+        (128, 128)
     """
 
     def __init__(

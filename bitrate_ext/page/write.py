@@ -58,6 +58,11 @@ def write_page(
         ValueError: no input, pictures of different sizes, a mask of another size.
         ImportError: Pillow or Matplotlib is missing.
         OSError: the file cannot be written.
+
+    Example:
+        >>> bitrate_ext.write_page(bits, folder / "bits.html", facts={"codec": "demo"})
+        >>> (folder / "bits.html").read_text()[:15].lower()
+        '<!doctype html>'
     """
     given = [inputs] if isinstance(inputs, PictureBits) else list(inputs)
     if not given:
@@ -103,6 +108,10 @@ def write_folder_page(
     Raises:
         ValueError: no rows.
         OSError: the file cannot be written.
+
+    Example:
+        >>> rows = [{"picture": "cat", "bpp": 0.17}, {"picture": "dog", "bpp": None}]
+        >>> bitrate_ext.write_folder_page(rows, folder / "index.html", title="Pets")
     """
     blobs = Blobs()
     _write(folder_document(rows, blobs, title=title, link=link), blobs, path)
@@ -132,6 +141,9 @@ def write_video_page(
     Raises:
         ValueError: no frames, frames of different sizes, a rate that is none, not a kind for each.
         OSError: the file cannot be written.
+
+    Example:
+        >>> bitrate_ext.write_video_page([bits, bits], folder / "video.html", rate=2, kinds=["key", "inter"])
     """
     blobs = Blobs()
     options: dict[str, Any] = {"rate": rate, "kinds": kinds, "channels": channels, "title": title, "facts": facts or {}}

@@ -108,6 +108,11 @@ def calibrate(
         ValueError: no such latent; no synthesis transform found, or one that spreads each cell over the whole picture;
             images smaller than its reach.
         TypeError: ``model`` is no ``nn.Module``; and as ``BitrateMapper`` for models and images.
+
+    Example:
+        >>> field = bitrate_ext.calibrate(model, "y", samples=2, cache=False)
+        >>> field.stride, field.latent
+        ((16, 16), 'y')
     """
     check_whole_number("samples", samples, FEWEST_SAMPLES)
     adapter = ModelAdapter.of(model, unit=unit, multiple=multiple)

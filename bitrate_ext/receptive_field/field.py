@@ -46,6 +46,12 @@ class ReceptiveField(Projection):
     give a constant map.
 
     Needs ``stride`` pixels a cell: a canvas of ``size = cells * stride``, of which ``crop`` takes the image.
+
+    Example:
+        >>> field.save(folder / "field.npz")
+        >>> field = bitrate_ext.ReceptiveField.load(folder / "field.npz")
+        >>> bitrate_ext.BitrateMapper(model, projection={"y": field, "z": "nearest"})(x).map.shape
+        torch.Size([1, 1, 64, 64])
     """
 
     name = RECEPTIVE_FIELD

@@ -49,6 +49,11 @@ class PictureResult:
     """Where a model spends its bits on an image, besides the map, which is in the file.
 
     Numbers are those of ``BitrateResult`` for the one image.
+
+    Example:
+        >>> result = bitrate_ext.map_picture(model, x, folder / "bits.npz", psnr=True)
+        >>> result.bpp == result.total_bits / 64**2, result.reduced.shape, result.psnr_db > 20
+        (True, (64, 64), True)
     """
 
     size: tuple[int, int]  # (H, W), pixels
@@ -364,6 +369,11 @@ def map_picture(
             again with tiles of half the side.
         ValueError: the image needs tiles, and the model has no finite reach; other arguments.
         OSError: the output cannot be written.
+
+    Example:
+        >>> result = bitrate_ext.map_picture(model, x, folder / "bits.npz", tile=64)
+        >>> result.size, (folder / "bits.npz").exists()
+        ((64, 64), True)
     """
     output = Path(output)
     form = format_of(output)
