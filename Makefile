@@ -6,7 +6,7 @@ READY := $(VENV)/ready
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
 CPP := $(wildcard $(foreach end,h cpp cu,csrc/*/*.$(end) tests/*/*.$(end) tests/*/*/*.$(end)))
 
-.PHONY: setup demo check test test-all lint lint-page format wheel test-wheel audit bench bench-compare bench-rate bench-video gpu-check mutants clean
+.PHONY: setup demo check test test-all lint lint-page lint-types format wheel test-wheel audit bench bench-compare bench-rate bench-video gpu-check mutants clean
 
 setup: $(READY)
 
@@ -48,6 +48,10 @@ lint: $(READY)
 # The types of the page's program; needs Node, which users do not.
 lint-page:
 	npx --yes --package typescript@5.9 tsc --project tools/tsconfig.json
+
+# What users of pyright see; needs Node, which users do not.
+lint-types: $(READY)
+	npx --yes pyright@1.1 --pythonpath $(BIN)/python tests/project/typed_use.py
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

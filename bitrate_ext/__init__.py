@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .mapping.frames import FrameMapper, FrameResult
     from .mapping.layout import BitrateResult
     from .mapping.mapper import BitrateMapper
+    from .mapping.rate_metric import RateMetric
     from .memory import MemoryLimitError
     from .models.adapter import ModelAdapter
     from .models.demo_codec import load_demo_codec
@@ -70,6 +71,7 @@ _HOMES = {  # public name to the module that defines it
     "RateEstimate": "estimator.estimator",
     "RateEstimator": "estimator.estimator",
     "RateLoss": "training.rate_loss",
+    "RateMetric": "mapping.rate_metric",
     "ReceptiveField": "receptive_field.field",
     "Slice": "attribution.slices",
     "VideoError": "video.reader",
@@ -118,6 +120,7 @@ __all__ = [
     "RateEstimate",
     "RateEstimator",
     "RateLoss",
+    "RateMetric",
     "ReceptiveField",
     "Slice",
     "VideoError",

@@ -26,7 +26,15 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 
 class MemoryLimitError(ValueError):
-    """The limit is too low for what was asked; the message gives the figures."""
+    """The limit is too low for what was asked; the message gives the figures.
+
+    Example:
+        >>> try:
+        ...     bitrate_ext.map_picture(model, x, folder / "bits.npz", max_memory=1)
+        ... except bitrate_ext.MemoryLimitError:
+        ...     print("give it more")
+        give it more
+    """
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,11 @@ def attribute(
         ValueError: unknown method, latents of infinite bits, no synthesis transform or layer found, an option of
             another method; and as ``BitrateMapper``.
         ImportError: Captum is not installed, for the last two methods.
+
+    Example:
+        >>> found = bitrate_ext.attribute(model, x, passes=4)
+        >>> bool(torch.isclose(found.map.double().sum() + found.padding, found.total, rtol=1e-4))
+        True
     """
     check_choice("method", method, METHODS)
     check_whole_number("passes", passes, FEWEST_PASSES)

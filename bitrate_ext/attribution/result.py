@@ -9,7 +9,13 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Attribution:
-    """A map of each image. Where it adds up, ``map.sum() + padding`` is ``total``."""
+    """A map of each image. Where it adds up, ``map.sum() + padding`` is ``total``.
+
+    Example:
+        >>> found = bitrate_ext.attribute(model, x, passes=4)
+        >>> found.map.shape, found.unit, found.adds_up, sorted(found.maps)
+        (torch.Size([1, 1, 64, 64]), 'bits per pixel', True, ['y', 'z'])
+    """
 
     map: Tensor  # [N, 1, H, W], float32 or the model's float64
     method: str

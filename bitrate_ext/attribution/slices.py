@@ -20,7 +20,14 @@ from ..ops.functional import latent_bits
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """What N images cost, and how good they are, once a decoder has the channels of a latent up to ``end``."""
+    """What N images cost, and how good they are, once a decoder has the channels of a latent up to ``end``.
+
+    Example:
+        >>> channels = model.g_s[0].in_channels
+        >>> last = bitrate_ext.follow_slices(model, x, [channels // 2, channels // 2])[-1]
+        >>> last.end == channels, last.bits.shape, last.psnr_db.shape
+        (True, torch.Size([1]), torch.Size([1]))
+    """
 
     first: int  # of the slice's own channels
     end: int
@@ -55,6 +62,12 @@ def follow_slices(
     Raises:
         ValueError: no such latent, one that is coded as a whole, groups that do not add up; as ``attribute``.
         TypeError: as ``attribute``.
+
+    Example:
+        >>> channels = model.g_s[0].in_channels
+        >>> slices = bitrate_ext.follow_slices(model, x, [channels // 2, channels // 2])
+        >>> bool(slices[0].bits < slices[1].bits)
+        True
     """
     adapter = ModelAdapter.of(model)
     with leave_as_found(adapter.module), torch.no_grad():

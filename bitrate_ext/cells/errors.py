@@ -74,6 +74,11 @@ def cell_errors(bits: PictureBits, latent: str | None = None, base: PictureBits 
 
     Raises:
         ValueError: no such latent, no reconstruction, or a base of another picture or grid.
+
+    Example:
+        >>> cells = bitrate_ext.cell_errors(bits, "y")
+        >>> cells.gain_db.shape == bits.grids["y"].bits.shape
+        True
     """
     latent = latent or max(bits.grids, key=lambda name: bits.grids[name].bits.numel())
     if latent not in bits.grids:
@@ -107,6 +112,10 @@ def errors_figure(bits: PictureBits, latent: str | None = None, *, width: str | 
 
     Raises:
         ValueError: as ``cell_errors``.
+
+    Example:
+        >>> figure, axes = bitrate_ext.errors_figure(bits)
+        >>> figure.savefig(folder / "errors.pdf")
     """
     cells, (x, x_hat) = cell_errors(bits, latent), _pair(bits, "bits")
     return error_figure(

@@ -36,6 +36,11 @@ def grid_figure(
 
     Raises:
         ValueError: no bits, or none in some row; another width.
+
+    Example:
+        >>> figure, axes = bitrate_ext.grid_figure([[bits, bits]], picture=True)
+        >>> axes.shape
+        (1, 3)
     """
     panels = [[_panel(bits, latents) for bits in row] for row in rows]
     first = rows[0][0].picture_panel() if picture and panels and panels[0] else None

@@ -22,6 +22,11 @@ class CellGrid:
         projection: as for ``bitrate_map``; "nearest" lays a cell's bits evenly over its own pixels.
         guide: ``[1, 1, H, W]`` on the canvas (of N images ``[N, 1, H, W]``), which the bits follow; see
             ``bitrate_map``.
+
+    Example:
+        >>> grid = bitrate_ext.CellGrid(torch.tensor([[64.0, 128.0]]))
+        >>> grid.map(canvas=(8, 16), crop=(0, 0, 8, 16))[0, ::8].tolist()
+        [1.0, 2.0]
     """
 
     bits: Tensor

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..checks import check_layout
 from ..choices import ESTIMATED
 from ..models.padding import Crop, Size
 from ..viz.print_figure import Panel, print_figure, rate_words
@@ -49,6 +50,12 @@ class PictureBits:
 
     Raises:
         ValueError: no grid, grids that are not ``[h, w]``, a crop outside of the canvas, pictures of another size.
+
+    Example:
+        >>> blocks = bitrate_ext.CellGrid(torch.full((2, 3), 80.0))  # of 16 x 16 pixels
+        >>> bits = bitrate_ext.PictureBits({"blocks": blocks}, canvas=(32, 48), crop=(0, 0, 30, 40), name="mine")
+        >>> bits.total_bits, round(bits.padding_bits, 1), bits.map().shape
+        (480.0, 105.0, torch.Size([30, 40]))
     """
 
     grids: Mapping[str, CellGrid]
@@ -81,7 +88,10 @@ class PictureBits:
         if not inside or min(height, width) < 1:
             raise ValueError(f"crop must be (top, left, height, width) inside of canvas {self.canvas}, got {self.crop}")
         for what, one in (("picture", self.picture), ("reconstruction", self.reconstruction)):
-            if one is not None and (one.dim() != 4 or one.shape[0] != 1 or tuple(one.shape[2:]) != self.size):
+            if one is None:
+                continue
+            check_layout(one, what)
+            if one.shape[0] != 1 or tuple(one.shape[2:]) != self.size:
                 raise ValueError(f"{what} must be [1, C, {height}, {width}], as the crop, got {list(one.shape)}")
 
     @property
@@ -173,6 +183,11 @@ class PictureBits:
         Raises:
             ValueError: another size than the picture's, a box that leaves it, an empty region, labels without names, or
                 channels that are not known.
+
+        Example:
+            >>> table = bits.region([(0, 0, 16, 16), (16, 0, 32, 16)], names=["left", "right"])
+            >>> [row.name for row in table.rows]
+            ['left', 'right', 'rest']
         """
         if channels and not self.symbol_bits:
             raise ValueError("channels are not known of these bits; map with BitrateMapper(model, channels=True)")

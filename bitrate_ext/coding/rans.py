@@ -31,7 +31,15 @@ DRIFT = 2 * math.log2(1 + 2.0**-15)
 
 
 class CodingError(ValueError):
-    """A model whose coder cannot be recorded, or must not be run; says why, and what can be asked for instead."""
+    """A model whose coder cannot be recorded, or must not be run; says why, and what can be asked for instead.
+
+    Example:
+        >>> try:
+        ...     bitrate_ext.BitrateMapper(own_model, bits="coded")(x)
+        ... except bitrate_ext.CodingError as error:
+        ...     print("its coder is another one")
+        its coder is another one
+    """
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..cells.picture import PictureBits
+from ..checks import check_layout
 from ..io.images import load_image
 from .contender import Contender, contender_from, contender_of, is_model, keep_loaded
 from .rate import TOLERANCE, Found, bytes_of, find_quality
@@ -71,7 +72,8 @@ class Comparer:
         Raises:
             ValueError, TypeError: a codec cannot code it, or what they made cannot be compared.
         """
-        if image.dim() != 4 or image.shape[0] != 1:
+        check_layout(image, "image")
+        if image.shape[0] != 1:
             raise ValueError(f"image must be [1, C, H, W], got {list(image.shape)}; give several as a list")
         made: dict[str, PictureBits] = {}
         found: dict[str, Found] = {}
@@ -121,6 +123,11 @@ def compare(
     Raises:
         ValueError, TypeError: a codec is none, cannot be loaded or cannot code the image; or what they made cannot be
             compared, being of other sizes or colour channels. The message begins with its letter.
+
+    Example:
+        >>> both = bitrate_ext.compare(x, (model, None), "demo:1")
+        >>> float(both.difference("a", "b").mean()) > 0  # the first spends more
+        True
     """
     for letter in more:
         if letter not in tuple(LETTERS):
@@ -128,7 +135,7 @@ def compare(
     comparer = Comparer({"a": a, "b": b, **dict(sorted(more.items()))}, device)
     several = isinstance(image, Sequence) and not isinstance(image, str)
     images: Sequence[Any] = image if several else [image]  # type: ignore[assignment]
-    made = [comparer(one if isinstance(one, Tensor) else load_image(one), limit) for one in images]
+    made = [comparer(load_image(one) if isinstance(one, (str, PathLike)) else one, limit) for one in images]
     if not several:
         return made[0]
     return share_scale(made) if limit is None else made

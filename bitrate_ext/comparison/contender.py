@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..cells.picture import PictureBits
+from ..checks import as_given
 from ..choices import CODED, DEMO_QUALITIES, ESTIMATED, MEASURED, PADDINGS, PROJECTIONS, PUBLISHED
 from ..mapping.mapper import BitrateMapper
 from ..memory import is_out_of_memory
@@ -98,7 +99,9 @@ class ModelCodec:
                 zoo.set_level(model, quality)
         weights: Any = model.state_dict().values() if isinstance(model, nn.Module) else ()
         place: torch.device = next(iter(weights), image).device
-        return mapper(image.to(place), **forward).image(0, name=name, picture=image)
+        with as_given(image, "image"):
+            result = mapper(image.to(place), **forward)
+        return result.image(0, name=name, picture=image)
 
     def _check(self, quality: float | None) -> None:
         if quality is None:

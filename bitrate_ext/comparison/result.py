@@ -52,7 +52,15 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """The bits of several codecs on one picture of H x W pixels, by their letters."""
+    """The bits of several codecs on one picture of H x W pixels, by their letters.
+
+    Example:
+        >>> both = bitrate_ext.compare(x, "demo:3", "demo:6")
+        >>> [row.letter for row in both.rows], both.maps["a"].shape
+        (['a', 'b'], torch.Size([64, 64]))
+        >>> print(both.table().splitlines()[0].split())
+        ['codec', 'bits', 'bytes', 'bpp', 'PSNR', 'MS-SSIM', 'padding']
+    """
 
     pictures: Mapping[str, PictureBits]
     rows: tuple[Row, ...]

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..checks import check_layout
 from ..io.images import load_image
 from ..mapping.mapper import AnyProjection, BitrateMapper
 from ..models.adapter import ModelAdapter, device_of
@@ -48,7 +49,7 @@ class CodecBits:
         self._batched, self.outputs = batched, len(models) * batched
         picture = picture.to(self.device).expand(batched, -1, -1, -1)
         middle = BitrateMapper(self.adapters[len(models) // 2], projection=projection)
-        middle.resolve(picture, self._forward)
+        middle.resolve(picture, self._forward, name="images[0]")
         self._mappers = [BitrateMapper(adapter, projection=middle.projections) for adapter in self.adapters]
         for mapper in self._mappers:
             mapper.resolve(picture, self._forward)
@@ -96,13 +97,13 @@ def load_photograph(given: Photograph) -> Tensor:
 
     Raises:
         ImageError: it cannot be read.
-        ValueError: a tensor of another shape.
+        TypeError, ValueError: another kind of image.
     """
-    if not isinstance(given, Tensor):
+    if isinstance(given, (str, os.PathLike)):
         return load_image(given)
-    if given.dim() != 4 or len(given) != 1 or not given.is_floating_point():
+    check_layout(given, "image")
+    if len(given) != 1:
         raise ValueError(
-            f"images must be files or floating-point tensors [1, C, H, W] in [0, 1], got {list(given.shape)}, "
-            f"{given.dtype}; give each image of a batch by itself"
+            f"images must be files or tensors [1, C, H, W], got shape {list(given.shape)}; give each image by itself"
         )
     return given.detach().clone()

@@ -7,13 +7,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..atomic import open_all_or_none
+from ..checks import channels_error
 from ..choices import PADDING_SIDES, PADDINGS, check_choice
 from ..io.files import shown
 from ..mapping.layout import lay_out
@@ -87,6 +88,11 @@ class RateEstimate:
     """What a codec would spend on a batch of N images of H x W pixels, by an estimator.
 
     The map's float64 sum plus ``padding_bits`` is ``total_bits``, to 6e-8 of it.
+
+    Example:
+        >>> estimate = bitrate_ext.RateEstimator.demo()(x, quality=3)
+        >>> estimate.map.shape, bool(0 < estimate.share((0, 0, 32, 32)) < 1)
+        (torch.Size([1, 1, 64, 64]), True)
     """
 
     map: Tensor  # float32 [N, 1, H, W], bits per pixel
@@ -148,12 +154,21 @@ class RateEstimator(nn.Module):
     Args:
         network: gives the bits of blocks.
         about: it.
+
+    Example:
+        >>> estimator = bitrate_ext.RateEstimator.demo()
+        >>> estimator.qualities, estimator(x, quality=3).bpp.shape
+        ((1, 2, 3, 4, 5, 6, 7, 8), torch.Size([1]))
     """
 
     def __init__(self, network: RateNetwork, about: About) -> None:
         super().__init__()
         self.network, self.about = network, about
         self.eval()
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor, quality: int | None = None) -> RateEstimate: ...
 
     @property
     def qualities(self) -> tuple[int, ...]:
@@ -185,9 +200,9 @@ class RateEstimator(nn.Module):
         Raises:
             TypeError, ValueError: naming the argument, what was expected and what came.
         """
-        check_images(self, x)
+        check_images(self, x, channels=self.about.channels)
         if x.shape[1] != self.about.channels:
-            raise ValueError(f"x must have {self.about.channels} channels, got shape {list(x.shape)}")
+            raise channels_error(x, "x", self.about.channels)
         output = self.output_of(quality)
         with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
             size, padding = (x.shape[2], x.shape[3]), Padding(self.about.padding, self.about.padding_side)

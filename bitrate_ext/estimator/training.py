@@ -94,6 +94,11 @@ def train_estimator(
         TypeError, ValueError: naming the argument, what was expected and what came; fewer than two images; bits that
             are no finite numbers; or as ``BitrateMapper``.
         ImageError: a file that cannot be read.
+
+    Example:
+        >>> estimator = bitrate_ext.train_estimator(model, [x], held_out=[x], projection="bilinear", windows=1, steps=1)
+        >>> estimator(x).map.shape
+        torch.Size([1, 1, 64, 64])
     """
     models: list[Any] = [model]
     if isinstance(model, Mapping):

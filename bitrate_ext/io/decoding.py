@@ -60,7 +60,15 @@ _SAID = {  # what tells a user nothing, or something wrong
 
 
 class ImageError(ValueError):
-    """A file that cannot be read as an image; the message is one line and names the file."""
+    """A file that cannot be read as an image; the message is one line and names the file.
+
+    Example:
+        >>> try:
+        ...     bitrate_ext.map_picture(model, "missing.png", folder / "bits.npz")
+        ... except bitrate_ext.ImageError as error:
+        ...     print("missing.png" in str(error))
+        True
+    """
 
 
 class PictureFile:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, uint8
 
+from ..checks import described, remedy
 from .decoding import (
     ImageError,
     check_declared,
@@ -67,13 +68,14 @@ class TensorImage(ImageSource):
     """
 
     def __init__(self, pixels: Tensor) -> None:
-        if pixels.dim() == 3:
-            pixels = pixels[None]
-        if pixels.dim() != 4 or pixels.shape[0] != 1 or 0 in pixels.shape:
-            raise ValueError(f"picture must be a tensor [1, C, H, W] or [C, H, W], got shape {list(pixels.shape)}")
-        if not pixels.is_floating_point() and pixels.dtype != uint8:
-            raise TypeError(f"picture must be floating point in [0, 1] or uint8, got {pixels.dtype}")
-        self._pixels = pixels
+        shape, known = pixels.shape, pixels.is_floating_point() or pixels.dtype == uint8
+        if not known or len(shape) not in (3, 4) or 0 in shape or (len(shape) == 4 and shape[0] != 1):
+            raise (ValueError if known else TypeError)(
+                "picture must be a tensor [1, C, H, W] or [C, H, W], floating point in [0, 1] or uint8, got "
+                f"{described(pixels)}{remedy(pixels, 'picture')}"
+            )
+        self._pixels = pixels if len(shape) == 4 else pixels[None]
+        pixels = self._pixels
         self.height, self.width = pixels.shape[2:]
         self.facts = PictureFacts("tensor", "RGB" if pixels.shape[1] == 3 else f"{pixels.shape[1]} channels", 0, 0)
 

@@ -50,13 +50,18 @@ def coded_video(
         ValueError: frames differ in shape or are no images in [0, 1]; the model is in train mode or has no tables;
             unknown ``padding`` or ``padding_side``.
         CodingError: the model's coder cannot be recorded.
+
+    Example:
+        >>> first, second = bitrate_ext.coded_video(video_model, [x, x])
+        >>> sorted(first.maps), sorted(second.maps)
+        (['keyframe.y', 'keyframe.z'], ['motion.y', 'motion.z', 'residual.y', 'residual.z'])
     """
     coder = Coder(model)
     check_eval_mode(model)
     if isinstance(frames, Tensor) or not isinstance(frames, Sequence) or not frames:
         raise TypeError(f"frames must be a list of tensors [N, C, H, W], at least one, got {type(frames).__name__}")
     for number, frame in enumerate(frames):
-        check_images(model, frame)
+        check_images(model, frame, f"frames[{number}]")
         if frame.shape != frames[0].shape:
             raise ValueError(
                 f"frames must have one shape, {list(frames[0].shape)} as the first, got {list(frame.shape)} for frame "

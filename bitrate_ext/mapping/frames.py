@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..checks import check_whole_number
+from ..checks import as_given, check_range, check_whole_number, described, remedy
 from ..choices import PADDING_SIDES, PADDINGS
 from ..memory import is_out_of_memory
 from ..models.accelerate import accelerate, compile_parts, skip_synthesis
@@ -41,7 +41,14 @@ ROUNDING = 1e-3  # by which bits of the same frame may differ where convolutions
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FrameResult(BitrateResult):
-    """Where a model spends its bits on one frame, ``N = 1``. ``maps`` is empty unless it was asked for."""
+    """Where a model spends its bits on one frame, ``N = 1``. ``maps`` is empty unless it was asked for.
+
+    Example:
+        >>> for frame in bitrate_ext.FrameMapper(model)([x[0], x[0]]):
+        ...     print(frame.index, frame.kind, tuple(frame.map.shape))
+        0 image (1, 1, 64, 64)
+        1 image (1, 1, 64, 64)
+    """
 
     index: int  # of the frame, from 0
     kind: str  # "image"; of a video codec "keyframe" or "inter"
@@ -85,6 +92,12 @@ class FrameMapper:
 
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.
+
+    Example:
+        >>> mapper = bitrate_ext.FrameMapper(model)
+        >>> frame = (255 * x[0]).byte().permute(1, 2, 0)  # uint8 [H, W, C], as decoders give it
+        >>> [float(result.bpp) > 0 for result in mapper([frame, frame])]
+        [True, True]
     """
 
     def __init__(
@@ -182,7 +195,9 @@ class FrameMapper:
         kind = IMAGE
         if self.sequential:
             kind = KEYFRAME if index == 0 or (self.group is not None and index % self.group == 0) else INTER
-        adapter, projections = self._resolved(kind, chunk[0]), self._mappers[kind].projections
+        with as_given(chunk[0], f"frame {index}", batch=False):
+            adapter = self._resolved(kind, chunk[0])
+        projections = self._mappers[kind].projections
         height, width = _picture_size(chunk[0])
         size, crop = adapter.canvas(height, width)
         with self.watch("network"):
@@ -384,20 +399,18 @@ def _uploader(device: torch.device) -> Upload:
 
 
 def _checked(frame: Any, index: int) -> Tensor:
-    if isinstance(frame, np.ndarray):
-        frame = torch.from_numpy(frame if frame.flags.writeable else frame.copy())
-    expected = f"frame {index} must be uint8 [H, W, C] or a floating-point tensor [C, H, W]"
-    if not isinstance(frame, Tensor):
-        raise TypeError(f"{expected}, got {type(frame).__name__}")
-    if frame.dtype != torch.uint8 and not frame.is_floating_point():
-        raise TypeError(f"{expected}, got {frame.dtype}")
-    if frame.dim() != 3 or 0 in frame.shape:
-        raise ValueError(f"{expected}, with at least one pixel, got shape {list(frame.shape)}")
+    name = f"frame {index}"
+    if isinstance(frame, np.ndarray):  # read-only, or turned from BGR to RGB: what no tensor shares
+        frame = torch.from_numpy(frame if frame.flags.writeable and min(frame.strides) >= 0 else frame.copy())
+    known = isinstance(frame, Tensor) and (frame.dtype == torch.uint8 or frame.is_floating_point())
+    if not known or frame.dim() != 3 or 0 in frame.shape:
+        raise (ValueError if known else TypeError)(
+            f"{name} must be uint8 [H, W, C] or a floating-point tensor [C, H, W], with at least one pixel, got "
+            f"{described(frame)}{remedy(frame, name, batch=False)}"
+        )
     if frame.is_floating_point():
-        low, high = (bound.item() for bound in torch.aminmax(frame))
-        if not (low >= 0 and high <= 1):  # also where a bound is NaN
-            raise ValueError(f"frame {index} must have values in [0, 1], got values from {low:g} to {high:g}")
-    return frame
+        check_range(frame, name, batch=False)
+    return cast(Tensor, frame)
 
 
 def _check_like(frame: Tensor, first: Tensor, index: int) -> None:

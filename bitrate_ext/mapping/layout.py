@@ -39,6 +39,13 @@ class BitrateResult:
 
     ``map`` and ``maps`` are float32, float64 where the model computes in float64. A map's float64 sum plus
     ``padding_bits`` is ``total_bits``, to 6e-8 of it for float32 maps.
+
+    Example:
+        >>> result = bitrate_ext.BitrateMapper(model)(x)
+        >>> bool(torch.isclose(result.map.double().sum() + result.padding_bits, result.total_bits))
+        True
+        >>> result.region((0, 0, 32, 32), names=["corner"])["corner"].pixels
+        1024
     """
 
     map: Tensor  # [N, 1, H, W], bits per pixel, all latents together
@@ -73,6 +80,11 @@ class BitrateResult:
 
         Raises:
             ValueError: no such image, or a picture of another size.
+
+        Example:
+            >>> bits = result.image(name="demo codec", picture=x)
+            >>> bits.size, list(bits.grids)
+            ((64, 64), ['y', 'z'])
         """
         if not 0 <= number < len(self.total_bits):
             raise ValueError(f"number must be 0 to {len(self.total_bits) - 1}, an image of the batch, got {number}")
@@ -138,6 +150,11 @@ class BitrateResult:
         Raises:
             ValueError: no such image, or a projection of one's own, which cannot be saved.
             OSError: the file cannot be written.
+
+        Example:
+            >>> result.save(folder / "bits.npz")
+            >>> bitrate_ext.PictureBits.load(folder / "bits.npz").size
+            (64, 64)
         """
         self.image(number).save(path, pixels=pixels)
 
@@ -177,6 +194,11 @@ class BitrateResult:
 
         Raises:
             ValueError: no such latent or channel; or the mapper was not asked for channels.
+
+        Example:
+            >>> each = bitrate_ext.BitrateMapper(model, channels=True)(x)
+            >>> each.channel_map("y", slice(0, 8)).shape
+            torch.Size([1, 1, 64, 64])
         """
         if self.symbols is None:
             raise ValueError("channel_map needs a mapper that keeps channels: BitrateMapper(model, channels=True)")

@@ -59,6 +59,11 @@ class BitrateMapper:
     Raises:
         TypeError: ``model`` is no callable, is a model of point clouds, or has no ``compress`` for coded bits.
         ValueError, TypeError: unknown ``projection`` or ``bits``, ``gap`` without coded bits; as ``ModelAdapter``.
+
+    Example:
+        >>> result = bitrate_ext.BitrateMapper(model)(x)
+        >>> result.map.shape, sorted(result.maps)
+        (torch.Size([1, 1, 64, 64]), ['y', 'z'])
     """
 
     def __init__(
@@ -157,12 +162,14 @@ class BitrateMapper:
             run = partial(self._source, self.adapter, self.projections)
             return self.adapter.on_canvas(x, forward_kwargs, run)
 
-    def resolve(self, x: Tensor, forward_kwargs: dict[str, Any], size: tuple[int, int] | None = None) -> None:
+    def resolve(
+        self, x: Tensor, forward_kwargs: dict[str, Any], size: tuple[int, int] | None = None, name: str = "x"
+    ) -> None:
         """Check the model and the images; at the first call find the strides, and a projection for each latent.
 
-        ``size`` is that of the whole images, where ``x`` is a part of them.
+        ``size`` is that of the whole images, where ``x`` is a part of them; ``name`` what users call it.
         """
-        self.adapter.prepare(x, forward_kwargs, size)
+        self.adapter.prepare(x, forward_kwargs, size, name)
         if self.projections.keys() == self.strides.keys():
             return
         if self._asked in MEASURED:

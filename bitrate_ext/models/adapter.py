@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_whole_number
+from ..checks import channels_error, check_layout, check_range, check_whole_number
 from ..choices import PADDING_SIDES, PADDINGS
 from ..memory import is_out_of_memory
 from ..ops.rate.deferred import StaleSourceError, sources_of
@@ -21,10 +21,9 @@ from .fuse import fuse_quietly
 from .observe import leave_as_found
 from .output import OutputReader
 from .padding import Crop, Padding, Size, cutter
-from .sizes import CALLS, Attempts, CallError, Grids, find_factor, find_strides
+from .sizes import CALLS, Attempts, CallError, Grids, SizeError, find_factor, find_strides, first_channels, of_the_model
 
 POINT_CLOUDS = "compressai.models.pointcloud"
-TOLERANCE = 1e-6  # by which resampled images may leave [0, 1]
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)  # whose ``module`` is the model
 
 T = TypeVar("T")
@@ -55,6 +54,11 @@ class ModelAdapter:
     Raises:
         TypeError: ``model`` is no callable object, or is a model of point clouds; ``multiple`` is no whole number.
         ValueError: unknown ``unit``, ``padding`` or ``padding_side``; ``multiple`` below 1.
+
+    Example:
+        >>> adapter = bitrate_ext.ModelAdapter(model, padding="replicate", multiple=128)
+        >>> bitrate_ext.BitrateMapper(adapter)(x).canvas
+        (128, 128)
     """
 
     def __init__(
@@ -93,6 +97,7 @@ class ModelAdapter:
         self._enlarged: dict[Size, Size] = {}  # padded sizes that were too small, and what serves instead
         self._proven: Size | None = None  # the size of the image that strides were found with
         self._like_image: set[str] = set()  # forward arguments as large as the image
+        self._channels: set[int] = set()  # numbers of them that the model is known to take
 
     @classmethod
     def of(cls, model: Callable[..., Any] | ModelAdapter, **options: Any) -> ModelAdapter:
@@ -125,10 +130,11 @@ class ModelAdapter:
     def with_model(self, model: Callable[..., Any]) -> ModelAdapter:
         """Return an adapter of another model with the same latents, run, padded and read alike."""
         other = copy.copy(self)
-        other.model, other._enlarged, other._like_image = model, dict(self._enlarged), set(self._like_image)
+        other.model, other._enlarged = model, dict(self._enlarged)
+        other._like_image, other._channels = set(self._like_image), set(self._channels)
         return other
 
-    def prepare(self, x: Tensor, forward_kwargs: dict[str, Any], size: Size | None = None) -> None:
+    def prepare(self, x: Tensor, forward_kwargs: dict[str, Any], size: Size | None = None, name: str = "x") -> None:
         """Check the model and the images, and find the strides where they are not known yet.
 
         Args:
@@ -136,24 +142,67 @@ class ModelAdapter:
             forward_kwargs: for the model's ``forward``. Tensors ``[..., H, W]`` among them are taken for quality maps,
                 masks and the like, and padded and cut as the image is.
             size: ``(H, W)`` of the whole images, where ``x`` is a part of them.
+            name: what the caller's user calls ``x``.
 
         Raises:
-            TypeError, ValueError: naming what was expected and what came.
+            TypeError, ValueError: naming what was expected and what came. ``ChannelsError`` where the model runs on
+                images of another number of channels, and not on these.
         """
         check_eval_mode(self.model)
-        check_images(self.model, x)
+        check_images(self.model, x, name, next(iter(self._channels), None) or first_channels(self.model))
         self._like_image |= {
             name for name, value in forward_kwargs.items() if _is_like_image(value, size or x.shape[2:])
         }
         if not self.strides:
-            self.strides, self._proven = find_strides(
-                Attempts(self._black(x, forward_kwargs)), x.shape[1], self._multiple
-            )
+            self.strides, self._proven = self._find_strides(x, forward_kwargs, name)
+            self._channels = {x.shape[1]}
+        elif self._channels and x.shape[1] not in self._channels:
+            trouble = self._trouble(x, forward_kwargs, self.proven)
+            if trouble is not None:
+                raise channels_error(x, name, min(self._channels)) from trouble
+            self._channels.add(x.shape[1])
         if self._multiple is not None and any(m % s for m, s in zip(self._multiple, self._steps(), strict=True)):
             raise ValueError(
                 f"multiple must be one of the strides' least common multiple, {self._steps()} pixels, got "
                 f"{self._multiple}"
             )
+
+    def _find_strides(self, x: Tensor, forward_kwargs: dict[str, Any], name: str) -> tuple[dict[str, Size], Size]:
+        """Run the model on black images like ``x``; where it takes none, on others, to say whether colour is why.
+
+        Where ``x`` has uncommonly many channels, as a side in their place, others come first: these are small.
+        """
+
+        def search(channels: int) -> tuple[dict[str, Size], Size]:
+            run = self._black(x[:, :1].expand(-1, channels, -1, -1), forward_kwargs)
+            return find_strides(Attempts(run), channels, self._multiple)
+
+        own, trouble = x.shape[1], None  # type: int, Exception | None
+        common = dict.fromkeys((first_channels(self.model) or 3, 3, 1))
+        if own in common:
+            try:
+                return search(own)
+            except (SizeError, CallError) as error:
+                trouble = error
+        for channels in [one for one in common if one != own]:
+            try:
+                size = search(channels)[1]
+            except (SizeError, CallError, *CALLS):
+                continue
+            trouble = trouble or self._trouble(x, forward_kwargs, size)
+            if trouble is not None:
+                raise channels_error(x, name, channels) from trouble
+        if trouble is not None:
+            raise trouble
+        return search(own)
+
+    def _trouble(self, x: Tensor, forward_kwargs: dict[str, Any], size: Size) -> Exception | None:
+        """Return what the model raises of a black image like ``x`` of a size; None where it takes it."""
+        try:
+            self._black(x, forward_kwargs)(size)
+        except Exception as error:
+            return of_the_model(error)
+        return None
 
     def fit(self, x: Tensor, forward_kwargs: dict[str, Any], size: Size | None = None) -> None:
         """Find padding with which the model takes images of a size; ``canvas`` and ``pad`` know it from then on.
@@ -412,29 +461,17 @@ def check_eval_mode(model: Callable[..., Any]) -> None:
                 )
 
 
-def check_images(model: Callable[..., Any], x: Any) -> None:
-    """Check that ``x`` is a batch of images ``[N, C, H, W]`` in [0, 1] on the model's device.
+def check_images(model: Callable[..., Any], x: Any, name: str = "x", channels: int | None = None) -> None:
+    """Check that an argument is a batch of images ``[N, C, H, W]`` in [0, 1] on the model's device.
 
     Raises:
-        TypeError, ValueError: it is not; names what was expected and what came.
+        TypeError, ValueError: it is not; names what was expected, what came, and what to write instead.
     """
-    _check_image(x)
-    _check_device(model, x)
-    check_range(x)
-
-
-def _check_image(x: Any) -> None:
-    expected = "x must be a floating-point tensor [N, C, H, W]"
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{expected}, got {type(x).__name__}")
-    if not x.is_floating_point():
-        hint = "; divide by 255 first, x.float() / 255" if x.dtype == torch.uint8 else ""
-        raise TypeError(f"{expected}, got {x.dtype}{hint}")
-    if x.dim() != 4:
-        hint = "; add the batch dimension with x[None]" if x.dim() == 3 else ""
-        raise ValueError(f"{expected}, got shape {list(x.shape)}{hint}")
-    if 0 in x.shape[1:]:
-        raise ValueError(f"{expected}, with at least one channel and pixel, got shape {list(x.shape)}")
+    check_layout(x, name, channels)
+    own = device_of(model, x.device)
+    if own != x.device:
+        raise ValueError(f"{name} must be on the model's device {own}, got {x.device}; give {name}.to('{own}')")
+    check_range(x, name, channels)
 
 
 def device_of(model: Callable[..., Any], otherwise: torch.device = torch.device("cpu")) -> torch.device:  # noqa: B008
@@ -442,25 +479,6 @@ def device_of(model: Callable[..., Any], otherwise: torch.device = torch.device(
     if not isinstance(model, nn.Module):
         return otherwise
     return next((t.device for tensors in (model.parameters(), model.buffers()) for t in tensors), otherwise)
-
-
-def _check_device(model: Callable[..., Any], x: Tensor) -> None:
-    own = device_of(model, x.device)
-    if own != x.device:
-        raise ValueError(f"x must be on the model's device {own}, got {x.device}")
-
-
-def check_range(x: Tensor) -> None:
-    """Check that images are in [0, 1].
-
-    Raises:
-        ValueError: a value is not, or is no number.
-    """
-    if x.numel() == 0:
-        return
-    low, high = (bound.item() for bound in torch.aminmax(x.detach()))
-    if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):  # also where a bound is NaN
-        raise ValueError(f"x must have values in [0, 1], got values from {low:g} to {high:g}")
 
 
 def _is_like_image(value: Any, size: Sequence[int]) -> bool:

@@ -34,6 +34,12 @@ def load_demo_codec(quality: int = DEMO_QUALITY) -> nn.Module:
         ValueError: another quality.
         ImportError: CompressAI or safetensors is not installed, or another CompressAI is, which does not take the
             codec; says what to do.
+
+    Example:
+        >>> with torch.no_grad():
+        ...     output = bitrate_ext.load_demo_codec(quality=3)(x)
+        >>> sorted(output), output["x_hat"].shape
+        (['likelihoods', 'x_hat'], torch.Size([1, 3, 64, 64]))
     """
     check_choice("quality", quality, DEMO_QUALITIES)
     return load_between(quality)

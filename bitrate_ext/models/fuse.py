@@ -31,7 +31,14 @@ Forward = Callable[..., Made | None]  # of an entropy model; None: as CompressAI
 
 
 class Fused:
-    """A model whose entropy models compute through the operator, until ``undo``; made by ``fuse``."""
+    """A model whose entropy models compute through the operator, until ``undo``; made by ``fuse``.
+
+    Example:
+        >>> fused = bitrate_ext.fuse(model)
+        >>> fused.names
+        ('entropy_bottleneck', 'gaussian_conditional')
+        >>> fused.undo()
+    """
 
     def __init__(self, model: nn.Module) -> None:
         found = dict(_entropy_models(model))
@@ -87,6 +94,12 @@ def fuse(model: nn.Module) -> Fused:
     Raises:
         TypeError: ``model`` is no module.
         ValueError: there is no entropy model in it.
+
+    Example:
+        >>> with bitrate_ext.fuse(model), torch.no_grad():
+        ...     bits = bitrate_ext.rate(model(x)["likelihoods"])  # no likelihoods are made
+        >>> bits.shape
+        torch.Size([1])
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")

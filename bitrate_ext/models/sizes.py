@@ -9,6 +9,9 @@ from __future__ import annotations
 import re
 import traceback
 from collections.abc import Callable
+from typing import Any
+
+from torch import nn
 
 from ..memory import is_out_of_memory
 from .output import OutputError
@@ -161,3 +164,16 @@ def find_factor(attempts: Attempts, size: Size, step: Size) -> tuple[Size, int |
 
 def _up(length: int, step: int) -> int:
     return -(-length // step) * step
+
+
+def of_the_model(error: Exception) -> Exception:
+    """Return an error that a model raises; raise it where time or memory ran out."""
+    if isinstance(error, TimeoutError) or is_out_of_memory(error):
+        raise error
+    return error
+
+
+def first_channels(model: Callable[..., Any]) -> int | None:
+    """Return the channels that a model's first convolution takes, which are most often those of its images."""
+    modules = model.modules() if isinstance(model, nn.Module) else ()
+    return next((one.in_channels for one in modules if isinstance(one, nn.Conv2d)), None)

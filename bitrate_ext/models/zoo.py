@@ -55,6 +55,14 @@ def load_zoo_model(name: str, quality: int | None = None, metric: str = "mse") -
         ValueError: there are no such weights; says which there are.
         RuntimeError: they could not be downloaded or read.
         ImportError: CompressAI is not installed.
+
+    Example:
+        >>> model = bitrate_ext.models.load_zoo_model("mbt2018-mean", quality=3)  # doctest: +SKIP
+        >>> try:
+        ...     bitrate_ext.models.load_zoo_model("mbt2018-mean", quality=9)
+        ... except ValueError as error:
+        ...     print("there are 8 qualities")
+        there are 8 qualities
     """
     check_published(name, quality, metric)
     homes = [require(f"compressai.zoo.{home}") for home in ("image", "image_vbr", "video")]
@@ -101,6 +109,12 @@ def load_checkpoint(path: str | Path, name: str | None = None, key: str | None =
         FileNotFoundError: no such file.
         ValueError: it is damaged, holds a whole pickled model or code, no weights or several, or they do not fit.
         ImportError: CompressAI is not installed.
+
+    Example:
+        >>> torch.save(compressai.models.FactorizedPrior(8, 12).state_dict(), folder / "weights.pth")
+        >>> model = bitrate_ext.models.load_checkpoint(folder / "weights.pth", "bmshj2018-factorized")
+        >>> model.training
+        False
     """
     path = Path(path)
     architectures = _architectures()

@@ -123,6 +123,12 @@ def bitrate_map(
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.
         RuntimeError: ``impl="native"`` where there is no kernel, or a map that one CUDA launch cannot index.
+
+    Example:
+        >>> likelihoods = torch.full((1, 4, 8, 8), 0.5)  # four bits a cell
+        >>> bits = bitrate_ext.bitrate_map(likelihoods, size=(64, 64))
+        >>> bits.shape, float(bits.sum())
+        (torch.Size([1, 1, 64, 64]), 256.0)
     """
     noun = noun_of(unit)
     latents = unwrap(values, noun)
@@ -190,6 +196,10 @@ def latent_bits(
     The cell sums that ``bitrate_map`` projects, of whatever it takes: of nested dicts a dict by the latents' names, of
     a list one entry a frame. Sum them in float64 (``dtype=torch.float64``) for totals: a float32 sum over a large map
     is off in the fifth digit. Other arguments and errors as for ``bitrate_map``.
+
+    Example:
+        >>> bitrate_ext.latent_bits({"y": torch.full((1, 4, 1, 2), 0.5)})["y"].tolist()
+        [[[4.0, 4.0]]]
     """
     noun = noun_of(unit)
     latents = unwrap(values, noun)
@@ -232,6 +242,12 @@ def rate(sources: Latents, *, impl: str = "auto", check: bool = False) -> Tensor
 
     Raises:
         TypeError, ValueError, RuntimeError: as ``bitrate_map`` does.
+
+    Example:
+        >>> y = torch.zeros(2, 3, 4, 4, requires_grad=True)
+        >>> bits = bitrate_ext.rate(bitrate_ext.Gaussian(y, torch.ones_like(y)))
+        >>> bits.shape, bits.dtype, bits.requires_grad
+        (torch.Size([2]), torch.float64, True)
     """
     total: Tensor | None = None
     for name, latent in image_latents(sources).items():

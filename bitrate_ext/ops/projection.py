@@ -35,6 +35,15 @@ class Projection(ABC):
     """How a latent grid is laid over an image, one axis at a time.
 
     Subclasses give the unnormalised rows; conservation, cropping, caching and transposition are common to all.
+
+    Example:
+        >>> class Whole(bitrate_ext.Projection):
+        ...     name = "whole"  # a row of cells spread evenly over all pixels
+        ...     def rows(self, cells, pixels, cells_per_pixel, conserve):
+        ...         return numpy.zeros(pixels, int), numpy.ones((cells, pixels))
+        >>> bits = bitrate_ext.bitrate_map(torch.full((1, 1, 2, 2), 0.5), (8, 8), projection=Whole())
+        >>> float(bits.min()), float(bits.max())
+        (0.0625, 0.0625)
     """
 
     name: str

@@ -140,6 +140,11 @@ def map_strips(
 
     Raises:
         TypeError, ValueError: as ``bitrate_map`` does, when it is called; also where ``rows`` is no positive integer.
+
+    Example:
+        >>> likelihoods = torch.full((1, 4, 8, 8), 0.5)
+        >>> [(top, tuple(strip.shape)) for top, strip in bitrate_ext.map_strips(likelihoods, (64, 64), rows=40)]
+        [(0, (1, 1, 40, 64)), (40, (1, 1, 24, 64))]
     """
     check_whole_number("rows", rows, 1)
     noun = noun_of(unit)

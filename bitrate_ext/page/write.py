@@ -59,6 +59,11 @@ def write_page(
         ValueError: no input, pictures of different sizes, regions that do not fit.
         ImportError: Pillow or Matplotlib is missing.
         OSError: the file cannot be written.
+
+    Example:
+        >>> bitrate_ext.write_page(bits, folder / "bits.html", facts={"codec": "demo"})
+        >>> (folder / "bits.html").read_text()[:15].lower()
+        '<!doctype html>'
     """
     given = [inputs] if isinstance(inputs, PictureBits) else list(inputs)
     if not given:
@@ -111,6 +116,10 @@ def write_folder_page(
     Raises:
         ValueError: no rows.
         OSError: the file cannot be written.
+
+    Example:
+        >>> rows = [{"picture": "cat", "bpp": 0.17}, {"picture": "dog", "bpp": None}]
+        >>> bitrate_ext.write_folder_page(rows, folder / "index.html", title="Pets")
     """
     blobs = Blobs()
     write_document(folder_document(rows, blobs, title=title, link=link, picture=picture, by=by), blobs, path)
@@ -143,6 +152,9 @@ def write_video_page(
     Raises:
         ValueError: no frames, frames of different sizes, a rate that is none, not a kind for each.
         OSError: the file cannot be written.
+
+    Example:
+        >>> bitrate_ext.write_video_page([bits, bits], folder / "video.html", rate=2, kinds=["key", "inter"])
     """
     taken = VideoFrames(channels=channels, quality=quality, facts=facts or {})
     for frame in frames:

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..checks import check_whole_number
+from ..checks import ChannelsError, check_layout, check_range, check_whole_number
 from ..choices import FEWEST_SAMPLES, SAMPLES
 from ..io.images import load_image
 from ..models.adapter import ModelAdapter, check_eval_mode, device_of
@@ -39,7 +39,7 @@ from ..ops.functional import latent_bits
 from ..ops.projection import Projection, Reach, get_projection
 from ..ops.units import LIKELIHOOD
 from .energy import spread_by_energy
-from .field import ReceptiveField, Term
+from .field import ReceptiveField, follow_kernel
 from .fingerprint import fingerprint
 from .guide import Example, fit_guide
 from .kept import KeptFields
@@ -107,6 +107,11 @@ def calibrate(
         ValueError: no such latent; no synthesis transform found, or one that spreads each cell over the whole picture;
             images smaller than its reach.
         TypeError: ``model`` is no ``nn.Module``; and as ``BitrateMapper`` for models and images.
+
+    Example:
+        >>> field = bitrate_ext.calibrate(model, "y", samples=2, cache=False)
+        >>> field.stride, field.latent
+        ((16, 16), 'y')
     """
     check_whole_number("samples", samples, FEWEST_SAMPLES)
     adapter = ModelAdapter.of(model, unit=unit, multiple=multiple)
@@ -122,7 +127,7 @@ def calibrate(
         return known
     if latent is None:
         with leave_as_found(model):
-            strides = _image_adapter(adapter, (given or _bundled(model)[0])[0], forward_kwargs).strides
+            strides = _image_adapter(adapter, (given or _bundled(model)[0])[0], forward_kwargs, not given).strides
         latent = min(strides, key=lambda one: strides[one][0] * strides[one][1])
     if notice is not None:
         notice(latent)
@@ -234,7 +239,7 @@ class _Calibration:
         self.mirrored = not given  # the bundled photograph may be enlarged; the user's are taken as they are
         self.samples, self.synthesis, self.forward_kwargs = samples, synthesis, forward_kwargs
         self.painted, self.progress = painted, progress
-        self.adapter = _image_adapter(adapter, self.images[0], forward_kwargs)
+        self.adapter = _image_adapter(adapter, self.images[0], forward_kwargs, not given)
 
     def measure(self, latent: str, guide: bool) -> ReceptiveField:
         run = self._run(self.images[0], (1, 1))
@@ -246,7 +251,7 @@ class _Calibration:
                 field.fit.update(found)
             return field
         painted = self.painted(hyper[1])
-        return _followed(self._kernel(latent, painted.latent, hyper[0], painted.stride), painted)
+        return follow_kernel(self._kernel(latent, painted.latent, hyper[0], painted.stride), painted)
 
     def _run(self, image: Tensor, needed: tuple[int, int], mirrored: bool = False) -> ModelTrace:
         fitted = _fitted(image, self.adapter.multiple, needed if self.mirrored or mirrored else (1, 1))
@@ -385,39 +390,6 @@ def _probed(
     return total, counts[0] * counts[1]
 
 
-def _followed(on_grid: ReceptiveField, painted: ReceptiveField) -> ReceptiveField:
-    """Follow a kernel over the cells of another latent with that one's kernel to pixels."""
-    stride = tuple(a * b for a, b in zip(on_grid.stride, painted.stride, strict=True))
-    reach = tuple(
-        (step * first + low, step * last + high)
-        for (first, last), step, (low, high) in zip(on_grid.reach, painted.stride, painted.reach, strict=True)
-    )
-
-    def along(name: str, step: int, cells: Term, pixels: Term) -> NDArray[np.float64]:
-        spaced = np.zeros(step * (len(getattr(cells, name)) - 1) + 1)
-        spaced[::step] = getattr(cells, name)
-        return np.convolve(spaced, getattr(pixels, name))
-
-    kernel = [
-        Term(
-            cells.share * pixels.share,
-            along("vertical", painted.stride[0], cells, pixels),
-            along("horizontal", painted.stride[1], cells, pixels),
-        )
-        for cells in on_grid.kernel
-        for pixels in painted.kernel
-    ]
-    return ReceptiveField(
-        (stride[0], stride[1]),
-        (reach[0], reach[1]),
-        kernel,
-        latent=on_grid.latent,
-        fit=on_grid.fit,
-        origin=f"{on_grid.origin}, onto {painted.latent!r}; {painted.origin}",
-        guide=painted.guide,
-    )
-
-
 class _LastFrame(nn.Module):
     """A video model as a model of images: the picture, preceded by the same picture moved by two pixels."""
 
@@ -434,16 +406,19 @@ class _LastFrame(nn.Module):
         return {"x_hat": output["x_hat"][-1], "likelihoods": merged}
 
 
-def _image_adapter(adapter: ModelAdapter, image: Tensor, forward_kwargs: dict[str, Any]) -> ModelAdapter:
+def _image_adapter(adapter: ModelAdapter, image: Tensor, forward_kwargs: dict[str, Any], bundled: bool) -> ModelAdapter:
     """Return an adapter that knows what the model takes; of frames where the model takes no image."""
     try:
-        adapter.prepare(image, forward_kwargs)
+        adapter.prepare(image, forward_kwargs, name="images[0]")
     except (TypeError, ValueError) as error:
         frames = adapter.with_model(_LastFrame(adapter.module))
         try:
             frames.prepare(image, forward_kwargs)
         except (TypeError, ValueError, KeyError, AttributeError):
-            raise error from None
+            if isinstance(error, ChannelsError) and bundled:
+                text = f"images must be given, with {error.channels} channels: the bundled photograph has 3"
+                raise ValueError(text) from error
+            raise error from error.__cause__
         adapter = frames
     adapter.fit(image, forward_kwargs)
     return adapter
@@ -466,14 +441,14 @@ def _fitted(image: Tensor, multiple: tuple[int, int], needed: tuple[int, int]) -
 def _checked_images(images: Any) -> list[Tensor]:
     if images is None:
         return []
-    if isinstance(images, Tensor):
-        images = [images]
-    if not isinstance(images, Sequence) or not images:
-        raise TypeError(f"images must be a tensor [N, C, H, W] or a sequence of them, got {images!r:.80}")
+    several = isinstance(images, Sequence) and not isinstance(images, str)
+    if several and not images:
+        raise TypeError(f"images must be a tensor [N, C, H, W] or a sequence of them, got {images!r}")
+    images = images if several else [images]
     for index, image in enumerate(images):
-        if not isinstance(image, Tensor) or image.dim() != 4:
-            got = f"shape {list(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
-            raise TypeError(f"images[{index}] must be a tensor [N, C, H, W], got {got}")
+        name = f"images[{index}]" if several else "images"
+        check_layout(image, name)
+        check_range(image, name)
     return [one for image in images for one in image.clone().split(1)]  # clones: inference tensors have no gradients
 
 

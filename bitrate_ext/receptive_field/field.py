@@ -46,6 +46,12 @@ class ReceptiveField(Projection):
     give a constant map.
 
     Needs ``stride`` pixels a cell: a canvas of ``size = cells * stride``, of which ``crop`` takes the image.
+
+    Example:
+        >>> field.save(folder / "field.npz")
+        >>> field = bitrate_ext.ReceptiveField.load(folder / "field.npz")
+        >>> bitrate_ext.BitrateMapper(model, projection={"y": field, "z": "nearest"})(x).map.shape
+        torch.Size([1, 1, 64, 64])
     """
 
     name = RECEPTIVE_FIELD
@@ -250,3 +256,36 @@ class _AxisKernel(Projection):
         if not conserve:
             weight /= np.maximum(weight.sum(axis=0), np.finfo(np.float64).tiny)
         return start, weight
+
+
+def follow_kernel(on_grid: ReceptiveField, painted: ReceptiveField) -> ReceptiveField:
+    """Return a kernel over the cells of another latent, followed with that one's kernel to pixels."""
+    stride = tuple(a * b for a, b in zip(on_grid.stride, painted.stride, strict=True))
+    reach = tuple(
+        (step * first + low, step * last + high)
+        for (first, last), step, (low, high) in zip(on_grid.reach, painted.stride, painted.reach, strict=True)
+    )
+
+    def along(name: str, step: int, cells: Term, pixels: Term) -> NDArray[np.float64]:
+        spaced = np.zeros(step * (len(getattr(cells, name)) - 1) + 1)
+        spaced[::step] = getattr(cells, name)
+        return np.convolve(spaced, getattr(pixels, name))
+
+    kernel = [
+        Term(
+            cells.share * pixels.share,
+            along("vertical", painted.stride[0], cells, pixels),
+            along("horizontal", painted.stride[1], cells, pixels),
+        )
+        for cells in on_grid.kernel
+        for pixels in painted.kernel
+    ]
+    return ReceptiveField(
+        (stride[0], stride[1]),
+        (reach[0], reach[1]),
+        kernel,
+        latent=on_grid.latent,
+        fit=on_grid.fit,
+        origin=f"{on_grid.origin}, onto {painted.latent!r}; {painted.origin}",
+        guide=painted.guide,
+    )

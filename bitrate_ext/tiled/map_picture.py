@@ -26,7 +26,7 @@ from ..atomic import open_all_or_none
 from ..cells.outside import outside_bits, rim_of, share_of
 from ..cells.picture import CellGrid, PictureBits
 from ..cells.quality import squared_error, to_decibels
-from ..checks import check_whole_number
+from ..checks import as_given, check_whole_number, described, remedy
 from ..io.map_writers import NpzWriter, Strips, format_of, write_tiff
 from ..io.windowed import ImageSource, TensorImage, open_image
 from ..mapping.guides import FROM_IMAGE
@@ -49,6 +49,11 @@ class PictureResult:
     """Where a model spends its bits on an image, besides the map, which is in the file.
 
     Numbers are those of ``BitrateResult`` for the one image.
+
+    Example:
+        >>> result = bitrate_ext.map_picture(model, x, folder / "bits.npz", psnr=True)
+        >>> result.bpp == result.total_bits / 64**2, result.reduced.shape, result.psnr_db > 20
+        (True, (64, 64), True)
     """
 
     size: tuple[int, int]  # (H, W), pixels
@@ -115,7 +120,8 @@ class TiledRun:
         self._adapter = adapter = mapper.adapter
         self._kwargs = dict(forward_kwargs or {})
         sample = self._sample()
-        mapper.resolve(sample, self._kwargs, (image.height, image.width))
+        name = "picture" if isinstance(image, TensorImage) else "load_image(picture)"
+        mapper.resolve(sample, self._kwargs, (image.height, image.width), name)
         adapter.fit(sample, self._kwargs)
         self._like = sample[:, :, :1, :1].clone()
         self._latents, self._psnr, self._x_hat = latents, psnr, x_hat
@@ -363,6 +369,11 @@ def map_picture(
             again with tiles of half the side.
         ValueError: the image needs tiles, and the model has no finite reach; other arguments.
         OSError: the output cannot be written.
+
+    Example:
+        >>> result = bitrate_ext.map_picture(model, x, folder / "bits.npz", tile=64)
+        >>> result.size, (folder / "bits.npz").exists()
+        ((64, 64), True)
     """
     output = Path(output)
     form = format_of(output)
@@ -370,6 +381,9 @@ def map_picture(
     with contextlib.ExitStack() as stack:
         if isinstance(picture, Tensor):
             image: ImageSource = TensorImage(picture)
+            stack.enter_context(as_given(picture, "picture"))
+        elif not isinstance(picture, (str, Path)):
+            raise TypeError(f"picture must be a file or a tensor, got {described(picture)}{remedy(picture, 'picture')}")
         else:
             if max_memory is not None:
                 check_whole_number("max_memory", max_memory, 1)

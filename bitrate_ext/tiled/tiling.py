@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checks import check_range
 from ..io.windowed import ImageSource
 from ..mapping.layout import sum_cells, true_values
-from ..models.adapter import ModelAdapter, check_range
+from ..models.adapter import ModelAdapter
 from ..models.padding import Crop
 
 PROBE_BLOCKS = (9, 17, 33, 65)  # lengths of the canvas on which a halo is measured, in multiples of the strides
@@ -170,7 +171,7 @@ def run_tile(
     x = adapter.padding.read(image.crop, begin, tiling.window, crop).to(device)
     arguments = adapter.window_arguments(forward_kwargs, begin, tiling.window, crop)
     with torch.no_grad():
-        check_range(x)
+        check_range(x, "picture")
         output, likelihoods = adapter.run(x, arguments, fused=sources)
         values, known = true_values(likelihoods)
         cells = sum_cells(values, adapter.unit)

@@ -43,6 +43,13 @@ class RateLoss(nn.Module):
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.
         ImportError: ``metric="ms-ssim"`` without pytorch_msssim, which CompressAI brings.
+
+    Example:
+        >>> mask = torch.ones(64, 64)
+        >>> mask[:32] = 4.0  # bits of the upper half count four times
+        >>> terms = bitrate_ext.RateLoss(importance=mask, lmbda=0.01)(model(x), x)
+        >>> sorted(terms), terms["loss"].requires_grad
+        (['bpp_loss', 'loss', 'mse_loss'], True)
     """
 
     importance: Tensor | None

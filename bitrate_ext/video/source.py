@@ -17,7 +17,16 @@ MAX_PIXELS = 1 << 26  # of a frame; 8K has half as many
 
 
 class VideoError(ValueError):
-    """A file that cannot be read as a video; the message is one line and names the file."""
+    """A file that cannot be read as a video; the message is one line and names the file.
+
+    Example:
+        >>> from bitrate_ext.video.map_video import map_video
+        >>> try:
+        ...     map_video("missing.mp4", folder / "bits.mp4", bitrate_ext.FrameMapper(model))
+        ... except bitrate_ext.VideoError as error:
+        ...     print("missing.mp4" in str(error))
+        True
+    """
 
 
 class Ended(Exception):

@@ -75,6 +75,10 @@ def field_figure(field: ReceptiveField, *, model: str = "", width: str | float =
 
     Raises:
         ValueError: another width.
+
+    Example:
+        >>> figure, axes = bitrate_ext.field_figure(field, model="demo codec")
+        >>> figure.savefig(folder / "kernel.pdf")
     """
     inches = inches_of(width)
     if inches < LEAST_WIDTH:

@@ -100,7 +100,7 @@ def test_frames_that_are_refused(video: Any) -> None:
         bitrate_ext.coded_video(video, [])
     with pytest.raises(ValueError, match=r"one shape, \[1, 3, 64, 64\] as the first, got \[1, 3, 64, 60\] for frame 1"):
         bitrate_ext.coded_video(video, [frame, frame[..., :60]])
-    with pytest.raises(ValueError, match=r"x must have values in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"frames\[0\] must have values in \[0, 1\]"):
         bitrate_ext.coded_video(video, [3 * frame])
     for name in ("mbt2018-mean", "elic2022-official"):
         with pytest.raises(TypeError, match="model must be a video model, which takes a list of frames and returns"):

@@ -404,7 +404,7 @@ def test_bad_models_are_named() -> None:
         (np.zeros((70, 101, 3), np.uint8), ValueError, r"frame 2 must be like the first, .*\[70, 100, 3\], got .*101"),
         (np.zeros((70, 100, 3), np.float32), ValueError, "frame 2 must be like the first"),
         (np.zeros((70, 100, 3), np.int16), TypeError, "frame 2 must be uint8 .* got torch.int16"),
-        (np.zeros((70, 100), np.uint8), ValueError, r"frame 2 must be .* got shape \[70, 100\]"),
+        (np.zeros((70, 100), np.uint8), ValueError, r"frame 2 must be .* of shape \[70, 100\]; give "),
         (
             torch.full((3, 70, 100), 1.5),
             ValueError,

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -364,3 +365,22 @@ def test_the_build_goes_on(tmp_path: Path, works: bool) -> None:
     built = sorted(path.name.partition(".")[0] for path in tree.glob("bitrate_ext/*.so"))
     assert built == ["_ops_cpu", f"_ops_cuda{torch.version.cuda.split('.')[0]}"] if works else ["_ops_cpu"]
     assert ("does not compile here, it says: no; building without CUDA kernels" in said) != works
+
+
+@pytest.mark.medium
+def test_type_checkers_find_what_is_installed_to_be_edited(tmp_path: Path) -> None:
+    """They follow plain paths in .pth files, and no hooks of the import system."""
+    shutil.copytree(
+        ROOT / "bitrate_ext", tmp_path / "bitrate_ext", ignore=shutil.ignore_patterns("*.so", "__pycache__")
+    )
+    shutil.copytree(ROOT / "tools", tmp_path / "tools")
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
+        shutil.copy(ROOT / name, tmp_path)
+    build = "from setuptools.build_meta import build_editable; build_editable('made')"
+    environment = {**os.environ, "BITRATE_EXT_REFERENCE_ONLY": "1"}
+    subprocess.run([sys.executable, "-c", build], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    (wheel,) = (tmp_path / "made").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        outside = [name for name in archive.namelist() if ".dist-info/" not in name]
+        assert [Path(name).suffix for name in outside] == [".pth"]
+        assert archive.read(outside[0]).decode().split() == [str(tmp_path)]
