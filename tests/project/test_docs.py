@@ -26,7 +26,7 @@ UNITS = {page: [unit for block in found for unit in documents.units(block)] for 
 # Blocks of Python that cost seconds, by a part of their text: run in `make test-all`, as all commands are.
 SLOW = re.compile(r"32768|jobs=|animation_frames|attribute\(|receptive-field|ssf2020|field_figure|compare\(|calibrate")
 NOT_RUN = {  # why, and how many blocks
-    "installs packages": 3,
+    "installs packages": 4,
     "needs an NVIDIA GPU": 1,
     "needs a cluster with SLURM": 1,
     "needs the program ffmpeg": 1,
