@@ -6,7 +6,7 @@ READY := $(VENV)/ready
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
 CPP := $(wildcard $(foreach end,h cpp cu,csrc/*/*.$(end) tests/*/*.$(end) tests/*/*/*.$(end)))
 
-.PHONY: setup demo check test test-all lint lint-page lint-types format wheel test-wheel audit bench bench-compare bench-rate bench-video gpu-check mutants clean
+.PHONY: setup demo check test test-all lint lint-page lint-types format wheel test-wheel audit bench bench-compare bench-rate bench-video gpu-check mutants docs docs-links clean
 
 setup: $(READY)
 
@@ -105,5 +105,20 @@ mutants: $(READY)
 	for room in $(ROOMS); do \
 	OMP_NUM_THREADS=1 BITRATE_EXT_TEST_SCALE=0.15 $(BIN)/python tools/mutation.py $$room --part $(PART) || exit 1; done
 
+# The documentation site, into docs/_site. Once its tools are there no network is needed; warnings are errors.
+SPHINX = $(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --doctree-dir build/doctrees
+
+$(VENV)/docs: $(READY)
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[docs]"
+	touch $@
+
+docs: $(VENV)/docs
+	$(SPHINX) docs docs/_site
+	$(BIN)/python tools/check_site.py docs/_site
+
+# Links that lead elsewhere; needs a network.
+docs-links: $(VENV)/docs
+	$(SPHINX) -b linkcheck docs build/linkcheck
+
 clean:
-	rm -rf $(VENV) build dist mutants out *.egg-info bitrate_ext/*.so
+	rm -rf $(VENV) build dist mutants out docs/_site docs/made docs/gallery *.egg-info bitrate_ext/*.so
