@@ -41,6 +41,7 @@ LICENCES = {  # of what is bundled beside the code: bitrate_ext/data/README.md
     "photographs.png": "CC0-1.0",
     "demo_codec.safetensors": "BSD-3-Clause",
     "demo_estimator.safetensors": "BSD-3-Clause",
+    "demo_fields.zip": "BSD-3-Clause",
 }
 
 
