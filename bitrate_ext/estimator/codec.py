@@ -104,6 +104,7 @@ def load_photograph(given: Photograph) -> Tensor:
     check_layout(given, "image")
     if len(given) != 1:
         raise ValueError(
-            f"images must be files or tensors [1, C, H, W], got shape {list(given.shape)}; give each image by itself"
+            f"images must be files or tensors [1, C, H, W], got shape {list(given.shape)}; give each image of a batch "
+            "by itself"
         )
     return given.detach().clone()

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -149,7 +149,8 @@ class ModelAdapter:
                 images of another number of channels, and not on these.
         """
         check_eval_mode(self.model)
-        check_images(self.model, x, name, next(iter(self._channels), None) or first_channels(self.model))
+        taken = self._channels or {first_channels(self.model)} & {1, 3}
+        check_images(self.model, x, name, next(iter(taken)) if len(taken) == 1 else None)
         self._like_image |= {
             name for name, value in forward_kwargs.items() if _is_like_image(value, size or x.shape[2:])
         }
@@ -177,7 +178,7 @@ class ModelAdapter:
             run = self._black(x[:, :1].expand(-1, channels, -1, -1), forward_kwargs)
             return find_strides(Attempts(run), channels, self._multiple)
 
-        own, trouble = x.shape[1], None  # type: int, Exception | None
+        own, trouble = x.shape[1], cast("Exception | None", None)
         common = dict.fromkeys((first_channels(self.model) or 3, 3, 1))
         if own in common:
             try:

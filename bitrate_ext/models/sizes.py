@@ -25,6 +25,7 @@ PROBE_SIDES = (128, 256, 512, 448, 960, 1024, 2048)
 # What the strides' least common multiple is multiplied with, until the model takes an image.
 FACTORS = (2, 4, 8, 16, 3, 5, 6, 7, 9, 10, 12, 14, 15)
 ALIKE, SILENT = 3, 5  # sizes at which a model says the same, or gives no reason, before it is not about size
+BANDS = 16  # channels of images that are tried, at most, besides those that came
 CALLS = (TypeError, AttributeError, NameError, KeyError, NotImplementedError, OutputError)  # wrong at any size
 ABOUT_SIZE = re.compile(r"size|shape|divi|multiple|height|width|pad|window|view|patch|grid|pixels|small|large", re.I)
 
@@ -174,6 +175,9 @@ def of_the_model(error: Exception) -> Exception:
 
 
 def first_channels(model: Callable[..., Any]) -> int | None:
-    """Return the channels that a model's first convolution takes, which are most often those of its images."""
+    """Return the channels that a model's first convolution takes, most often its images'; None where they are many.
+
+    Then it may be the decoder's, which takes a latent.
+    """
     modules = model.modules() if isinstance(model, nn.Module) else ()
-    return next((one.in_channels for one in modules if isinstance(one, nn.Conv2d)), None)
+    return next((one.in_channels for one in modules if isinstance(one, nn.Conv2d) and one.in_channels <= BANDS), None)

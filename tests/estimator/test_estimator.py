@@ -133,7 +133,7 @@ def test_each_quality_has_its_output() -> None:
     ("x", "error", "words"),
     [
         (torch.rand(3, 8, 8), ValueError, "x must be"),
-        (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), TypeError, "divide by 255"),
+        (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), TypeError, r"give x\.float\(\)\.div\(255\)"),
         (torch.full((1, 3, 8, 8), 2.0), ValueError, r"\[0, 1\]"),
         (torch.rand(1, 1, 8, 8), ValueError, "3 channels"),
     ],

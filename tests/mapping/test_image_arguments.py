@@ -121,6 +121,20 @@ def test_a_model_that_takes_any_colour_is_believed() -> None:
         assert float(mapper(x).total_bits) == x.numel() / 16
 
 
+def test_a_decoder_that_comes_first_says_nothing_of_images() -> None:
+    class DecoderFirst(AsModule):
+        def __init__(self) -> None:
+            super().__init__()
+            analysis, paint = self.analysis, nn.Sequential(nn.Conv2d(4, 192, 1), nn.Conv2d(192, 4, 1), self.paint)
+            del self.analysis, self.paint
+            self.paint, self.analysis = paint, analysis  # type: ignore[assignment]
+            self.eval()
+
+    said = told(lambda: BitrateMapper(DecoderFirst())(LEVELS), "x")
+    assert mended(said, x=LEVELS).equal(RIGHT)
+    assert "3 channels" in told(lambda: BitrateMapper(DecoderFirst())(RIGHT[:, :1]), "x")
+
+
 def test_a_model_that_does_not_run_says_why_itself() -> None:
     def broken(x: Tensor) -> None:
         raise RuntimeError("no weights")
@@ -154,7 +168,7 @@ CALLS: dict[str, tuple[str, Callable[[Any], object]]] = {  # what images are cal
     "compare": ("image", lambda x: bitrate_ext.compare(x, codec(), codec())),
     "coded_video": ("frames[0]", lambda x: bitrate_ext.coded_video(zoo.small_model("bmshj2018-factorized"), [x])),
     "RateEstimator": ("x", lambda x: RateEstimator.demo()(x, 3)),
-    "train_estimator": ("image", lambda x: bitrate_ext.train_estimator(codec(), [x, x], windows=1, steps=1)),
+    "train_estimator": ("image", lambda x: bitrate_ext.train_estimator(codec(), [x], held_out=[x], steps=1)),
     "PictureBits": ("picture", lambda x: bits(picture=x)),
     "PictureBits, decoded": ("reconstruction", lambda x: bits(reconstruction=x)),
 }

@@ -31,7 +31,10 @@ METHODS = {
     for method, function in vars(EXAMPLES[name]).items()
     if not method.startswith("_") and "Example:" in (getattr(function, "__doc__", None) or "")
 }
-DEAR = ("calibrate", "train_estimator", "coded_video", "compare", "Comparison")
+DEAR = {"calibrate": pytest.mark.slow} | dict.fromkeys(
+    ("coded_video", "errors_figure", "field_figure", "map_picture", "MemoryLimitError", "PictureResult"),
+    pytest.mark.medium,
+)
 
 
 def test_only_public_names_are_shown() -> None:
@@ -73,7 +76,7 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Callable[[], An
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[pytest.mark.medium] * (name in DEAR)) for name in [*EXAMPLES, *METHODS]],
+    [pytest.param(name, marks=[DEAR[name]] if name in DEAR else []) for name in [*EXAMPLES, *METHODS]],
 )
 def test_examples_run(name: str, names: dict[str, Callable[[], Any]]) -> None:
     documented = inspect.getdoc({**EXAMPLES, **METHODS}[name]) or ""

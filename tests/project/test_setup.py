@@ -367,7 +367,7 @@ def test_the_build_goes_on(tmp_path: Path, works: bool) -> None:
     assert ("does not compile here, it says: no; building without CUDA kernels" in said) != works
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_type_checkers_find_what_is_installed_to_be_edited(tmp_path: Path) -> None:
     """They follow plain paths in .pth files, and no hooks of the import system."""
     shutil.copytree(
