@@ -136,6 +136,17 @@ def test_a_torch_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     assert said.startswith("this PyTorch is built without CUDA (install one that has it, then pip install ")
 
 
+def test_a_torch_of_another_cuda_loads_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "_ops_cuda13.abi3.so").write_bytes(b"no library: not to be loaded")
+    monkeypatch.setattr(library, "_FOLDER", tmp_path)
+    monkeypatch.setattr(library, "absent_because", None)
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    said = str(library._load_cuda())
+    assert said.startswith(f"no compiled library _ops_cuda12 in {tmp_path} (install a CUDA 12 toolkit with nvcc, then ")
+    monkeypatch.setattr(torch.version, "cuda", "13.2")
+    assert str(library._load_cuda()).startswith("_ops_cuda13.abi3.so does not load: ")
+
+
 def installed(site: Path) -> Path:
     """A folder with an installed package; returns that of its metadata."""
     (site / "bitrate_ext").mkdir(parents=True)
