@@ -21,6 +21,7 @@ from PIL import Image
 import bitrate_ext
 from bitrate_ext.cli import main as cli
 from bitrate_ext.io.images import load_image
+from bitrate_ext.models import demo_codec
 
 pytest.importorskip("matplotlib")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -49,8 +50,6 @@ def test_a_page(photos: Photos, capsys: pytest.CaptureFixture[str]) -> None:
     assert (document["page"], document["title"], document["width"], document["height"]) == ("picture", "a.png", 100, 70)
     assert document["facts"]["SHA-256 of the input"] == hashlib.sha256(Path("a.png").read_bytes()).hexdigest()
     (one,) = document["inputs"]
-    from bitrate_ext.models import demo_codec
-
     result = bitrate_ext.BitrateMapper(demo_codec.load_demo_forward(5), channels=True)(load_image("a.png"))
     assert one["total"] == pytest.approx(float(result.total_bits), rel=1e-9)
     for latent in one["latents"]:
@@ -124,10 +123,11 @@ def test_regions_and_their_names(photos: Photos) -> None:
     assert (np.isin(array(document["regions"]["groups"]), sea["groups"]) == wanted[1]).all()
 
 
-@pytest.mark.medium
-def test_what_is_known_of_cells(photos: Photos) -> None:
+@pytest.mark.slow
+def test_what_is_known_of_cells(photos: Photos, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("compressai")
     photos("a.png")
+    monkeypatch.setattr(demo_codec, "load_demo_forward", demo_codec.load_demo_codec)
     assert cli.main(["report", "a.png", "--versus", "--bits coded"]) == 0
     document, array = told("report.html")
     estimated, coded = ({one["name"]: one["beside"] for one in each["latents"]} for each in document["inputs"])
