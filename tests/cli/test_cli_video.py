@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -50,6 +51,21 @@ def files(folder: str = ".") -> list[str]:
 def frames_in(path: str) -> int:
     with VideoReader(path) as video:
         return sum(1 for _ in video)
+
+
+def test_a_page_beside_them(clips: Callable) -> None:
+    clips("cat.mp4")
+    assert cli.main(["video", "cat.mp4", "-o", "out.mp4", "--page"]) == 0
+    assert files() == ["cat.mp4", "out.csv", "out.html", "out.json", "out.mp4"]
+    record = json.loads(Path("out.json").read_text())
+    assert record["files"]["page"] == "out.html"
+    told = re.search(r'id="data">(.*?)</script>', Path("out.html").read_text(), re.DOTALL)
+    assert told is not None
+    page = json.loads(told[1])
+    assert (page["title"], page["rate"], page["kinds"]) == ("cat.mp4", record["rate"], None)
+    totals = [one["inputs"][0]["total"] for one in page["frames"]]
+    assert totals == pytest.approx([one["total_bits"] for one in record["frames"]])
+    assert all(one["picture"] is not None and not one["exact"] for one in page["frames"])
 
 
 def test_video_writes_three_files(clips: Callable, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,10 +16,12 @@ import pytest
 import torch
 from commands import error_of
 from map_results import files
+from PIL import Image
 
 import bitrate_ext
 from bitrate_ext.cli import main as cli
 from bitrate_ext.io.images import load_image
+from bitrate_ext.models import demo_codec
 
 pytest.importorskip("matplotlib")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -48,8 +50,6 @@ def test_a_page(photos: Photos, capsys: pytest.CaptureFixture[str]) -> None:
     assert (document["page"], document["title"], document["width"], document["height"]) == ("picture", "a.png", 100, 70)
     assert document["facts"]["SHA-256 of the input"] == hashlib.sha256(Path("a.png").read_bytes()).hexdigest()
     (one,) = document["inputs"]
-    from bitrate_ext.models import demo_codec
-
     result = bitrate_ext.BitrateMapper(demo_codec.load_demo_forward(5), channels=True)(load_image("a.png"))
     assert one["total"] == pytest.approx(float(result.total_bits), rel=1e-9)
     for latent in one["latents"]:
@@ -103,6 +103,53 @@ def test_several_photographs(photos: Photos, capsys: pytest.CaptureFixture[str])
     assert [Path(one["page"]) for one in printed["images"]] == [Path("all.pages/a.html"), Path("all.pages/b.html")]
 
 
+def test_regions_and_their_names(photos: Photos) -> None:
+    photos("a.png")
+    boxes = ["--roi", "0,0,20,10", "--roi", "10,5,30,30"]
+    assert cli.main(["report", "a.png", *boxes, "--names", "sky,sea"]) == 0
+    document, array = told("report.html")
+    groups = array(document["regions"]["groups"])
+    wanted = np.zeros((2, 70, 100), dtype=bool)
+    wanted[0, :10, :20] = wanted[1, 5:35, 10:40] = True
+    assert [one["label"] for one in document["regions"]["named"]] == ["sky", "sea"]
+    for one, inside in zip(document["regions"]["named"], wanted, strict=True):
+        assert (np.isin(groups, one["groups"]) == inside).all()
+    Path("masks").mkdir()
+    Image.fromarray(np.where(wanted[1], 3, 0).astype(np.uint8)).save("masks/a.png")
+    assert cli.main(["report", "a.png", "--mask", "masks", "--names", "3=sea", "--overwrite"]) == 0
+    document, array = told("report.html")
+    (sea,) = document["regions"]["named"]
+    assert sea["label"] == "sea"
+    assert (np.isin(array(document["regions"]["groups"]), sea["groups"]) == wanted[1]).all()
+
+
+@pytest.mark.slow
+def test_what_is_known_of_cells(photos: Photos, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("compressai")
+    photos("a.png")
+    monkeypatch.setattr(demo_codec, "load_demo_forward", demo_codec.load_demo_codec)
+    assert cli.main(["report", "a.png", "--versus", "--bits coded"]) == 0
+    document, array = told("report.html")
+    estimated, coded = ({one["name"]: one["beside"] for one in each["latents"]} for each in document["inputs"])
+    assert [set(one) for one in estimated.values()] == [{"expected"}, set()]
+    for latent in document["inputs"][0]["latents"]:
+        beside = coded[latent["name"]]
+        assert set(beside) == {"expected", "escapes", "estimated"}
+        assert beside["estimated"]["total"] == pytest.approx(latent["bits"], rel=0.02)
+        assert array(beside["expected"]["cells"]).shape == tuple(latent["grid"])
+    assert estimated["y"]["expected"]["total"] == pytest.approx(coded["y"]["expected"]["total"], rel=0.1)
+
+
+@pytest.mark.slow
+def test_passes(photos: Photos) -> None:
+    pytest.importorskip("compressai")
+    photos("a.png")
+    jacobian = "--projection jacobian --passes 4"
+    assert cli.main(["report", "a.png", "--versus", jacobian]) == 0
+    document, _ = told("report.html")
+    assert [one["raster"] is None for one in (each["latents"][0] for each in document["inputs"])] == [True, False]
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -112,6 +159,11 @@ def test_several_photographs(photos: Photos, capsys: pytest.CaptureFixture[str])
         (["--versus", "--nonsense"], "--versus: "),
         (["--versus", "--quality 99"], "quality of the demo codec"),
         (["--bits", "coded", "--projection", "jacobian"], "cannot go with --bits coded"),
+        (["--passes", "30"], "--passes 30 goes with --projection jacobian"),
+        (["--versus", "--passes 30 --bits coded --projection jacobian"], "cannot go with --bits coded"),
+        (["--names", "sky"], "--names is of regions; it needs --roi or --mask"),
+        (["--roi", "0,0,9,9", "--mask", "a.png"], "two ways to name regions"),
+        (["--roi", "90,0,20,9"], "inside of the picture of 100 x 70"),
         (["-o", "a.png"], "would replace an input"),
         (["-o", ""], "expected the name of a file"),
     ],

@@ -27,18 +27,17 @@ def locator() -> SymbolLocator:
 
 def run(count: int, call: EncodeCall | None = None, indexed: Any = (), image: int = -1) -> SymbolRun:
     bits = np.arange(count, dtype=np.float64)
-    return SymbolRun(SymbolCosts(bits, bits + 100, 0, count, np.zeros(count, np.int64)), call, image, list(indexed))
+    costs = SymbolCosts(bits, bits + 100, bits == 1, count, np.zeros(count, np.int64))
+    return SymbolRun(costs, call, image, list(indexed))
 
 
 def laid(located: list[Any], latent: str, channels: int) -> tuple[list[Any], list[Any]]:
-    pair = []
-    for values in ("bits", "expected"):
-        target = np.zeros((channels, *GRIDS[latent]))
-        for one in located:
-            if one.latent == latent:
-                one.add(getattr(one, values), target)
-        pair.append(target.tolist())
-    return pair[0], pair[1]
+    target = np.zeros((3, channels, *GRIDS[latent]))
+    for one in located:
+        if one.latent == latent:
+            one.add_to(target)
+    np.testing.assert_array_equal(target[2], target[0] == 1)
+    return target[0].tolist(), target[1].tolist()
 
 
 def test_positions_one_after_the_other_each_with_its_channels() -> None:

@@ -59,6 +59,11 @@ def random_bits(seed: int, *, raster: bool = False, **more: Any) -> PictureBits:
         "reconstruction": decoded.float(),
         "channel_bits": {"y": cells.sum((1, 2))},
         "symbol_bits": {"y": cells},
+        "beside": {
+            "expected": {"y": cells.sum(0) + rand(8, 10), "z": 20 * rand(3, 4)},
+            "estimated": {name: grid.bits + rand(*grid.bits.shape) for name, grid in grids.items()},
+            "escapes": {"y": (3 * rand(8, 10)).floor()},
+        },
     }
     return PictureBits(grids, CANVAS, CROP, **(given | more))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from browser import opened
 
 import bitrate_ext
@@ -54,6 +55,42 @@ def test_sort_filter_and_links(browser: Any, tmp_path: Path) -> None:
         assert first_column(page) == left
         assert page.page.get_by_text(f"{len(left)} of 30 pictures").is_visible()
         assert page.page.locator(".many a").first.get_attribute("href") == f"./x.pages/{left[0][:-4]}.html"
+
+
+def test_thumbnails_of_both_ends(browser: Any, tmp_path: Path) -> None:
+    table = rows(30)
+    asked: list[str] = []
+
+    def picture(row: Any) -> torch.Tensor | None:
+        asked.append(row["image"])
+        return None if row["image"] == cheapest[1] else torch.rand(1, 3, 300, 500)
+
+    order = sorted((row for row in table if row["bpp"] is not None), key=lambda row: row["bpp"])
+    cheapest, costliest = ([row["image"] for row in part] for part in (order[:6], order[:-7:-1]))
+    bitrate_ext.write_folder_page(table, tmp_path / "all.html", picture=picture)
+    assert asked == [*cheapest, *costliest]
+    bitrate_ext.write_folder_page(table, tmp_path / "bare.html")
+    size = (tmp_path / "all.html").stat().st_size - (tmp_path / "bare.html").stat().st_size
+    assert size < 12 * 40_000  # of noise, which packs worst
+    with opened(browser, tmp_path / "all.html") as page:
+        page.usable()
+        assert page.page.locator(".strips h2").all_text_contents() == ["Fewest bpp", "Most bpp"]
+        expected = [
+            [f"{row['image']}{row['bpp']:.4f}" for row in part if row["image"] != cheapest[1]]
+            for part in (order[:6], order[:-7:-1])
+        ]
+        strips = page.page.locator(".strips ul")
+        assert [strips.nth(i).locator("li").all_text_contents() for i in range(2)] == expected
+        page.page.wait_for_function("[...document.images].every((one) => one.naturalWidth === 240)")
+        link = page.page.locator(".strips a").first.get_attribute("href")
+        assert link == f"./x.pages/{cheapest[0][:-4]}.html"
+
+
+def test_few_pictures_are_at_one_end_each(tmp_path: Path) -> None:
+    asked: list[str] = []
+    table = rows(3)
+    bitrate_ext.write_folder_page(table, tmp_path / "all.html", picture=lambda row: asked.append(row["image"]))
+    assert sorted(asked) == [row["image"] for row in table]
 
 
 def test_links_lead_nowhere_else(browser: Any, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,14 @@ FRAGMENT = "#view=" + ",".join(map(str, VIEW))
 POLYGON = [(5, 4), (50, 9), (40, 38), (22, 20), (8, 40)]
 
 
-def cell(bits: PictureBits, latent: str, x: int, y: int) -> float:
-    grid = bits.grids[latent].bits
+def account_of_cells(two: list[PictureBits], x: int, y: int) -> Iterator[tuple[list[float], int]]:
+    for name in two[0].grids:
+        yield [cell(one.grids[name].bits, x, y) for one in two], 3
+        for what in (one for one in two[0].beside if name in two[0].beside[one]):
+            yield [cell(one.beside[what][name], x, y) for one in two], 0 if what == "escapes" else 3
+
+
+def cell(grid: torch.Tensor, x: int, y: int) -> float:
     row, column = (y + CROP[0]) * grid.shape[0] // CANVAS[0], (x + CROP[1]) * grid.shape[1] // CANVAS[1]
     return float(grid[row, column])
 
@@ -63,8 +70,10 @@ def test_pixels_cells_and_channels(browser: Any, tmp_path: Path) -> None:
         maps = [{name: one.map(name) for name in one.grids} for one in two]
         costliest = two[0].channel_bits["y"].argsort(descending=True)[:4]
         page.page.mouse.move(*page.at(1, 1, VIEW))
-        decoded = page.page.locator("#probe tbody tr").nth(2).locator("td")
-        decoded.nth(1).filter(has_text=re.compile(r"\d")).wait_for()
+        for row, what in ((2, "reconstruction"), (10, "y, estimated")):  # which come last
+            told = page.page.locator("#probe tbody tr").nth(row)
+            assert what in told.text_content()
+            told.locator("td").nth(1).filter(has_text=re.compile(r"\d")).wait_for()
         for x, y in places:
             page.page.mouse.move(*page.at(x + 0.5, y + 0.5, VIEW))
             rows = page.table("#probe tbody")
@@ -75,7 +84,7 @@ def test_pixels_cells_and_channels(browser: Any, tmp_path: Path) -> None:
             for values, digits in [
                 ([float(one.map()[y, x]) for one in two], 4),
                 *(([float(one[name][y, x]) for one in maps], 4) for name in maps[0]),
-                *(([cell(one, name, x, y) for one in two], 3) for name in maps[0]),
+                *account_of_cells(two, x, y),
             ]:
                 expected.append([*(shown(one, digits) for one in values), signed(values[0] - values[1], digits)])
             told = [row[1:] for row in rows if len(row) > 1]
@@ -87,7 +96,7 @@ def test_pixels_cells_and_channels(browser: Any, tmp_path: Path) -> None:
             order = cells.argsort(descending=True)
             assert bars[:4] == [f"y:{costliest[i]}{shown(float(cells[i]), 3)}" for i in order]
             checks += 4
-    assert checks >= 500
+    assert checks >= 1500
 
 
 def test_a_latent_under_a_guide_is_held_as_pixels(browser: Any, tmp_path: Path) -> None:
@@ -149,6 +158,9 @@ def test_head_ledger_and_charts(browser: Any, tmp_path: Path) -> None:
         ledger = page.rows("#account")
         for name, value in bits.latent_bits.items():
             assert ledger[name] == [shown(value, 2), f"{shown(100 * value / bits.total_bits, 2)} %"]
+        for what, of in bits.beside.items():
+            for name, cells in of.items():
+                assert ledger[f"{name}, {what}"] == [shown(float(cells.sum()), 0 if what == "escapes" else 2), ""]
         assert ledger["headers"][0] == "24.00"
         assert ledger["of them in the padding"][0] == shown(bits.padding_bits, 2)
         assert ledger["the file, 1,000 bytes"] == ["8,000", "DOES NOT CLOSE"]

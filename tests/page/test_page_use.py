@@ -90,6 +90,31 @@ def test_inputs_are_chosen_by_keys(browser: Any, tmp_path: Path) -> None:
         assert page.page.get_by_label("Layer", exact=True).input_value() == "held:0"
 
 
+def test_layers_of_what_is_known_beside_the_bits(browser: Any, tmp_path: Path) -> None:
+    cells = torch.ones(4, 4, dtype=torch.float64)
+    bits = flat_bits(64.0, beside={"expected": {"y": 32 * cells}, "estimated": {"y": 80 * cells}})
+    bitrate_ext.write_page(bits, tmp_path / "page.html")
+    for layer, name, place in (("beside:expected", COLOURS, 128), ("gap", DIFFERENCES, 96)):
+        with opened(browser, tmp_path / "page.html", f"#base=none&view=16,16,30&limit=1&layer={layer}") as page:
+            page.usable().page.wait_for_timeout(100)
+            assert pixel(page, 0.5, 0.5) == colour_map(name)([place], bytes=True)[0, :3].tolist()
+
+
+def test_regions_of_a_mask_are_outlined(browser: Any, tmp_path: Path) -> None:
+    mask = torch.zeros(32, 32, dtype=torch.bool)
+    mask[8:24, 8:24] = True
+    mask[12:20, 12:20] = False
+    bitrate_ext.write_page(flat_bits(64.0), tmp_path / "page.html", regions=mask, names="ring")
+    with opened(browser, tmp_path / "page.html", "#base=none&view=16,16,20") as page:
+        page.usable().page.wait_for_timeout(100)
+        width, height = (page.page.evaluate(f"document.getElementById('stage').{side}") for side in ("width", "height"))
+        edge = [68, 221, 255]
+        for offset in (-160, -80, 80, 160):
+            assert pixel(page, (width / 2 + offset) / width, (height / 2 + 30) / height) == edge
+            assert pixel(page, (width / 2 + 30) / width, (height / 2 + offset) / height) == edge
+        assert pixel(page, 0.5, 0.5) != edge
+
+
 def test_scale(browser: Any, tmp_path: Path) -> None:
     bitrate_ext.write_page(flat_bits(64.0), tmp_path / "page.html")
     with opened(browser, tmp_path / "page.html", "#base=none&limit=0.9") as page:
@@ -206,7 +231,10 @@ def test_links_that_make_no_sense(browser: Any, tmp_path: Path, fragment: str) -
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [(1300, 900), (650, 450), (2600, 1800), (390, 800)])
+@pytest.mark.parametrize(
+    "size",
+    [(1300, 900), (390, 800), *(pytest.param(one, marks=pytest.mark.slow) for one in ((650, 450), (2600, 1800)))],
+)
 def test_colours_and_sizes(browser: Any, tmp_path: Path, scheme: str, size: tuple[int, int]) -> None:
     bitrate_ext.write_page([random_bits(1), random_bits(2)], tmp_path / "page.html")
     options = {"color_scheme": scheme, "viewport": {"width": size[0], "height": size[1]}}
@@ -231,6 +259,7 @@ def test_hostile_names(browser: Any, tmp_path: Path) -> None:
         warnings=tuple(parts[3] + parts[1]),
         channel_bits={},
         symbol_bits={},
+        beside={what: dict.fromkeys(parts[0], base.grids["z"].bits) for what in ("expected", parts[1][1])},
     )
     mask = torch.zeros(base.size, dtype=torch.int64)
     mask[0, :50] = torch.arange(50)
@@ -260,7 +289,32 @@ def test_hostile_names(browser: Any, tmp_path: Path) -> None:
         page.page.mouse.move(*page.at(0, 0, (0, 0, 1)))
 
 
-@pytest.mark.parametrize("kept", [0.3, 0.6, 0.9, 0.9999])
+@pytest.mark.parametrize("kind", ["folder", "video"])
+def test_hostile_names_of_many(browser: Any, tmp_path: Path, kind: str) -> None:
+    if kind == "folder":
+        rows = [
+            {"image": one, "bpp": i, "page": f"{one}.html", **({one: "text"} if i % 9 == 0 else {})}
+            for i, one in enumerate(HOSTILE)
+        ]
+        options: dict[str, Any] = {"title": HOSTILE[5], "picture": lambda _: torch.rand(1, 3, 4, 4), "by": "bpp"}
+        bitrate_ext.write_folder_page(rows, tmp_path / "page.html", **options)
+        seen = [*HOSTILE[:20], *HOSTILE[-6:], *HOSTILE[::9]]
+    else:
+        seen = HOSTILE[:40]
+        frames = [flat_bits(9.0, name=one, warnings=(one,)) for one in seen]
+        bitrate_ext.write_video_page(frames, tmp_path / "page.html", title=HOSTILE[5], kinds=seen)
+    with opened(browser, tmp_path / "page.html") as page:
+        page.usable()
+        whole = page.page.locator("body").text_content() if kind == "folder" else ""
+        for number in range(len(seen) if kind == "video" else 0):
+            page.page.get_by_label("Frame", exact=True).fill(str(number))
+            page.page.get_by_role("heading", name=f"frame {number}", exact=True).wait_for()
+            whole += page.page.locator(".frames").text_content() + page.page.locator(".warnings").text_content()
+        assert [one for one in seen if one not in whole and one.replace("\u0000", "\ufffd") not in whole] == []
+        assert page.page.evaluate("document.querySelectorAll('#page script, iframe, base, #page style').length") == 0
+
+
+@pytest.mark.parametrize("kept", [0.3, pytest.param(0.6, marks=pytest.mark.slow), 0.9, 0.9999])
 def test_a_file_that_is_cut_short_says_so(browser: Any, tmp_path: Path, kept: float) -> None:
     bitrate_ext.write_page(random_bits(1), tmp_path / "page.html")
     content = (tmp_path / "page.html").read_bytes()

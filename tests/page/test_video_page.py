@@ -10,6 +10,7 @@ from browser import opened, shown
 from pages import flat_bits, random_bits
 
 import bitrate_ext
+from bitrate_ext.page.document import page_psnr
 
 pytestmark = pytest.mark.medium
 FRAMES = [random_bits(seed) for seed in range(12)]
@@ -46,6 +47,17 @@ def test_frames_are_chosen(browser: Any, tmp_path: Path) -> None:
             "Bits of each frame SVG",
             "PSNR of each frame SVG",
         ]
+
+
+def test_pictures_with_losses(browser: Any, tmp_path: Path) -> None:
+    bitrate_ext.write_video_page(FRAMES[:2], tmp_path / "exact.html")
+    bitrate_ext.write_video_page(FRAMES[:2], tmp_path / "small.html", quality=50)
+    assert (tmp_path / "small.html").stat().st_size < (tmp_path / "exact.html").stat().st_size - 30_000
+    with opened(browser, tmp_path / "small.html", "#frame=1") as page:
+        page.usable()
+        assert "photograph, a copy with losses, R G B" in page.page.locator("#probe").text_content()
+        assert page.page.locator("#inputs tbody td").nth(3).text_content() == shown(page_psnr(FRAMES[1]) or 0.0, 2)
+        assert "squared error" not in page.page.get_by_label("Layer", exact=True).text_content()
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import { brief, niceStep } from "./colour.js";
  * @property {Series[]} series
  * @property {string} [note]
  * @property {number} [low] where the vertical axis begins; 0
+ * @property {boolean} [slots] whether each place is a slot from its number to the next, as those of bars are
  * @property {number} [cursor] a place of the first series that is marked
  * @property {(place: number | null) => string} [pointed] what is told of a place; of none, the note
  * @property {(place: number) => void} [chosen] called where somebody clicks
@@ -50,7 +51,7 @@ export function figure(chart) {
 function draw(chart) {
   const { series } = chart;
   const [spanX, spanY] = [WIDE - LEFT - RIGHT, HIGH - TOP - BOTTOM];
-  const bars = series[0].kind === "bars";
+  const bars = chart.slots || series[0].kind === "bars";
   const xsOf = (/** @type {Series} */ one) => one.xs || Array.from(one.ys, (_, i) => (bars ? i + 0.5 : i));
   const count = series[0].ys.length;
   const ends = series[0].xs;

@@ -82,7 +82,7 @@ export class Probe {
     const group = (/** @type {string} */ title) =>
       body.append(el("tr", { class: "group" }, el("th", { scope: "rowgroup", colspan: heads.length + 1 }, title)));
     group("This pixel");
-    if (this.picture.bitmap) row("photograph, R G B", [(x, y) => colour(this.picture.bitmap, x, y)]);
+    if (this.picture.bitmap) row(`photograph${this.picture.told.exact ? "" : ", a copy with losses"}, R G B`, [(x, y) => colour(this.picture.bitmap, x, y)]);
     if (inputs.some((one) => one.told.reconstruction !== null))
       row(
         "reconstruction, R G B",

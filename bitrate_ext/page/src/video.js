@@ -120,6 +120,7 @@ class Video {
           x: "frame",
           y: "dB",
           low: Math.floor(least) - 1,
+          slots: true,
           series: [{ ys, kind: "line", colour: INKS[0] }],
           chosen,
           cursor,
