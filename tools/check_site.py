@@ -1,6 +1,6 @@
 """Check a built site: each link and picture leads to something, and nothing is asked of elsewhere.
 
-    python tools/check_site.py docs/_site
+python tools/check_site.py docs/_site
 """
 
 from __future__ import annotations
@@ -29,7 +29,11 @@ class Page(HTMLParser):
         self.anchors |= {given[name] for name in ("id", "name") if name in given}
         if tag == "a" and "href" in given:
             self.links.append(given["href"])
-        if tag == "link" and "href" in given and given.get("rel") not in ("canonical", "index", "search", "next", "prev"):
+        if (
+            tag == "link"
+            and "href" in given
+            and given.get("rel") not in ("canonical", "index", "search", "next", "prev")
+        ):
             self.loaded.append(given["href"])
         if tag in LOADED and LOADED[tag] in given:
             self.loaded.append(given[LOADED[tag]])

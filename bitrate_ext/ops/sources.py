@@ -161,21 +161,21 @@ class _Located(Source):
 class Gaussian(_Located):
     """Code each value by a normal distribution; ``scales`` are standard deviations."""
 
-    __doc__ += (_Located.__doc__ or "").split("\n", 1)[1]
+    __doc__ += "\n" + (_Located.__doc__ or "").split("\n", 1)[1]
     family = GAUSSIAN
 
 
 class Laplace(_Located):
     """Code each value by a Laplace distribution, ``CDF(x) = exp(x / scale) / 2`` below its mean."""
 
-    __doc__ += (_Located.__doc__ or "").split("\n", 1)[1]
+    __doc__ += "\n" + (_Located.__doc__ or "").split("\n", 1)[1]
     family = LAPLACE
 
 
 class Logistic(_Located):
     """Code each value by a logistic distribution, ``CDF(x) = 1 / (1 + exp(-x / scale))``."""
 
-    __doc__ += (_Located.__doc__ or "").split("\n", 1)[1]
+    __doc__ += "\n" + (_Located.__doc__ or "").split("\n", 1)[1]
     family = LOGISTIC
 
 
