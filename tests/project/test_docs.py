@@ -106,7 +106,7 @@ def test_no_fence_is_overlooked() -> None:
 def test_a_block_that_is_wrong_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "```python\nundefined\n```\n```sh\nbitrate-ext map photo.png --no-such-option\n```\n"
     python, command = (unit for block in documents.blocks("page", text) for unit in documents.units(block))
-    with pytest.raises(AssertionError, match="page:2: undefined"):
+    with pytest.raises(AssertionError, match="page:1: undefined"):
         run([python], tmp_path, monkeypatch)
     with pytest.raises(UsageError, match="no-such-option"):
         documents.parse(command)
