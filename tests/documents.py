@@ -332,7 +332,7 @@ def parse(unit: Unit) -> None:
     """
     words = shlex.split(unit.code, comments=True)
     if words[0] == "bitrate-ext":
-        make_files([word for word in words if ".pth" in word or ".safetensors" in word], Path.cwd())
+        make_files([word for word in words if re.search(r"\.pth|\.safetensors|mycodec|labels|masks", word)], Path.cwd())
         arguments = make_parser().parse_args([word for word in words[1:] if word != "<"])
         arguments.check(arguments)
 
