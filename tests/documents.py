@@ -306,10 +306,11 @@ def free_names(codes: Sequence[str]) -> set[str]:
     made: dict[str, int] = {}  # by the line, over all blocks
     nodes = list(ast.walk(ast.parse("\n".join(codes))))
     for node in nodes:
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.arg, ast.Name)):
-            name = node.arg if isinstance(node, ast.arg) else node.id if isinstance(node, ast.Name) else node.name
-            if not isinstance(getattr(node, "ctx", None), ast.Load):
-                made[name] = min(node.lineno, made.get(name, node.lineno))
+        name = getattr(node, "arg", None) or getattr(node, "name", None) or getattr(node, "id", None)
+        if isinstance(node, ast.alias):
+            name = node.asname or node.name.partition(".")[0]
+        if name and not isinstance(getattr(node, "ctx", None), ast.Load):
+            made[name] = min(node.lineno, made.get(name, node.lineno))
     loads = [node for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)]
     return {node.id for node in loads if node.lineno < made.get(node.id, node.lineno + 1)}
 

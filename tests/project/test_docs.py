@@ -5,6 +5,7 @@ A block that cannot run here says why in a comment before it: ``<!-- not run: ..
 
 from __future__ import annotations
 
+import builtins
 import re
 import runpy
 import time
@@ -82,6 +83,12 @@ def test_commands_are_understood(page: str, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     for one in COMMANDS[page]:
         documents.parse(one)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if PYTHON[page]])
+def test_pages_import_what_they_use(page: str) -> None:
+    free = documents.free_names([one.code for one in PYTHON[page]])
+    assert free <= set(documents.NAMES) | set(dir(builtins))
 
 
 @pytest.mark.slow
