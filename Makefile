@@ -106,7 +106,7 @@ mutants: $(READY)
 	OMP_NUM_THREADS=1 BITRATE_EXT_TEST_SCALE=0.15 $(BIN)/python tools/mutation.py $$room --part $(PART) || exit 1; done
 
 # The documentation site, into docs/_site. Once its tools are there no network is needed; warnings are errors.
-SPHINX = $(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --doctree-dir build/doctrees
+SPHINX = OMP_WAIT_POLICY=passive $(BIN)/python -W ignore::FutureWarning -m sphinx --fail-on-warning --keep-going --quiet --doctree-dir build/doctrees
 
 $(VENV)/docs: $(READY)
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[docs]"

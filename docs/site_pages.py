@@ -20,6 +20,7 @@ from sphinx.application import Sphinx
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 SCRIPTS = ROOT / "examples" / "gallery"
+FIRST = ("first_map", "live_page")  # of the gallery
 COPIES = {  # from the root of the repository: a page of docs/made/
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
@@ -78,7 +79,7 @@ def command_line() -> str:
 def gallery(folder: Path) -> None:
     """Run each script in the folder, and write a page of what it draws, and an index of them all."""
     cards, names, live = [], [], DOCS / "made" / "whole" / "live"
-    for script in sorted(SCRIPTS.glob("*.py")):
+    for script in sorted(SCRIPTS.glob("*.py"), key=lambda one: (one.stem not in FIRST, one.stem)):
         with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()) as printed:
             runpy.run_path(str(script), run_name="__main__")
         code = script.read_text(encoding="utf-8")
@@ -91,7 +92,7 @@ def gallery(folder: Path) -> None:
             live.mkdir(parents=True, exist_ok=True)
             shutil.move(folder / f"{name}.html", live)
             parts.append(f'<iframe class="live" src="../live/{name}.html" title="{title}"></iframe>')
-            parts.append(f"[Open the page by itself](../live/{name}.html)")
+            parts.append(f'<p><a href="../live/{name}.html">Open the page by itself</a></p>')
         parts += [f"```python\n{code}```"]
         parts += [f"It prints:\n\n```text\n{printed.getvalue()}```"] if printed.getvalue() else []
         parts += [f"`python examples/gallery/{script.name}` makes it in the current folder."]

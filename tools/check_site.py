@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 LOADED = {"img": "src", "script": "src", "iframe": "src", "source": "src", "video": "src"}  # what a browser fetches
+POINTING = ("canonical", "index", "search", "next", "prev")  # relations that nothing is fetched for
 
 
 class Page(HTMLParser):

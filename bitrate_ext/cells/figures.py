@@ -29,7 +29,7 @@ def grid_figure(
         rows: of the grid, such as the qualities of a model each; a shorter row ends earlier.
         latents: the bits of these alone. Default: of all.
         picture: show the first one's picture before all others.
-        width, power, **options: ``limit`` and ``notes`` among them, as ``print_figure`` has them.
+        width, power, options: ``limit`` and ``notes`` among them, as ``print_figure`` has them.
 
     Returns:
         Matplotlib's figure and its axes ``[rows, columns]``.

@@ -110,7 +110,7 @@ class Comparison:
 
         Args:
             photograph: ``[1, 3, h, w]`` in [0, 1], of any size. Default: what the first codec was given, if it is kept.
-            width, **options: as ``print_figure`` has them: "column", "page" or inches; ``power``, ``notes``.
+            width, options: as ``print_figure`` has them: "column", "page" or inches; ``power``, ``notes``.
 
         Returns:
             Matplotlib's figure and its axes ``[rows, columns]``; ``figure.savefig("name.pdf")`` keeps text as text.

@@ -168,7 +168,7 @@ class Gaussian(_Located):
         torch.Size([1, 1, 64, 64])
     """
 
-    __doc__ += (_Located.__doc__ or "").split("\n", 1)[1]
+    __doc__ += "\n" + (_Located.__doc__ or "").split("\n", 1)[1]
     family = GAUSSIAN
 
 
@@ -182,7 +182,7 @@ class Laplace(_Located):
         torch.Size([1, 1, 64, 64])
     """
 
-    __doc__ += (_Located.__doc__ or "").split("\n", 1)[1]
+    __doc__ += "\n" + (_Located.__doc__ or "").split("\n", 1)[1]
     family = LAPLACE
 
 
@@ -196,7 +196,7 @@ class Logistic(_Located):
         torch.Size([1, 1, 64, 64])
     """
 
-    __doc__ += (_Located.__doc__ or "").split("\n", 1)[1]
+    __doc__ += "\n" + (_Located.__doc__ or "").split("\n", 1)[1]
     family = LOGISTIC
 
 

@@ -26,7 +26,7 @@ for name, weights in {"plain": None, "weighted": importance}.items():
     loss = bitrate_ext.RateLoss(importance=weights)({"y": source}, x)  # bits per pixel
     (gradient,) = torch.autograd.grad(loss, y)
     bits[name] = gradient.abs().sum(dim=1)[0]
-    print(f"{name}: {float(loss):.3f} bits per pixel")
+    print(f"{name}: {loss.item():.3f} bits per pixel")
 
 figure = Figure(figsize=(7, 1.7), layout="constrained")  # without pyplot, which would keep it
 panels = {"the photograph, and what counts once": x[0].permute(1, 2, 0), **bits}

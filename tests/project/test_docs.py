@@ -5,7 +5,9 @@ A block that cannot run here says why in a comment before it: ``<!-- not run: ..
 
 from __future__ import annotations
 
+import builtins
 import re
+import runpy
 import time
 import traceback
 from collections import Counter
@@ -13,11 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import check_site
 import documents
 import pytest
 import torch
 from documents import LANGUAGES, PAGES, Unit
 
+import bitrate_ext
 from bitrate_ext.cli.console import UsageError
 
 pytest.importorskip("compressai")
@@ -26,7 +30,7 @@ UNITS = {page: [unit for block in found for unit in documents.units(block)] for 
 # Blocks of Python that cost seconds, by a part of their text: run in `make test-all`, as all commands are.
 SLOW = re.compile(r"32768|jobs=|animation_frames|attribute\(|receptive-field|ssf2020|field_figure|compare\(|calibrate")
 NOT_RUN = {  # why, and how many blocks
-    "installs packages": 4,
+    "installs packages": 5,
     "needs an NVIDIA GPU": 1,
     "needs a cluster with SLURM": 1,
     "needs the program ffmpeg": 1,
@@ -81,6 +85,12 @@ def test_commands_are_understood(page: str, tmp_path: Path, monkeypatch: pytest.
         documents.parse(one)
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if PYTHON[page]])
+def test_pages_import_what_they_use(page: str) -> None:
+    free = documents.free_names([one.code for one in PYTHON[page]])
+    assert free <= set(documents.NAMES) | set(dir(builtins))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if UNITS[page]])
 def test_all_blocks_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,9 +113,47 @@ def test_no_fence_is_overlooked() -> None:
 def test_a_block_that_is_wrong_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "```python\nundefined\n```\n```sh\nbitrate-ext map photo.png --no-such-option\n```\n"
     python, command = (unit for block in documents.blocks("page", text) for unit in documents.units(block))
-    with pytest.raises(AssertionError, match="page:2: undefined"):
+    with pytest.raises(AssertionError, match="page:1: undefined"):
         run([python], tmp_path, monkeypatch)
     with pytest.raises(UsageError, match="no-such-option"):
         documents.parse(command)
     assert documents.same_but_for_numbers("a 1.5 %\n b ...", "x\na  27 %\nb and more\n")
     assert not documents.same_but_for_numbers("a 1.5 %", "a 1.5 MB\n")
+
+
+def test_every_public_name_is_in_the_reference_once() -> None:
+    pages = "".join(page.read_text() for page in (documents.ROOT / "docs/api").glob("*.md"))
+    named = Counter(re.findall(r"^\.\. auto\w+:: bitrate_ext\.(\w+)$", pages, re.MULTILINE))
+    assert named == Counter(set(bitrate_ext.__all__) - {"models", "__version__"})
+
+
+def test_the_readme_has_what_a_citation_has() -> None:
+    cited = (documents.ROOT / "CITATION.cff").read_text()
+    (entry,) = (block.text for block in BLOCKS["README.md"] if block.language == "bibtex")
+    for key, field in {"title": "title", "version": "version", "license": "license", "  - name": "author"}.items():
+        value = re.search(rf"^{key}: (.*)$", cited, re.MULTILINE)[1].strip('"')
+        assert re.search(rf"^  {field} = \{{+{re.escape(value)}\}}+,?$", entry, re.MULTILINE), field
+
+
+GALLERY = sorted((documents.ROOT / "examples/gallery").glob("*.py"))
+
+
+@pytest.mark.slow  # `make docs` runs them, too
+@pytest.mark.parametrize("script", GALLERY, ids=[script.stem for script in GALLERY])
+def test_scripts_of_the_gallery_draw(script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert len(script.read_text().splitlines()) <= 60
+    runpy.run_path(str(script), run_name="__main__")
+    assert (tmp_path / f"{script.stem}.png").stat().st_size > 10_000
+
+
+def test_a_site_that_is_wrong_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text('<h1 id="here"></h1><a href="b.html#there"></a><a href="a.html#here"></a>')
+    (tmp_path / "b.html").write_text(
+        '<a href="c.html"></a><img src="https://example.org/x.png"><a href="https://x.y"></a>'
+    )
+    assert list(check_site.faults(tmp_path)) == [
+        "a.html: leads to b.html#there, where there is no such heading",
+        "b.html: leads to c.html, which is not there",
+        "b.html: asks for https://example.org/x.png",
+    ]
