@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
+from functools import lru_cache
+from itertools import chain, pairwise, zip_longest
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -274,17 +276,36 @@ class Factorized(Source):
             raise ValueError(f"{what}.entropy_bottleneck must have finite parameters, got NaN or infinity among them")
 
     def flat(self) -> Flat:
-        module = self.entropy_bottleneck
+        return self._flat(None)
+
+    def _flat(self, step: Any) -> Flat:
+        """Return what the operators take of symbols that are ``step`` apart, in units of it."""
+        module, values = self.entropy_bottleneck, self.values
         filters = tuple(int(width) for width in module.filters)
-        layers = []
-        for layer in range(len(filters) + 1):  # positive weights, biases and gates, in the order in which they are used
-            layers += [F.softplus(module.matrices[layer]).flatten(1), module.biases[layer].flatten(1)]
-            if layer < len(filters):
-                layers.append(torch.tanh(module.factors[layer]).flatten(1))
-        origin = module.quantiles[:, 0, 1:2].detach() if hasattr(module, "quantiles") else torch.zeros_like(layers[-1])
-        parameters = torch.cat([*layers, origin], 1)  # the last: where whole symbols lie, between whole numbers
-        parameters = parameters if parameters.dtype == torch.float64 else parameters.float()
-        return Flat(self.family, [self.values.contiguous(), parameters], -math.inf, self.floor or 0.0, filters)
+        lists = (module.matrices, module.biases, module.factors)
+        own = [one.flatten(1) for layer in zip_longest(*lists) for one in layer if one is not None]
+        raw = torch.cat(own, 1).double()
+        kinds = _parameter_kinds(filters, raw.device)  # positive weights, biases and gates, in the order of their use
+        weights = torch.where(kinds == 0, F.softplus(raw), torch.where(kinds == 2, torch.tanh(raw), raw))
+        origin = module.quantiles[:, 0, 1:2].detach() if hasattr(module, "quantiles") else torch.zeros_like(raw[:, :1])
+        if step is not None:
+            first, rest = weights.split((filters[0], weights.shape[1] - filters[0]), 1)
+            weights, origin, values = torch.cat([first * step, rest], 1), origin / step, values / step
+        # Then where whole symbols lie, between whole numbers, and what float32 weights are rounded by.
+        if values.dtype == torch.float64:
+            parts = [weights, origin.double(), torch.zeros_like(weights)]
+        else:
+            rounded = weights.float()
+            parts = [rounded, origin.float(), (weights.detach() - rounded.detach()).float()]
+        return Flat(self.family, [values.contiguous(), torch.cat(parts, 1)], -math.inf, self.floor or 0.0, filters)
+
+
+@lru_cache(maxsize=64)
+def _parameter_kinds(filters: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return which of a network's parameters are weights (0), biases (1) and gates (2)."""
+    widths = (1, *filters, 1)
+    layers = [[0] * before * after + [1] * after + [2] * after for before, after in pairwise(widths)]
+    return torch.tensor(list(chain(*layers))[: -widths[-1]], device=device)  # the last layer has no gates
 
 
 def is_eager(latents: Iterable[Tensor | Source]) -> bool:

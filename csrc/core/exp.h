@@ -46,6 +46,32 @@ BITRATE_HD Float power_of_two(IntOf<Float> exponent) {
   return bits_as<Float>((biased > none ? biased : none) << 23);
 }
 
+// A number of 44 bits and more: a float, and what it is rounded by.
+template <typename Float>
+struct Pair {
+  Float high, low;
+};
+
+// a + b without a rounding (Knuth's two-sum).
+template <typename Float>
+BITRATE_HD Pair<Float> sum_of(Float a, Float b) {
+  const Float sum = a + b, part = sum - a;
+  return {sum, (a - (sum - part)) + (b - part)};
+}
+
+template <typename Float>
+BITRATE_HD Float fused(Float a, Float b, Float c) {
+  return Arithmetic<Float>::fma(a, b, c);
+}
+
+template <typename Float>
+BITRATE_HD Pair<Float> fused(Pair<Float> a, Pair<Float> b, Pair<Float> c) {
+  const Float product = a.high * b.high;
+  const Pair<Float> sum = sum_of(product, c.high);
+  const Float rest = fused(a.high, b.low, fused(a.low, b.high, fused(a.high, b.high, -product)));
+  return sum_of(sum.high, sum.low + (c.low + rest));
+}
+
 // (1 + excess) 2^exponent, |excess| < 1/2.
 template <typename Float>
 struct Power {
