@@ -332,4 +332,5 @@ def packed(module: Any, values: Tensor, step: Any = None) -> Packed:
     where whole ones lie, are divided by it, and the first layer of the prior is multiplied.
     """
     flat = Factorized(_prior(module), values)._flat(step)
-    return Packed(*flat.tensors, flat.filters, _floor(module))
+    values, parameters = flat.tensors
+    return Packed(values, parameters, flat.filters, _floor(module))

@@ -77,6 +77,18 @@ def test_gradients_against_the_definition(kind, floor):
             torch.testing.assert_close(mine, theirs, rtol=5e-5 if kind is be.GaussianMixture else 1e-5, atol=2e-6)
 
 
+def test_gradients_of_a_mixtures_parts():
+    """Ratios of tails of a hundred bits; what parts pull a value by both ways counts beside those parts."""
+    tensors = [t.requires_grad_() for t in source_of(be.GaussianMixture, 4000, 1).flat().tensors]
+    exact = [t.detach().double().requires_grad_() for t in tensors]
+    mine = torch.autograd.grad(be.rate(be.GaussianMixture(*tensors), impl="native").sum(), tensors)
+    theirs = torch.autograd.grad(be.rate(be.GaussianMixture(*exact), impl="reference").sum(), exact)
+    for index in (2, 3):
+        torch.testing.assert_close(mine[index].double(), theirs[index], rtol=1e-5, atol=1e-30)
+    pulls = theirs[2].reshape(1, 3, 2, 1, -1).abs().sum(1)
+    assert ((mine[0] - theirs[0]).abs() / pulls).max() <= 3e-6
+
+
 @pytest.mark.parametrize("kind", LOCATED)
 def test_gradients_do_not_underflow(kind):
     values, scales, means = symbols(2000, generator(3), 1000.0)
