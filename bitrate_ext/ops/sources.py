@@ -7,6 +7,7 @@ likelihoods is ever made. What a source means is in ``rate/reference.py``.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import lru_cache
@@ -237,6 +238,9 @@ class Factorized(Source):
         entropy_bottleneck: the module; its ``matrices``, ``biases``, ``factors`` and ``filters`` are read.
         values: the latent, ``[N, C, h, w]``, of the module's channels, dtype and device.
         floor: as for ``Gaussian``.
+        table: ask for a table of symbols: values should be whole, or as far from it as their channel's median. Others
+            are computed, as exactly, and a ``UserWarning`` tells how many; the look at them waits for the device. False:
+            whatever is whole is looked up where that is faster, and nothing is told. Bits are the same.
 
     Raises:
         TypeError, ValueError: naming the part, what was expected and what came.
@@ -246,6 +250,7 @@ class Factorized(Source):
     values: Tensor
     _: KW_ONLY
     floor: float | None = None
+    table: bool = False
     family = FACTORIZED
 
     def __post_init__(self) -> None:
@@ -270,6 +275,27 @@ class Factorized(Source):
                 f"{self.values.dtype} on {self.values.device}"
             )
 
+        if self.table:
+            self._tell_of_others()
+
+    def _tell_of_others(self) -> None:
+        values = self.values.detach()
+        apart = values - self._origin().reshape(-1, 1, 1)
+        others = int(((values != values.round()) & (apart != apart.round())).sum())
+        if others:
+            warnings.warn(
+                "Factorized's values must be whole, or as far from it as their channel's median, where table=True asks "
+                f"for a table, got {others:,} of {values.numel():,} that are neither; these are computed, as exactly "
+                "and more slowly: round them, or leave table= out for noisy values",
+                stacklevel=4,
+            )
+
+    def _origin(self) -> Tensor:
+        """Return where each channel's symbols lie between whole numbers, ``[C, 1]``."""
+        quantiles = getattr(self.entropy_bottleneck, "quantiles", None)
+        matrix: Tensor = self.entropy_bottleneck.matrices[0]
+        return matrix.new_zeros((matrix.shape[0], 1)) if quantiles is None else quantiles[:, 0, 1:2].detach()
+
     def check_values(self, what: str) -> None:
         super().check_values(what)
         if not bool(torch.isfinite(self.flat().tensors[1]).all()):
@@ -287,9 +313,9 @@ class Factorized(Source):
         raw = torch.cat(own, 1).double()
         kinds = _parameter_kinds(filters, raw.device)  # positive weights, biases and gates, in the order of their use
         weights = torch.where(kinds == 0, F.softplus(raw), torch.where(kinds == 2, torch.tanh(raw), raw))
-        origin = module.quantiles[:, 0, 1:2].detach() if hasattr(module, "quantiles") else torch.zeros_like(raw[:, :1])
+        origin = self._origin()
         if step is not None:
-            first, rest = weights.split((filters[0], weights.shape[1] - filters[0]), 1)
+            first, rest = weights[:, : filters[0]], weights[:, filters[0] :]
             weights, origin, values = torch.cat([first * step, rest], 1), origin / step, values / step
         # Then where whole symbols lie, between whole numbers, and what float32 weights are rounded by.
         if values.dtype == torch.float64:
