@@ -36,6 +36,28 @@ def likelihood(kind, value, scale, mean=0.0):
     return CDFS[kind]((distance - HALF) / scale, (distance + HALF) / scale)
 
 
+def factorized_likelihood(module, channel, value):
+    """Of a factorised prior's symbol, from the module's raw parameters, each taken as the number that it is."""
+
+    def numbers(tensor):
+        return [[mpmath.mpf(one) for one in row] for row in tensor[channel].tolist()]
+
+    def logit(at):
+        units = [at]
+        for layer, (matrix, bias) in enumerate(zip(module.matrices, module.biases, strict=True)):
+            positive = [[mpmath.log1p(mpmath.exp(one)) for one in row] for row in numbers(matrix)]
+            sums = [mpmath.fdot(row, units) + one[0] for row, one in zip(positive, numbers(bias), strict=True)]
+            if layer < len(module.filters):
+                gates = numbers(module.factors[layer])
+                sums = [x + mpmath.tanh(gate[0]) * mpmath.tanh(x) for x, gate in zip(sums, gates, strict=True)]
+            units = sums
+        return units[0]
+
+    value = mpmath.mpf(float(value))
+    low, high = logit(value - HALF), logit(value + HALF)
+    return _logistic(low, high) if low > 0 else _logistic(-high, -low)  # the tail, which is no rest of one
+
+
 def bits(found):
     return float(-mpmath.log(found, 2))
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ..mapping.layout import true_values
 from ..models.adapter import ModelAdapter, crop_canvas
 from ..models.observe import watch_calls
 from ..ops.functional import latent_bits
@@ -34,10 +35,14 @@ class _Unrounded(TorchFunctionMode):
 
 
 def rate(adapter: ModelAdapter, padded: Tensor, forward_kwargs: dict[str, Any]) -> Tensor:
-    """Return R(x), the bits ``[N]`` of padded images ``[N, C, H, W]`` whose latents are not rounded."""
+    """Return R(x), the bits ``[N]`` of padded images ``[N, C, H, W]`` whose latents are not rounded.
+
+    True values where the entropy models' distributions are seen, so that no floor hides what very unlikely symbols hang on.
+    """
     with _Unrounded():
-        _, likelihoods = adapter.run(padded, forward_kwargs)
-    return torch.stack([latent_bits(p, unit=adapter.unit).sum(dim=(1, 2)) for p in likelihoods.values()]).sum(dim=0)
+        _, likelihoods = adapter.run(padded, forward_kwargs, fused=True)
+    values, _ = true_values(likelihoods)
+    return torch.stack([latent_bits(p, unit=adapter.unit).sum(dim=(1, 2)) for p in values.values()]).sum(dim=0)
 
 
 def integrated_gradients(

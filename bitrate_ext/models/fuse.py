@@ -344,8 +344,6 @@ def packed(module: Any, values: Tensor, step: Any = None) -> Packed:
     With a quantisation ``step`` a symbol ``v`` costs ``-log2(CDF(v + step / 2) - CDF(v - step / 2))``: the values, and
     where whole ones lie, are divided by it, and the first layer of the prior is multiplied.
     """
-    _, (values, parameters), *_, filters = Factorized(_prior(module), values).flat()
-    if step is not None:
-        first, rest, origin = torch.tensor_split(parameters, (filters[0], parameters.shape[1] - 1), 1)
-        values, parameters = values / step, torch.cat([first * step, rest, origin / step], 1)
-    return Packed(values, parameters, filters, _floor(module))
+    flat = Factorized(_prior(module), values)._flat(step)
+    values, parameters = flat.tensors
+    return Packed(values, parameters, flat.filters, _floor(module))

@@ -7,8 +7,11 @@ likelihoods is ever made. What a source means is in ``rate/reference.py``.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
+from functools import lru_cache
+from itertools import chain, pairwise, zip_longest
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -262,6 +265,9 @@ class Factorized(Source):
         entropy_bottleneck: the module; its ``matrices``, ``biases``, ``factors`` and ``filters`` are read.
         values: the latent, ``[N, C, h, w]``, of the module's channels, dtype and device.
         floor: as for ``Gaussian``.
+        table: ask for a table of symbols: values should be whole, or as far from it as their channel's median. Others
+            are computed, as exactly, and a ``UserWarning`` tells how many; the look at them waits for the device. False:
+            whatever is whole is looked up where that is faster, and nothing is told. Bits are the same.
 
     Raises:
         TypeError, ValueError: naming the part, what was expected and what came.
@@ -276,6 +282,7 @@ class Factorized(Source):
     values: Tensor
     _: KW_ONLY
     floor: float | None = None
+    table: bool = False
     family = FACTORIZED
 
     def __post_init__(self) -> None:
@@ -300,23 +307,63 @@ class Factorized(Source):
                 f"{self.values.dtype} on {self.values.device}"
             )
 
+        if self.table:
+            self._tell_of_others()
+
+    def _tell_of_others(self) -> None:
+        values = self.values.detach()
+        apart = values - self._origin().reshape(-1, 1, 1)
+        others = int(((values != values.round()) & (apart != apart.round())).sum())
+        if others:
+            warnings.warn(
+                "Factorized's values must be whole, or as far from it as their channel's median, where table=True asks "
+                f"for a table, got {others:,} of {values.numel():,} that are neither; these are computed, as exactly "
+                "and more slowly: round them, or leave table= out for noisy values",
+                stacklevel=4,
+            )
+
+    def _origin(self) -> Tensor:
+        """Return where each channel's symbols lie between whole numbers, ``[C, 1]``."""
+        quantiles = getattr(self.entropy_bottleneck, "quantiles", None)
+        matrix: Tensor = self.entropy_bottleneck.matrices[0]
+        return matrix.new_zeros((matrix.shape[0], 1)) if quantiles is None else quantiles[:, 0, 1:2].detach()
+
     def check_values(self, what: str) -> None:
         super().check_values(what)
         if not bool(torch.isfinite(self.flat().tensors[1]).all()):
             raise ValueError(f"{what}.entropy_bottleneck must have finite parameters, got NaN or infinity among them")
 
     def flat(self) -> Flat:
-        module = self.entropy_bottleneck
+        return self._flat(None)
+
+    def _flat(self, step: Any) -> Flat:
+        """Return what the operators take of symbols that are ``step`` apart, in units of it."""
+        module, values = self.entropy_bottleneck, self.values
         filters = tuple(int(width) for width in module.filters)
-        layers = []
-        for layer in range(len(filters) + 1):  # positive weights, biases and gates, in the order in which they are used
-            layers += [F.softplus(module.matrices[layer]).flatten(1), module.biases[layer].flatten(1)]
-            if layer < len(filters):
-                layers.append(torch.tanh(module.factors[layer]).flatten(1))
-        origin = module.quantiles[:, 0, 1:2].detach() if hasattr(module, "quantiles") else torch.zeros_like(layers[-1])
-        parameters = torch.cat([*layers, origin], 1)  # the last: where whole symbols lie, between whole numbers
-        parameters = parameters if parameters.dtype == torch.float64 else parameters.float()
-        return Flat(self.family, [self.values.contiguous(), parameters], -math.inf, self.floor or 0.0, filters)
+        lists = (module.matrices, module.biases, module.factors)
+        own = [one.flatten(1) for layer in zip_longest(*lists) for one in layer if one is not None]
+        raw = torch.cat(own, 1).double()
+        kinds = _parameter_kinds(filters, raw.device)  # positive weights, biases and gates, in the order of their use
+        weights = torch.where(kinds == 0, F.softplus(raw), torch.where(kinds == 2, torch.tanh(raw), raw))
+        origin = self._origin()
+        if step is not None:
+            first, rest = weights[:, : filters[0]], weights[:, filters[0] :]
+            weights, origin, values = torch.cat([first * step, rest], 1), origin / step, values / step
+        # Then where whole symbols lie, between whole numbers, and what float32 weights are rounded by.
+        if values.dtype == torch.float64:
+            parts = [weights, origin.double(), torch.zeros_like(weights)]
+        else:
+            rounded = weights.float()
+            parts = [rounded, origin.float(), (weights.detach() - rounded.detach()).float()]
+        return Flat(self.family, [values.contiguous(), torch.cat(parts, 1)], -math.inf, self.floor or 0.0, filters)
+
+
+@lru_cache(maxsize=64)
+def _parameter_kinds(filters: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return which of a network's parameters are weights (0), biases (1) and gates (2)."""
+    widths = (1, *filters, 1)
+    layers = [[0] * before * after + [1] * after + [2] * after for before, after in pairwise(widths)]
+    return torch.tensor(list(chain(*layers))[: -widths[-1]], device=device)  # the last layer has no gates
 
 
 def is_eager(latents: Iterable[Tensor | Source]) -> bool:

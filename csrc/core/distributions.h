@@ -65,18 +65,21 @@ BITRATE_HD Float close_sum(Float p, Float h) {
 // Normal, at a distance >= 0 from the mean. w is one over the scale, u the distance in scales, a and b those of the symbol's
 // edges, and gap = (b^2 - a^2) / 2. Where the edges lie close, exp(-u^2 / 2) times a mean over them; else
 // exp(-a^2 / 2) (M(a) - exp(-gap) M(b)), or 1 less the same with a sum.
-template <bool kSlopes, typename Float>
-BITRATE_HD Symbol<Float> gaussian(Float distance, Float scale) {
+// With kPart a tail's relative error stays at 1e-6 however far out it is, as a mixture's slopes want it, which are ratios of
+// tails: `rest` is what the distance is rounded by, and the exponent is a pair.
+template <bool kSlopes, bool kPart, typename Float>
+BITRATE_HD Symbol<Float> gaussian(Float distance, Float scale, Float rest) {
   using A = Arithmetic<Float>;
   const Float w = 1.0f / scale, u = distance * w, gap = u * w;
   const auto close = (w <= 1.0f) & (gap <= 4.0f);
-  Float y = {}, part = {}, by_distance = {}, by_scale = {}, kept = {}, lost = {};
+  Float y = {}, more = {}, part = {}, by_distance = {}, by_scale = {}, kept = {}, lost = {};
   const Float a = (distance - 0.5f) * w, b = (distance + 0.5f) * w;
   const auto outside = a > 0.0f;
   if (A::any(close)) {
     const Float h = w * w * 0.125f, p = gap * gap * 0.25f;
     part = close_mean(p, h) * (w * kRootTwoPi);
-    y = A::fma(u * u, Float{} + 0.5f * kLog2E, (h + h - p) * (kLog2E / 6.0f));
+    more = (h + h - p) * (kLog2E / 6.0f);
+    y = A::fma(u * u, Float{} + 0.5f * kLog2E, more);
     if constexpr (kSlopes) {
       const Float d = close_difference(p, h), c = close_sum(p, h);
       by_distance = -gap * d;
@@ -98,7 +101,18 @@ BITRATE_HD Symbol<Float> gaussian(Float distance, Float scale) {
       kept = less;
     }
   }
-  const Power<Float> power = power_of_half(y);
+  Float low = {};
+  if constexpr (kPart) {
+    const Pair<Float> edge = sum_of(distance, close ? Float{} : Float{} - 0.5f);
+    const Float q = edge.high * w, lost = (A::fma(-q, scale, edge.high) + (edge.low + rest)) * w, square = q * q;
+    const Pair<Float> half = fused(Pair<Float>{square, A::fma(q, q, -square) + 2.0f * q * lost},
+                                   Pair<Float>{Float{} + 0.72134752f, Float{} + 9.6298149e-09f},  // log2(e) / 2
+                                   Pair<Float>{close ? more : Float{}, Float{}});
+    const auto known = magnitude(half.low) <= 1.0f;  // else out of range
+    y = known ? half.high : y;
+    low = known ? half.low : low;
+  }
+  const Power<Float> power = power_of_half(y, low);
   const Float tail = A::fma(part, power.excess, part);
   const auto inside = (close | outside) == 0;
   const Float small = tail * power_of_two<Float>(power.exponent);

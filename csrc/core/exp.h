@@ -46,6 +46,32 @@ BITRATE_HD Float power_of_two(IntOf<Float> exponent) {
   return bits_as<Float>((biased > none ? biased : none) << 23);
 }
 
+// A number of 44 bits and more: a float, and what it is rounded by.
+template <typename Float>
+struct Pair {
+  Float high, low;
+};
+
+// a + b without a rounding (Knuth's two-sum).
+template <typename Float>
+BITRATE_HD Pair<Float> sum_of(Float a, Float b) {
+  const Float sum = a + b, part = sum - a;
+  return {sum, (a - (sum - part)) + (b - part)};
+}
+
+template <typename Float>
+BITRATE_HD Float fused(Float a, Float b, Float c) {
+  return Arithmetic<Float>::fma(a, b, c);
+}
+
+template <typename Float>
+BITRATE_HD Pair<Float> fused(Pair<Float> a, Pair<Float> b, Pair<Float> c) {
+  const Float product = a.high * b.high;
+  const Pair<Float> sum = sum_of(product, c.high);
+  const Float rest = fused(a.high, b.low, fused(a.low, b.high, fused(a.high, b.high, -product)));
+  return sum_of(sum.high, sum.low + (c.low + rest));
+}
+
 // (1 + excess) 2^exponent, |excess| < 1/2.
 template <typename Float>
 struct Power {
@@ -66,12 +92,12 @@ struct Power {
 constexpr float kMostBits = 4e6f;  // of a symbol: what costs more counts as this
 constexpr float kLog2E = 1.44269504f;
 
-// 2^-y for y >= 0; relative error 6e-8, and of y's rounding what is unavoidable.
+// 2^-(y + low) for y >= 0 and a low part of at most a bit; relative error 6e-8, and of y's rounding what is unavoidable.
 template <typename Float>
-BITRATE_HD Power<Float> power_of_half(Float y) {
+BITRATE_HD Power<Float> power_of_half(Float y, Float low = Float{}) {
   y = at_most(y, kMostBits);
   const Float shifted = y + 12582912.0f;  // 1.5 * 2^23: the sum is rounded to a whole number, in its last bits
-  const Float rest = shifted - 12582912.0f - y;
+  const Float rest = shifted - 12582912.0f - y - low;
   const Float slope = polynomial(rest, 0.69314718f, 0.24022648f, 0.055503324f, 0.0096184369f, 0.0013398875f, 0.00015353362f);
   return {rest * slope, 0x4b400000 - bits_as<IntOf<Float>>(shifted)};
 }

@@ -64,8 +64,9 @@ BITRATE_HD Float bounded_scale(Float scale, float bound) {
   return scale < least ? least : scale;
 }
 
+// `rest` is what a mixture's distances are rounded by.
 template <Family kFamily, bool kSlopes, typename Float>
-BITRATE_HD Symbol<Float> symbol_of(Float distance, Float scale, float bound) {
+BITRATE_HD Symbol<Float> symbol_of(Float distance, Float scale, float bound, Float rest = Float{}) {
   scale = bounded_scale(scale, bound);
   Symbol<Float> symbol;
   if constexpr (kFamily == Family::Laplace) {
@@ -73,7 +74,7 @@ BITRATE_HD Symbol<Float> symbol_of(Float distance, Float scale, float bound) {
   } else if constexpr (kFamily == Family::Logistic) {
     symbol = logistic<kSlopes>(distance, scale);
   } else {
-    symbol = gaussian<kSlopes>(distance, scale);
+    symbol = gaussian<kSlopes, kFamily == Family::Mixture>(distance, scale, rest);
   }
   symbol.mantissa = distance > 3.4028235e38f ? symbol.mantissa * 0.0f : symbol.mantissa;  // an infinite value has none
   return symbol;
@@ -83,6 +84,13 @@ BITRATE_HD Symbol<Float> symbol_of(Float distance, Float scale, float bound) {
 template <Family kFamily>
 BITRATE_HD int64_t parts_of(const SourceTerm& term) {
   return kFamily == Family::Mixture ? term.components : kFamily == Family::Factorized ? 0 : 1;
+}
+
+// |value - mean|, and what it is rounded by.
+template <typename Float>
+BITRATE_HD Pair<Float> distance_of(Float value, Float mean) {
+  const Pair<Float> sum = sum_of(value, -mean);
+  return {magnitude(sum.high), sum.high < 0.0f ? -sum.low : sum.low};
 }
 
 // A sum of parts, each with its power of two.
@@ -103,7 +111,8 @@ BITRATE_HD Scaled<Float> likelihood_of(const SourceTerm& term, const Read& read,
     found = {symbol.mantissa, symbol.exponent};
   }
   for (int64_t k = 0; k < parts_of<kFamily>(term); ++k) {
-    const Symbol<Float> symbol = symbol_of<kFamily, false, Float>(magnitude(value - read(2, k)), read(1, k), term.bound);
+    const Pair<Float> distance = distance_of(value, read(2, k));
+    const Symbol<Float> symbol = symbol_of<kFamily, false, Float>(distance.high, read(1, k), term.bound, distance.low);
     if constexpr (kFamily == Family::Mixture) {
       if (k == 0) found.exponent = symbol.exponent;
       add_part(found, symbol.mantissa * read(3, k), symbol.exponent);
@@ -149,8 +158,9 @@ BITRATE_HD void slopes_of(const SourceTerm& term, Float shared, const Read& read
     network.backward(parameter, outputs, [&](int k, Float gradient) { write(1, k, gradient); }, by_value);
   }
   for (int64_t k = 0; k < parts_of<kFamily>(term); ++k) {
-    const Float distance = value - read(2, k), scale = read(1, k);
-    const Symbol<Float> symbol = symbol_of<kFamily, true, Float>(magnitude(distance), scale, term.bound);
+    const Float mean = read(2, k), scale = read(1, k);
+    const Pair<Float> distance = distance_of(value, mean);
+    const Symbol<Float> symbol = symbol_of<kFamily, true, Float>(distance.high, scale, term.bound, distance.low);
     Float factor = shared;
     if constexpr (kFamily == Family::Mixture) {
       const IntOf<Float> ratio = symbol.exponent - total.exponent, most = IntOf<Float>{} + 127;
@@ -162,7 +172,7 @@ BITRATE_HD void slopes_of(const SourceTerm& term, Float shared, const Read& read
     }
     const Float in_scale = factor * symbol.by_scale;
     write(1, k, (scale < term.bound) & (in_scale >= 0.0f) ? Float{} : in_scale);
-    const auto sign = bits_as<IntOf<Float>>(distance) & int32_t(0x80000000u);
+    const auto sign = bits_as<IntOf<Float>>(value - mean) & int32_t(0x80000000u);
     const Float in_value = bits_as<Float>(bits_as<IntOf<Float>>(factor * symbol.by_distance) ^ sign);
     write(2, k, -in_value);
     by_value = by_value + in_value;

@@ -110,7 +110,7 @@ void sum_sources_backward(const std::vector<SourceTerm>& sources, const std::vec
         for (size_t i = 0; i < runs.size(); ++i) sum += sums[i * weights + c * kWeights + w];
         to[w] = Rounded<float>::from(sum);
       }
-      to[kWeights] = 0.0f;
+      std::fill(to + kWeights, to + kParameters, 0.0f);
     }
   }
 }

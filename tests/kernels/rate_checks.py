@@ -47,7 +47,9 @@ def parameters_of(rng: np.random.Generator, channels: int) -> Tensor:
     for before, after in ((1, 3), (3, 3), (3, 3), (3, 3), (3, 1)):
         layers += [0.2 + rng.random((channels, before * after)), rng.standard_normal((channels, after))]
         layers += [np.tanh(rng.standard_normal((channels, after)))] * (after > 1)
-    return torch.from_numpy(np.concatenate([*layers, np.full((channels, 1), 0.25)], 1)).float()
+    weights = np.concatenate(layers, 1)
+    rounded = weights.astype(np.float32)
+    return torch.from_numpy(np.concatenate([rounded, np.full((channels, 1), 0.25), weights - rounded], 1)).float()
 
 
 def _viewed(source: dict[str, Any], cells: Tensor, gradients: list[Tensor | None]) -> dict[str, Any]:

@@ -1,12 +1,14 @@
 """The kernels of sources: their bits and gradients beside the definition, the same bytes whatever runs them."""
 
+import numpy as np
 import pytest
 import torch
-from exact_rate import KINDS, LOCATED, bits, generator, likelihood, source_of, symbols
+from exact_rate import KINDS, LOCATED, bits, factorized_likelihood, generator, likelihood, source_of, symbols
 from test_sources import bottleneck, cost
 
 import bitrate_ext as be
 from bitrate_ext.ops.rate import reference as rate_reference
+from bitrate_ext.ops.rate.cells import symbol_bits
 
 OPS = torch.ops.bitrate_ext
 NETWORK = ("matrices", "biases", "factors")
@@ -73,6 +75,18 @@ def test_gradients_against_the_definition(kind, floor):
         for mine, theirs in zip(got, expected, strict=True):
             # Parts of a mixture pull a value both ways.
             torch.testing.assert_close(mine, theirs, rtol=5e-5 if kind is be.GaussianMixture else 1e-5, atol=2e-6)
+
+
+def test_gradients_of_a_mixtures_parts():
+    """Ratios of tails of a hundred bits; what parts pull a value by both ways counts beside those parts."""
+    tensors = [t.requires_grad_() for t in source_of(be.GaussianMixture, 4000, 1).flat().tensors]
+    exact = [t.detach().double().requires_grad_() for t in tensors]
+    mine = torch.autograd.grad(be.rate(be.GaussianMixture(*tensors), impl="native").sum(), tensors)
+    theirs = torch.autograd.grad(be.rate(be.GaussianMixture(*exact), impl="reference").sum(), exact)
+    for index in (2, 3):
+        torch.testing.assert_close(mine[index].double(), theirs[index], rtol=1e-5, atol=1e-30)
+    pulls = theirs[2].reshape(1, 3, 2, 1, -1).abs().sum(1)
+    assert ((mine[0] - theirs[0]).abs() / pulls).max() <= 3e-6
 
 
 @pytest.mark.parametrize("kind", LOCATED)
@@ -213,9 +227,9 @@ def test_what_has_no_kernel_is_computed_by_the_definition():
     assert torch.equal(be.rate(other), cost(other).sum((1, 2, 3)))
 
 
-def factorized(shape, kind, seed=0, dtype=torch.float32, **kwargs):
+def factorized(shape, kind, seed=0, dtype=torch.float32, module=None, **kwargs):
     """A factorised prior whose symbols are whole, as far from it as the channel's median, or noisy."""
-    module = bottleneck(shape[1], dtype=dtype)
+    module = module or bottleneck(shape[1], dtype=dtype)
     with torch.no_grad():
         module.quantiles[:, 0, 1] = torch.randn(shape[1], generator=generator(seed))
     values = (torch.randn(shape, generator=generator(seed + 1)) ** 3 * 20).to(dtype)
@@ -242,9 +256,33 @@ def test_factorised_priors(shape, kind, floor):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5 * theirs.abs().max().item())
 
 
+def steep(channels, sharper, seed):
+    """A factorised prior whose logits rise by much from symbol to symbol, so that large terms come to small sums."""
+    module = bottleneck(channels, seed, torch.float32)
+    with torch.no_grad():
+        for part in module.matrices:
+            part.add_(sharper)
+        for part in module.biases:
+            part.mul_(3)
+    return module
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("sharper", [0.0, 1.0, 1.5, 2.5])
+def test_factorised_priors_against_mpmath(sharper):
+    """However steep they are, from their own parameters, which no float32 weight is equal to."""
+    module = steep(8, sharper, seed=int(2 * sharper))
+    values = torch.randn(1, 8, 1, 40, generator=generator(3)) ** 3 * 4
+    found = symbol_bits(be.Factorized(module, values).flat())
+    for (_, channel, _, column), got in np.ndenumerate(found.detach().numpy()):
+        exact = bits(factorized_likelihood(module, channel, values[0, channel, 0, column]))
+        assert got >= 0
+        assert abs(got - exact) <= 1e-6 * max(1, exact), (channel, column, exact)
+
+
 @pytest.mark.parametrize("kind", ["whole", "median", "noisy"])
 def test_factorised_priors_have_the_same_bytes(kind):
-    source = factorized((3, 4, 37, 23), kind)
+    source = factorized((3, 4, 37, 23), kind, module=steep(4, 1.5, 1))
     values, module = source.values, source.entropy_bottleneck
 
     def run(values):

@@ -1,6 +1,7 @@
 """Sources of bits: what they mean, by hand and by mpmath, and what they refuse."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -160,6 +161,23 @@ def test_no_values_no_bits(kind):
             source = kind(values, values, *([values, values] if kind is be.GaussianMixture else []))
         assert be.rate(source).tolist() == [0.0] * shape[0]
         assert be.latent_bits(source).shape == (shape[0], *shape[2:])
+
+
+def test_a_table_that_was_asked_for_tells_of_other_values():
+    module = bottleneck(2, dtype=torch.float32)
+    with torch.no_grad():
+        module.quantiles[:, 0, 1] = torch.tensor([0.3, -1.7])
+    whole = torch.arange(-4.0, 4).reshape(1, 2, 2, 2)
+    at_medians = whole + module.quantiles[:, 0, 1].detach().reshape(-1, 1, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for values in (whole, at_medians):
+            be.Factorized(module, values, table=True)
+        be.Factorized(module, whole + 0.2)  # nobody asked
+    with pytest.warns(UserWarning, match=r"got 2 of 8 that are neither.*leave table= out") as told:
+        noisy = be.Factorized(module, whole + torch.tensor([0.2, 0.0, 0.0, 0.0]).reshape(2, 2), table=True)
+    assert told[0].filename == __file__
+    assert torch.equal(be.rate(noisy), be.rate(be.Factorized(module, noisy.values)))
 
 
 def tensor(*shape, **kwargs):

@@ -142,6 +142,8 @@ def _logits(values: Tensor, parameters: Tensor, filters: Sequence[int]) -> Tenso
 
 
 def _factorized(values: Tensor, parameters: Tensor, filters: Sequence[int]) -> Tensor:
+    count = parameters.shape[1] // 2  # weights, an origin, and what the weights are rounded by
+    parameters = parameters[:, :count] + parameters[:, count + 1 :].detach()
     moved = values.movedim(1, 0)
     flat = moved.reshape(moved.shape[0], 1, -1)
     lower, upper = (_logits(flat + side, parameters, filters) for side in (-0.5, 0.5))
