@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ..cells.quality import measure_psnr
-from ..io.files import open_regular, shown
 from ..choices import CODED
 from ..io.decoding import ImageMemoryError
+from ..io.files import open_regular, shown
 from ..io.images import ImageError, load_picture
 from ..mapping.mapper import BitrateMapper
 from ..memory import MemoryLimitError, is_out_of_memory

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from .codec import About, Codec, Spent
@@ -151,7 +150,7 @@ class _Try(NamedTuple):
     """A part to be done, after deaths: over which items, and what was done before."""
 
     part: Part
-    deaths: Deaths = MappingProxyType({})
+    deaths: Deaths | None = None
     done: Counts = Counts()
 
 
@@ -207,7 +206,7 @@ class Worker(abc.ABC):
         """Drop a process that is of no more use; return its part as the next one is to do it."""
         self.stop()
         self._follow()
-        deaths, begun = dict(self.now.deaths), self.flight.begun
+        deaths, begun = dict(self.now.deaths or {}), self.flight.begun
         certain = len(begun) == 1 and cause in (NO_MEMORY, NO_GPU)  # nothing else was held
         for number in begun:
             times = deaths.get(number, NONE).times + 1
@@ -306,7 +305,7 @@ def _describe() -> About:
     return _codec().about
 
 
-def _work(part: Part, deaths: Deaths) -> Counts | str | None:
+def _work(part: Part, deaths: Deaths | None) -> Counts | str | None:
     try:
         codec = _codec()
     except Exception as error:

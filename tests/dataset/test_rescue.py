@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import resource
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -17,12 +16,13 @@ import pytest
 
 pq = pytest.importorskip("pyarrow.parquet")
 from block_codecs import BlockCodec  # noqa: E402
-from dataset_runs import go, holds, in_child, names  # noqa: E402
+from commands import in_new_process  # noqa: E402
+from dataset_runs import go, holds  # noqa: E402
 from free_codecs import FreeCodec, Rescuing  # noqa: E402
 
 from bitrate_ext import BitrateMapper  # noqa: E402
 from bitrate_ext.cli import main as cli  # noqa: E402
-from bitrate_ext.dataset import DatasetError, Item, Unreadable, pool, rescue, run  # noqa: E402
+from bitrate_ext.dataset import DatasetError, Item, Unreadable, pool, rescue  # noqa: E402
 from bitrate_ext.dataset.codec import GPU, MEMORY, Spent  # noqa: E402
 from bitrate_ext.dataset.pictures import PictureCodec  # noqa: E402
 
@@ -146,9 +146,8 @@ def test_a_gpu_that_fails_over_pictures(tmp_path: Path) -> None:
     assert time.monotonic() - start < 60
     found = rows(tmp_path / "out")
     assert (report.ok, report.error) == (29, 1)
-    assert [found[n]["warnings"] for n in (2, 5)] == [BY_GPU if len(some) == 0 else None, BY_GPU] or found[2][
-        "warnings"
-    ] == BY_GPU
+    assert found[2]["warnings"] in (None, BY_GPU)  # by itself, the first loss is certain to be its own
+    assert found[5]["warnings"] == BY_GPU
     assert "memory" in found[21]["error"]
     holds(tmp_path / "out", some)
 
@@ -199,7 +198,7 @@ def test_what_a_lost_gpu_raises_and_the_cpu_in_its_place(photo: Path) -> None:
         assert numbers == {**usual, "warnings": "measured on the CPU: the GPU failed over it"}
     for words in ("CUDA out of memory, cannot allocate memory", "CUBLAS_STATUS_ALLOC_FAILED"):
         model.words = words
-        with pytest.raises(MemoryError, match="^not enough memory for this picture$"):
+        with pytest.raises(MemoryError, match="not enough memory for this picture"):
             codec.measure([read.picture])
     with pytest.raises(Unreadable, match="--fallback cpu"):
         block_codec().rescue(item, GPU, lambda: None)
@@ -222,6 +221,22 @@ def test_tiles_give_the_same_numbers(photo: Path, monkeypatch: pytest.MonkeyPatc
     assert "measured alone, in tiles of" in numbers["warnings"]
 
 
+LIMITED = """
+    import resource
+    from bitrate_ext import memory
+    from bitrate_ext.dataset import Item, run
+    from bitrate_ext.dataset.pictures import PictureCodec
+
+    folder = {!r}
+    codec = PictureCodec.demo(3)
+    codec.measure([codec.read(Item(0, folder + "/small.png")).picture])
+    room = memory.address_space() + (600 << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (room, room))
+    report = run([folder], folder + "/out", lambda: codec, jobs=0)
+    assert (report.ok, report.error) == (2, 0), report
+"""
+
+
 @pytest.mark.medium
 def test_a_picture_too_large_for_the_addresses_there_are(tmp_path: Path) -> None:
     Image = pytest.importorskip("PIL.Image")
@@ -229,16 +244,7 @@ def test_a_picture_too_large_for_the_addresses_there_are(tmp_path: Path) -> None
     Image.fromarray(pixels).save(tmp_path / "large.png", compress_level=1)
     Image.fromarray(pixels[:256, :256]).save(tmp_path / "small.png")
 
-    def limited() -> PictureCodec:
-        from bitrate_ext import memory
-
-        codec = PictureCodec.demo(3)
-        codec.measure([codec.read(Item(0, str(tmp_path / "small.png"))).picture])
-        room = memory.address_space() + (600 << 20)
-        resource.setrlimit(resource.RLIMIT_AS, (room, resource.getrlimit(resource.RLIMIT_AS)[1]))
-        return codec
-
-    assert in_child(lambda: run([str(tmp_path)], tmp_path / "out", limited, jobs=0)) == 0
+    in_new_process(LIMITED.format(str(tmp_path)))
     large, small = rows(tmp_path / "out")
     assert "in tiles of 512 x 512" in large["warnings"]
     assert (large["status"], small["status"], small["warnings"]) == ("ok", "ok", None)
