@@ -223,32 +223,40 @@ def test_tiles_give_the_same_numbers(photo: Path, monkeypatch: pytest.MonkeyPatc
 
 LIMITED = """
     import resource
-    from bitrate_ext import memory
-    from bitrate_ext.dataset import Item, run
+    import torch
+    from block_codecs import BlockCodec
+    from bitrate_ext import BitrateMapper, memory
+    from bitrate_ext.dataset import run
     from bitrate_ext.dataset.pictures import PictureCodec
 
-    folder = {!r}
-    codec = PictureCodec.demo(3)
-    codec.measure([codec.read(Item(0, folder + "/small.png")).picture])
+    class Hungry(BlockCodec):
+        def forward(self, x):
+            room = torch.empty(200 * x.shape[-2] * x.shape[-1])  # 800 bytes a pixel
+            return super().forward(x)
+
+    codec = PictureCodec(BitrateMapper(Hungry().eval()))
     room = memory.address_space() + (600 << 20)
     resource.setrlimit(resource.RLIMIT_AS, (room, room))
-    report = run([folder], folder + "/out", lambda: codec, jobs=0)
+    report = run([{0!r}], {0!r} + "/out", lambda: codec, jobs=0)
     assert (report.ok, report.error) == (2, 0), report
 """
 
 
 @pytest.mark.medium
-def test_a_picture_too_large_for_the_addresses_there_are(tmp_path: Path) -> None:
+def test_a_picture_too_large_for_the_addresses_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image = pytest.importorskip("PIL.Image")
-    pixels = np.tile(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8), (48, 64, 1))
+    pixels = np.tile(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8), (16, 16, 1))
     Image.fromarray(pixels).save(tmp_path / "large.png", compress_level=1)
     Image.fromarray(pixels[:256, :256]).save(tmp_path / "small.png")
-
+    root = Path(__file__).parents[2]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(root), str(root / "tests"))))
     in_new_process(LIMITED.format(str(tmp_path)))
     large, small = rows(tmp_path / "out")
     assert "in tiles of 512 x 512" in large["warnings"]
     assert (large["status"], small["status"], small["warnings"]) == ("ok", "ok", None)
-    assert (large["height"], large["width"]) == (3072, 4096)
+    usual = block_codec()
+    expected = usual.measure([usual.read(Item(0, str(tmp_path / "large.png"))).picture])[0]
+    assert large["bits"] == pytest.approx(expected["bits"], rel=1e-6)
 
 
 @pytest.mark.medium
