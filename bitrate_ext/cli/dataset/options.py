@@ -12,6 +12,7 @@ from ...io.files import STDIN, shown
 from ..console import UsageError
 from ..model_options import add_model, check_model
 from ..values import at_least, positive
+from .track import tracked
 
 SUMMARY = "summary"  # in the place of inputs
 NOTES = """\
@@ -72,6 +73,14 @@ def add_command(command: Callable[..., argparse.ArgumentParser]) -> None:
         "--fallback",
         choices=("cpu",),
         help="measure there what the GPU fails over, and all where it is lost; rows say so",
+    )
+    added.add_argument(
+        "--track",
+        type=tracked,
+        action="append",
+        default=[],
+        metavar="KIND:WHERE",
+        help="also tell progress to tensorboard:DIR, wandb:PROJECT or aim:REPOSITORY; may be given several times",
     )
     group = added.add_argument_group("of summary")
     group.add_argument("--top", type=at_least(1), default=5, metavar="N", help="worst and best pictures (default 5)")
