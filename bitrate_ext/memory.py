@@ -199,7 +199,7 @@ def measure_footprint(device: torch.device, multiple: int, run: Callable[[int], 
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an error says that memory could not be had."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and "allocate memory" in str(error)
+        isinstance(error, RuntimeError) and any(word in str(error) for word in ("allocate memory", "ALLOC_FAILED"))
     )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from .items import Item
+
+MEMORY, GPU = "memory", "gpu"  # what a picture lacked that could not be measured as others are
 
 
 @dataclass(frozen=True)
@@ -68,4 +70,20 @@ class Codec(Protocol):
 
         "files" are bytes by kind and ending, ``{("cells", ".npz"): b"..."}``. None, in between, says that it is still
         at work, of which the time limit takes note.
+        """
+
+
+@runtime_checkable
+class Rescuer(Protocol):
+    """A codec that has other means for a picture that took all memory, or the GPU with it."""
+
+    def rescue(self, item: Item, lack: str, alive: Callable[[], None]) -> tuple[Read, dict[str, Any]]:
+        """Measure one item by itself, by means that need less; return it as read, and numbers as ``measure`` does.
+
+        Its "warnings" say by which means. What they come to must not depend on how much memory there is today.
+
+        Args:
+            item: which.
+            lack: "memory" or "gpu": what it failed for.
+            alive: to be called now and then, as a sign of life.
         """

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..threads import prefetch
-from .codec import Codec, Read, Unreadable
+from .codec import GPU, MEMORY, Codec, Read, Rescuer, Unreadable
 from .items import DatasetError, Item, Stamp
 from .rows import (
     OK,
@@ -37,7 +37,26 @@ from .storage import Journal, Taken, put, read_entries, writing
 _CHUNK = 64  # items that are read and measured before rows are given, without an output
 _WAITING = 4  # times a batch: pictures that wait for others of their size, at most
 _BEAT = 1.0  # seconds between notes that an item is still at work
-ALONE, GIVEN_UP = 2, 3  # deaths of workers over an item: after which it is tried alone, and after which no more
+ALONE = 2  # deaths of workers over an item after which it is tried alone
+
+
+class Cause(NamedTuple):
+    """Why workers die over an item: what its row says in the end, and whether other means than the usual may help.
+
+    Args:
+        reason: for the row.
+        lack: of what, as ``Rescuer`` is told.
+        rescue: deaths after which those other means are tried, for the last time; 0: never.
+    """
+
+    reason: str
+    lack: str = ""
+    rescue: int = 0
+
+
+CRASHED = Cause("the worker process died over it, also when it was tried alone", MEMORY, 3)
+NO_MEMORY = Cause("its worker process was killed for want of memory, also when it was tried alone", MEMORY, 2)
+NO_GPU = Cause("the GPU failed over it, also when it was tried alone", GPU, 2)
 
 
 @dataclass(frozen=True)
@@ -131,14 +150,24 @@ def stamps_digest(stamps: Iterator[Stamp]) -> str:
     return hashlib.sha256(array("q", chain.from_iterable(stamps)).tobytes()).hexdigest()[:32]
 
 
-def do_part(part: Part, codec: Codec, deaths: Mapping[int, int] | None = None, blame: str = "") -> Counts | None:
+class Death(NamedTuple):
+    """How many workers have died over an item, and why the last one."""
+
+    times: int
+    cause: Cause
+
+
+NONE = Death(0, CRASHED)
+Deaths = Mapping[int, Death]  # by the items' numbers
+
+
+def do_part(part: Part, codec: Codec, deaths: Deaths | None = None) -> Counts | None:
     """Work on a part until it is published, and count its rows; None where another process works on it.
 
     Args:
         part: which.
         codec: reads and measures.
-        deaths: of items that workers have died over, how many.
-        blame: what is said of an item that is given up.
+        deaths: of items that workers have died over.
 
     Raises:
         OutputError: the output cannot be written.
@@ -148,7 +177,7 @@ def do_part(part: Part, codec: Codec, deaths: Mapping[int, int] | None = None, b
     except Taken:
         return None
     try:
-        return _Work(part, codec, journal, deaths or {}, blame).publish(journal)
+        return _Work(part, codec, journal, deaths or {}).publish(journal)
     finally:
         journal.close()
 
@@ -166,7 +195,7 @@ def measure(items: Sequence[Item], codec: Codec, key: str = "", batch: int = 1) 
     for start in range(0, len(items), chunk):
         some = items[start : start + chunk]
         part = Part(Path(), 0, 1, some, key, about.model, about.latents, batch, 2 * batch)
-        yield from _Work(part, codec, None, {}, "").measured()
+        yield from _Work(part, codec, None, {}).measured()
 
 
 @dataclass
@@ -205,14 +234,14 @@ class _Reading(NamedTuple):
     item: Item
     stamp: Stamp
     seconds: float
-    read: Read | Unreadable
+    read: Read | Unreadable | MemoryError
 
 
 class _Work:
-    def __init__(
-        self, part: Part, codec: Codec, journal: Journal | None, deaths: Mapping[int, int], blame: str
-    ) -> None:
-        self._part, self._codec, self._deaths, self._blame = part, codec, deaths, blame
+    def __init__(self, part: Part, codec: Codec, journal: Journal | None, deaths: Deaths) -> None:
+        self._part, self._codec, self._deaths = part, codec, deaths
+        self._rescuer = codec if isinstance(codec, Rescuer) else None
+        self._too_large: list[Item] = []
         self._note = journal.add if journal else lambda _: None
         self._rows: dict[int, Row] = {}
         self._work: dict[int, dict[str, Any]] = {}
@@ -275,15 +304,19 @@ class _Work:
 
     def _measure(self, todo: Sequence[Item]) -> None:
         """Do items, those over which workers died one after the other and first of all."""
-        deaths = self._deaths
+        rest = []
         for item in todo:
-            if deaths.get(item.number, 0) >= GIVEN_UP:
-                read = _Reading(item, item.stamp, 0.0, Unreadable(self._blame))
-                self._end([(read, self._error(read, self._blame), 0.0)])
-            elif deaths.get(item.number, 0) >= ALONE:
+            times, cause = self._deaths.get(item.number, NONE)
+            rescue = cause.rescue if self._rescuer else 0
+            if times < ALONE:
+                rest.append(item)
+            elif times > max(ALONE, rescue):
+                self._give_up(item, cause.reason)
+            elif rescue and times >= rescue:
+                self._rescue(item, cause.lack)
+            else:
                 self._take(self._read([item]), {}, batch=1)
-        rest = [item for item in todo if deaths.get(item.number, 0) < ALONE]
-        suspect = max((at for at, item in enumerate(rest, 1) if item.number in deaths), default=0)
+        suspect = max((at for at, item in enumerate(rest, 1) if item.number in self._deaths), default=0)
         waiting: dict[Any, list[_Reading]] = {}
         self._take(self._read(rest[:suspect]), waiting, self._part.batch)
         ahead = prefetch(self._read(rest[suspect:]), self._part.ahead)
@@ -293,14 +326,44 @@ class _Work:
             ahead.close()
         for group in sorted(waiting.values(), key=lambda group: group[0].item.number):
             self._run(group)
+        for item in self._too_large:  # now that nothing else is held
+            self._rescue(item, MEMORY)
+
+    def _rescue(self, item: Item, lack: str) -> None:
+        """Have the codec measure an item by other means, for the last time."""
+        assert self._rescuer is not None
+
+        def alive() -> None:
+            self._note({"read": item.number})
+
+        alive()
+        start, stamp = time.perf_counter(), item.stamp
+        try:
+            read, numbers = self._rescuer.rescue(item, lack, alive)
+        except Exception as error:
+            self._give_up(item, _reason(error))
+            return
+        reading = _Reading(item, stamp, time.perf_counter() - start, read)
+        self._end([(reading, self._ok(reading, numbers), 0.0)])
+
+    def _give_up(self, item: Item, reason: str) -> None:
+        reading = _Reading(item, item.stamp, 0.0, Unreadable(reason))
+        self._end([(reading, self._error(reading, reason), 0.0)])
+
+    def _out_of_memory(self, reading: _Reading, error: MemoryError, seconds: float) -> None:
+        """Put an item off to the end, where the codec can do with less."""
+        if self._rescuer:
+            self._too_large.append(reading.item)
+        else:
+            self._end([(reading, self._error(reading, _reason(error)), seconds)])
 
     def _read(self, items: Sequence[Item]) -> Iterator[_Reading]:
         for item in items:
             self._note({"read": item.number})
             start, stamp = time.perf_counter(), item.stamp
             try:
-                read: Read | Unreadable = self._codec.read(item)
-            except Unreadable as error:
+                read: Read | Unreadable | MemoryError = self._codec.read(item)
+            except (Unreadable, MemoryError) as error:
                 read = error
             except Exception as error:
                 read = Unreadable(_reason(error))
@@ -312,6 +375,9 @@ class _Work:
             read, item = reading.read, reading.item
             if isinstance(read, Unreadable):
                 self._end([(reading, self._error(reading, read.reason), 0.0)])
+                continue
+            if isinstance(read, MemoryError):
+                self._out_of_memory(reading, read, 0.0)
                 continue
             row = self._earlier.get(item.number)
             if row is not None and row["id"] == item_id(item, read, self._part.key):
@@ -342,7 +408,10 @@ class _Work:
                     self._run([one])
                 return
             seconds = time.perf_counter() - start
-            self._end([(group[0], self._error(group[0], _reason(error)), seconds)])
+            if isinstance(error, MemoryError):
+                self._out_of_memory(group[0], error, seconds)
+            else:
+                self._end([(group[0], self._error(group[0], _reason(error)), seconds)])
             return
         seconds = (time.perf_counter() - start) / len(group)
         self._end([(one, self._ok(one, numbers), seconds) for one, numbers in zip(group, found, strict=True)])
@@ -363,7 +432,8 @@ class _Work:
         return row | ({"files": names} if names else {})
 
     def _error(self, reading: _Reading, reason: str) -> Row:
-        return error_row(reading.item, reading.read.sha256, self._part.key, self._part.model, reason)
+        sha256 = None if isinstance(reading.read, MemoryError) else reading.read.sha256
+        return error_row(reading.item, sha256, self._part.key, self._part.model, reason)
 
     def _end(self, done: list[tuple[_Reading, Row, float]]) -> None:
         works = [
@@ -371,7 +441,7 @@ class _Work:
                 "size": one.stamp[0],
                 "mtime_ns": one.stamp[1],
                 "seconds": one.seconds + seconds,
-                "deaths": self._deaths.get(one.item.number, 0),
+                "deaths": self._deaths.get(one.item.number, NONE).times,
             }
             for one, _, seconds in done
         ]

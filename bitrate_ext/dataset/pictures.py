@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,23 +18,39 @@ from ..cells.picture import PictureBits
 from ..cells.quality import measure_ms_ssim, squared_error, to_decibels
 from ..cells.regions import Names, areas_of
 from ..checks import check_whole_number
-from ..choices import DATASET_FILES
+from ..choices import CODED, DATASET_FILES
+from ..io.decoding import ImageMemoryError
 from ..io.files import open_regular, shown
 from ..io.images import ImageError, load_picture
 from ..io.labels import load_labels
 from ..mapping.layout import BitrateResult
 from ..mapping.mapper import BitrateMapper
-from ..memory import is_out_of_memory
+from ..memory import MemoryLimitError, is_out_of_memory
 from ..models.demo_codec import load_demo_forward
 from ..receptive_field.fingerprint import fingerprint
 from ..video.reader import VideoReader
 from ..video.source import USUAL_RATE, VideoError, VideoFrame
-from .codec import About, Read, Spent, Unreadable
+from .codec import GPU, About, Read, Spent, Unreadable
 from .files import make_files
 from .items import Item
+from .rescue import measure_in_tiles, with_warning
 
 _SAMPLE = 64  # pixels a side of the picture that shows which latents a model has
 _CHUNK = 1 << 20  # bytes
+_LOST = ("CUDA error", "CUDA driver", "cuDNN error", "CUBLAS_STATUS", "NVIDIA driver")  # in what PyTorch raises
+
+
+@contextlib.contextmanager
+def _failures() -> Iterator[None]:
+    """Raise a lack of memory as ``MemoryError``, whose own words are of the day, and a GPU's end as ``Spent``."""
+    try:
+        yield
+    except (RuntimeError, MemoryError, MemoryLimitError) as error:
+        if isinstance(error, MemoryLimitError) or is_out_of_memory(error):
+            raise MemoryError("not enough memory for this picture") from error
+        if any(word in str(error) for word in _LOST):
+            raise Spent from error  # nothing in this process will run on that device again
+        raise
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +78,7 @@ class PictureCodec:
         top_channels: how many of the costliest channels are told.
         names: of the labels of masks, as for ``PictureBits.region``; see ``find_items`` for where masks are.
         threads: of PyTorch. Convolutions round by it, so that it is one of the settings.
+        fallback: makes the codec that measures on the CPU what the GPU failed over. Default: such pictures are errors.
 
     Raises:
         ValueError: another kind of file, or ``top_channels`` of a mapper that keeps none.
@@ -80,6 +97,7 @@ class PictureCodec:
         top_channels: int = 0,
         names: Names = None,
         threads: int = 1,
+        fallback: Callable[[], PictureCodec] | None = None,
     ) -> None:
         if not set(write) <= set(DATASET_FILES):
             raise ValueError(f"write must be some of {', '.join(map(repr, DATASET_FILES))}, got {list(write)!r}")
@@ -87,6 +105,8 @@ class PictureCodec:
         check_whole_number("top_channels", top_channels, 0)
         self._mapper, self._device, self._forward = mapper, torch.device(device), dict(forward or {})
         self._ms_ssim, self._top, self._names, self._threads = ms_ssim, top_channels, names, threads
+        self._fallback = fallback
+        self.remarks: tuple[str, ...] = ()  # that all rows have among their warnings
         model = mapper.model
         with self._few_threads():
             sample = torch.zeros(1, 3, _SAMPLE, _SAMPLE, device=self._device)
@@ -94,7 +114,7 @@ class PictureCodec:
             if top_channels and not mapper(sample, **self._forward).channel_bits:
                 raise ValueError("top_channels needs a mapper that keeps channels: BitrateMapper(model, channels=True)")
         weights = fingerprint(model, (), (), {}) if isinstance(model, nn.Module) else repr(model)
-        known = {**(settings or {}), "weights": weights, "device": self._device.type, "forward": self._forward}
+        known = {"device": self._device.type, **(settings or {}), "weights": weights, "forward": self._forward}
         known |= {"ms_ssim": ms_ssim, "top_channels": top_channels, "threads": threads}
         known |= {"write": sorted(write), "names": sorted(names.items()) if isinstance(names, Mapping) else names}
         kinds = tuple(kind for kind in DATASET_FILES if kind in write)
@@ -106,11 +126,13 @@ class PictureCodec:
         mapper = BitrateMapper(load_demo_forward(quality), channels=bool(options.get("top_channels")))
         return cls(mapper, name=f"demo codec, quality {quality}", **options)
 
+    @_failures()
     def read(self, item: Item) -> Read:
         """Read and hash a picture with its mask, and decode it; of a video that is done when it is measured.
 
         Raises:
             Unreadable: it cannot be.
+            MemoryError: it takes more memory than there is.
         """
         labels, mask_sha256, sha256 = None, None, None
         with _file_of(item) as path:
@@ -119,6 +141,8 @@ class PictureCodec:
                 if item.mask is not None:
                     mask_sha256, labels = _hash(item.mask, "a mask"), load_labels(item.mask)
                 picture = None if item.is_video else load_picture(path)
+            except ImageMemoryError:
+                raise
             except ImageError as error:
                 raise Unreadable(_reason(error, path), sha256) from error
         if picture is None:
@@ -128,13 +152,50 @@ class PictureCodec:
             sha256, tuple(x.shape), _Picture(item, sha256, x, labels, tuple(picture.facts.warnings)), mask_sha256
         )
 
+    @_failures()
+    def rescue(self, item: Item, lack: str, alive: Callable[[], None]) -> tuple[Read, dict[str, Any]]:
+        """Measure an item by itself: a picture in tiles for want of memory, on the CPU where that was asked for.
+
+        Raises:
+            Unreadable: it cannot be read, or nothing else may be tried.
+            MemoryError: also this takes more memory than there is.
+        """
+        if lack == GPU:
+            if self._fallback is None:
+                raise Unreadable("the GPU failed over it; --fallback cpu measures such pictures on the CPU")
+            other = self._fallback()
+            return other._alone(item, "measured on the CPU: the GPU failed over it", alive)
+        if self._mapper.bits == CODED or item.is_video:  # by the whole picture
+            return self._alone(item, "measured alone, for want of memory", alive)
+        with _file_of(item) as path:
+            try:
+                sha256 = _hash(path, "an image")
+                read = Read(sha256, None, None, None if item.mask is None else _hash(item.mask, "a mask"))
+                alive()
+                with self._few_threads():
+                    numbers = measure_in_tiles(self._mapper, path, self._forward, alive)
+            except ImageMemoryError:
+                raise
+            except ImageError as error:
+                raise Unreadable(_reason(error, path)) from error
+        left_out = [*["regions"] * bool(item.mask), *["top channels"] * bool(self._top), *self.about.files]
+        left_out += ["MS-SSIM"] * self._ms_ssim
+        return read, with_warning(numbers, f"without {', '.join(left_out)}") if left_out else numbers
+
+    def _alone(self, item: Item, why: str, alive: Callable[[], None]) -> tuple[Read, dict[str, Any]]:
+        read, found = self.read(item), dict[str, Any]()
+        for numbers in self.measure([read.picture]):
+            alive()
+            found = numbers or found
+        return read, with_warning(found, why)
+
     def measure(self, pictures: Sequence[_Picture]) -> Iterator[dict[str, Any] | None]:
         """Run the model on pictures of one size, or on the frames of a video, and add up their bits.
 
         Raises:
             Unreadable: a video that cannot be read, a mask that does not fit.
         """
-        with self._few_threads():
+        with _failures(), self._few_threads():
             if pictures[0].pixels is None:
                 yield from self._measure_video(pictures[0])
                 return
@@ -163,18 +224,11 @@ class PictureCodec:
         yield self._row(video, total, (*reader.warnings, *warnings, *ended)) | {"duration_s": seconds}
 
     def _run(self, x: Tensor) -> BitrateResult:
-        try:
-            return self._mapper(x.to(self._device), **self._forward)
-        except (RuntimeError, MemoryError) as error:
-            if is_out_of_memory(error):  # whose own words are of the day
-                raise MemoryError("not enough memory to measure it on this device") from error
-            if "CUDA error" in str(error):
-                raise Spent from error  # nothing in this process will run on that device again
-            raise
+        return self._mapper(x.to(self._device), **self._forward)
 
     def _row(self, one: _Picture, total: _Total, warnings: Sequence[str]) -> dict[str, Any]:
         """Return the numbers of a picture, or of a video's frames together, and the files beside them."""
-        bits, frames = replace(total.mean(), warnings=tuple(dict.fromkeys(warnings))), total.frames
+        bits, frames = replace(total.mean(), warnings=tuple(dict.fromkeys((*warnings, *self.remarks)))), total.frames
         height, width = bits.size
         row: dict[str, Any] = {"height": height, "width": width, "frames": frames, "bits": bits.total_bits * frames}
         row["latents"] = {name: value * frames for name, value in bits.latent_bits.items()}

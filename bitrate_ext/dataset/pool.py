@@ -14,20 +14,22 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from .codec import About, Codec, Spent
 from .items import DatasetError
-from .part import ALONE, Counts, Flight, Part, do_part
+from .part import ALONE, CRASHED, NO_GPU, NO_MEMORY, NONE, Cause, Counts, Death, Deaths, Flight, Part, do_part
 
 Make = Callable[[], Codec]
 POLL = 0.2  # seconds between looks at the workers
 STARTS = 5  # deaths of workers in a row before they have begun an item
-CRASHED = "the worker process died over it, also when it was tried alone"
+LOSSES = 20  # of the GPU in a row, without a picture that is measured
 HUNG = "took longer than the time limit of {:g} s"
+LOST = "the GPU is lost ({}); what is done is kept: the same command goes on with it once the GPU is back"
 
 _made: dict[str, Any] = {}  # of a worker process
 
@@ -47,7 +49,10 @@ class Here:
         waiting = deque(parts)
         while waiting:
             part = waiting.popleft()
-            counts = do_part(part, self._codec)
+            try:
+                counts = do_part(part, self._codec)
+            except Spent as error:
+                raise DatasetError(LOST.format(error.__cause__ or error)) from error
             if counts is None:
                 waiting.append(part)
                 time.sleep(POLL)
@@ -84,8 +89,8 @@ class Pool:
     def run(self, parts: Iterator[Part], look: Callable[[Counts], None]) -> Iterator[tuple[Part, Counts]]:
         """Yield parts as they are done, with what became of their items; ``look`` is told of those that are not yet."""
         idle, again, taken = list(self._workers), deque[_Try](), deque[Part]()
-        running: dict[Future[Counts | None], Worker] = {}
-        failed, source = 0, iter(parts)
+        running: dict[Future[Counts | str | None], Worker] = {}
+        failed, lost, source = 0, 0, iter(parts)
         while True:
             while idle:
                 fresh = again.popleft() if again else next((_Try(part) for part in source), None)
@@ -106,18 +111,28 @@ class Pool:
                 idle.append(worker)
                 try:
                     counts = future.result()
-                except worker.died:
-                    again.append(worker.bury())
+                except worker.died as error:
+                    again.append(worker.bury(worker.cause_of(error)))
                     failed = 0 if worker.flight.pid else failed + 1
                     if failed >= STARTS:
                         raise DatasetError(
                             "worker processes die as they start; fewer --jobs need less memory"
                         ) from None
                     continue
+                if isinstance(counts, str):
+                    again.append(worker.bury(NO_GPU))
+                    lost = 1 if worker.flight.counts.ok else lost + 1
+                    if lost >= LOSSES:
+                        raise DatasetError(LOST.format(counts))
+                    continue
                 if counts is None:
                     taken.append(worker.now.part)
                 else:
-                    failed, before = 0, worker.now.done  # which the last process took for rows of an earlier run
+                    failed, lost, before = (
+                        0,
+                        0,
+                        worker.now.done,
+                    )  # which the last process took for rows of an earlier run
                     skipped = max(0, counts.skipped - before.ok - before.error)
                     yield worker.now.part, counts.plus(before)._replace(skipped=skipped)
             flying = Counts()
@@ -132,11 +147,10 @@ class Pool:
 
 
 class _Try(NamedTuple):
-    """A part to be done, after deaths: of which items, what is said of those given up, and what was done before."""
+    """A part to be done, after deaths: over which items, and what was done before."""
 
     part: Part
-    deaths: Mapping[int, int] = {}
-    blame: str = ""
+    deaths: Deaths | None = None
     done: Counts = Counts()
 
 
@@ -153,7 +167,7 @@ class Worker(abc.ABC):
     def __init__(self, time_limit: float) -> None:
         self._limit = time_limit
         self.flight = Flight()
-        self._hung, self._last = False, 0.0
+        self._hung, self._last, self._kills = False, 0.0, 0
 
     @abc.abstractmethod
     def submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
@@ -163,13 +177,13 @@ class Worker(abc.ABC):
     def stop(self) -> None:
         """End the process at once."""
 
-    def begin(self, one: _Try) -> Future[Counts | None]:
-        """Have the process do a part."""
-        self.now, self._hung = one, False
+    def begin(self, one: _Try) -> Future[Counts | str | None]:
+        """Have the process do a part; a text says how its GPU was lost."""
+        self.now, self._hung, self._kills = one, False, _memory_kills()
         self.flight, self._last = Flight(), time.monotonic()
         with contextlib.suppress(OSError):
             self.flight.size = one.part.journal.stat().st_size
-        return self.submit(_work, one.part, one.deaths, one.blame)
+        return self.submit(_work, one.part, one.deaths)
 
     def watch(self) -> None:
         """Kill the process where its part has stood still for too long."""
@@ -182,15 +196,31 @@ class Worker(abc.ABC):
     def _follow(self) -> bool:
         return self.flight.follow(self.now.part.journal, self.now.part.key)
 
-    def bury(self) -> _Try:
-        """Drop a process that has died; return its part as the next one is to do it."""
+    def cause_of(self, error: BaseException) -> Cause:
+        """Tell why the process has died, as which ``error`` came."""
+        if self._hung:
+            return Cause(HUNG.format(self._limit))
+        return NO_MEMORY if _memory_kills() > self._kills else CRASHED
+
+    def bury(self, cause: Cause) -> _Try:
+        """Drop a process that is of no more use; return its part as the next one is to do it."""
         self.stop()
         self._follow()
-        deaths = dict(self.now.deaths)
-        for number in self.flight.begun:
-            deaths[number] = max(deaths.get(number, 0) + 1, ALONE if self._hung else 0)
-        blame = HUNG.format(self._limit) if self._hung else CRASHED
-        return _Try(self.now.part, deaths, blame, self.now.done.plus(self.flight.counts))
+        deaths, begun = dict(self.now.deaths or {}), self.flight.begun
+        certain = len(begun) == 1 and cause in (NO_MEMORY, NO_GPU)  # nothing else was held
+        for number in begun:
+            times = deaths.get(number, NONE).times + 1
+            deaths[number] = Death(max(times, ALONE if self._hung or certain else 0), cause)
+        return _Try(self.now.part, deaths, self.now.done.plus(self.flight.counts))
+
+
+def _memory_kills() -> int:
+    """Return how many processes this machine has killed for want of memory; 0 where it does not say."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
 
 class ProcessWorker(Worker):
@@ -275,8 +305,13 @@ def _describe() -> About:
     return _codec().about
 
 
-def _work(part: Part, deaths: Mapping[int, int], blame: str) -> Counts | None:
+def _work(part: Part, deaths: Deaths | None) -> Counts | str | None:
     try:
-        return do_part(part, _codec(), deaths, blame)
-    except Spent:
-        os._exit(1)
+        codec = _codec()
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise DatasetError(f"a worker cannot make the codec ({reason}); what is done is kept") from error
+    try:
+        return do_part(part, codec, deaths)
+    except Spent as error:
+        return " ".join(str(error.__cause__ or error).split())

@@ -138,8 +138,8 @@ class Journal:
             _write(self._file, b"%08x %s\n" % (_checksum(text, self._key), text))
 
     def remove(self) -> None:
-        """Delete the file, of a part that is published."""
-        with writing(self.path.parent):
+        """Delete the file, of a part that is published; another run that has closed the output may have done so."""
+        with writing(self.path.parent), contextlib.suppress(FileNotFoundError):
             os.unlink(self.path)
 
     def close(self) -> None:

@@ -71,6 +71,10 @@ class ImageError(ValueError):
     """
 
 
+class ImageMemoryError(ImageError, MemoryError):
+    """A file that takes more memory than there is."""
+
+
 class PictureFile:
     """A picture whose header has been read, and whose pixels have not.
 
@@ -301,7 +305,7 @@ def open_checked(path: Path, most_bytes: int | None = None) -> Iterator[PictureF
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large(path) from None
     except MemoryError:
-        raise ImageError(f"{shown(path)}: not enough memory to read the image") from None
+        raise ImageMemoryError(f"{shown(path)}: not enough memory to read the image") from None
     except Image.UnidentifiedImageError:
         raise ImageError(f"{shown(path)}: {_why_unidentified(path, str(kind))}") from None
     except Exception as error:  # decoders fed with damaged bytes raise anything, from SyntaxError to struct.error

@@ -102,7 +102,7 @@ class BitrateMapper:
             raise ValueError(
                 f"beliefs are those of estimated bits with sources; they need bits={ESTIMATED!r}, sources=True"
             )
-        self._has_gradients = bits == ESTIMATED
+        self.bits, self._has_gradients = bits, bits == ESTIMATED
         self._source = (
             partial(estimate, channels=channels, sources=sources, beliefs=beliefs)
             if bits == ESTIMATED

@@ -277,7 +277,7 @@ def test_two_runs_share_one_output(tmp_path: Path) -> None:
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
 def test_interrupted_it_stops_at_once_and_goes_on(tmp_path: Path, number: signal.Signals) -> None:
     for name in names(30):
         (tmp_path / Path(name).name).write_bytes(b"P6 64 64 255\n" + bytes(64 * 64 * 3))

@@ -17,7 +17,7 @@ from free_codecs import FreeCodec  # noqa: E402
 @pytest.fixture(scope="module", autouse=True)
 def _one_ray():
     tests = Path(__file__).parents[1]
-    folders = os.pathsep.join(map(str, (tests, tests.parent)))
+    folders = os.pathsep.join([str(tests), str(tests.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     ray.init(
         num_cpus=2, log_to_driver=False, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": folders}}
     )

@@ -14,6 +14,7 @@ from ..console import UsageError
 from ..model_options import add_model, check_model
 from ..regions.options import region_names
 from ..values import at_least, positive
+from .track import tracked
 
 SUMMARY = "summary"  # in the place of inputs
 VIEWS = {"sheet": ".png", "mean_map": ".png", "table": ".html"}  # files that it writes on request, and their endings
@@ -99,6 +100,19 @@ def add_command(command: Callable[..., argparse.ArgumentParser]) -> None:
     added.add_argument("--address", metavar="A", help="of a Ray cluster, or auto; default: Ray on this machine")
     added.add_argument("--gpus", type=positive, default=0.0, metavar="N", help="of each of Ray's workers, such as 0.5")
     added.add_argument("--log", choices=("text", "jsonl"), default="text", help="how progress is told, on stderr")
+    added.add_argument(
+        "--fallback",
+        choices=("cpu",),
+        help="measure there what the GPU fails over, and all where it is lost; rows say so",
+    )
+    added.add_argument(
+        "--track",
+        type=tracked,
+        action="append",
+        default=[],
+        metavar="KIND:WHERE",
+        help="also tell progress to tensorboard:DIR, wandb:PROJECT or aim:REPOSITORY; may be given several times",
+    )
     group = added.add_argument_group("of summary")
     group.add_argument("--top", type=at_least(1), default=5, metavar="N", help="worst and best pictures (default 5)")
     group.add_argument(
@@ -130,6 +144,8 @@ def _check(arguments: argparse.Namespace) -> None:
     for option in ("address", "gpus"):
         if getattr(arguments, option) and arguments.engine != "ray":
             raise UsageError(f"--{option} is for --engine ray")
+    if arguments.fallback == arguments.device:
+        raise UsageError("--fallback cpu is for a --device other than cpu")
     check_model(arguments)
 
 

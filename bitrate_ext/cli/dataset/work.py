@@ -8,6 +8,7 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from types import FrameType
@@ -18,6 +19,7 @@ from ...dataset import Codec, DatasetError, Progress, Report
 from ...dataset import run as run_dataset
 from ...io.files import shown
 from ..console import OK, PARTIAL, UsageError, echo
+from .track import Tracker, open_trackers
 
 EACH = 10.0  # seconds between lines that tell of progress; on a terminal one line is kept up to date
 CODEC = "bitrate_ext.cli.dataset.codec"  # which imports PyTorch, in the workers alone
@@ -33,7 +35,10 @@ def run(arguments: argparse.Namespace) -> int:
     jobs = arguments.jobs
     if jobs is None and arguments.device != "cpu":
         jobs = 1
-    log = _Log(arguments.log)
+    try:
+        log = _Log(arguments.log, open_trackers(arguments.track))
+    except ImportError as error:
+        raise UsageError(f"--track: {error}") from None
     try:
         report = run_dataset(
             listing,
@@ -85,7 +90,8 @@ def _summary(report: Report, output: str) -> str:
 class _Log:
     """Progress on stderr: a line that is kept up to date on a terminal, else one every ten seconds."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, trackers: Sequence[Tracker] = ()) -> None:
+        self._trackers, self._told, self._end = trackers, -EACH, Progress(0, 0, 0, 0.0, 0, 0.0)
         self._json, self._live = kind == "jsonl", kind == "text" and sys.stderr.isatty()
         self._start, self._earlier, self._last = time.monotonic(), -1, time.monotonic()
 
@@ -94,6 +100,9 @@ class _Log:
         now = time.monotonic()
         if self._earlier < 0:  # the clock starts once earlier runs are looked at
             self._earlier, self._start = progress.items, now
+        self._end = progress
+        if self._trackers and now - self._told >= EACH:
+            self._track(now)
         if now - self._last < (0.5 if self._live else EACH):
             return
         self._last = now
@@ -113,6 +122,13 @@ class _Log:
         else:
             echo(line, sys.stderr)
 
+    def _track(self, now: float) -> None:
+        self._told = now
+        numbers = self._numbers(self._end, max(now - self._start, 1e-9))
+        known = {name: value for name, value in numbers.items() if value is not None}
+        for tracker in self._trackers:
+            tracker.write(self._end.items, known)
+
     def _numbers(self, progress: Progress, seconds: float) -> dict[str, Any]:
         speed = (progress.items - self._earlier) / seconds
         left = (progress.total - progress.items) / speed if speed else None
@@ -122,7 +138,11 @@ class _Log:
         return told
 
     def close(self) -> None:
-        """End the line."""
+        """End the line, and what is tracked."""
+        if self._trackers and self._earlier >= 0:
+            self._track(time.monotonic())
+        for tracker in self._trackers:
+            tracker.close()
         if self._live:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
