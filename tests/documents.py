@@ -309,7 +309,7 @@ def free_names(codes: Sequence[str]) -> set[str]:
         name = getattr(node, "arg", None) or getattr(node, "name", None) or getattr(node, "id", None)
         if isinstance(node, ast.alias):
             name = node.asname or node.name.partition(".")[0]
-        if name and not isinstance(getattr(node, "ctx", None), ast.Load):
+        if name and not isinstance(node, ast.keyword) and not isinstance(getattr(node, "ctx", None), ast.Load):
             made[name] = min(node.lineno, made.get(name, node.lineno))
     loads = [node for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)]
     return {node.id for node in loads if node.lineno < made.get(node.id, node.lineno + 1)}
@@ -345,7 +345,7 @@ def _run_command(command: str, expected: str) -> None:
     """Run a command as a shell would, and compare what it prints, numbers aside, with what the page says."""
     words = shlex.split(command, comments=True)
     assert words, command
-    make_files(words, Path.cwd())
+    make_files([word for word, before in zip(words, ["", *words], strict=False) if before != "-o"], Path.cwd())
     if words[0] != "bitrate-ext":
         words = [sys.executable if word in ("python", "pytest") else word for word in words]
         subprocess.run(words, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
