@@ -158,7 +158,7 @@ def _source_folder() -> str:
 
     for one in metadata.distributions(name=DISTRIBUTION):
         url = urlsplit(json.loads(one.read_text("direct_url.json") or "{}").get("url", ""))
-        if url.scheme == "file":
+        if url.scheme == "file" and not url.path.endswith(".whl"):  # a wheel is not built again
             return shlex.quote(url2pathname(url.path))
     return ". in the source folder"
 

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -145,6 +146,16 @@ def test_a_torch_of_another_cuda_loads_none(monkeypatch: pytest.MonkeyPatch, tmp
     assert said.startswith(f"no compiled library _ops_cuda12 in {tmp_path} (install a CUDA 12 toolkit with nvcc, then ")
     monkeypatch.setattr(torch.version, "cuda", "13.2")
     assert str(library._load_cuda()).startswith("_ops_cuda13.abi3.so does not load: ")
+
+
+@pytest.mark.parametrize(
+    ("url", "said"), [("file:///a/clone", "/a/clone"), ("file:///a/b-1-any.whl", ". in the source folder")]
+)
+def test_a_wheel_is_nothing_to_build_from(url: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = SimpleNamespace(read_text=lambda _: f'{{"url": "{url}"}}')
+    monkeypatch.setattr(optional.metadata, "distributions", lambda name: [record])
+    monkeypatch.setattr(optional, "_runs_from_source", lambda: False)
+    assert optional._source_folder() == said
 
 
 def installed(site: Path) -> Path:
