@@ -37,7 +37,7 @@ class _Unrounded(TorchFunctionMode):
 def rate(adapter: ModelAdapter, padded: Tensor, forward_kwargs: dict[str, Any]) -> Tensor:
     """Return R(x), the bits ``[N]`` of padded images ``[N, C, H, W]`` whose latents are not rounded.
 
-    True values where the entropy models' distributions are seen, so that no floor hides what very unlikely symbols hang on.
+    True values where the entropy models' distributions are seen: no floor hides what unlikely symbols hang on.
     """
     with _Unrounded():
         _, likelihoods = adapter.run(padded, forward_kwargs, fused=True)

@@ -40,7 +40,7 @@ class BitrateMapper:
             ``result.channel_bits``, with which coded bits come anyway.
         sources: of estimated bits: take true values from the entropy models' distributions, where these can be seen;
             ``result.sources`` names their latents. False: likelihoods as ``forward`` returns them, floor included, as
-            ``attribute`` and the gap take them.
+            the gap takes them.
         beliefs: of estimated bits: give ``result.belief_map``, scales and means of the entropy models' distributions,
             and the bits that these expect of each cell, ``result.beside["expected"]``.
         compress_kwargs: of coded bits: for the model's ``compress``, besides those of ``forward`` that it takes.

@@ -266,8 +266,8 @@ class Factorized(Source):
         values: the latent, ``[N, C, h, w]``, of the module's channels, dtype and device.
         floor: as for ``Gaussian``.
         table: ask for a table of symbols: values should be whole, or as far from it as their channel's median. Others
-            are computed, as exactly, and a ``UserWarning`` tells how many; the look at them waits for the device. False:
-            whatever is whole is looked up where that is faster, and nothing is told. Bits are the same.
+            are computed, as exactly, and a ``UserWarning`` tells how many; the look at them waits for the device.
+            False: whatever is whole is looked up where that is faster, and nothing is told. Bits are the same.
 
     Raises:
         TypeError, ValueError: naming the part, what was expected and what came.

@@ -16,6 +16,7 @@ from zoo import small_model
 
 import bitrate_ext
 from bitrate_ext import BitrateMapper, attribute
+from bitrate_ext.attribution.encoder_side import _Unrounded, rate
 from bitrate_ext.io.images import load_image
 from bitrate_ext.models.adapter import ModelAdapter
 from bitrate_ext.models.demo_codec import demo_photograph
@@ -391,3 +392,20 @@ def test_decoders_of_other_kinds_get_the_same_map(kind: Any) -> None:
     torch.testing.assert_close(found.map, expected.map, rtol=1e-3, atol=1e-4)
     with pytest.raises(ValueError, match="synthesis belongs to method 'jacobian'"):
         attribute(model, x, "grad-cam", synthesis=model.decode)
+
+
+def test_the_rate_that_pixels_cause_has_no_floor() -> None:
+    """Symbols far below it go on pulling at the pixels."""
+    model = small_model("mbt2018-mean")
+    with torch.no_grad():
+        model.g_a[-1].weight.mul_(3000)
+    x = torch.rand(1, 3, 64, 64).requires_grad_()
+    adapter = ModelAdapter(model)
+    adapter.prepare(x, {})
+    with torch.no_grad(), _Unrounded():
+        floored = sum(-p.double().log2().sum() for p in model(x)["likelihoods"].values())
+    bits = rate(adapter, x, {})
+    assert bits > 1.1 * floored
+    (gradient,) = torch.autograd.grad(bits.sum(), x)
+    assert gradient.isfinite().all()
+    assert (gradient != 0).any()
