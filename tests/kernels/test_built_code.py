@@ -22,7 +22,7 @@ APART = {
     (8, 8),
     (11, 0),
 }  # boards that do not run code of another capability, though its first number be theirs
-MOST_BYTES = 5_000_000
+MOST_BYTES = 6_000_000
 
 Capability = tuple[int, int]
 
