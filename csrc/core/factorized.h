@@ -37,7 +37,7 @@ BITRATE_HD Pair<Float> hyperbolic_tangent(Pair<Float> x) {
   const Float slope = polynomial(rest.high, 0.0555041087f, 0.00961812911f, 0.00133335581f, 0.000154035304f, 1.52527338e-05f,
                                  1.32154868e-06f, 1.01780860e-07f);
   Pair<Float> e = fused({slope, none}, rest, {none + 0.240226507f, none - 2.2778894e-10f});  // ln^2 2 / 2
-  e = fused(e, rest, {none + 0.693147182f, none - 1.9046542e-09f});                         // ln 2
+  e = fused(e, rest, {none + 0.693147182f, none - 1.9046542e-09f});                          // ln 2
   e = fused(e, rest, {one, none});
   const Float whole = power_of_two<Float>(0x4b400000 - bits_as<IntOf<Float>>(shifted));
   e = {e.high * whole, e.low * whole};
@@ -69,7 +69,9 @@ BITRATE_HD Number unit_sum(const Parameter& parameter, int j, const Number (&inp
   return sum;
 }
 
-BITRATE_HD constexpr int bias_of(int layer, int j) { return first_parameter(layer) + units_after(layer) * units_before(layer) + j; }
+BITRATE_HD constexpr int bias_of(int layer, int j) {
+  return first_parameter(layer) + units_after(layer) * units_before(layer) + j;
+}
 BITRATE_HD constexpr int gate_of(int layer, int j) { return bias_of(layer, j) + kUnits; }
 
 // The logit of one value, with bend(sum, gate) for a hidden unit.
@@ -217,22 +219,43 @@ BITRATE_HD Edges<Float> exact_logits(Float value, const Parameter& parameter) {
   return {low.high, gap.high + (gap.low + (high.low - low.low)), high.high};
 }
 
+// An infinite value has no likelihood.
+template <typename Float>
+BITRATE_HD Symbol<Float> finite_alone(Float value, Symbol<Float> symbol) {
+  symbol.mantissa = magnitude(value) > 3.4028235e38f ? symbol.mantissa * 0.0f : symbol.mantissa;
+  return symbol;
+}
+
+// A symbol's likelihood by the network in float32; returns whether it is in doubt.
 template <typename Float, typename Parameter>
-BITRATE_HD Symbol<Float> factorized(Float value, const Parameter& parameter) {
+BITRATE_HD auto factorized_quickly(Float value, const Parameter& parameter, Symbol<Float>& symbol) {
   Network<Float> network;
   network.layers[0].inputs[0] = Edges<Float>{value - 0.5f, Float{} + 1.0f, value + 0.5f};
   network.forward(parameter);
-  Symbol<Float> symbol = of_logit<false>(network.logit);
+  symbol = of_logit<false>(network.logit);
   const Float sizes[kUnits] = {magnitude(value) + 0.5f};
   const Float size = logit_of([&](int k) { return magnitude(parameter(k)); }, sizes,
                               [](Float x, Float gate) { return fused(gate, at_most(x, 1.0f), x); });
   const auto doubtful = is_doubtful(network.logit, symbol, size);
+  symbol = finite_alone(value, symbol);
+  return doubtful;
+}
+
+// The same in pairs.
+template <typename Float, typename Parameter>
+BITRATE_HD Symbol<Float> factorized_exactly(Float value, const Parameter& parameter) {
+  return finite_alone(value, of_logit<false>(exact_logits(value, parameter)));
+}
+
+template <typename Float, typename Parameter>
+BITRATE_HD Symbol<Float> factorized(Float value, const Parameter& parameter) {
+  Symbol<Float> symbol;
+  const auto doubtful = factorized_quickly(value, parameter, symbol);
   if (Arithmetic<Float>::any(doubtful)) {
-    const Symbol<Float> exact = of_logit<false>(exact_logits(value, parameter));
+    const Symbol<Float> exact = factorized_exactly(value, parameter);
     symbol.mantissa = doubtful ? exact.mantissa : symbol.mantissa;
     symbol.exponent = doubtful ? exact.exponent : symbol.exponent;
   }
-  symbol.mantissa = magnitude(value) > 3.4028235e38f ? symbol.mantissa * 0.0f : symbol.mantissa;
   return symbol;
 }
 

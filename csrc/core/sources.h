@@ -101,6 +101,16 @@ BITRATE_HD void add_part(Scaled<Float>& sum, Float mantissa, IntOf<Float> expone
   sum.exponent = most;
 }
 
+template <typename Float>
+BITRATE_HD Scaled<Float> at_least_floor(const SourceTerm& term, Scaled<Float> found) {
+  if (term.floor > 0.0f) {
+    const auto low = found.mantissa * power_of_two<Float>(found.exponent) < term.floor;
+    found.mantissa = low ? Float{} + term.floor : found.mantissa;
+    found.exponent = low ? IntOf<Float>{} : found.exponent;
+  }
+  return found;
+}
+
 // read(i, k) gives part k of input i. `floored`: not below the term's floor.
 template <Family kFamily, typename Float, typename Read>
 BITRATE_HD Scaled<Float> likelihood_of(const SourceTerm& term, const Read& read, bool floored = true) {
@@ -120,12 +130,7 @@ BITRATE_HD Scaled<Float> likelihood_of(const SourceTerm& term, const Read& read,
       found = {symbol.mantissa, symbol.exponent};
     }
   }
-  if (floored && term.floor > 0.0f) {
-    const auto low = found.mantissa * power_of_two<Float>(found.exponent) < term.floor;
-    found.mantissa = low ? Float{} + term.floor : found.mantissa;
-    found.exponent = low ? IntOf<Float>{} : found.exponent;
-  }
-  return found;
+  return floored ? at_least_floor(term, found) : found;
 }
 
 // Of a symbol's gradient, what its likelihood's gradient is times; see `shared_gradient`. Below the floor CompressAI's rule

@@ -111,33 +111,62 @@ struct Rows {
   int64_t ahead[kMost];
 };
 
-// Likelihoods from a channel's table; a vector with a value that is not there is computed.
-template <typename Compute>
-BITRATE_HD Scaled<TwoFloats> look_up(const SymbolTable& table, int64_t channel, TwoFloats values, const Compute& compute) {
+// Likelihoods from a channel's table; returns whose values are there.
+BITRATE_HD TwoInts look_up(const SymbolTable& table, int64_t channel, TwoFloats values, Scaled<TwoFloats>& found) {
   const TwoFloats origin = TwoFloats{} + table.origin[channel];
   const TwoFloats shifted = (values - origin) + 12582912.0f;  // see power_of_half
   const TwoInts index = bits_as<TwoInts>(shifted) - (0x4b400000 - kSymbols / 2);
   const TwoInts there = ((shifted - 12582912.0f) + origin == values) & (index >= 0) & (index < kSymbols);
   const TwoInts safe = there ? index : TwoInts{};
-  Scaled<TwoFloats> found{gather(table.mantissa + channel * kSymbols, safe),
-                          gather(table.exponent + channel * kSymbols, safe)};
-  if (Arithmetic<TwoFloats>::any(there == 0)) {
-    const Scaled<TwoFloats> computed = compute();
-    found = {there ? found.mantissa : computed.mantissa, there ? found.exponent : computed.exponent};
-  }
-  return found;
+  found = {gather(table.mantissa + channel * kSymbols, safe), gather(table.exponent + channel * kSymbols, safe)};
+  return there;
 }
 
-template <Family kFamily>
-BITRATE_HD Scaled<TwoFloats> symbols_at(const SourceTerm& term, const Rows<kFamily>& inputs, int64_t channel, int64_t x,
-                                        int64_t left, const SymbolTable* table) {
-  const auto read = inputs.reader(term, x, left);
-  const auto compute = [&] { return likelihood_of<kFamily, TwoFloats>(term, read); };
-  if constexpr (kFamily == Family::Factorized) {
-    if (table != nullptr) return look_up(*table, channel, read(0, 0), compute);
+// The likelihoods of a channel's run under a factorised prior, from its table where there is one. Of values that are
+// computed those in doubt cost as much as many others, and are few: they are gathered.
+struct FactorizedRun {
+  alignas(64) float mantissa[kSourceBlock];
+  alignas(64) int32_t exponent[kSourceBlock];
+
+  void fill(const SourceTerm& term, const Rows<Family::Factorized>& inputs, const SymbolTable* table, int64_t channel,
+            int64_t count) {
+    const auto parameter = [&](int k) { return TwoFloats{} + inputs.parameters[k]; };
+    const auto scaled = [&](const Symbol<TwoFloats>& symbol) {
+      return at_least_floor(term, Scaled<TwoFloats>{symbol.mantissa, symbol.exponent});
+    };
+    int32_t doubtful[kSourceBlock];
+    int64_t doubts = 0;
+    for (int64_t x = 0; x < count; x += kReal) {
+      const TwoFloats value = inputs.reader(term, x, count - x)(0, 0);
+      Scaled<TwoFloats> found{};
+      const TwoInts there = table != nullptr ? look_up(*table, channel, value, found) : TwoInts{};
+      if (Arithmetic<TwoFloats>::any(there == 0)) {
+        Symbol<TwoFloats> symbol;
+        const TwoInts doubt = factorized_quickly(value, parameter, symbol) & ~there;
+        const Scaled<TwoFloats> computed = scaled(symbol);
+        found = {there ? found.mantissa : computed.mantissa, there ? found.exponent : computed.exponent};
+        if (Arithmetic<TwoFloats>::any(doubt)) {
+          for (int64_t i = 0; i < kReal && x + i < count; ++i) {
+            doubtful[doubts] = int32_t(x + i);
+            doubts += doubt[i] != 0;
+          }
+        }
+      }
+      store(mantissa + x, found.mantissa);
+      store(exponent + x, found.exponent);
+    }
+    for (int64_t first = 0; first < doubts; first += kReal) {
+      const int64_t some = std::min(kReal, doubts - first);
+      TwoFloats value;
+      for (int64_t i = 0; i < kReal; ++i) value[i] = inputs.rows[0][doubtful[first + std::min(i, some - 1)]];
+      const Scaled<TwoFloats> found = scaled(factorized_exactly(value, parameter));
+      for (int64_t i = 0; i < some; ++i) {
+        mantissa[doubtful[first + i]] = found.mantissa[i];
+        exponent[doubtful[first + i]] = found.exponent[i];
+      }
+    }
   }
-  return compute();
-}
+};
 
 void fill_table(const SourceTerm& term, int64_t channel, SymbolTable& table) {
   const float* parameters = parameters_of(term, channel);
@@ -156,6 +185,7 @@ void fill_table(const SourceTerm& term, int64_t channel, SymbolTable& table) {
 template <Family kFamily>
 void source_bits_loop(const SourceTerm& term, const SourceRun& run, const SymbolTable* table, double* bits) {
   Rows<kFamily> inputs[kGroup];
+  FactorizedRun runs[kFamily == Family::Factorized ? kGroup : 1];
   double lane_product[kSourceBlock], product[kSourceBlock];
   int64_t exponent[kSourceBlock];
   for (int64_t begin = 0; begin < run.count; begin += kSourceBlock) {
@@ -169,7 +199,11 @@ void source_bits_loop(const SourceTerm& term, const SourceRun& run, const Symbol
         int64_t used = 0;
         for (int64_t c = first; c < term.channels && used < kGroup; c += kLanes) {
           const int64_t on = c + kGroup * kLanes, next = on < term.channels ? on : lane + 1 + used * kLanes;
-          inputs[used++].read(term, run, c, begin, count, next);
+          inputs[used].read(term, run, c, begin, count, next);
+          if constexpr (kFamily == Family::Factorized) {
+            runs[used].fill(term, inputs[used], table, c, count);
+          }
+          ++used;
         }
         const bool last = first + kGroup * kLanes >= term.channels;
         for (int64_t x = 0; x < count; x += kReal) {
@@ -178,7 +212,12 @@ void source_bits_loop(const SourceTerm& term, const SourceRun& run, const Symbol
           alignas(64) float mantissas[kReal];  // a conversion costs less from memory: see load_doubles
           alignas(64) int32_t powers[kReal];
           for (int64_t k = 0; k < used; ++k) {
-            const Scaled<TwoFloats> found = symbols_at<kFamily>(term, inputs[k], first + k * kLanes, x, count - x, table);
+            Scaled<TwoFloats> found;
+            if constexpr (kFamily == Family::Factorized) {
+              found = {load<TwoFloats>(runs[k].mantissa + x), load<TwoInts>(runs[k].exponent + x)};
+            } else {
+              found = likelihood_of<kFamily, TwoFloats>(term, inputs[k].reader(term, x, count - x));
+            }
             store(mantissas, found.mantissa);
             for (int64_t half = 0; half < 2; ++half) {
               const Doubles factor = load_doubles(mantissas + half * kWidth);

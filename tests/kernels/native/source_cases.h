@@ -53,7 +53,8 @@ std::string wrong_symbol() {
 // A network's likelihood and slope by the C library, for weights that keep every logit small.
 inline std::string wrong_network() {
   float p[kParameters];
-  for (int k = 0; k < kParameters; ++k) p[k] = k <= kWeights ? float(unit()) : float(unit() - 0.5) * 6e-8f * p[k - kWeights - 1];
+  for (int k = 0; k < kParameters; ++k)
+    p[k] = k <= kWeights ? float(unit()) : float(unit() - 0.5) * 6e-8f * p[k - kWeights - 1];
   const auto exact = [&](int k) { return (long double)p[k] + p[kWeights + 1 + k]; };
   const auto logit = [&](long double value) {
     long double in[kUnits] = {value}, out[kUnits];
