@@ -72,7 +72,10 @@ def test_a_fragmented_heap_does_not_show() -> None:
     print((memory.peak() - before) / (600 * 300**2))
     print(memory.measure_footprint(CPU, 64, run).per_pixel / 600)
     """
-    increase, in_the_heap, footprint = map(float, in_new_process(code).split())
+    for _ in range(3):  # where a block is put also depends on the machine's other work
+        increase, in_the_heap, footprint = map(float, in_new_process(code).split())
+        if in_the_heap > 1.5:
+            break
     assert in_the_heap > 1.5
     assert 0.95 < increase < 1.05
     assert 0.95 < footprint < 1.05

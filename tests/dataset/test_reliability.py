@@ -238,7 +238,7 @@ class Decoding(PictureCodec):
         self.about = FreeCodec().about
 
     def measure(self, pictures: Any) -> list[dict[str, Any]]:
-        return [FreeCodec()._numbers(str(pixels.shape)) for pixels, _ in pictures]
+        return [FreeCodec()._numbers(str(one.pixels.shape)) for one in pictures]
 
 
 def spoil(folder: Path, count: int) -> Iterator[tuple[str, str]]:

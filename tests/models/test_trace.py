@@ -67,7 +67,7 @@ def test_every_image_model_is_in_the_table() -> None:
 
 @pytest.mark.medium
 def test_reach_of_the_video_model() -> None:
-    adapter = _image_adapter(ModelAdapter(video.ScaleSpaceFlow().eval()), torch.rand(1, 3, 32, 32), {})
+    adapter = _image_adapter(ModelAdapter(video.ScaleSpaceFlow().eval()), torch.rand(1, 3, 32, 32), {}, False)
     run = ModelTrace(adapter, torch.rand(1, 3, 256, 256), {})
     for branch, decoder, prior in (
         ("keyframe", "img_decoder", "img_hyperprior"),
