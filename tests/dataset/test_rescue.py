@@ -128,7 +128,7 @@ def memory_group() -> Iterator[Path]:
         time.sleep(0.1)
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_the_systems_own_kill(tmp_path: Path, memory_group: Path) -> None:
     some = listed(n5="greedy", n21="greedy-hopeless")
     before = pool._memory_kills()

@@ -81,7 +81,9 @@ def test_compiled_kernels(
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "architecture", [ARCHITECTURES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES[1:])]
+)
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
 def test_faults_of_compiled_kernels(
     fault: Fault, architecture: str, record_property: Callable[[str, object], None]
