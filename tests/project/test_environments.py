@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import test_wheel
 
 pytestmark = pytest.mark.slow
 
@@ -63,14 +64,10 @@ def assert_well(doctor: str) -> None:
 
 def interpreter(version: str) -> str:
     """A Python of this version, on the PATH or one of pyenv's; skips where there is none."""
-    found = [shutil.which(f"python{version}")]
-    if shutil.which("pyenv"):
-        root = subprocess.run(["pyenv", "root"], capture_output=True, text=True, check=True).stdout.strip()
-        found += map(str, sorted(Path(root, "versions").glob(f"{version}.*/bin/python")))
-    for python in filter(None, found):  # one of pyenv's on the PATH may stand for none
-        if subprocess.run([python, "-c", "import ensurepip"], capture_output=True, check=False).returncode == 0:
-            return python
-    pytest.skip(f"no Python {version}: there is no python{version} on the PATH, nor one of pyenv's")
+    found = test_wheel.interpreter(version)
+    if found is None:
+        pytest.skip(f"no Python {version}: there is no python{version} on the PATH, nor one of pyenv's")
+    return found
 
 
 @pytest.fixture

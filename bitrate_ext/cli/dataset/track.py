@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from ...optional import require
 
@@ -61,7 +61,7 @@ class Aim:
         self._run.close()
 
 
-TRACKERS = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases, "aim": Aim}
+TRACKERS: dict[str, Callable[[str], Tracker]] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases, "aim": Aim}
 
 
 def tracked(text: str) -> tuple[str, str]:
@@ -78,8 +78,4 @@ def open_trackers(asked: list[tuple[str, str]]) -> list[Tracker]:
     Raises:
         ImportError: what it needs is not installed; says what to install.
     """
-    return [_open(kind, where) for kind, where in asked]
-
-
-def _open(kind: str, where: str) -> Any:
-    return TRACKERS[kind](where)
+    return [TRACKERS[kind](where) for kind, where in asked]
