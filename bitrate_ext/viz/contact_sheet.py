@@ -48,7 +48,7 @@ def contact_sheet(sections: Mapping[str, Sequence[Tile]], *, title: str, subtitl
     high = len(first.pictures) * (BOX[1] + _GAP // 2) + len(first.lines) * _LINE + _GAP
     across = min(ACROSS, max(len(tiles) for tiles in shown.values()))
     rows = sum(-(-len(tiles) // across) for tiles in shown.values())
-    width = max(2, across) * (BOX[0] + _GAP) + _GAP
+    width = max(3, across) * (BOX[0] + _GAP) + _GAP
     height = 60 + len(shown) * 2 * _LINE + rows * high
     figure = PixelFigure(width, height, _EM)
     figure.write_head((title, subtitle), _GAP, (1.9, 3.4))
