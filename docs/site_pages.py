@@ -14,6 +14,7 @@ import re
 import runpy
 import shutil
 from pathlib import Path
+from typing import Any
 
 from sphinx.application import Sphinx
 
@@ -33,7 +34,14 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Make the pages before any is read, and let links to what was copied lead to the copies."""
     app.connect("config-inited", lambda app, _: make_pages())
     app.connect("source-read", _relink)
+    app.connect("autodoc-process-signature", _without_factories)
     return {"parallel_read_safe": True}
+
+
+def _without_factories(*found: Any) -> tuple[str | None, str | None]:
+    """Write what is made anew for each object as a default that Python can read, because Sphinx reads signatures."""
+    signature, returned = found[-2:]
+    return signature and signature.replace("<factory>", "..."), returned
 
 
 def make_pages() -> None:
