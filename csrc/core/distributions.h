@@ -62,67 +62,105 @@ BITRATE_HD Float close_sum(Float p, Float h) {
   return A::fma(A::fma(A::fma(Float{} - 0.011835158f, h, j2), h, j1), h, j0);
 }
 
+// A likelihood that is not worked out yet: part * 2^-y, or 1 less as much where `part` is negative.
+template <typename Float>
+struct Tail {
+  Float part, y;
+};
+
+// What comes of it: mantissa * 2^exponent, which is `value` where float32 holds it. Where it is `inside`, 1 and `small`.
+template <typename Float>
+struct WorkedTail {
+  decltype(Float{} < Float{}) inside;
+  Float small, value, mantissa;
+  IntOf<Float> exponent;
+
+  BITRATE_HD explicit WorkedTail(Tail<Float> tail, Float low = Float{}) : inside(tail.part < 0.0f) {
+    const Power<Float> power = power_of_half(tail.y, low);
+    const Float scaled = Arithmetic<Float>::fma(tail.part, power.excess, tail.part);
+    small = scaled * power_of_two<Float>(power.exponent);
+    value = inside ? small + 1.0f : small;
+    mantissa = inside ? value : scaled;
+    exponent = inside ? IntOf<Float>{} : power.exponent;
+  }
+};
+
 // Normal, at a distance >= 0 from the mean. w is one over the scale, u the distance in scales, a and b those of the symbol's
 // edges, and gap = (b^2 - a^2) / 2. Where the edges lie close, exp(-u^2 / 2) times a mean over them; else
 // exp(-a^2 / 2) (M(a) - exp(-gap) M(b)), or 1 less the same with a sum.
+template <typename Float>
+struct Normal {
+  decltype(Float{} < Float{}) close;
+  Float w, u, gap, a, h, p;
+  Float more = {};             // of y, where edges lie close
+  Float less = {}, lost = {};  // exp(-gap) where they do not, and 1 less that
+  Tail<Float> tail = {};
+
+  BITRATE_HD Normal(Float distance, Float scale) {
+    using A = Arithmetic<Float>;
+    w = 1.0f / scale;
+    u = distance * w;
+    gap = u * w;
+    a = (distance - 0.5f) * w;
+    h = w * w * 0.125f;
+    p = gap * gap * 0.25f;
+    close = (w <= 1.0f) & (gap <= 4.0f);
+    if (A::any(close)) {
+      more = (h + h - p) * (kLog2E / 6.0f);
+      tail.part = close_mean(p, h) * (w * kRootTwoPi);
+      tail.y = A::fma(u * u, Float{} + 0.5f * kLog2E, more);
+    }
+    if (A::any(close == 0)) {
+      using Int = IntOf<Float>;
+      const Mills<Float> near(magnitude(a)), far((distance + 0.5f) * w);
+      const Power<Float> ratio = power_of_half(gap * kLog2E);
+      less = ratio.value();
+      lost = ratio.complement();
+      const Float other = less * far.above * near.below;
+      const Int sign = bits_as<Int>(a) & int32_t(0x80000000u);  // inside
+      const Float flipped = bits_as<Float>(bits_as<Int>(other) ^ sign ^ int32_t(0x80000000u));
+      const Float apart = A::fma(near.above, far.below, flipped) / (near.below * far.below);
+      tail.part = close ? tail.part : bits_as<Float>(bits_as<Int>(apart) ^ sign);
+      tail.y = close ? tail.y : a * a * (0.5f * kLog2E);
+    }
+  }
+};
+
 // With kPart a tail's relative error stays at 1e-6 however far out it is, as a mixture's slopes want it, which are ratios of
 // tails: `rest` is what the distance is rounded by, and the exponent is a pair.
 template <bool kSlopes, bool kPart, typename Float>
 BITRATE_HD Symbol<Float> gaussian(Float distance, Float scale, Float rest) {
   using A = Arithmetic<Float>;
-  const Float w = 1.0f / scale, u = distance * w, gap = u * w;
-  const auto close = (w <= 1.0f) & (gap <= 4.0f);
-  Float y = {}, more = {}, part = {}, by_distance = {}, by_scale = {}, kept = {}, lost = {};
-  const Float a = (distance - 0.5f) * w, b = (distance + 0.5f) * w;
-  const auto outside = a > 0.0f;
-  if (A::any(close)) {
-    const Float h = w * w * 0.125f, p = gap * gap * 0.25f;
-    part = close_mean(p, h) * (w * kRootTwoPi);
-    more = (h + h - p) * (kLog2E / 6.0f);
-    y = A::fma(u * u, Float{} + 0.5f * kLog2E, more);
-    if constexpr (kSlopes) {
-      const Float d = close_difference(p, h), c = close_sum(p, h);
-      by_distance = -gap * d;
-      by_scale = w * A::fma(u * u, d, -c);
-    }
-  }
-  if (A::any(close == 0)) {
-    const Float x = magnitude(a);
-    const Mills<Float> near(x), far(b);
-    const Power<Float> ratio = power_of_half(gap * kLog2E);
-    const Float less = ratio.value();
-    const Float other = less * far.above * near.below;
-    const Float both = near.below * far.below;
-    const Float apart = A::fma(near.above, far.below, outside ? -other : other) / both;
-    part = close ? part : apart;
-    y = close ? y : x * x * (0.5f * kLog2E);
-    if constexpr (kSlopes) {
-      lost = ratio.complement();
-      kept = less;
-    }
-  }
+  const Normal<Float> normal(distance, scale);
+  const auto close = normal.close;
+  const Float w = normal.w;
+  Tail<Float> tail = normal.tail;
   Float low = {};
   if constexpr (kPart) {
     const Pair<Float> edge = sum_of(distance, close ? Float{} : Float{} - 0.5f);
     const Float q = edge.high * w, lost = (A::fma(-q, scale, edge.high) + (edge.low + rest)) * w, square = q * q;
     const Pair<Float> half = fused(Pair<Float>{square, A::fma(q, q, -square) + 2.0f * q * lost},
                                    Pair<Float>{Float{} + 0.72134752f, Float{} + 9.6298149e-09f},  // log2(e) / 2
-                                   Pair<Float>{close ? more : Float{}, Float{}});
+                                   Pair<Float>{close ? normal.more : Float{}, Float{}});
     const auto known = magnitude(half.low) <= 1.0f;  // else out of range
-    y = known ? half.high : y;
+    tail.y = known ? half.high : tail.y;
     low = known ? half.low : low;
   }
-  const Power<Float> power = power_of_half(y, low);
-  const Float tail = A::fma(part, power.excess, part);
-  const auto inside = (close | outside) == 0;
-  const Float small = tail * power_of_two<Float>(power.exponent);
-  const Float mantissa = inside ? 1.0f - small : tail;
+  const WorkedTail<Float> found(tail, low);
+  Symbol<Float> symbol{found.mantissa, found.exponent, {}, {}};
   if constexpr (kSlopes) {
-    const Float strength = w * kRootTwoPi * (inside ? small / mantissa / part : 1.0f / part);
-    by_distance = close ? by_distance : -strength * lost;
-    by_scale = close ? by_scale : strength * A::fma(a, lost, -w * kept);
+    if (A::any(close)) {
+      const Float d = close_difference(normal.p, normal.h), c = close_sum(normal.p, normal.h);
+      symbol.by_distance = -normal.gap * d;
+      symbol.by_scale = w * A::fma(normal.u * normal.u, d, -c);
+    }
+    if (A::any(close == 0)) {
+      const Float strength = w * kRootTwoPi * (found.inside ? found.small / found.mantissa / tail.part : 1.0f / tail.part);
+      symbol.by_distance = close ? symbol.by_distance : -strength * normal.lost;
+      symbol.by_scale = close ? symbol.by_scale : strength * A::fma(normal.a, normal.lost, -w * normal.less);
+    }
   }
-  return {mantissa, inside ? IntOf<Float>{} : power.exponent, by_distance, by_scale};
+  return symbol;
 }
 
 // Laplace: half a tail on either side.

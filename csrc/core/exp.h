@@ -10,6 +10,7 @@ template <>
 struct Arithmetic<float> {
   using Int = int32_t;
   static BITRATE_HD float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+  static BITRATE_HD float at_most(float x, float limit) { return x > limit ? limit : x; }
   static BITRATE_HD bool any(bool condition) { return condition; }
 };
 
@@ -35,8 +36,7 @@ BITRATE_HD Float magnitude(Float x) {
 // The lesser; a NaN of x stays.
 template <typename Float>
 BITRATE_HD Float at_most(Float x, float most) {
-  const Float limit = Float{} + most;
-  return x > limit ? limit : x;
+  return Arithmetic<Float>::at_most(x, Float{} + most);
 }
 
 // 2^exponent for an exponent of 127 at most; 0 below -126.

@@ -64,6 +64,8 @@ BITRATE_HD Float bounded_scale(Float scale, float bound) {
   return scale < least ? least : scale;
 }
 
+constexpr float kLargest = 3.4028235e38f;  // an infinite value has no likelihood
+
 // `rest` is what a mixture's distances are rounded by.
 template <Family kFamily, bool kSlopes, typename Float>
 BITRATE_HD Symbol<Float> symbol_of(Float distance, Float scale, float bound, Float rest = Float{}) {
@@ -76,7 +78,7 @@ BITRATE_HD Symbol<Float> symbol_of(Float distance, Float scale, float bound, Flo
   } else {
     symbol = gaussian<kSlopes, kFamily == Family::Mixture>(distance, scale, rest);
   }
-  symbol.mantissa = distance > 3.4028235e38f ? symbol.mantissa * 0.0f : symbol.mantissa;  // an infinite value has none
+  symbol.mantissa = distance > kLargest ? symbol.mantissa * 0.0f : symbol.mantissa;
   return symbol;
 }
 
@@ -101,36 +103,63 @@ BITRATE_HD void add_part(Scaled<Float>& sum, Float mantissa, IntOf<Float> expone
   sum.exponent = most;
 }
 
+// Not below the term's floor. `value` is what float32 holds of the likelihood: above a floor that is far from its least
+// number it is all of it.
 template <typename Float>
-BITRATE_HD Scaled<Float> at_least_floor(const SourceTerm& term, Scaled<Float> found) {
+BITRATE_HD Scaled<Float> at_least_floor(const SourceTerm& term, Scaled<Float> found, Float value) {
+  const Float least = Float{} + term.floor;
+  if (term.floor > 1e-30f) return {value < least ? least : value, IntOf<Float>{}};
   if (term.floor > 0.0f) {
-    const auto low = found.mantissa * power_of_two<Float>(found.exponent) < term.floor;
-    found.mantissa = low ? Float{} + term.floor : found.mantissa;
+    const auto low = value < least;
+    found.mantissa = low ? least : found.mantissa;
     found.exponent = low ? IntOf<Float>{} : found.exponent;
   }
   return found;
 }
 
-// read(i, k) gives part k of input i. `floored`: not below the term's floor.
+template <typename Float>
+BITRATE_HD Scaled<Float> at_least_floor(const SourceTerm& term, Scaled<Float> found) {
+  return at_least_floor(term, found, found.mantissa * power_of_two<Float>(found.exponent));
+}
+
+template <typename Float>
+BITRATE_HD Scaled<Float> at_least_floor(const SourceTerm& term, Tail<Float> tail) {
+  const WorkedTail<Float> found(tail);
+  return at_least_floor(term, {found.mantissa, found.exponent}, found.value);
+}
+
+// A likelihood but for its floor; of a normal distribution its tail, so that a CPU may take the two steps in two loops, each
+// of which has more symbols under way. read(i, k) gives part k of input i.
 template <Family kFamily, typename Float, typename Read>
-BITRATE_HD Scaled<Float> likelihood_of(const SourceTerm& term, const Read& read, bool floored = true) {
-  Scaled<Float> found{};
+BITRATE_HD auto begun_likelihood(const SourceTerm& term, const Read& read) {
   const Float value = read(0, 0);
-  if constexpr (kFamily == Family::Factorized) {
+  if constexpr (kFamily == Family::Gaussian) {
+    const Float distance = magnitude(value - read(2, 0));
+    Tail<Float> tail = Normal<Float>(distance, bounded_scale(read(1, 0), term.bound)).tail;
+    tail.part = distance > kLargest ? Float{} : tail.part;
+    return tail;
+  } else if constexpr (kFamily == Family::Factorized) {
     const Symbol<Float> symbol = factorized(value, [&](int k) { return read(1, k); });
-    found = {symbol.mantissa, symbol.exponent};
-  }
-  for (int64_t k = 0; k < parts_of<kFamily>(term); ++k) {
-    const Pair<Float> distance = distance_of(value, read(2, k));
-    const Symbol<Float> symbol = symbol_of<kFamily, false, Float>(distance.high, read(1, k), term.bound, distance.low);
-    if constexpr (kFamily == Family::Mixture) {
-      if (k == 0) found.exponent = symbol.exponent;
-      add_part(found, symbol.mantissa * read(3, k), symbol.exponent);
-    } else {
-      found = {symbol.mantissa, symbol.exponent};
+    return Scaled<Float>{symbol.mantissa, symbol.exponent};
+  } else {
+    Scaled<Float> found{};
+    for (int64_t k = 0; k < parts_of<kFamily>(term); ++k) {
+      const Pair<Float> distance = distance_of(value, read(2, k));
+      const Symbol<Float> symbol = symbol_of<kFamily, false, Float>(distance.high, read(1, k), term.bound, distance.low);
+      if constexpr (kFamily == Family::Mixture) {
+        if (k == 0) found.exponent = symbol.exponent;
+        add_part(found, symbol.mantissa * read(3, k), symbol.exponent);
+      } else {
+        found = {symbol.mantissa, symbol.exponent};
+      }
     }
+    return found;
   }
-  return floored ? at_least_floor(term, found) : found;
+}
+
+template <Family kFamily, typename Float, typename Read>
+BITRATE_HD Scaled<Float> likelihood_of(const SourceTerm& term, const Read& read) {
+  return at_least_floor(term, begun_likelihood<kFamily, Float>(term, read));
 }
 
 // Of a symbol's gradient, what its likelihood's gradient is times; see `shared_gradient`. Below the floor CompressAI's rule
@@ -148,7 +177,7 @@ BITRATE_HD void slopes_of(const SourceTerm& term, Float shared, const Read& read
   const Float value = read(0, 0);
   Scaled<Float> total{};
   if constexpr (kFamily == Family::Mixture) {
-    total = likelihood_of<kFamily, Float>(term, read, false);
+    total = begun_likelihood<kFamily, Float>(term, read);
     shared = floored_gradient(shared, total, term.floor);
   }
   Float by_value = {};

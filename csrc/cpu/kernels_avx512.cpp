@@ -14,6 +14,7 @@
 #define BITRATE_AVX512
 // g++ 12 warns of its own header's deliberately undefined values.
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c,prefer-vector-width=512")
 
 #include "loops.h"

@@ -77,7 +77,7 @@ struct Rows {
     return [this, &term, x, left](int64_t i, int64_t k) {
       if (kFamily == Family::Factorized && i == 1) return TwoFloats{} + parameters[k];
       const float* from = rows[slot(i, k, term)] + x;
-      prefetch(from + ahead[slot(i, k, term)]);
+      __builtin_prefetch(from + ahead[slot(i, k, term)]);
       return load_some<TwoFloats>(from, left, 1.0f);
     };
   }
@@ -184,8 +184,11 @@ void fill_table(const SourceTerm& term, int64_t channel, SymbolTable& table) {
 // As core/bits.h has it, with a mantissa for a likelihood and its power of two besides.
 template <Family kFamily>
 void source_bits_loop(const SourceTerm& term, const SourceRun& run, const SymbolTable* table, double* bits) {
-  Rows<kFamily> inputs[kGroup];
-  FactorizedRun runs[kFamily == Family::Factorized ? kGroup : 1];
+  constexpr bool kFactorized = kFamily == Family::Factorized;
+  Rows<kFamily> inputs;
+  FactorizedRun runs[kFactorized ? kGroup : 1];
+  using Begun = decltype(begun_likelihood<kFamily, TwoFloats>(term, inputs.reader(term, 0, 0)));
+  Begun begun[kGroup][kSourceBlock / kReal];
   double lane_product[kSourceBlock], product[kSourceBlock];
   int64_t exponent[kSourceBlock];
   for (int64_t begin = 0; begin < run.count; begin += kSourceBlock) {
@@ -198,10 +201,14 @@ void source_bits_loop(const SourceTerm& term, const SourceRun& run, const Symbol
       for (int64_t first = lane; first < term.channels; first += kGroup * kLanes) {
         int64_t used = 0;
         for (int64_t c = first; c < term.channels && used < kGroup; c += kLanes) {
-          const int64_t on = c + kGroup * kLanes, next = on < term.channels ? on : lane + 1 + used * kLanes;
-          inputs[used].read(term, run, c, begin, count, next);
-          if constexpr (kFamily == Family::Factorized) {
-            runs[used].fill(term, inputs[used], table, c, count);
+          const int64_t on = c + kLanes, next = on < term.channels ? on : lane + 1;
+          inputs.read(term, run, c, begin, count, next);
+          if constexpr (kFactorized) {
+            runs[used].fill(term, inputs, table, c, count);
+          } else {
+            for (int64_t x = 0; x < count; x += kReal) {
+              begun[used][x / kReal] = begun_likelihood<kFamily, TwoFloats>(term, inputs.reader(term, x, count - x));
+            }
           }
           ++used;
         }
@@ -213,10 +220,10 @@ void source_bits_loop(const SourceTerm& term, const SourceRun& run, const Symbol
           alignas(64) int32_t powers[kReal];
           for (int64_t k = 0; k < used; ++k) {
             Scaled<TwoFloats> found;
-            if constexpr (kFamily == Family::Factorized) {
+            if constexpr (kFactorized) {
               found = {load<TwoFloats>(runs[k].mantissa + x), load<TwoInts>(runs[k].exponent + x)};
             } else {
-              found = likelihood_of<kFamily, TwoFloats>(term, inputs[k].reader(term, x, count - x));
+              found = at_least_floor(term, begun[k][x / kReal]);
             }
             store(mantissas, found.mantissa);
             for (int64_t half = 0; half < 2; ++half) {
