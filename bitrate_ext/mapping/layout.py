@@ -18,12 +18,12 @@ from ..coding.ledger import Ledger
 from ..models.adapter import ModelAdapter, crop_reconstruction
 from ..models.compressai_quirks import likelihood_warnings
 from ..models.padding import Crop, Size
+from ..models.trace import symbol_bits
 from ..ops.functional import bitrate_map, latent_bits
 from ..ops.functional import map_dtype as map_dtype
 from ..ops.projection import Projection
-from ..ops.rate.cells import symbol_bits
 from ..ops.rate.deferred import sources_of
-from ..ops.rate.packed import parts_of, without_floor
+from ..ops.rate.packed import without_floor
 from ..ops.sources import Source
 from ..ops.units import LIKELIHOOD, noun_of, range_trouble, value_range
 from .beliefs import Beliefs, belief_map, beliefs_of, expected_bits
@@ -278,7 +278,7 @@ def estimate(
     values, known = true_values(likelihoods)
     believed = beliefs_of(known) if beliefs else {}
     if channels and len(known) == len(values):  # each symbol's bits, for the sums over cells as over channels
-        values, unit = {name: symbol_bits_of(source) for name, source in known.items()}, "bits"
+        values, unit = {name: symbol_bits(source) for name, source in known.items()}, "bits"
     elif channels:
         values, known = likelihoods, {}
     cells = sum_cells(values, unit)
@@ -404,11 +404,6 @@ def _add_maps(
     total = sum(project(group, torch.float64, None) for group in groups.values())
     assert isinstance(total, Tensor)
     return total.to(dtype) if out is None else out.copy_(total)
-
-
-def symbol_bits_of(source: Source) -> Tensor:
-    """Return what each symbol of a source costs, float64 ``[N, C, h, w]``, in bits."""
-    return torch.cat([symbol_bits(part.flat()) for part in parts_of(source)], dim=1)
 
 
 def _channel_bits(values: Tensor, unit: str) -> Tensor:
