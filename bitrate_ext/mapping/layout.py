@@ -17,6 +17,7 @@ from ..choices import ESTIMATED, EXPECTED
 from ..coding.ledger import Ledger
 from ..models.adapter import ModelAdapter, crop_reconstruction
 from ..models.compressai_quirks import likelihood_warnings
+from ..models.fuse import why_unseen
 from ..models.padding import Crop, Size
 from ..models.trace import symbol_bits
 from ..ops.functional import bitrate_map, latent_bits
@@ -59,6 +60,7 @@ class BitrateResult:
     warnings: tuple[str, ...] = ()  # what is to be known of these numbers, a line each
     bits: str = ESTIMATED  # where they come from: "estimated" or "coded"
     sources: tuple[str, ...] = ()  # of estimates: latents whose bits are true values, without likelihoods or a floor
+    unseen: dict[str, str] = field(default_factory=dict)  # why the others' are not; empty where none were asked for
     ledger: Ledger | None = None  # of coded bits: every bit of the strings
     entropy: Tensor | None = None  # of coded bits: [N, 1, H, W], bits per pixel that the coder's tables expect
     gap: Tensor | None = None  # on request: [N, 1, H, W], coded minus estimated, bits per pixel
@@ -277,13 +279,12 @@ def estimate(
     guides = make_guides(projections, output.get("x_hat"), padded, warnings)
     values, known = true_values(likelihoods)
     believed = beliefs_of(known) if beliefs else {}
-    if channels and len(known) == len(values):  # each symbol's bits, for the sums over cells as over channels
-        values, unit = {name: symbol_bits(source) for name, source in known.items()}, "bits"
-    elif channels:
-        values, known = likelihoods, {}
+    given = values
+    if channels and known:  # each symbol's bits, for the sums over cells as over channels
+        values, unit = {name: symbol_bits(one, unit) for name, one in values.items()}, "bits"
     cells = sum_cells(values, unit)
     result = lay_out(cells, projections, size, crop, dtype, guides=guides)
-    warnings += value_warnings(values, cells, unit)
+    warnings += value_warnings(given, cells, adapter.unit)
     by_channel = {name: p for name, p in values.items() if channels and p.dim() == 4}
     return replace(
         result,
@@ -292,6 +293,7 @@ def estimate(
         symbols=ChannelMaps(by_channel, unit, projections, size, crop, dtype, guides) if channels else None,
         warnings=tuple(warnings),
         sources=tuple(known),
+        unseen=why_unseen(adapter.model, likelihoods) if sources and adapter.unit == LIKELIHOOD else {},
         beliefs=believed,
         beside={EXPECTED: expected_bits(known)} if beliefs else {},
     )
