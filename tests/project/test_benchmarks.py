@@ -16,6 +16,7 @@ sys.path.append(str(ROOT / "benchmarks"))
 import compare
 import record
 import report
+import sources
 
 QUICK = ["--device", "cpu", "-p", "no:cacheprovider", "-p", "no:randomly"]
 
@@ -96,6 +97,37 @@ rate.check("half", [rate.torch.ones(2)], [rate.torch.full((2,), 0.5)])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=300)
     assert "half is wrong by 1.0e+00; it was not timed" in done.stderr
+
+
+def by_compressai(family: str, values: torch.Tensor, **rest: torch.Tensor) -> Any:
+    theirs = pytest.importorskip("compressai.entropy_models")
+    if family == "Gaussian":
+        return theirs.GaussianConditional(None)._likelihood(values, **rest)
+    if family == "GaussianMixture":
+        return theirs.GaussianMixtureConditional(K=3)._likelihood(values, **rest)
+    module = theirs.EntropyBottleneck(values.shape[1])
+    for kind, given in zip((module.matrices, module.biases, module.factors), sources.layers(rest), strict=True):
+        for one, other in zip(kind, given, strict=True):
+            one.data = other
+    moved = values.transpose(0, 1)
+    return module._likelihood(moved.reshape(len(moved), 1, -1))[0].reshape(moved.shape).transpose(0, 1)
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_what_sources_are_measured_by_on_a_gpu(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CompressAI's chain, written out, is CompressAI's, and right; compiled, too."""
+    monkeypatch.setattr(sources, "SHAPES", {"4k": (1, 24, 9, 10), "training": (2, 24, 4, 4)})
+    program = torch.compile(sources.chain, dynamic=False) if compiled else sources.chain
+    for workload in sources.WORKLOADS:
+        (buffers,) = sources.make_buffers(workload, torch.device("cpu"), 1)
+        exact, tensors = sources.exact_answer(workload, buffers), buffers.likelihoods
+        if workload.direction == "forward" and workload.family not in ("Laplace", "Logistic"):
+            found = sources.LIKELIHOODS[workload.family](**tensors)
+            torch.testing.assert_close(found, by_compressai(workload.family, **tensors), rtol=1e-5, atol=1e-7)
+        sources.checked(workload, "CompressAI", sources.by_chain(workload, buffers, program)(), exact)
+        sources.checked(workload, "fused", sources.fused(workload, buffers)(), exact)
+        with pytest.raises(AssertionError, match=r"fused is wrong by .*; it was not timed"):
+            sources.checked(workload, "fused", [1.001 * one for one in exact], exact)
 
 
 @pytest.mark.medium
