@@ -341,7 +341,8 @@ class Factorized(Source):
         module, values = self.entropy_bottleneck, self.values
         filters = tuple(int(width) for width in module.filters)
         lists = (module.matrices, module.biases, module.factors)
-        own = [one.flatten(1) for layer in zip_longest(*lists) for one in layer if one is not None]
+        wide = torch.promote_types(values.dtype, torch.float32)  # for autocast joins no halves of two kinds
+        own = [one.flatten(1).to(wide) for layer in zip_longest(*lists) for one in layer if one is not None]
         raw = torch.cat(own, 1).double()
         kinds = _parameter_kinds(filters, raw.device)  # positive weights, biases and gates, in the order of their use
         weights = torch.where(kinds == 0, F.softplus(raw), torch.where(kinds == 2, torch.tanh(raw), raw))
