@@ -12,16 +12,9 @@ import bitrate_ext as be
 
 SHAPE = (2, 2, 3, 4)
 OTHER = (2, 4)  # filters that no kernel has
-MIXED, MANY = ("GaussianMixture", 3), ("GaussianMixture", 9)  # parts: more than eight have no kernel
-KINDS = [
-    ("Gaussian", 1),
-    ("Laplace", 1),
-    ("Logistic", 1),
-    MIXED,
-    MANY,
-    ("Factorized", (3, 3, 3, 3)),
-    ("Factorized", OTHER),
-]
+MANY = ("GaussianMixture", 9)  # parts: more than eight have no kernel
+SIMPLE = [("Gaussian", 1), ("Laplace", 1), ("Logistic", 1)]
+KINDS = [*SIMPLE, ("GaussianMixture", 3), MANY, ("Factorized", (3, 3, 3, 3)), ("Factorized", OTHER)]
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 EVERY = [pytest.param(*one, id=f"{one[0][0]} {one[0][1]} {str(one[1])[6:]}") for one in product(KINDS, DTYPES)]
 
