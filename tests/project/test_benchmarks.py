@@ -18,7 +18,7 @@ import record
 import report
 import sources
 
-QUICK = ["--device", "cpu", "-p", "no:cacheprovider", "-p", "no:randomly"]
+QUICK = ["--device", "cpu", "-p", "no:cacheprovider", "-p", "no:randomly", "--ignore", "benchmarks/test_training.py"]
 
 
 def run(folder: Path, *arguments: str, patch: str = "") -> subprocess.CompletedProcess[str]:
@@ -131,6 +131,27 @@ def test_what_sources_are_measured_by_on_a_gpu(compiled: bool, monkeypatch: pyte
 
 
 @pytest.mark.medium
+def test_a_step_of_training_is_timed_both_ways(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training = pytest.importorskip("training", exc_type=ImportError)
+    monkeypatch.setattr(training, "SIZE", (2, 3, 64, 64))
+    monkeypatch.setattr(training, "CODECS", {"mbt2018-mean": {"N": 8, "M": 12}})
+    threads = torch.get_num_threads()
+    try:
+        assert training.main(["--seconds", "0"]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in said] == ["mbt2018-mean, CompressAI", "mbt2018-mean, fused"]
+    kept = [training.kept(training.step("mbt2018-mean", way, torch.device("cpu"))) for way in training.WAYS]
+    assert kept[1] < kept[0]
+    monkeypatch.setattr(training, "RateDistortionLoss", lambda **_: training.bitrate_ext.RateLoss(lmbda=0.02))
+    with pytest.raises(AssertionError, match="mbt2018-mean is wrong by"):
+        training.check("mbt2018-mean", torch.device("cpu"))
+
+
+@pytest.mark.medium
 def test_a_wrong_answer_is_not_timed(tmp_path: Path) -> None:
     patch = "import bitrate_ext; right = bitrate_ext.bitrate_map\n"
     patch += "bitrate_ext.bitrate_map = lambda *a, **k: right(*a, **k).mul_(1 if k.get('impl') else 0.999)"
@@ -141,6 +162,18 @@ def test_a_wrong_answer_is_not_timed(tmp_path: Path) -> None:
     content = record.load(tmp_path / "record.json")
     assert not content["complete"]
     assert {row["opponent"] for row in content["rows"]} == {"copy", "recipe", "empty call"}
+
+
+@pytest.mark.slow
+def test_steps_of_training_are_rows(tmp_path: Path) -> None:
+    patch = """
+import training
+training.SIZE, training.CODECS = (2, 3, 64, 64), {"bmshj2018-factorized": {"N": 8, "M": 12}}
+"""
+    done = run(tmp_path, *QUICK[:-2], "-v", "-k", "training", patch=patch)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for way in ("CompressAI", "fused"):
+        assert f"test_a_step_of_training[bmshj2018-factorized-cpu-{way}] PASSED" in done.stdout
 
 
 @pytest.mark.slow
