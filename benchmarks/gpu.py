@@ -5,7 +5,7 @@ the second-level cache, so none finds its data there. Each contender runs from P
 (device "cuda" in the record), and as a CUDA graph of many calls, replayed ("cuda-graph": the GPU alone counts). Of a
 contender's variants the fastest counts. Answers are checked before they are timed. report.py and compare.py read it.
 
-    python benchmarks/gpu.py --record figures.json [--seconds 90]
+    python benchmarks/gpu.py --record figures.json [--seconds 90] [--only Gaussian]
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import opponents
+import sources
 import torch
 from record import Record, Row, find, row_of
 from report import table
@@ -55,8 +56,9 @@ class Bench:
             if self.cuda:
                 torch.cuda.synchronize()
 
-    def buffers(self, workload: Workload) -> list[Buffers]:
-        return make_buffers(workload, self.device, 2 + 4 * self.cache // workload.bytes)
+    def sets(self, workload: Workload) -> int:
+        """Return how many buffers take turns, so that none is in the cache."""
+        return 2 + 4 * self.cache // workload.bytes
 
     def timed(self, run: Call, repeats: int) -> float:
         if not self.cuda:
@@ -128,6 +130,23 @@ CONTENDERS: dict[str, dict[str, Callable[[Workload, Buffers], Call]]] = {  # by 
 }
 
 
+class Kind(NamedTuple):
+    """What workloads of a kind share."""
+
+    contenders: dict[str, dict[str, Callable[[Any, Buffers], Call]]]
+    buffers: Callable[[Any, torch.device, int], list[Buffers]]
+    exact: Callable[[Any, Buffers], list[torch.Tensor]]
+    checked: Callable[[Any, str, Any, list[torch.Tensor]], float | None]
+    why_not: Callable[[str, Any, torch.device], str]
+    kernel: Callable[[Any, Buffers], Call]  # of the backward direction, for graphs: walks of autograd are not recorded
+
+
+MAPS = Kind(CONTENDERS, make_buffers, exact_answer, opponents.checked, opponents.why_not, opponents.kernel)
+SOURCES = Kind(
+    sources.CONTENDERS, sources.make_buffers, sources.exact_answer, sources.checked, sources.why_not, sources.kernel
+)
+
+
 @contextlib.contextmanager
 def told(record: Record, what: str, ours: bool) -> Iterator[None]:
     """Put on record what goes wrong, and go on: a failure if the fault is ours, else it is left out."""
@@ -142,24 +161,24 @@ def told(record: Record, what: str, ours: bool) -> Iterator[None]:
         record.leave_out(what, said)
 
 
-def contend(bench: Bench, record: Record, workload: Workload, contenders: Sequence[str]) -> None:
+def contend(bench: Bench, record: Record, workload: Any, contenders: Sequence[str], kind: Kind = MAPS) -> None:
     """Time each contender in both ways, and put the rows on record."""
-    buffers = bench.buffers(workload)
-    exact = exact_answer(workload, buffers[0])
+    buffers = kind.buffers(workload, bench.device, bench.sets(workload))
+    exact = kind.exact(workload, buffers[0])
     for graph, name in itertools.product((False, True), contenders):
-        because = opponents.why_not(name, workload, bench.device) if name == "Triton" else ""
+        because = kind.why_not(name, workload, bench.device) if name == "Triton" else ""
         if because:
             record.leave_out(f"{workload.name}, {name}", because)
             continue
-        tried = CONTENDERS[name]
-        if graph and workload.direction == "backward" and name != "copy":  # walks of autograd are not recorded
-            tried = {"kernel": opponents.kernel} if name == "fused" else {}
+        tried = kind.contenders[name]
+        if graph and workload.direction == "backward" and name != "copy":
+            tried = {"kernel": kind.kernel} if name == "fused" else {}
         found: dict[str, list[float]] = {}
         errors: dict[str, float | None] = {}
         for variant, make in tried.items():
             with told(record, f"{workload.name}, {' '.join([name, variant]).strip()}", ours=name == "fused"):
                 calls = [make(workload, one) for one in buffers]
-                errors[variant] = opponents.checked(workload, name, calls[0](), exact)
+                errors[variant] = kind.checked(workload, name, calls[0](), exact)
                 found[variant] = bench.measure(calls, graph, 1 / len(tried))
         if found:
             best = min(found, key=lambda variant: statistics.median(found[variant]))
@@ -176,7 +195,7 @@ def sweep(bench: Bench, record: Record, image: str) -> None:
         ("backward", opponents.kernel, BACKWARD_LAUNCHES),
     ):
         workload = Workload(image, direction=direction)
-        calls = [make(workload, one) for one in bench.buffers(workload)]
+        calls = [make(workload, one) for one in make_buffers(workload, bench.device, bench.sets(workload))]
         rows = [launched(bench, calls, launch) for launch in ((0, 0, 0, 0), *launches)]
         rows.sort(key=lambda row: row.get("median", math.inf))
         record.content["sweep"].append({"workload": workload.name, "launches": rows})
@@ -198,13 +217,16 @@ def launched(bench: Bench, calls: Sequence[Call], launch: tuple[int, ...]) -> Ro
 def parts(bench: Bench, record: Record) -> Iterator[tuple[str, Call]]:
     """Name what there is to measure, the most wanted first."""
 
-    def part(workload: Workload, *contenders: str) -> tuple[str, Call]:
-        return f"{workload.name}: {', '.join(contenders)}", partial(contend, bench, record, workload, contenders)
+    def part(workload: Any, *contenders: str, kind: Kind = MAPS) -> tuple[str, Call]:
+        return f"{workload.name}: {', '.join(contenders)}", partial(contend, bench, record, workload, contenders, kind)
 
     for image in IMAGES:
         yield part(Workload(image), "copy", "fused", "recipe", "Triton", *["empty call"] * (image == "kodak"))
     for image in IMAGES:
         yield part(Workload(image, direction="backward"), "copy", "fused", "recipe")
+    for one in sources.WORKLOADS:
+        triton = ["Triton"] * (one.family == "Gaussian" and one.direction == "forward")
+        yield part(one, "copy", "fused", "CompressAI", *triton, kind=SOURCES)
     yield part(MANY, "fused")
     for image in ("4k", "kodak"):
         yield part(Workload(image), "compiled recipe")
@@ -215,6 +237,8 @@ def parts(bench: Bench, record: Record) -> Iterator[tuple[str, Call]]:
         yield f"launches {image}", partial(sweep, bench, record, image)
     for image in IMAGES:
         yield part(Workload(image, direction="backward", dtype="bfloat16"), "copy", "fused", "recipe")
+    for one in sources.WORKLOADS:
+        yield part(one, "compiled CompressAI", kind=SOURCES)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -222,12 +246,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--record", type=Path, required=True, help="where the figures go, after each row anew")
     parser.add_argument("--seconds", type=float, default=120, help="no part is begun after so many")
     parser.add_argument("--device", type=torch.device, default=torch.device("cuda"))
+    parser.add_argument("--only", default="", help="parts whose names have this in them, such as Gaussian or backward")
     chosen = parser.parse_args(arguments)
     end = time.perf_counter() + chosen.seconds
     bench, record = Bench(chosen.device), Record(chosen.record)
     record.content |= {"cache_bytes": bench.cache, "sweep": [], "failed": {}}
     bench.warm()
     for name, run in parts(bench, record):
+        if chosen.only not in name:
+            continue
         if time.perf_counter() > end:
             record.leave_out(name, "no time was left")
             continue

@@ -20,6 +20,8 @@ OTHERS = {
     "reference": "reference",
     "NumPy and SciPy": "SciPy",
     "Triton": "Triton",
+    "CompressAI": "CompressAI",
+    "compiled CompressAI": "compiled",
     "kernel": "kernel",
     "empty call": "empty",
 }

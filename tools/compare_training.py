@@ -1,11 +1,12 @@
 """Train small codecs with CompressAI's chain and with sources of bits, from the same seeds, for docs/training.md.
 
-    python tools/compare_training.py FOLDER --steps 1500 --output training.json --picture docs/images/training.png
+    python tools/compare_training.py FOLDER --steps 2400 --output training.json --picture docs/images/training.png
     python tools/compare_training.py --table training.json
 
 FOLDER has photographs. Each model is trained from each seed twice, on the same crops in the same order with the same
 noise: by ``RateDistortionLoss`` of likelihoods, and by ``RateLoss`` of a fused model. Rate and distortion are measured
-on crops that nothing is trained on, in eval mode, by CompressAI's own loss. Needs the ``train`` extra.
+on crops that nothing is trained on, in eval mode, by CompressAI's own loss. The runs take turns by seed. Stopped at any
+time, the same command goes on with the run that it was at. Needs the ``train`` extra.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def train(name: str, chain: str, seed: int, steps: int, data: Tensor) -> dict[st
             curve.append({"step": step, "bpp": float(found["bpp_loss"]), "mse": float(found["mse_loss"])})
     if fused:
         fused.undo()
-    return {"model": name, "chain": chain, "seed": seed, "curve": curve, "seconds": seconds}
+    return {"model": name, "chain": chain, "seed": seed, "steps": steps, "curve": curve, "seconds": seconds}
 
 
 def loss_of(point: dict[str, float]) -> float:
@@ -141,8 +142,12 @@ def main() -> None:
     elif options.folder is None:
         parser.error("give the folder of photographs, or --table FILE")
     else:
-        data, runs = crops(options.folder), []
-        for name, seed, chain in itertools.product(CODECS, range(options.seeds), CHAINS):
+        data = crops(options.folder)
+        runs = json.loads(options.output.read_text()) if options.output.exists() else []
+        done = {(run["model"], run["seed"], run["chain"], run["steps"]) for run in runs}
+        for seed, name, chain in itertools.product(range(options.seeds), CODECS, CHAINS):
+            if (name, seed, chain, options.steps) in done:
+                continue
             runs.append(train(name, chain, seed, options.steps, data))
             print(name, chain, seed, runs[-1]["curve"][-1], f"{runs[-1]['seconds']:.0f} s", flush=True)
             options.output.write_text(json.dumps(runs))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..cells.outside import outside_bits
+from ..mapping.layout import true_values
 from ..models.adapter import ModelAdapter, crop_canvas
 from ..models.trace import ModelTrace, Synthesis, SynthesisTransform, symbol_bits
 from ..ops.functional import bitrate_map, latent_bits
@@ -56,7 +57,8 @@ def _follow_one(
     forward_kwargs: dict[str, Any],
     progress: Callable[[int, int], object] | None,
 ) -> Attribution:
-    run = ModelTrace(adapter, x, forward_kwargs, synthesis)
+    run = ModelTrace(adapter, x, forward_kwargs, synthesis, fused=True)
+    values, _ = true_values(run.likelihoods)
     transforms = _transforms(run)
     count = itertools.count(1)  # of both modes
 
@@ -67,25 +69,25 @@ def _follow_one(
     generator = torch.Generator().manual_seed(seed)
     maps: dict[str, Tensor] = {}
     total = padding = wrong = torch.zeros(1, dtype=torch.float64, device=x.device)
-    for latent, likelihoods in run.likelihoods.items():
-        cells = latent_bits(likelihoods, dtype=torch.float64, unit=adapter.unit)
+    for latent, one in values.items():
+        cells = latent_bits(one, dtype=torch.float64, unit=adapter.unit)
         if not cells.isfinite().all():
             raise ValueError(f"latent {latent!r} has symbols of infinite or undefined bits, which belong nowhere")
         total = total + cells.sum()
         if latent in transforms:
-            bits = symbol_bits(likelihoods, adapter.unit)
+            bits = symbol_bits(one, adapter.unit)
             spread, error = spread_by_energy(transforms[latent], bits, passes, generator, on_pass)
             inside = crop_canvas(spread, run.crop)
             wrong = wrong + error * cells.sum()
             padding = padding + (spread.sum() - inside.sum())
-            maps[latent] = inside[None, None].to(torch.promote_types(likelihoods.dtype, torch.float32))
+            maps[latent] = inside[None, None].to(torch.promote_types(one.dtype, torch.float32))
         else:
             over_cells = get_projection("nearest")
             padding = padding + outside_bits(cells, over_cells, run.size, run.crop).sum()
-            maps[latent] = bitrate_map(likelihoods, run.size, crop=run.crop, projection=over_cells, unit=adapter.unit)
-    one = torch.stack(list(maps.values())).sum(dim=0)
+            maps[latent] = bitrate_map(one, run.size, crop=run.crop, projection=over_cells, unit=adapter.unit)
+    everything = torch.stack(list(maps.values())).sum(dim=0)
     error = torch.where(total > 0, wrong / total, 0)
-    return Attribution(one, "jacobian", "bits per pixel", True, total, padding, error, maps)
+    return Attribution(everything, "jacobian", "bits per pixel", True, total, padding, error, maps)
 
 
 def _transforms(run: ModelTrace) -> dict[str, SynthesisTransform]:

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from ..checks import check_whole_number
 from ..coding.recorder import EntropyModels
 from ..coding.symbol_layout import UnknownPlaceError, find_blocks, record_likelihoods
+from ..mapping.layout import sum_cells, true_values
 from ..models.adapter import ModelAdapter, crop_canvas
 from ..models.observe import leave_as_found
-from ..models.trace import ModelTrace, Synthesis
-from ..ops.functional import latent_bits
+from ..models.trace import ModelTrace, Synthesis, symbol_bits
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,16 +97,15 @@ def follow_slices(
                 f"groups must add up to the {values.shape[1]} channels of latent {latent!r}, got {list(groups)}"
             )
 
-        def bits_of(one: Tensor) -> Tensor:
-            return latent_bits(one, dtype=torch.float64, unit=adapter.unit).sum(dim=(1, 2))
-
+        worth, _ = true_values(adapter.run(run.padded, run.forward_kwargs, fused=True)[1])
+        channel_bits = symbol_bits(worth.pop(latent), adapter.unit).double().sum(dim=(2, 3))
         bits = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-        for name, one in run.likelihoods.items():
-            bits = bits if name == latent else bits + bits_of(one)
+        for one in sum_cells(worth, adapter.unit).values():
+            bits = bits + one.sum(dim=(1, 2))
         slices, end = [], 0
         for count in groups:
             first, end = end, end + count
-            own = bits_of(values[:, first:end])
+            own = channel_bits[:, first:end].sum(dim=1)
             bits = bits + own
             inputs = transform.inputs.clone()
             inputs[:, transform.channels][:, end:] = 0

@@ -24,6 +24,7 @@ from ..memory import is_out_of_memory
 from ..models.accelerate import accelerate, compile_parts, skip_synthesis
 from ..models.adapter import ModelAdapter, check_eval_mode, crop_canvas, crop_reconstruction, device_of
 from ..models.copies import copy_model
+from ..models.fuse import why_unseen
 from ..models.padding import Crop, Padding
 from ..ops.units import LIKELIHOOD
 from ..threads import Stopwatch, prefetch
@@ -205,6 +206,7 @@ class FrameMapper:
             arguments = adapter.window_arguments(self._forward_kwargs, (0, 0), size, crop)
             output, likelihoods = self._run(adapter, padded, arguments, loop, warnings)
             values, sources = true_values(likelihoods)
+            unseen = why_unseen(adapter.model, likelihoods) if adapter.unit == LIKELIHOOD else {}
         with self.watch("map"):
             dtype = map_dtype(likelihoods.values())
             whole, cells = self._buffer((len(chunk), 1, height, width), dtype), sum_cells(values, adapter.unit)
@@ -228,6 +230,7 @@ class FrameMapper:
                 x_hat=None if x_hat is None else x_hat[k : k + 1],
                 warnings=tuple(warnings),
                 sources=tuple(sources),
+                unseen=unseen,
                 index=index + k,
                 rim=result.rim,
                 grids={name: grid.of_images(k, k + 1) for name, grid in result.grids.items()},

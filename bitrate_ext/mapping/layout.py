@@ -17,13 +17,14 @@ from ..choices import ESTIMATED, EXPECTED
 from ..coding.ledger import Ledger
 from ..models.adapter import ModelAdapter, crop_reconstruction
 from ..models.compressai_quirks import likelihood_warnings
+from ..models.fuse import why_unseen
 from ..models.padding import Crop, Size
+from ..models.trace import symbol_bits
 from ..ops.functional import bitrate_map, latent_bits
 from ..ops.functional import map_dtype as map_dtype
 from ..ops.projection import Projection
-from ..ops.rate.cells import symbol_bits
 from ..ops.rate.deferred import sources_of
-from ..ops.rate.packed import parts_of, without_floor
+from ..ops.rate.packed import without_floor
 from ..ops.sources import Source
 from ..ops.units import LIKELIHOOD, noun_of, range_trouble, value_range
 from .beliefs import Beliefs, belief_map, beliefs_of, expected_bits
@@ -59,6 +60,7 @@ class BitrateResult:
     warnings: tuple[str, ...] = ()  # what is to be known of these numbers, a line each
     bits: str = ESTIMATED  # where they come from: "estimated" or "coded"
     sources: tuple[str, ...] = ()  # of estimates: latents whose bits are true values, without likelihoods or a floor
+    unseen: dict[str, str] = field(default_factory=dict)  # why the others' are not; empty where none were asked for
     ledger: Ledger | None = None  # of coded bits: every bit of the strings
     entropy: Tensor | None = None  # of coded bits: [N, 1, H, W], bits per pixel that the coder's tables expect
     gap: Tensor | None = None  # on request: [N, 1, H, W], coded minus estimated, bits per pixel
@@ -277,13 +279,12 @@ def estimate(
     guides = make_guides(projections, output.get("x_hat"), padded, warnings)
     values, known = true_values(likelihoods)
     believed = beliefs_of(known) if beliefs else {}
-    if channels and len(known) == len(values):  # each symbol's bits, for the sums over cells as over channels
-        values, unit = {name: symbol_bits_of(source) for name, source in known.items()}, "bits"
-    elif channels:
-        values, known = likelihoods, {}
+    given = values
+    if channels and known:  # each symbol's bits, for the sums over cells as over channels
+        values, unit = {name: symbol_bits(one, unit) for name, one in values.items()}, "bits"
     cells = sum_cells(values, unit)
     result = lay_out(cells, projections, size, crop, dtype, guides=guides)
-    warnings += value_warnings(values, cells, unit)
+    warnings += value_warnings(given, cells, adapter.unit)
     by_channel = {name: p for name, p in values.items() if channels and p.dim() == 4}
     return replace(
         result,
@@ -292,6 +293,7 @@ def estimate(
         symbols=ChannelMaps(by_channel, unit, projections, size, crop, dtype, guides) if channels else None,
         warnings=tuple(warnings),
         sources=tuple(known),
+        unseen=why_unseen(adapter.model, likelihoods) if sources and adapter.unit == LIKELIHOOD else {},
         beliefs=believed,
         beside={EXPECTED: expected_bits(known)} if beliefs else {},
     )
@@ -404,11 +406,6 @@ def _add_maps(
     total = sum(project(group, torch.float64, None) for group in groups.values())
     assert isinstance(total, Tensor)
     return total.to(dtype) if out is None else out.copy_(total)
-
-
-def symbol_bits_of(source: Source) -> Tensor:
-    """Return what each symbol of a source costs, float64 ``[N, C, h, w]``, in bits."""
-    return torch.cat([symbol_bits(part.flat()) for part in parts_of(source)], dim=1)
 
 
 def _channel_bits(values: Tensor, unit: str) -> Tensor:

@@ -39,8 +39,8 @@ class BitrateMapper:
         channels: give ``result.channel_map``, which keeps the value of each symbol; and of estimated bits
             ``result.channel_bits``, with which coded bits come anyway.
         sources: of estimated bits: take true values from the entropy models' distributions, where these can be seen;
-            ``result.sources`` names their latents. False: likelihoods as ``forward`` returns them, floor included, as
-            the gap takes them.
+            ``result.sources`` names their latents, ``result.unseen`` the others and why. False: likelihoods as
+            ``forward`` returns them, floor included, as the gap takes them.
         beliefs: of estimated bits: give ``result.belief_map``, scales and means of the entropy models' distributions,
             and the bits that these expect of each cell, ``result.beside["expected"]``.
         compress_kwargs: of coded bits: for the model's ``compress``, besides those of ``forward`` that it takes.

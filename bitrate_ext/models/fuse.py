@@ -11,7 +11,7 @@ import inspect
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import SimpleNamespace, TracebackType
 from typing import Any, cast
@@ -19,7 +19,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..ops.rate.deferred import defer
+from ..ops.rate.deferred import DeferredLikelihoods, defer, sources_of
 from ..ops.rate.packed import Packed
 from ..ops.sources import Factorized, Gaussian, GaussianMixture, Source
 from ..ops.torch_internals import dispatch_modes, in_function_transform
@@ -45,7 +45,7 @@ class Fused:
         self.left: dict[str, str] = {}  # names of entropy models that stay as they are, and why
         self._fused: list[nn.Module] = []
         for name, module in found.items():
-            reason = _why_not(module) or _compiled_above(model, name)
+            reason = _left_because(model, name, module)
             if reason:
                 self.left[name] = reason
         self.names = tuple(name for name in found if name not in self.left)  # of those that are fused
@@ -78,8 +78,9 @@ def fuse(model: nn.Module) -> Fused:
     wherever they are in the model, ``forward`` still returns ``(outputs, likelihoods)``. The outputs are CompressAI's,
     to the last bit and with the same noise in train mode. The likelihoods are a tensor that has not been made yet:
     ``bitrate_map``, ``latent_bits``, ``rate`` and ``RateLoss`` take the latent and its distribution from it, slices put
-    together by ``torch.cat`` along channels included. Whatever else is done to it makes the tensor, the floor and the
-    gradient of CompressAI's ``LowerBound`` included: exact values, rounded once.
+    together by ``torch.cat`` included, and parts that the model writes into a tensor of its own, box by box. Whatever
+    else is done to it makes the tensor, the floor and the gradient of CompressAI's ``LowerBound`` included: exact
+    values, rounded once.
 
     ``with fuse(model): ...`` fuses for a block; ``fused = fuse(model)`` until ``fused.undo()``. Either leaves the model
     as it was found. Blocks may be nested, also in several threads, which share the model: it is fused until the last
@@ -117,6 +118,28 @@ def fuse_quietly(model: object) -> contextlib.AbstractContextManager[object]:
     return Fused(owner) if isinstance(owner, nn.Module) else contextlib.nullcontext()
 
 
+def why_unseen(model: object, values: Mapping[str, Any]) -> dict[str, str]:
+    """Return of those latents whose likelihoods have no source why not, as far as can be told from outside."""
+    known, reasons = sources_of(values), dict[str, str]()
+    if len(known) == len(values):
+        return reasons
+    owner = getattr(model, "__self__", model)
+    found = _entropy_models(owner) if isinstance(owner, nn.Module) else []
+    left = "; ".join(f"{name} is left alone: {why}" for name, one in found if (why := _left_because(owner, name, one)))
+    for name, p in values.items():
+        if name in known:
+            continue
+        if not found:
+            reasons[name] = "the model has none of CompressAI's entropy models in it"
+        elif isinstance(p, DeferredLikelihoods):
+            reasons[name] = "the model writes into what its entropy model returns, or takes a view of it"
+        elif p.dim() != 4 or p.dtype not in DTYPES:
+            reasons[name] = f"sources are [N, C, h, w] in float32 or float64, and these {p.dtype} {list(p.shape)}"
+        else:
+            reasons[name] = left or "the model computes them of what its entropy models take or return"
+    return reasons
+
+
 def _entropy_models(model: nn.Module) -> list[tuple[str, nn.Module]]:
     theirs = sys.modules.get(HOME)  # not imported: no model is built on it
     if theirs is None:
@@ -144,6 +167,10 @@ def _kind(module: nn.Module) -> tuple[type[nn.Module], Forward, tuple[str, ...]]
         if kind is not None and isinstance(module, kind):
             return kind, forward, ("forward", *methods)
     return None
+
+
+def _left_because(model: Any, name: str, module: nn.Module) -> str:
+    return _why_not(module) or _compiled_above(model, name)
 
 
 def _why_not(module: nn.Module) -> str:

@@ -20,6 +20,9 @@ from torch.autograd import forward_ad
 from ..memory import is_out_of_memory
 from ..ops.functional import latent_bits
 from ..ops.projection import Reach
+from ..ops.rate import cells as rate_cells
+from ..ops.rate.packed import parts_of
+from ..ops.sources import Source
 from ..ops.units import LIKELIHOOD
 from .adapter import ModelAdapter
 from .observe import unwatched, watch_calls, watch_method
@@ -179,8 +182,10 @@ def random_signs(like: Tensor, generator: torch.Generator) -> Tensor:
     return (2 * signs - 1).to(like)
 
 
-def symbol_bits(values: Tensor, unit: str = LIKELIHOOD) -> Tensor:
-    """Return the bits of each symbol, float32 or float64 ``[N, C, h, w]``, of likelihoods or costs of that shape."""
+def symbol_bits(values: Tensor | Source, unit: str = LIKELIHOOD) -> Tensor:
+    """Return the bits of each symbol ``[N, C, h, w]`` of likelihoods or costs of that shape; of a source in float64."""
+    if isinstance(values, Source):
+        return torch.cat([rate_cells.symbol_bits(part.flat()) for part in parts_of(values)], dim=1)
     n, c, h, w = values.shape
     return latent_bits(values.reshape(n * c, 1, h, w), unit=unit).reshape(n, c, h, w)
 
@@ -219,17 +224,24 @@ class ModelTrace:
         synthesis: the synthesis transform: a module's name, or a callable that takes a latent ``[N, C, h, w]`` to an
             image. Calls of an object's method are watched as those of modules are, with all that it is given beside;
             another callable is given the values that an entropy model returns beside the latent's likelihoods.
+        fused: let likelihoods have a source of bits, see ``ModelAdapter.run``.
 
     Raises:
         TypeError, ValueError: as the mapper does; also where the model is no ``nn.Module``.
     """
 
     def __init__(
-        self, adapter: ModelAdapter, x: Tensor, forward_kwargs: dict[str, Any], synthesis: Synthesis = None
+        self,
+        adapter: ModelAdapter,
+        x: Tensor,
+        forward_kwargs: dict[str, Any],
+        synthesis: Synthesis = None,
+        *,
+        fused: bool = False,
     ) -> None:
         self._model = adapter.module
         self._synthesis = checked_synthesis(self._model, synthesis)
-        self.adapter = adapter
+        self.adapter, self._is_fused = adapter, fused
         with torch.no_grad():  # not inference mode: what it makes cannot be differentiated
             adapter.prepare(x, forward_kwargs)
             adapter.on_canvas(x, forward_kwargs, self._watch)
@@ -271,7 +283,7 @@ class ModelTrace:
         given = self._synthesis
         method = watch_method(given, after, before) if _can_be_watched(given) else contextlib.nullcontext()
         with watch_calls(parts, after, before), method:
-            self.output, self.likelihoods = self.adapter.run(padded, forward_kwargs)
+            self.output, self.likelihoods = self.adapter.run(padded, forward_kwargs, fused=self._is_fused)
         for latent, values in self.likelihoods.items():
             if values.dim() != 4:
                 raise ValueError(

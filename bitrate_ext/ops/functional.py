@@ -249,15 +249,16 @@ def rate(sources: Latents, *, impl: str = "auto", check: bool = False) -> Tensor
         >>> bits.shape, bits.dtype, bits.requires_grad
         (torch.Size([2]), torch.float64, True)
     """
+    latents = {name: known_source(latent) for name, latent in image_latents(sources).items()}
+    if not latents:
+        raise ValueError(f"sources must hold at least one, got {sources!r}")
+    check_kinds(latents, LIKELIHOOD)
+    if check:
+        check_values(latents, LIKELIHOOD)
     total: Tensor | None = None
-    for name, latent in image_latents(sources).items():
-        latent = known_source(latent)
-        check_kinds({name: latent}, LIKELIHOOD)
-        if check:
-            check_values({name: latent}, LIKELIHOOD)
+    for latent in latents.values():
         cells = latent_bits(latent, impl=impl, dtype=torch.float64)
         bits = cells.sum(2).sum(1)  # by rows: an order that no number of threads changes
         total = bits if total is None else total + bits
-    if total is None:
-        raise ValueError(f"sources must hold at least one, got {sources!r}")
+    assert total is not None
     return total

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import lru_cache
 from itertools import chain, pairwise, zip_longest
+from numbers import Real
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -22,7 +23,9 @@ from .torch_internals import are_eager
 
 SCALE_BOUND = 0.11  # CompressAI's: smaller scales count as this
 GAUSSIAN, LAPLACE, LOGISTIC, MIXTURE, FACTORIZED = range(5)  # csrc/core/tensors.h has the same order
+OFF_ONE = 0.02  # of a sum of weights: rounding in the narrowest dtype
 FILTERS = (3, 3, 3, 3)  # of CompressAI's factorised prior, for which there are kernels
+NETWORK = ("matrices", "biases", "factors")  # its parameters, a list of each
 Shape = Sequence[int]
 
 
@@ -88,6 +91,8 @@ class Source:
     def _check(self, copies: bool = False) -> None:
         """Check kinds alone: nothing waits for the device."""
         kind, values = type(self).__name__, self.values
+        if not isinstance(values, Tensor):
+            raise TypeError(f"{kind}'s values must be a tensor, got {type(values).__name__}")
         for name, part in self._parts():
             what = f"{kind}'s {name}"
             if not isinstance(part, Tensor):
@@ -104,7 +109,7 @@ class Source:
                 )
             if part.device != values.device:
                 raise ValueError(f"{what} must be on {values.device} like the values, got {part.device}")
-        if self.floor is not None and not 0 < self.floor < 1:
+        if self.floor is not None and not (isinstance(self.floor, Real) and 0 < self.floor < 1):
             raise ValueError(f"{kind}'s floor must be None or a likelihood between 0 and 1, got {self.floor!r}")
 
 
@@ -138,7 +143,8 @@ class _Located(Source):
 
     def __post_init__(self) -> None:
         self._check()
-        if self.scale_bound is not None and not 0 < self.scale_bound < math.inf:
+        bound = self.scale_bound
+        if bound is not None and not (isinstance(bound, Real) and 0 < bound < math.inf):
             raise ValueError(f"scale_bound must be None or positive and finite, got {self.scale_bound!r}")
         kind = type(self).__name__
         for name, part in self._parts()[1:]:
@@ -251,6 +257,13 @@ class GaussianMixture(_Located):
         low = float(self._of("weights").detach().amin()) if self.scales.numel() else 0.0
         if low < 0:
             raise ValueError(f"{what}.weights must be at least 0, got {low:.8g}; take a softmax over the K")
+        batch, channels, *grid = self.values.shape
+        sums = self._of("weights").detach().float().reshape(batch, -1, channels, *grid).sum(1) if channels else None
+        if sums is not None and bool(((sums - 1).abs() > OFF_ONE).any()):
+            raise ValueError(
+                f"{what}.weights must add up to 1 for each value, got {float(sums.amin()):.4g} to "
+                f"{float(sums.amax()):.4g}; take a softmax over the K"
+            )
 
     def flat(self) -> Flat:
         inner = super().flat()
@@ -286,29 +299,52 @@ class Factorized(Source):
     family = FACTORIZED
 
     def __post_init__(self) -> None:
-        lacking = [
-            name for name in ("matrices", "biases", "factors", "filters") if not hasattr(self.entropy_bottleneck, name)
-        ]
+        lacking = [name for name in (*NETWORK, "filters") if not hasattr(self.entropy_bottleneck, name)]
         if lacking:
             raise TypeError(
                 "Factorized's entropy_bottleneck must be like CompressAI's EntropyBottleneck, got "
                 f"{type(self.entropy_bottleneck).__name__} without {', '.join(lacking)}"
             )
         self._check()
-        matrix = self.entropy_bottleneck.matrices[0]
-        if self.values.shape[1] != matrix.shape[0]:
-            raise ValueError(
-                f"Factorized's values must have the {matrix.shape[0]} channels of its entropy_bottleneck, got "
-                f"{self.values.shape[1]}"
-            )
-        if (matrix.dtype, matrix.device) != (self.values.dtype, self.values.device):
-            raise ValueError(
-                f"Factorized's values must be {matrix.dtype} on {matrix.device} like its entropy_bottleneck, got "
-                f"{self.values.dtype} on {self.values.device}"
-            )
-
+        self._check_network()
         if self.table:
             self._tell_of_others()
+
+    def _check_network(self) -> None:
+        """Check the parameters against each other, and the values against them."""
+        module, what = self.entropy_bottleneck, "Factorized's entropy_bottleneck"
+        filters = tuple(module.filters)
+        if not all(isinstance(width, int) and width > 0 for width in filters):
+            raise TypeError(f"{what} must have positive whole numbers as filters, got {module.filters!r}")
+        layers, counts = len(filters) + 1, [len(getattr(module, name)) for name in NETWORK]
+        if counts != [layers, layers, layers - 1]:
+            raise ValueError(
+                f"{what} must have {layers} matrices, {layers} biases and {layers - 1} factors for its filters "
+                f"{filters}, got {', '.join(map(str, counts))}"
+            )
+        channels = len(module.matrices[0]) if isinstance(module.matrices[0], Tensor) else self.values.shape[1]
+        named: dict[str, tuple[Any, Shape]] = {}
+        if getattr(module, "quantiles", None) is not None:
+            named["quantiles"] = module.quantiles, (channels, 1, 3)
+        for layer, (before, after) in enumerate(pairwise((1, *filters, 1))):
+            for name, side in zip(NETWORK, (before, 1, 1), strict=True):
+                if name != "factors" or layer < len(filters):
+                    named[f"{name}[{layer}]"] = getattr(module, name)[layer], (channels, after, side)
+        for name, (one, shape) in named.items():
+            if not isinstance(one, Tensor) or tuple(one.shape) != shape:
+                got = list(one.shape) if isinstance(one, Tensor) else type(one).__name__
+                raise ValueError(f"{what}.{name} must be a tensor {list(shape)}, got {got}")
+        if self.values.shape[1] != channels:
+            raise ValueError(
+                f"Factorized's values must have the {channels} channels of its entropy_bottleneck, got "
+                f"{self.values.shape[1]}"
+            )
+        for name, (one, _) in named.items():
+            if (one.dtype, one.device) != (self.values.dtype, self.values.device):
+                raise ValueError(
+                    f"Factorized's values must be {one.dtype} on {one.device} like its entropy_bottleneck's {name}, "
+                    f"got {self.values.dtype} on {self.values.device}"
+                )
 
     def _tell_of_others(self) -> None:
         values = self.values.detach()
@@ -341,7 +377,8 @@ class Factorized(Source):
         module, values = self.entropy_bottleneck, self.values
         filters = tuple(int(width) for width in module.filters)
         lists = (module.matrices, module.biases, module.factors)
-        own = [one.flatten(1) for layer in zip_longest(*lists) for one in layer if one is not None]
+        wide = torch.promote_types(values.dtype, torch.float32)  # for autocast joins no halves of two kinds
+        own = [one.flatten(1).to(wide) for layer in zip_longest(*lists) for one in layer if one is not None]
         raw = torch.cat(own, 1).double()
         kinds = _parameter_kinds(filters, raw.device)  # positive weights, biases and gates, in the order of their use
         weights = torch.where(kinds == 0, F.softplus(raw), torch.where(kinds == 2, torch.tanh(raw), raw))

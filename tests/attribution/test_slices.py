@@ -55,6 +55,15 @@ def test_slices_add_up_and_end_with_the_reconstruction(codec: Slices) -> None:
         assert float(slices[-1].psnr_db[k]) == pytest.approx(psnr, abs=1e-4)
 
 
+def test_slices_have_true_values(codec: Slices) -> None:
+    with torch.no_grad():
+        codec.encode.weight.mul_(1000)
+    x = torch.rand(1, 3, 64, 64)
+    floored, expected = (bitrate_ext.BitrateMapper(codec, sources=known)(x).total_bits for known in (False, True))
+    assert expected > 1.1 * floored
+    torch.testing.assert_close(bitrate_ext.follow_slices(codec, x)[-1].bits, expected)
+
+
 def test_groups_of_one_s_own(codec: Slices) -> None:
     x = torch.rand(1, 3, 64, 64)
     by_channel = bitrate_ext.follow_slices(codec, x, [1] * 8)

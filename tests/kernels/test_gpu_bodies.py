@@ -94,6 +94,8 @@ def test_benchmarks_on_the_cpu(tmp_path: Path):
         workloads.IMAGES.clear()
         workloads.IMAGES.update({{"kodak": (32, 48), "1080p": (48, 64), "4k": (48, 64)}})
         import gpu
+        gpu.sources.SHAPES.update({{"4k": (1, 24, 9, 10), "training": (2, 24, 4, 4)}})
+        gpu.sources.CONTENDERS["compiled CompressAI"][""] = gpu.sources.by_chain  # compiling takes minutes
         gpu.SECONDS, gpu.ROUNDS, gpu.GRAPH_CALLS, gpu.TURN = 0.0, (1, 1), 2, 1e-9
         gpu.CONTENDERS["compiled recipe"].pop("max-autotune-no-cudagraphs")  # it takes half a minute
         print("code", gpu.main(["--device", "cpu", "--record", {str(tmp_path / "record.json")!r}]))
@@ -111,7 +113,12 @@ def test_benchmarks_on_the_cpu(tmp_path: Path):
     assert found["linear"] > 0
     assert len(found["sweep"]) == 6
     rows = {(row["workload"], row["device"], row["opponent"]): row for row in found["rows"]}
-    assert len({workload for workload, _, _ in rows}) == 19
+    assert len({workload for workload, _, _ in rows}) == 19 + 10
+    for family in ("Gaussian", "Laplace", "Logistic", "GaussianMixture", "Factorized"):
+        for workload in (f"{family} forward, 4k", f"{family} backward, training"):
+            assert rows[workload, "cpu-graph", "fused"]["of_copy"] > 0
+            for contender in ("CompressAI", "compiled CompressAI"):
+                assert rows[workload, "cpu", contender]["over_fused"] > 0
     for workload in ("forward 4k", "backward kodak, bfloat16"):
         for way in ("cpu", "cpu-graph"):
             assert rows[workload, way, "fused"]["over_fused"] == 1
@@ -138,6 +145,15 @@ def test_triton_kernels_in_its_interpreter():
             out = torch.full((shape[0], 1, shape[2] * 16, shape[3] * 16), float("nan"))
             t.by_triton(p, out, t.scratch(p), 16, blocks)
             torch.testing.assert_close(out.double(), recipe(p.double()), rtol=1e-5, atol=1e-7)
+
+        import sources
+        sources.SHAPES["4k"] = (2, 37, 3, 5)
+        workload = sources.SourceWorkload("Gaussian")
+        (buffers,) = sources.make_buffers(workload, torch.device("cpu"), 1)
+        for blocks in t.GAUSSIAN_TRIALS:
+            answer = sources.by_triton(workload, buffers, blocks)()
+            error = sources.opponents.relative_error(answer, sources.exact_answer(workload, buffers))
+            assert error < 2e-5, error
         print("right")
     """
     assert run([sys.executable, "-c", textwrap.dedent(code)], TRITON_INTERPRET="1").splitlines()[-1] == "right"

@@ -130,7 +130,7 @@ def model_of(likelihoods: dict[str, torch.Tensor]) -> Any:
 
 
 def estimated(values: dict[str, torch.Tensor], unit: str = "likelihood") -> BitrateResult:
-    adapter: Any = SimpleNamespace(run=lambda *_, **__: ({}, values), unit=unit)
+    adapter: Any = SimpleNamespace(run=lambda *_, **__: ({}, values), unit=unit, model=None)
     places = dict.fromkeys(values, get_projection("bilinear"))
     return estimate(adapter, places, torch.zeros(2, 3, 128, 128), (2, 4, 100, 90), {}, channels=True)
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import bitrate_ext
 from bitrate_ext import BitrateMapper, fuse, latent_bits, rate
 from bitrate_ext.models.compressai_quirks import apply_workarounds
-from bitrate_ext.ops.rate.deferred import DeferredLikelihoods, StaleSourceError
+from bitrate_ext.ops.rate.deferred import DeferredLikelihoods, StaleSourceError, sources_of
 from bitrate_ext.ops.rate.packed import Concatenated
 
 entropy = pytest.importorskip("compressai.entropy_models")
@@ -83,7 +83,8 @@ def test_every_registered_image_model(name: str, training: bool) -> None:
     for latent, p in theirs["likelihoods"].items():
         made = ours["likelihoods"][latent]
         deferred = isinstance(made, DeferredLikelihoods)
-        assert deferred != (name == "mbt2018-vbr" and latent == "y")  # which is written cell by cell
+        assert deferred != (name == "mbt2018-vbr" and latent == "y")  # which the model writes cell by cell
+        assert latent in sources_of(ours["likelihoods"])
         assert (made.shape, made.dtype, made.requires_grad) == (p.shape, p.dtype, p.requires_grad)
         total = total + rate(made).sum()  # before anything is made
         assert not deferred or made._held._made is None
@@ -265,6 +266,7 @@ def test_likelihoods_that_the_model_changes_are_what_it_says(change: str) -> Non
     torch.testing.assert_close(made.clone(), p, rtol=1e-5, atol=3e-7)
     result = BitrateMapper(model)(x)
     assert result.sources == (("y",) if change in ("", "outputs") else ())
+    assert list(result.unseen) == ([] if result.sources else ["y"])
     torch.testing.assert_close(result.total_bits, -p.double().log2().sum((1, 2, 3)), rtol=1e-5, atol=0)
 
 
@@ -432,14 +434,17 @@ def test_slices_of_slices() -> None:
     expected = sum(rate(one) for one in p)
     torch.testing.assert_close(rate({"y": joined}), expected, rtol=1e-12, atol=0)
     torch.testing.assert_close(joined.clone(), torch.cat([one.clone() for one in p], 1))
-    assert type(torch.cat(p, 0)) is Tensor
+    assert torch.cat(p, 0).source.shape == (6, 3, 4, 5)
     assert type(torch.cat([p[0], torch.ones(2, 1, 4, 5)], 1)) is Tensor
 
 
-@pytest.mark.parametrize("name", ["bmshj2018-factorized", "elic2022-official"])
-def test_channels_add_up_to_true_values(name: str) -> None:
-    result = BitrateMapper(zoo.coded_model(name), channels=True)(torch.rand(2, 3, 60, 70))
+@pytest.mark.medium
+@pytest.mark.parametrize("name", zoo.SMALL)
+def test_the_whole_zoo_is_seen_and_its_channels_add_up(name: str) -> None:
+    model = zoo.coded_model(name)
+    result = BitrateMapper(model, channels=True)(torch.rand(2, 3, 60, 70), **zoo.set_rate(model, 2))
     assert result.sources == tuple(result.maps)
+    assert result.unseen == {}
     for bits in result.channel_bits.values():
         assert bits.dtype == torch.float64
     total = sum(bits.sum(1) for bits in result.channel_bits.values())

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from exact_rate import KINDS, LOCATED, bits, factorized_likelihood, generator, likelihood, source_of, symbols
-from test_sources import bottleneck, cost
+from test_sources import bottleneck, compressais, cost
 
 import bitrate_ext as be
 from bitrate_ext.ops.rate import reference as rate_reference
@@ -154,15 +154,36 @@ def test_special_values(kind):
     torch.testing.assert_close(floored[[2, 3, 4, 7]], torch.full((4,), 29.897352853986263, dtype=torch.float64))
 
 
-def test_no_more_than_the_inputs_is_kept():
-    tensors = [t.reshape(2, 3, 10, 10).requires_grad_() for t in source_of(be.Gaussian, 600).flat().tensors]
+def kept_bytes(run, own):
+    """How many bytes autograd keeps of a run, besides tensors of one's own."""
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        be.bitrate_map(be.Gaussian(*tensors), (40, 40)).sum()
-        be.rate(be.Gaussian(*tensors)).sum()
-    own = {t.untyped_storage().data_ptr() for t in tensors}
-    others = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept}
-    assert sum(size for where, size in others.items() if where not in own) <= 64
+        made = run()
+    theirs = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept}
+    del made
+    mine = {t.untyped_storage().data_ptr() for t in own}
+    return sum(size for where, size in theirs.items() if where not in mine)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_more_than_the_inputs_is_kept(kind):
+    """CompressAI's chain keeps several tensors of the latent's size for each symbol's gradient."""
+    tensors = [t.reshape(2, -1, 10, 10).requires_grad_() for t in source_of(kind, 600).flat().tensors]
+    assert kept_bytes(lambda: be.rate(kind(*tensors, floor=1e-9)), tensors) == 0
+    assert kept_bytes(lambda: be.bitrate_map(kind(*tensors), (40, 40)), tensors) <= 64  # a few numbers of the map's
+    if kind is be.Gaussian:
+        theirs = compressais().GaussianConditional(None)
+        chain = kept_bytes(lambda: -theirs.likelihood_lower_bound(theirs._likelihood(*tensors)).log2().sum(), tensors)
+        assert chain >= 8 * tensors[0].nbytes
+
+
+def test_what_factorised_priors_keep_does_not_grow_with_the_symbols():
+    kept = []
+    for side in (8, 64):
+        source = factorized((2, 3, side, side), "noisy")
+        own = [source.values, *source.entropy_bottleneck.parameters()]
+        kept.append(kept_bytes(lambda one=source: be.rate(one), own))
+    assert kept[0] == kept[1] < 20_000  # the network's parameters as the operator takes them
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -184,6 +185,16 @@ def tensor(*shape, **kwargs):
     return torch.ones(shape or (1, 2, 3, 4), **kwargs)
 
 
+X = tensor(1, 3, 2, 2)
+
+
+def prior(**changed):
+    """What a factorised prior is read from, with some of it changed."""
+    module = bottleneck(dtype=torch.float32)
+    whole = {name: getattr(module, name) for name in ("matrices", "biases", "factors", "filters", "quantiles")}
+    return SimpleNamespace(**whole | changed)
+
+
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
@@ -215,11 +226,89 @@ def tensor(*shape, **kwargs):
         (lambda: be.Factorized(torch.nn.Linear(1, 1), tensor()), TypeError, "got Linear without matrices"),
         (lambda: be.Factorized(bottleneck(), tensor()), ValueError, "must have the 3 channels"),
         (lambda: be.Factorized(bottleneck(), tensor(1, 3, 2, 2)), ValueError, "must be torch.float64 on cpu"),
+        (lambda: be.Factorized(bottleneck(), None), TypeError, "Factorized's values must be a tensor, got NoneType"),
+        (lambda: be.Gaussian(tensor(), tensor(), floor="1e-9"), ValueError, "floor must be .*, got '1e-9'"),
+        (lambda: be.Gaussian(tensor(), tensor(), scale_bound="no"), ValueError, "scale_bound must be .*, got 'no'"),
+        (lambda: be.Laplace(tensor(), tensor(), scale_bound=math.nan), ValueError, "positive and finite, got nan"),
+        (lambda: be.Factorized(prior(filters=(3, 0)), X), TypeError, r"positive whole numbers as filters, got \(3, 0"),
+        (
+            lambda: be.Factorized(prior(filters=(3, 3)), X),
+            ValueError,
+            r"must have 3 matrices, 3 biases and 2 factors for its filters \(3, 3\), got 5, 5, 4",
+        ),
+        (lambda: be.Factorized(prior(matrices=[]), X), ValueError, "must have 5 matrices, .*, got 0, 5, 4"),
+        (
+            lambda: be.Factorized(prior(matrices=[1.0] * 5), X),
+            ValueError,
+            r"matrices\[0\] must be a tensor .*, got fl",
+        ),
+        (
+            lambda: be.Factorized(prior(quantiles=torch.zeros(3)), X),
+            ValueError,
+            r"entropy_bottleneck.quantiles must be a tensor \[3, 1, 3\], got \[3\]",
+        ),
+        (
+            lambda: be.Factorized(prior(biases=[tensor(3, 3, 1).half()] * 4 + [tensor(3, 1, 1)]), X),
+            ValueError,
+            r"values must be torch.float16 on cpu like its entropy_bottleneck's biases\[0\], got torch.float32",
+        ),
+        (
+            lambda: be.Factorized(prior(factors=[tensor(3, 3, 1, device="meta")] * 4), X),
+            ValueError,
+            r"values must be torch.float32 on meta like its entropy_bottleneck's factors\[0\], got torch.float32 on c",
+        ),
+        (
+            lambda: be.Factorized(prior(biases=[tensor(2, 3, 1)] * 5), X),
+            ValueError,
+            r"biases\[0\] must be a tensor \[3, 3, 1\], got \[2, 3, 1\]",
+        ),
     ],
 )
 def test_what_is_no_source(make, error, words):
     with pytest.raises(error, match=words):
         make()
+
+
+PARTS = [
+    *((kind, name) for kind in LOCATED for name in ("scales", "means")),
+    *((be.GaussianMixture, name) for name in ("scales", "means", "weights")),
+]
+
+
+@pytest.mark.parametrize(("kind", "part"), PARTS)
+def test_every_part_is_named(kind, part):
+    """Of each source: no tensor, another shape, dtype, layout and device; and, where asked, what is not finite."""
+    names = ("scales", "means", *(["weights"] if kind is be.GaussianMixture else []))
+    whole = dict.fromkeys(names, tensor())
+    what = f"{kind.__name__}'s {part} must"
+    for wrong, error, words in (
+        ("1", TypeError, "be a tensor, got str"),
+        (tensor(1, 2, 3, 5), ValueError, r"have the shape of the (values|scales)"),
+        (tensor(2, 2, 3, 4), ValueError, r"have the shape of the (values|scales)"),
+        (tensor(2, 3), ValueError, r"be \[N, C, h, w\], got shape \[2, 3\]"),
+        (tensor().double(), TypeError, "be torch.float32 like the values, got torch.float64; convert with"),
+        (tensor().int(), TypeError, "be strided floating-point, got torch.int32"),
+        (tensor().to_sparse(), TypeError, "be strided floating-point, got .* layout torch.sparse_coo"),
+        (tensor(device="meta"), ValueError, "be on cpu like the values, got meta"),
+    ):
+        with pytest.raises(error, match=f"{what} {words}"):
+            kind(tensor(), **{**whole, part: wrong})
+    for wrong in (math.nan, math.inf, -math.inf):
+        source = kind(tensor(), **{**whole, part: wrong * tensor()})
+        for ask in (lambda s: be.rate({"y": s}, check=True), lambda s: be.bitrate_map({"y": s}, (8, 8), check=True)):
+            with pytest.raises(ValueError, match=rf"likelihoods\['y'\].{part} must be finite"):
+                ask(source)
+    if part == "scales":
+        for wrong, got in ((0.0, "0"), (-2.0, "-2")):
+            bad = kind(tensor(), **{**whole, part: wrong * tensor()}, scale_bound=None)
+            with pytest.raises(ValueError, match=f"scales must be positive, got {got}; give scale_bound="):
+                be.rate(bad, check=True)
+            be.rate(kind(tensor(), **{**whole, part: wrong * tensor()}), check=True)  # the bound takes them
+
+
+def test_sources_of_different_batches_are_not_added():
+    with pytest.raises(ValueError, match=r"likelihoods\['z'\] must have batch size 1 like the first, got 2"):
+        be.rate({"y": be.Gaussian(tensor(), tensor()), "z": be.Laplace(tensor(2, 1, 1, 1), tensor(2, 1, 1, 1))})
 
 
 @pytest.mark.parametrize(
@@ -232,6 +321,12 @@ def test_what_is_no_source(make, error, words):
             r"\['y'\].scales must be positive, got 0; give scale_bound=",
         ),
         (lambda x: be.GaussianMixture(x, x, x, -x), r"\['y'\].weights must be at least 0, got -1; take a softmax"),
+        (lambda x: be.GaussianMixture(x, x, x, 3 * x), r"\['y'\].weights must add up to 1 .*, got 3 to 3; take a soft"),
+        (
+            lambda _: be.Factorized(prior(biases=[t * math.nan for t in prior().biases]), X),
+            r"\['y'\].entropy_bottleneck must have finite parameters, got NaN or infinity",
+        ),
+        (lambda _: be.Factorized(prior(), X / 0), r"\['y'\].values must be finite"),
     ],
 )
 def test_check_looks_at_values(source, words):

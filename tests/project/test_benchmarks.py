@@ -16,8 +16,9 @@ sys.path.append(str(ROOT / "benchmarks"))
 import compare
 import record
 import report
+import sources
 
-QUICK = ["--device", "cpu", "-p", "no:cacheprovider", "-p", "no:randomly"]
+QUICK = ["--device", "cpu", "-p", "no:cacheprovider", "-p", "no:randomly", "--ignore", "benchmarks/test_training.py"]
 
 
 def run(folder: Path, *arguments: str, patch: str = "") -> subprocess.CompletedProcess[str]:
@@ -98,6 +99,60 @@ rate.check("half", [rate.torch.ones(2)], [rate.torch.full((2,), 0.5)])
     assert "half is wrong by 1.0e+00; it was not timed" in done.stderr
 
 
+def by_compressai(family: str, values: torch.Tensor, **rest: torch.Tensor) -> Any:
+    theirs = pytest.importorskip("compressai.entropy_models")
+    if family == "Gaussian":
+        return theirs.GaussianConditional(None)._likelihood(values, **rest)
+    if family == "GaussianMixture":
+        return theirs.GaussianMixtureConditional(K=3)._likelihood(values, **rest)
+    module = theirs.EntropyBottleneck(values.shape[1])
+    for kind, given in zip((module.matrices, module.biases, module.factors), sources.layers(rest), strict=True):
+        for one, other in zip(kind, given, strict=True):
+            one.data = other
+    moved = values.transpose(0, 1)
+    return module._likelihood(moved.reshape(len(moved), 1, -1))[0].reshape(moved.shape).transpose(0, 1)
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_what_sources_are_measured_by_on_a_gpu(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CompressAI's chain, written out, is CompressAI's, and right; compiled, too."""
+    monkeypatch.setattr(sources, "SHAPES", {"4k": (1, 24, 9, 10), "training": (2, 24, 4, 4)})
+    program = torch.compile(sources.chain, dynamic=False) if compiled else sources.chain
+    for workload in sources.WORKLOADS:
+        (buffers,) = sources.make_buffers(workload, torch.device("cpu"), 1)
+        exact, tensors = sources.exact_answer(workload, buffers), buffers.likelihoods
+        if workload.direction == "forward" and workload.family not in ("Laplace", "Logistic"):
+            found = sources.LIKELIHOODS[workload.family](**tensors)
+            torch.testing.assert_close(found, by_compressai(workload.family, **tensors), rtol=1e-5, atol=1e-7)
+        sources.checked(workload, "CompressAI", sources.by_chain(workload, buffers, program)(), exact)
+        sources.checked(workload, "fused", sources.fused(workload, buffers)(), exact)
+        with pytest.raises(AssertionError, match=r"fused is wrong by .*; it was not timed"):
+            sources.checked(workload, "fused", [1.001 * one for one in exact], exact)
+
+
+@pytest.mark.medium
+def test_a_step_of_training_is_timed_both_ways(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("compressai")
+    import training
+
+    monkeypatch.setattr(training, "SIZE", (2, 3, 64, 64))
+    monkeypatch.setattr(training, "CODECS", {"mbt2018-mean": {"N": 8, "M": 12}})
+    threads = torch.get_num_threads()
+    try:
+        assert training.main(["--seconds", "0"]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in said] == ["mbt2018-mean, CompressAI", "mbt2018-mean, fused"]
+    kept = [training.kept(training.step("mbt2018-mean", way, torch.device("cpu"))) for way in training.WAYS]
+    assert kept[1] < kept[0]
+    monkeypatch.setattr(training, "RateDistortionLoss", lambda **_: training.bitrate_ext.RateLoss(lmbda=0.02))
+    with pytest.raises(AssertionError, match="mbt2018-mean is wrong by"):
+        training.check("mbt2018-mean", torch.device("cpu"))
+
+
 @pytest.mark.medium
 def test_a_wrong_answer_is_not_timed(tmp_path: Path) -> None:
     patch = "import bitrate_ext; right = bitrate_ext.bitrate_map\n"
@@ -109,6 +164,18 @@ def test_a_wrong_answer_is_not_timed(tmp_path: Path) -> None:
     content = record.load(tmp_path / "record.json")
     assert not content["complete"]
     assert {row["opponent"] for row in content["rows"]} == {"copy", "recipe", "empty call"}
+
+
+@pytest.mark.slow
+def test_steps_of_training_are_rows(tmp_path: Path) -> None:
+    patch = """
+import training
+training.SIZE, training.CODECS = (2, 3, 64, 64), {"bmshj2018-factorized": {"N": 8, "M": 12}}
+"""
+    done = run(tmp_path, *QUICK[:-2], "-v", "-k", "training", patch=patch)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for way in ("CompressAI", "fused"):
+        assert f"test_a_step_of_training[bmshj2018-factorized-cpu-{way}] PASSED" in done.stdout
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ the source instead, and nothing is made. Any other operation of PyTorch makes th
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from ..sources import Flat, Source, is_eager
+from . import written
 from .cells import symbol_bits
-from .packed import CHANNELS, Concatenated, detached, parts_of
+from .packed import CHANNELS, Concatenated, Pieces, detached, parts_of, put_together
 
 
 class StaleSourceError(RuntimeError):
@@ -42,6 +43,13 @@ class _Held:
                 "use them sooner, write into a copy, or run the model outside of bitrate_ext.fuse"
             )
         return self._source
+
+    def unchanged(self) -> Source | None:
+        """Return the source; None once what it is made of has been written into."""
+        try:
+            return self._checked()
+        except StaleSourceError:
+            return None
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -89,15 +97,17 @@ class DeferredLikelihoods(Tensor):
             own[id(tensor)] = one
             return tensor
 
+        origin = _origin_of_write(args) if func is torch.ops.aten.copy_.default else None
         args, kwargs = tree_map_only(DeferredLikelihoods, made, (tuple(args), dict(kwargs or {})))
         result = func(*args, **kwargs)
+        if origin is not None:
+            written.note(args[0], origin)
         return own.get(id(result), result)
 
     @property
     def source(self) -> Source | None:
         """The source of these likelihoods' bits; None once the tensor may have been written into."""
-        source = self._held.source
-        return source if source is None or self.requires_grad else detached(source)
+        return _simple(self._held.source, self.requires_grad)
 
     def tensor(self) -> Tensor:
         """Return the likelihoods as a tensor of PyTorch's own kind, with their gradient."""
@@ -121,16 +131,42 @@ class DeferredLikelihoods(Tensor):
         return repr(self.tensor())
 
 
-def _concatenated(tensors: Any, dim: int = 0) -> Concatenated | None:
-    """Return the source of slices of a latent put together along its channels; None of anything else."""
-    if dim % 4 != CHANNELS or not all(isinstance(one, DeferredLikelihoods) for one in tensors):
+def _simple(source: Source | None, recorded: bool) -> Source | None:
+    """Return a source in one piece, or of channels that follow each other, which no gradient passes unless asked."""
+    if isinstance(source, Pieces):
+        source = source.merged()
+    return source if source is None or recorded else detached(source)
+
+
+def _origin_of_write(args: Any) -> _Held | None:
+    """Return what likelihoods are made of that ``args`` write into a plain tensor, as they are."""
+    target, values = args[:2]
+    if type(target) is not Tensor or not isinstance(values, DeferredLikelihoods):
         return None
-    sources = [one._held.source for one in tensors]
+    same = (target.shape, target.dtype, target.device) == (values.shape, values.dtype, values.device)
+    return values._held if same and values._held.source is not None else None
+
+
+def _concatenated(tensors: Any, dim: int = 0) -> Source | None:
+    """Return the source of parts of a latent put together along a dimension; None of anything else."""
+    if not all(isinstance(one, DeferredLikelihoods) for one in tensors):
+        return None
+    sources, dim = [one._held.source for one in tensors], dim % 4
     if any(one is None for one in sources):
         return None
-    kinds = {(one.dtype, one.device, one.shape[0], one.shape[2:]) for one in sources}
-    parts = tuple(part for one in sources for part in parts_of(one))
-    return Concatenated(parts) if len(kinds) == 1 else None
+    kinds = {(one.dtype, one.device, *(one.shape[:dim] + one.shape[dim + 1 :])) for one in sources}
+    if len(kinds) > 1:
+        return None
+    if dim == CHANNELS and not any(isinstance(one, Pieces) for one in sources):
+        return Concatenated(tuple(part for one in sources for part in parts_of(one)))
+    placed, shape = [], list(sources[0].shape)
+    shape[dim] = 0
+    for one in sources:
+        shape[dim] += one.shape[dim]
+        box = [range(side) for side in one.shape]
+        box[dim] = range(shape[dim] - one.shape[dim], shape[dim])
+        placed.append((tuple(box), one))
+    return put_together(placed, torch.Size(shape))
 
 
 class _Defer(torch.autograd.Function):
@@ -162,19 +198,33 @@ def defer(source: Source) -> Tensor:
     return deferred
 
 
+def _source_of(values: Any) -> Source | None:
+    """Return the source of likelihoods that have one."""
+    if isinstance(values, DeferredLikelihoods):
+        return values.source
+    if not written.any_written() or type(values) is not Tensor:
+        return None
+    return _simple(written.source_of(values), values.requires_grad)
+
+
+def may_have_sources(values: Iterable[Any]) -> bool:
+    """Tell whether any of these may be likelihoods that have a source, at hardly any cost."""
+    return written.any_written() or any([type(one) is DeferredLikelihoods for one in values])
+
+
 def sources_of(latents: Mapping[str, Any]) -> dict[str, Source]:
     """Return the sources of bits of those likelihoods that have one, by latent.
 
     Raises:
         StaleSourceError: a tensor that they are made of has been written into.
     """
-    sources = {name: one.source for name, one in latents.items() if isinstance(one, DeferredLikelihoods)}
+    sources = {name: _source_of(one) for name, one in latents.items()}
     return {name: source for name, source in sources.items() if source is not None}
 
 
 def known_source(values: Any) -> Any:
-    """Return the source of deferred likelihoods, or what has been made of them; anything else as it is."""
-    if not isinstance(values, DeferredLikelihoods):
-        return values
-    source = values.source
-    return values.tensor() if source is None else source
+    """Return the source of likelihoods that have one, or what has been made of them; anything else as it is."""
+    source = _source_of(values)
+    if source is not None:
+        return source
+    return values.tensor() if isinstance(values, DeferredLikelihoods) else values

@@ -20,57 +20,49 @@ from torch import Tensor
 from ..sources import FACTORIZED, GAUSSIAN, LAPLACE, LOGISTIC, MIXTURE, Flat
 
 
-class _ScaleBound(torch.autograd.Function):
-    """``max(scale, bound)`` with CompressAI's gradient, which lets a scale below the bound grow and no more."""
+class _AtLeast(torch.autograd.Function):
+    """``max(values, bound)`` with the gradient of CompressAI's ``LowerBound``: one below the bound may grow, no more.
+
+    Of logarithms of what is bounded, such a gradient is that of the values that they belong to.
+    """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(scales: Tensor, bound: float) -> Tensor:
-        return torch.where(scales < bound, bound, scales)
+    def forward(values: Tensor, bound: float, are_logarithms: bool) -> Tensor:
+        return torch.where(values < bound, bound, values)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
-        scales, ctx.bound = inputs
-        ctx.save_for_backward(scales)
-        ctx.save_for_forward(scales)
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float, bool], output: Tensor) -> None:
+        values, ctx.bound, ctx.are_logarithms = inputs
+        ctx.save_for_backward(values)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (scales,) = ctx.saved_tensors
-        return torch.where((scales < ctx.bound) & (grad >= 0), 0.0, grad), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (values,) = ctx.saved_tensors
+        passed = grad * torch.exp(values - ctx.bound) if ctx.are_logarithms else grad
+        below = torch.where(grad >= 0, 0.0, passed)
+        return torch.where(values < ctx.bound, below, grad), None, None
+
+
+class _AtLeastForwards(_AtLeast):
+    """The same where forward mode, which has the true derivative, may want it: ``torch.compile`` takes no ``jvp``."""
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
-        (scales,) = ctx.saved_tensors
-        return torch.where(scales < ctx.bound, 0.0, tangent)
-
-
-class _Floor(torch.autograd.Function):
-    """The same of a likelihood, between logarithms."""
-
-    generate_vmap_rule = True
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float, bool], output: Tensor) -> None:
+        _AtLeast.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(inputs[0])
 
     @staticmethod
-    def forward(log: Tensor, floor: float) -> Tensor:
-        return torch.where(log < math.log(floor), math.log(floor), log)
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        (values,) = ctx.saved_tensors
+        return torch.where(values < ctx.bound, 0.0, tangent)
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
-        log, ctx.floor = inputs
-        ctx.save_for_backward(log)
-        ctx.save_for_forward(log)
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (log,) = ctx.saved_tensors
-        below = torch.where(grad < 0, grad * torch.exp(log - math.log(ctx.floor)), 0.0)
-        return torch.where(log < math.log(ctx.floor), below, grad), None
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
-        (log,) = ctx.saved_tensors
-        return torch.where(log < math.log(ctx.floor), 0.0, tangent)
+def _at_least(values: Tensor, bound: float, are_logarithms: bool = False) -> Tensor:
+    kind = _AtLeast if torch.compiler.is_compiling() else _AtLeastForwards
+    bounded: Tensor = kind.apply(values, bound, are_logarithms)
+    return bounded
 
 
 def _edges(values: Tensor, scales: Tensor, means: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -163,11 +155,11 @@ def symbol_bits(source: Flat) -> Tensor:
     """Return what each symbol costs, float64 ``[N, C, h, w]``, in bits."""
     tensors = [tensor.double() for tensor in source.tensors]
     if source.bound > 0:
-        tensors[1] = _ScaleBound.apply(tensors[1], source.bound)
+        tensors[1] = _at_least(tensors[1], source.bound)
     extra = (source.filters,) if source.family == FACTORIZED else ()
     log = _LOGARITHMS[source.family](*tensors, *extra)
     if source.floor > 0:
-        log = _Floor.apply(log, source.floor)
+        log = _at_least(log, math.log(source.floor), are_logarithms=True)
     return log / -math.log(2) + 0.0  # a certain symbol costs 0, never -0
 
 
