@@ -54,9 +54,8 @@ export class Probe {
     const heads = inputs.length === 2 ? ["A", "B", "A - B"] : ["value"];
     const head = el("thead", {}, el("tr", {}, el("td"), ...heads.map((one) => el("th", { scope: "col" }, one))));
     const body = el("tbody");
-    const colour = (/** @type {ImageBitmap | null} */ bitmap, /** @type {number} */ x, /** @type {number} */ y) => {
-      return bitmap ? this.picture.pixels(bitmap, x, y).slice(0, 3).join(" ") : "";
-    };
+    const colour = (/** @type {ImageBitmap | null} */ bitmap, /** @type {number} */ x, /** @type {number} */ y) =>
+      bitmap ? this.picture.pixels(bitmap, x, y).slice(0, 3).join(" ") : "decoding";
     const row = (/** @type {Node | string} */ title, /** @type {((x: number, y: number) => string)[]} */ values) => {
       const cells = values.map((value) => {
         const node = document.createTextNode("");
@@ -66,13 +65,14 @@ export class Probe {
       while (cells.length < heads.length) cells.push(el("td"));
       body.append(el("tr", {}, el("th", { scope: "row" }, title), ...cells));
     };
-    const pair = (/** @type {((x: number, y: number) => number | undefined)[]} */ values, /** @type {number} */ digits) => {
-      const own = values.map(
-        (value) => (/** @type {number} */ x, /** @type {number} */ y) => {
-          const found = value(x, y);
-          return found === undefined ? "" : number(found, digits);
-        },
-      );
+    const pair = (
+      /** @type {((x: number, y: number) => number | undefined)[]} */ values,
+      /** @type {number} */ digits,
+    ) => {
+      const own = values.map((value) => (/** @type {number} */ x, /** @type {number} */ y) => {
+        const found = value(x, y);
+        return found === undefined ? "" : number(found, digits);
+      });
       const apart = (/** @type {number} */ x, /** @type {number} */ y) => {
         const [one, other] = values.map((value) => value(x, y));
         return one === undefined || other === undefined ? "" : signed(one - other, digits);
@@ -82,11 +82,13 @@ export class Probe {
     const group = (/** @type {string} */ title) =>
       body.append(el("tr", { class: "group" }, el("th", { scope: "rowgroup", colspan: heads.length + 1 }, title)));
     group("This pixel");
-    if (this.picture.bitmap) row(`photograph${this.picture.told.exact ? "" : ", a copy with losses"}, R G B`, [(x, y) => colour(this.picture.bitmap, x, y)]);
+    const { picture, exact } = this.picture.told;
+    if (picture !== null)
+      row(`photograph${exact ? "" : ", a copy with losses"}, R G B`, [(x, y) => colour(this.picture.bitmap, x, y)]);
     if (inputs.some((one) => one.told.reconstruction !== null))
       row(
         "reconstruction, R G B",
-        inputs.map((one) => (x, y) => colour(one.reconstruction, x, y)),
+        inputs.map((one) => (x, y) => (one.told.reconstruction === null ? "" : colour(one.reconstruction, x, y))),
       );
     row(
       "bits per pixel, all",
@@ -118,7 +120,10 @@ export class Probe {
       row(named(name), pair(cell(name, ""), 3));
       const known = inputs.flatMap((one) => one.told.latents.filter((latent) => latent.name === name));
       for (const what of new Set(known.flatMap((one) => Object.keys(one.beside))))
-        row(el("span", { class: "part" }, named(name), `, ${what}`), pair(cell(name, what), what === "escapes" ? 0 : 3));
+        row(
+          el("span", { class: "part" }, named(name), `, ${what}`),
+          pair(cell(name, what), what === "escapes" ? 0 : 3),
+        );
     }
     this.body.replaceChildren(el("table", {}, head, body));
     this.show();
@@ -153,13 +158,18 @@ export class Probe {
       this.place.textContent += ". This is the middle: point at the picture; a click pins, arrows move the pin.";
   }
 
+  /** Tell of the last pixel once more. */
+  again() {
+    this.at(...this.last);
+  }
+
   /** Tell of a pixel that somebody asks for. @param {number} x @param {number} y */
   point(x, y) {
     this.at(x, y);
     if (this.decoded !== this.key) {
       this.decoded = this.key;
       for (const one of [this.state.a, this.state.b])
-        if (one !== null) this.picture.inputs[one].decode().then(() => this.at(...this.last));
+        if (one !== null) this.picture.inputs[one].decode().then(() => this.again());
     }
   }
 
