@@ -193,10 +193,11 @@ def _latent_document(one: PictureBits, name: str, blobs: Blobs, channels: int | 
     grid = one.grids[name]
     made: dict[str, Any] = {"name": name, "bits": finite(one.latent_bits[name]), "raster": None, "channels": None}
     cells = grid.bits.detach().double().cpu()
-    if grid.guide is not None or tuple(cells.shape) == one.size == one.canvas:
+    are_pixels = tuple(cells.shape) == one.size == one.canvas
+    if grid.guide is not None or are_pixels:
         raster = one.map(name).detach().cpu().numpy().astype(np.float32)
         made["raster"] = blobs.add(((raster.view(np.uint32) + HALF) & KEPT_BITS).view(np.float32), later=later)
-    made["cells"] = blobs.add(cells.numpy(), later=later) if tuple(cells.shape) != one.size else None
+    made["cells"] = None if are_pixels else blobs.add(cells.numpy(), later=later)
     made["grid"] = list(cells.shape)
     made["terms"] = [] if made["raster"] else _bands(one, grid, blobs)
     known = {what: of[name].detach().double().cpu() for what, of in one.beside.items() if name in of}

@@ -27,6 +27,7 @@ export class Picture {
     this.preview = null;
     /** @type {Promise<ImageBitmap | null> | null} */
     this.decoded = null;
+    this.arrived = () => {}; // called when a picture is decoded
     /** @type {Map<string, Float32Array>} */
     this.rasters = new Map();
     /** @type {OffscreenCanvasRenderingContext2D | null} */
@@ -38,11 +39,11 @@ export class Picture {
     await Promise.all(this.inputs.map((one) => one.open()));
   }
 
-  /** Decode the photograph; of a large one wait for its preview alone. @param {() => void} done once all is there */
-  async openPhotograph(done) {
+  /** Decode the photograph; of a large one wait for its preview alone. */
+  async openPhotograph() {
     const { picture, preview } = this.told;
     if (preview !== null) this.preview = await pictureOf(preview);
-    const whole = this.photograph().then(done);
+    const whole = this.photograph();
     if (picture !== null && preview === null) await whole;
   }
 
@@ -52,6 +53,7 @@ export class Picture {
     this.decoded ??= pictureOf(this.told.picture);
     this.bitmap = await this.decoded;
     this.preview = null;
+    this.arrived();
     return this.bitmap;
   }
 
@@ -250,6 +252,7 @@ export class Input {
     if (this.told.reconstruction === null) return null;
     this.decoded = this.decoded || pictureOf(this.told.reconstruction);
     this.reconstruction = await this.decoded;
+    this.picture.arrived();
     return this.reconstruction;
   }
 

@@ -270,7 +270,7 @@ export class Regions {
     /** @type {Record<string, number[]>} */
     const values = {
       bits,
-      "share of all bits, %": bits.map((one, i) => (100 * one) / (sides[i].told.total ?? NaN)),
+      "share of all bits, %": bits.map((one, i) => (one === 0 ? 0 : (100 * one) / (sides[i].told.total ?? NaN))),
       "bits per pixel": bits.map((one) => one / pixels),
     };
     const errors = await Promise.all(sides.map((one) => one.squaredError()));

@@ -88,11 +88,11 @@ export async function picturePage(told, page, kept) {
   };
   state.listeners = [follow, ...state.others];
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => stage.redraw());
-  const arrived = () => {
+  picture.arrived = () => {
     stage.redraw();
     probe.again();
   };
-  const [photograph, cells] = [picture.openPhotograph(arrived), picture.open()]; // while the page is laid out here
+  const [photograph, cells] = [picture.openPhotograph(), picture.open()]; // while the page is laid out here
   head.update();
   tools.update();
   page.hidden = false;
