@@ -52,6 +52,7 @@ export class Picture {
     if (this.told.picture === null) return null;
     this.decoded ??= pictureOf(this.told.picture);
     this.bitmap = await this.decoded;
+    if (this.preview) performance.mark("sharp");
     this.preview = null;
     this.arrived();
     return this.bitmap;

@@ -54,10 +54,11 @@ export class Painted {
     let limit = this.limits.get(key);
     if (limit === undefined) {
       const step = Math.ceil(Math.sqrt((width * height) / SAMPLE)) | 1; // odd, not to fall in with cells
+      const [top, left] = [height, width].map((size) => Math.min(size - 1, (step - 1) / 2));
       const found = [];
-      for (let y = 0; y < height; y += step) {
+      for (let y = top; y < height; y += step) {
         const values = row(y);
-        for (let x = 0; x < width; x += step) if (Number.isFinite(values[x])) found.push(Math.abs(values[x]));
+        for (let x = left; x < width; x += step) if (Number.isFinite(values[x])) found.push(Math.abs(values[x]));
       }
       const sample = Float32Array.from(found).sort();
       limit = sample[Math.floor(0.995 * (sample.length - 1))] || sample[sample.length - 1] || 1;
