@@ -155,6 +155,7 @@ export class Probe {
     }
     this.body.replaceChildren(el("table", {}, head, body));
     this.show();
+    await new Promise((done) => setTimeout(done)); // what is there can be used before the rest is inflated
     await Promise.all([this._openChannels(inputs[0]), ...inputs.map((one) => one.openBeside())]);
     this.show();
   }
