@@ -1,22 +1,27 @@
 """Pages in headless Chromium: their sizes, how fast they open and answer, and the memory that they take.
 
-    .venv/bin/python tools/page_speed.py [--times 5] [--only photograph,4k,folder] [--keep FOLDER]
+    .venv/bin/python tools/page_speed.py [--times 5] [--only photograph,4k,folder] [--keep FOLDER] [--beside FOLDER]
 
-Times are milliseconds, the least of several openings and their median, on this machine as busy as it is: "usable" from
-the start of navigation until everything can be pressed. A region of a megapixel and memory are of a picture of 3840 x
-2160 pixels with two inputs. Memory is that of the page's own process with its part of what it shares, the highest seen.
+Times are milliseconds, the least of several openings and their median, on this machine as busy as it is, in a browser
+that has started and come to rest: "usable" from the start of navigation until everything can be pressed and pixels
+tell their bits; "sharp" until a large photograph, whose preview is shown before, is decoded. A region of a megapixel
+and memory are of a picture of 3840 x 2160 pixels with two inputs. Memory is that of the page's own process with its
+part of what it shares, the highest seen.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
+import statistics
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +36,8 @@ from bitrate_ext.ops.projection import get_projection
 
 ROOT = Path(__file__).resolve().parents[1]
 MOVES = 200
+REST = 1.0  # seconds for what a browser does when it starts
+SHARP = "() => performance.getEntriesByName('sharp')[0]?.startTime ?? null"
 HOVER = """count => {
   const stage = document.getElementById("stage"), box = stage.getBoundingClientRect(), times = [];
   for (let i = 0; i < count; i++) {
@@ -118,32 +125,36 @@ def opened(playwright: Any, path: Path, fragment: str = "") -> Iterator[tuple[An
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
     page = browser.new_page(viewport={"width": 1300, "height": 900})
+    time.sleep(REST)
     page.goto(path.as_uri() + fragment)
     page.wait_for_selector("html[data-usable]", timeout=120_000)
     yield page, float(page.get_attribute("html", "data-usable"))
     browser.close()
 
 
-def measure(playwright: Any, path: Path, times: int, more: dict[str, tuple[str, Any]], *, memory: bool = False) -> str:
-    """Open a page several times; return its size and the least of what each script says."""
-    told: dict[str, list[float]] = {}
-    for _ in range(times):
-        watched = Memory()
-        if memory:
-            watched.start()
-        with opened(playwright, path) as (page, usable):
-            told.setdefault("usable ms", []).append(usable)
+def measure(
+    playwright: Any, paths: list[Path], times: int, more: dict[str, tuple[str, Any]], *, memory: bool = False
+) -> Iterator[str]:
+    """Open pages several times, one after the other; tell of each its size and the least of what each script says."""
+    told: dict[Path, dict[str, list[float]]] = {path: {} for path in paths}
+    for turn in range(times):
+        for path in paths if turn % 2 else paths[::-1]:
+            watched = Memory()
             if memory:
-                time.sleep(0.5)
-                watched.ended = True
-                watched.join()
-                told.setdefault("memory MB", []).append(watched.most)
-            for name, (script, argument) in more.items():
-                told.setdefault(name, []).append(page.evaluate(script, argument))
-    texts = (
-        f"{name} {min(values):.1f} (median {sorted(values)[len(values) // 2]:.1f})" for name, values in told.items()
-    )
-    return f"{path.name}: {path.stat().st_size / 1000:,.0f} KB; {'; '.join(texts)}"
+                watched.start()
+            with opened(playwright, path) as (page, usable):
+                told[path].setdefault("usable ms", []).append(usable)
+                if memory:
+                    time.sleep(2)
+                    watched.ended = True
+                    watched.join()
+                    told[path].setdefault("memory MB", []).append(watched.most)
+                    told[path].setdefault("sharp ms", []).append(page.evaluate(SHARP) or usable)
+                for name, (script, argument) in more.items():
+                    told[path].setdefault(name, []).append(page.evaluate(script, argument))
+    for path, found in told.items():
+        texts = [f"{name} {min(values):.1f} (median {statistics.median(values):.1f})" for name, values in found.items()]
+        yield f"{path}: {path.stat().st_size / 1000:,.0f} KB; {'; '.join(texts)}"
 
 
 def main() -> None:
@@ -151,51 +162,70 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=5, metavar="N")
     parser.add_argument("--only", default="photograph,4k,folder", metavar="WHAT,...")
     parser.add_argument("--keep", metavar="FOLDER", help="where pages stay, and are taken from where they are there")
+    parser.add_argument(
+        "--beside", metavar="FOLDER", help="of pages that another program wrote, opened in turn with these"
+    )
     arguments = parser.parse_args()
     folder = Path(arguments.keep or tempfile.mkdtemp(prefix="bitrate-ext-pages-"))
     folder.mkdir(exist_ok=True)
     with sync_playwright() as playwright:
-        for name in arguments.only.split(","):
-            for line in SERIES[name](playwright, folder, arguments.times):
-                print(line, flush=True)
+        for series in arguments.only.split(","):
+            make, scripts = SERIES[series]
+            for name, inputs, options in make():
+                path = folder / f"{name}.html"
+                if not path.exists():
+                    write = bitrate_ext.write_folder_page if series == "folder" else bitrate_ext.write_page
+                    write(inputs(), path, **options)
+                paths = [path, *(other for other in [Path(arguments.beside or "") / path.name] if other.is_file())]
+                for line in measure(playwright, paths, arguments.times, scripts, memory=series == "4k"):
+                    print(line, flush=True)
     if not arguments.keep:
         shutil.rmtree(folder)
 
 
-def photographs(playwright: Any, folder: Path, times: int) -> Iterator[str]:
-    x = photograph(512, 768, 2.0)
-    one = coded(x, 5)
-    bare = PictureBits(**{**vars(one), "picture": None, "reconstruction": None})
-    for name, inputs, channels in (
-        ("16-channels", one, 16), ("96-channels", one, 96), ("no-pictures-16", bare, 16), ("no-pictures-96", bare, 96),
-        ("two-inputs", [one, coded(x, 2)], 16),
-    ):  # fmt: skip
-        path = folder / f"{name}.html"
-        bitrate_ext.write_page(inputs, path, channels=channels)
-        yield measure(playwright, path, times, {"hover ms": (HOVER, MOVES)})
+Made = Iterator[tuple[str, Callable[[], Any], dict[str, Any]]]  # a page's name, what makes what it shows, options
 
 
-def large(playwright: Any, folder: Path, times: int) -> Iterator[str]:
-    path = folder / "4k.html"
-    if not path.exists():
+def photographs() -> Made:
+    @lru_cache
+    def one(quality: int) -> PictureBits:
+        return coded(photograph(512, 768, 2.0), quality)
+
+    def bare() -> PictureBits:
+        return replace(one(5), picture=None, reconstruction=None)
+
+    yield "16-channels", lambda: one(5), {"channels": 16}
+    yield "96-channels", lambda: one(5), {"channels": 96}
+    yield "no-pictures-16", bare, {"channels": 16}
+    yield "no-pictures-96", bare, {"channels": 96}
+    yield "two-inputs", lambda: [one(5), one(2)], {"channels": 16}
+
+
+def large() -> Made:
+    def two() -> list[PictureBits]:
         x = photograph(2160, 3840, 3.0)
-        bitrate_ext.write_page([made_up(x, 1), made_up(x, 2)], path)
-    yield measure(playwright, path, times, {"region ms": (REGION, None), "hover ms": (HOVER, MOVES)}, memory=True)
+        return [made_up(x, 1), made_up(x, 2)]
+
+    yield "4k", two, {}
 
 
-def many(playwright: Any, folder: Path, times: int) -> Iterator[str]:
-    path = folder / "folder.html"
-    chance = torch.Generator().manual_seed(1)
-    values = torch.rand(100_000, 3, generator=chance).tolist()
-    rows = [
-        {"image": f"picture{i}.png", "bpp": a, "bits": 1e6 * b, "PSNR, dB": 40 * c, "page": f"x.pages/{i}.html"}
-        for i, (a, b, c) in enumerate(values)
-    ]
-    bitrate_ext.write_folder_page(rows, path)
-    yield measure(playwright, path, times, {"sort numbers ms": (SORT, 1), "sort texts ms": (SORT, 0)})
+def many() -> Made:
+    def rows() -> list[dict[str, Any]]:
+        values = torch.rand(100_000, 3, generator=torch.Generator().manual_seed(1)).tolist()
+        return [
+            {"image": f"picture{i}.png", "bpp": a, "bits": 1e6 * b, "PSNR, dB": 40 * c, "page": f"x.pages/{i}.html"}
+            for i, (a, b, c) in enumerate(values)
+        ]
+
+    yield "folder", rows, {}
 
 
-SERIES = {"photograph": photographs, "4k": large, "folder": many}
+MOVED = {"hover ms": (HOVER, MOVES)}
+SERIES: dict[str, tuple[Callable[[], Made], dict[str, tuple[str, Any]]]] = {
+    "photograph": (photographs, MOVED),
+    "4k": (large, {"region ms": (REGION, None)} | MOVED),
+    "folder": (many, {"sort numbers ms": (SORT, 1), "sort texts ms": (SORT, 0)}),
+}
 
 if __name__ == "__main__":
     sys.exit(main())

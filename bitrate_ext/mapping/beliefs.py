@@ -13,13 +13,14 @@ from torch import Tensor
 from ..models.padding import Crop, Size
 from ..ops.rate.cells import symbol_bits
 from ..ops.rate.packed import parts_of
-from ..ops.sources import GAUSSIAN, LAPLACE, LOGISTIC, MIXTURE, Flat, Source
+from ..ops.sources import FACTORIZED, GAUSSIAN, LAPLACE, LOGISTIC, MIXTURE, Flat, Source
 from .channels import chosen_channels
 
 Beliefs = dict[str, dict[str, Tensor]]  # by latent, "scales" and "means", [N, C, h, w]
 DEVIATIONS = {GAUSSIAN: 1.0, LAPLACE: math.sqrt(2), LOGISTIC: math.pi / math.sqrt(3), MIXTURE: 1.0}  # of a scale of 1
 NODES, LEAST, MOST = 1024, -4.0, 6.0  # of the table of entropies: how many, and the logarithms of scales at its ends
 TAIL = 20  # deviations, beyond which there is next to nothing
+WIDEST, LEFT = 4096, 3e-6  # of a factorised prior: steps to either side, at most, and the probability beyond them
 
 
 def beliefs_of(sources: Mapping[str, Source]) -> Beliefs:
@@ -48,24 +49,48 @@ def _believed(flat: Flat) -> dict[str, Tensor]:
 def expected_bits(sources: Mapping[str, Source]) -> dict[str, Tensor]:
     """Return the bits that distributions expect of each cell: their entropy, float64 ``[N, h, w]``, to 1e-4 a symbol.
 
-    Of latents whose values lie whole steps from the means of distributions that are symmetric about these.
+    Of latents whose values lie whole steps from the means of distributions that are symmetric about these, and of
+    those that a factorised prior codes in whole steps.
     """
     found = {}
     for latent, source in sources.items():
-        parts = [part.flat() for part in parts_of(source)]
-        if all(part.family in DEVIATIONS and part.family != MIXTURE and _in_steps(part) for part in parts):
-            found[latent] = torch.cat([_entropies(part) for part in parts], dim=1).sum(dim=1)
+        flats = [part.flat() for part in parts_of(source)]
+        parts = [_of_channels(one) if one.family == FACTORIZED else _entropies(one) for one in flats]
+        known = [part for part in parts if part is not None]
+        if len(known) == len(parts):
+            found[latent] = torch.cat(known, dim=1).sum(dim=1)
     return found
 
 
-def _in_steps(flat: Flat) -> bool:
-    values, _, means = (one.detach() for one in flat.tensors)
-    apart = values - means
+def _in_steps(apart: Tensor) -> bool:
     return bool((apart - apart.round()).abs().amax() < 1e-3)
 
 
-def _entropies(flat: Flat) -> Tensor:
+def _of_channels(flat: Flat) -> Tensor | None:
+    """Return the entropy of each channel's learned distribution where its symbols are, None where that is unknown."""
+    values, parameters = (one.detach() for one in flat.tensors)
+    origin = values[:1, :, :1, :1]
+    origin = origin - origin.round()
+    steps = 64
+    while steps <= WIDEST and _in_steps(values - origin):
+        symbols = origin + torch.arange(-steps, steps + 1, dtype=values.dtype, device=values.device)
+        bits = symbol_bits(flat._replace(tensors=[symbols.contiguous(), parameters], floor=0.0))
+        likelihoods = (-bits).exp2()
+        if float(likelihoods.sum(dim=3).amin()) > 1 - LEFT:
+            entropies = torch.where(torch.isfinite(bits), bits * likelihoods, 0.0).sum(dim=3, keepdim=True)
+            return entropies.expand(values.shape)
+        steps *= 4
+    return None
+
+
+def _entropies(flat: Flat) -> Tensor | None:
     """Return the entropy of each symbol's distribution, float64 ``[N, C, h, w]``, between those of a table."""
+    if (
+        flat.family not in DEVIATIONS
+        or flat.family == MIXTURE
+        or not _in_steps(flat.tensors[0].detach() - flat.tensors[2].detach())
+    ):
+        return None
     logarithms = flat.tensors[1].detach().double().clamp(min=max(flat.bound, 2**LEAST)).log2()
     table = _entropy_table(flat.family).to(logarithms.device)
     place = (logarithms.clamp(max=MOST) - LEAST) * ((NODES - 1) / (MOST - LEAST))

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -26,7 +27,10 @@ from ..viz.colormap import COLOURS, DIFFERENCES, colour_limit, colour_map, insid
 
 HALF, KEPT_BITS = np.uint32(0x80), np.uint32(0xFFFFFF00)  # of float32 rasters: a mantissa of 16 bits, rounded
 LEVEL = 9
+PACK = "first"  # the blob of all small arrays that a page opens with: a browser inflates one in less time than each
+PACKED = 1 << 20  # bytes of an array in it, at most
 WEBP_SIDE = 16383  # pixels, at most
+PREVIEW_SIDE, PREVIEW_QUALITY = 1280, 80  # of the copy that larger photographs are seen by until they are decoded
 _CPU = torch.device("cpu")
 
 
@@ -37,6 +41,12 @@ class Blobs:
         self.texts: list[str] = []
         self.later: set[int] = set()  # that a page can open without: they come last in the file
         self._places: dict[bytes, int] = {}
+        self._pack, self._starts = bytearray(), dict[bytes, int]()
+
+    @property
+    def first(self) -> str:
+        """The blob of small arrays, as text."""
+        return base64.b64encode(zlib.compress(self._pack, LEVEL)).decode()
 
     def add_bytes(self, content: bytes, *, later: bool = False) -> int:
         """Keep bytes as they are; return their place."""
@@ -52,9 +62,14 @@ class Blobs:
     def add(self, array: NDArray[Any], *, later: bool = False) -> dict[str, Any]:
         """Keep an array, deflated: first the lowest bytes of all numbers, then the next, which packs floats better."""
         little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-        planes = little.view(np.uint8).reshape(-1, little.itemsize).T
-        place = self.add_bytes(zlib.compress(planes.tobytes(), LEVEL), later=later)
-        return {"blob": place, "type": array.dtype.name, "shape": list(array.shape)}
+        planes = little.view(np.uint8).reshape(-1, little.itemsize).T.tobytes()
+        told = {"type": array.dtype.name, "shape": list(array.shape)}
+        if later or len(planes) > PACKED:
+            return {"blob": self.add_bytes(zlib.compress(planes, LEVEL), later=later), **told}
+        start = self._starts.setdefault(hashlib.sha256(planes).digest(), len(self._pack))
+        if start == len(self._pack):
+            self._pack += planes
+        return {"blob": PACK, "start": start, **told}
 
     def add_picture(self, picture: Tensor, *, later: bool = False, quality: int | None = None) -> int:
         """Keep a picture ``[1, C, H, W]`` in [0, 1], of many channels the first three: its 8 bits unchanged.
@@ -105,7 +120,7 @@ def page_document(
         "facts": {str(name): str(value) for name, value in facts.items()},
         "width": width,
         "height": height,
-        "picture": None if picture is None else blobs.add_picture(picture, quality=quality, later=later),
+        **_photograph(picture, blobs, quality=quality, later=later),
         "exact": quality is None,
         "palettes": None if later else palettes(),
         "inputs": [_input_document(one, blobs, channels, exact=quality is None, later=later) for one in inputs],
@@ -113,11 +128,24 @@ def page_document(
     }
 
 
+def _photograph(picture: Tensor | None, blobs: Blobs, *, quality: int | None, later: bool) -> dict[str, int | None]:
+    """Return the place of the photograph and, of a large one without losses, that of a copy which is read before it."""
+    if picture is None:
+        return {"picture": None, "preview": None}
+    height, width = picture.shape[2:]
+    if quality is not None or height * width <= PREVIEW_SIDE**2:
+        return {"picture": blobs.add_picture(picture, quality=quality, later=later), "preview": None}
+    size = [max(1, round(side * min(1, PREVIEW_SIDE / max(height, width)))) for side in (height, width)]
+    copy = F.interpolate(picture.detach().float().cpu(), size=size, mode="area")
+    preview = blobs.add_picture(copy, quality=PREVIEW_QUALITY, later=later)
+    return {"picture": blobs.add_picture(picture, later=True), "preview": preview}
+
+
 def _region_document(areas: Areas, blobs: Blobs, size: Size) -> dict[str, Any]:
     """Return the group of each pixel, and of each region its groups."""
     groups = [np.flatnonzero(row).tolist() for row in areas.member[: len(areas.names)]]
     return {
-        "groups": blobs.add(areas.groups.reshape(size).astype(np.int32)),
+        "groups": blobs.add(areas.groups.reshape(size).astype(np.int32), later=True),
         "named": [{"label": name, "groups": own} for name, own in zip(areas.names, groups, strict=True)],
     }
 
@@ -165,10 +193,11 @@ def _latent_document(one: PictureBits, name: str, blobs: Blobs, channels: int | 
     grid = one.grids[name]
     made: dict[str, Any] = {"name": name, "bits": finite(one.latent_bits[name]), "raster": None, "channels": None}
     cells = grid.bits.detach().double().cpu()
-    if grid.guide is not None or tuple(cells.shape) == one.size == one.canvas:
+    are_pixels = tuple(cells.shape) == one.size == one.canvas
+    if grid.guide is not None or are_pixels:
         raster = one.map(name).detach().cpu().numpy().astype(np.float32)
         made["raster"] = blobs.add(((raster.view(np.uint32) + HALF) & KEPT_BITS).view(np.float32), later=later)
-    made["cells"] = blobs.add(cells.numpy(), later=later) if tuple(cells.shape) != one.size else None
+    made["cells"] = None if are_pixels else blobs.add(cells.numpy(), later=later)
     made["grid"] = list(cells.shape)
     made["terms"] = [] if made["raster"] else _bands(one, grid, blobs)
     known = {what: of[name].detach().double().cpu() for what, of in one.beside.items() if name in of}

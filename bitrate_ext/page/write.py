@@ -20,12 +20,13 @@ from ..atomic import open_all_or_none
 from ..cells.picture import PictureBits
 from ..cells.regions import Names, Where, areas_of
 from ..choices import SHOWN_CHANNELS
-from .document import Blobs, page_document
+from .document import PACK, Blobs, page_document
 from .folder import folder_document
 from .video import VideoFrames
 
 _IMPORT = re.compile(r'^import (\{[^}]*\}) from "\./(\w+)\.js";$', re.MULTILINE)
-_COMMENT = re.compile(r"^\s*(?://.*|/\*\*(?:(?!\*/)[\s\S])*\*/)\n", re.MULTILINE)  # lines of nothing else
+_COMMENT = re.compile(r"^\s*//.*$|/\*\*(?:(?!\*/)[\s\S])*\*/", re.MULTILINE)
+_SPACE = re.compile(r"\n\s+")  # of empty lines, and that lines begin with
 _EXPORT = re.compile(r"^export ((?:async )?(?:function|const|class) (\w+))", re.MULTILINE)
 
 
@@ -168,7 +169,8 @@ def program() -> str:
     made: dict[str, str] = {}
 
     def add(name: str) -> None:
-        text = _COMMENT.sub("", (files(__package__) / "src" / f"{name}.js").read_text(encoding="utf-8"))
+        text = (files(__package__) / "src" / f"{name}.js").read_text(encoding="utf-8")
+        text = _SPACE.sub("\n", _COMMENT.sub("", text))
         for found in _IMPORT.finditer(text):
             if found[2] not in made:
                 add(found[2])
@@ -188,14 +190,9 @@ def write_document(document: Mapping[str, Any], blobs: Blobs, path: str | PathLi
     # Inside of a script element nothing but "</script" and "<!--" has a meaning; JSON can do without "<".
     text = json.dumps(document, allow_nan=False, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
     text = text.encode("utf-8", "backslashreplace").decode()  # names of files may hold halves of surrogates
-    held = {
-        later: [
-            f'<script type="text/plain" id="blob-{number}">{blob}</script>\n'
-            for number, blob in enumerate(blobs.texts)
-            if (number in blobs.later) == later
-        ]
-        for later in (False, True)
-    }
+    held: dict[bool, list[str]] = {False: [], True: []}  # by whether a page can open without
+    for name, blob in [(PACK, blobs.first), *enumerate(blobs.texts)]:
+        held[name in blobs.later] += [f'<script type="text/plain" id="blob-{name}">{blob}</script>\n']
     pieces = {
         "title": html.escape(document["title"].encode("utf-8", "replace").decode()),
         "policy": f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "

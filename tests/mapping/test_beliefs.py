@@ -13,7 +13,7 @@ from bitrate_ext import BitrateMapper
 from bitrate_ext.mapping.beliefs import beliefs_of, expected_bits
 from bitrate_ext.ops.rate.cells import symbol_bits
 from bitrate_ext.ops.rate.packed import Concatenated
-from bitrate_ext.ops.sources import Gaussian, GaussianMixture, Laplace, Logistic, Source
+from bitrate_ext.ops.sources import Factorized, Gaussian, GaussianMixture, Laplace, Logistic, Source
 
 
 def ones(count: int, value: float = 1.0) -> torch.Tensor:
@@ -42,6 +42,23 @@ def test_expected_bits_are_the_entropy(kind: type[Source]) -> None:
         found = expected_bits({"y": source, "z": Gaussian(ones(1, 0.5), ones(1))})
         assert list(found) == ["y"]  # z: noisy, in no steps from its means
         torch.testing.assert_close(found["y"], torch.full((1, 2, 2), 3 * entropy).double(), rtol=0, atol=3e-4)
+
+
+def test_expected_bits_of_a_factorised_prior() -> None:
+    pytest.importorskip("compressai")
+    from compressai.entropy_models import EntropyBottleneck
+
+    torch.manual_seed(1)
+    prior = EntropyBottleneck(3, init_scale=30).eval()
+    with torch.no_grad():
+        prior.quantiles[:, 0, 1] = torch.tensor([0.3, -7.4, 0.0])
+    lattice = prior.quantiles[:, :, 1:2].detach().transpose(0, 1)[..., None] + torch.arange(-3000.0, 3001.0)
+    bits = symbol_bits(Factorized(prior, lattice.reshape(1, 3, 1, -1).clone()).flat()).detach()
+    entropy = float((bits * (-bits).exp2()).nan_to_num().sum())
+    values = lattice.reshape(1, 3, 1, -1)[..., 2990:3002].reshape(1, 3, 2, 6).clone()
+    found = expected_bits({"z": Factorized(prior, values), "noisy": Factorized(prior, values + torch.rand(1, 3, 2, 6))})
+    assert list(found) == ["z"]
+    torch.testing.assert_close(found["z"], torch.full((1, 2, 6), entropy).double(), rtol=0, atol=3e-4)
 
 
 def test_a_mixture_is_one_distribution() -> None:

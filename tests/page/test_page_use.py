@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -322,6 +323,19 @@ def test_a_file_that_is_cut_short_says_so(browser: Any, tmp_path: Path, kept: fl
     with opened(browser, tmp_path / "page.html") as page:
         page.page.wait_for_timeout(200)
         assert "cut short" in page.page.locator("#status").text_content()
+
+
+def test_a_damaged_part_is_told_of_when_it_is_asked_for(browser: Any, tmp_path: Path) -> None:
+    bitrate_ext.write_page(random_bits(1), tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    place = json.loads(text.split('id="data">')[1].split("</script>")[0])["inputs"][0]["reconstruction"]
+    before, after = text.split(f'id="blob-{place}">')
+    (tmp_path / "page.html").write_text(f'{before}id="blob-{place}">{after[:40]}{"A" * 400}{after[440:]}')
+    with opened(browser, tmp_path / "page.html", "#view=30,20,8") as page:
+        page.usable()
+        page.page.mouse.move(*page.at(10, 10, (30, 20, 8)))
+        page.page.get_by_text("The file may be damaged; write it anew.").wait_for()
+        assert page.page.locator("#stage").is_visible()
 
 
 def test_browsers_that_lack_something_are_told(browser: Any, tmp_path: Path) -> None:

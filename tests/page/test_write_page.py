@@ -79,8 +79,8 @@ def test_bits_without_cells_are_held_as_pixels() -> None:
     told = page_document([bits], blobs, channels=0, title="", facts={})
     (latent,) = told["inputs"][0]["latents"]
     assert (latent["cells"], latent["terms"]) == (None, [])
-    planes = zlib.decompress(base64.b64decode(blobs.texts[latent["raster"]["blob"]]))
-    raster = np.frombuffer(planes, np.uint8).reshape(4, -1).T.copy().view(np.float32).reshape(20, 30)
+    pack, start = zlib.decompress(base64.b64decode(blobs.first)), latent["raster"]["start"]
+    raster = np.frombuffer(pack, np.uint8, 4 * 20 * 30, start).reshape(4, -1).T.copy().view(np.float32).reshape(20, 30)
     np.testing.assert_allclose(raster, values.numpy(), rtol=2e-5)
 
 

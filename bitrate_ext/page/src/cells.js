@@ -3,12 +3,18 @@
 // pixel p reads `taps` cells from start[p] on, with weight[tap * pixels + p]. Everything is counted in float64.
 
 import { numbersOf } from "./data.js";
+import { Sums } from "./spans.js";
 
 /** @typedef {import("./data.js").LatentDocument} LatentDocument */
 /** @typedef {import("./data.js").BandDocument} BandDocument */
 /** @typedef {import("./data.js").Numbers} Numbers */
 /** @typedef {{start: Numbers, weight: Numbers, taps: number, pixels: number}} Band */
 /** @typedef {{rows: Band, columns: Band, sums?: Float64Array}} Term */
+/** @typedef {(y: number) => Numbers} Row numbers of a row of pixels */
+/**
+ * @typedef {{step: number, left: number, top: number, width: number, height: number}} Part blocks of step x step
+ * pixels: how many, and which comes first
+ */
 /** @typedef {Int32Array} Spans rows y and columns from x0 to before x1, three numbers each */
 
 /** Bits of one latent or channel over a picture of width x height pixels. */
@@ -27,6 +33,8 @@ export class Layout {
     this.cells = cells;
     this.terms = terms;
     this.raster = raster;
+    /** @type {Sums | null} */
+    this.sums = null;
   }
 
   /** The bits of one pixel. @param {number} x @param {number} y @returns {number} */
@@ -71,6 +79,26 @@ export class Layout {
     }
   }
 
+  /**
+   * Its bits over blocks of pixels: the mean of each block of a part of the picture.
+   * @param {Part} part
+   * @returns {Layout}
+   */
+  over(part) {
+    if (part.step === 1 && part.width === this.width && part.height === this.height) return this;
+    const terms = this.terms.map(({ rows, columns }) => ({
+      rows: overBlocks(rows, part.step, part.top, part.height),
+      columns: overBlocks(columns, part.step, part.left, part.width),
+    }));
+    const raster = this.raster && meansOf((y) => this._row(y), part, this);
+    return new Layout(part.height, part.width, this.grid, this.cells, terms, raster);
+  }
+
+  /** A row of the pixels that are held. @param {number} y @returns {Numbers} */
+  _row(y) {
+    return /** @type {Numbers} */ (this.raster).subarray(y * this.width, (y + 1) * this.width);
+  }
+
   /** S C^T, [h, width]. @param {Band} columns @returns {Float64Array} */
   _across(columns) {
     const [h, w] = this.grid;
@@ -87,13 +115,8 @@ export class Layout {
 
   /** The bits of a region. @param {Spans} spans @returns {number} */
   sum(spans) {
+    if (this.raster) return (this.sums ??= new Sums(this.raster, this.width)).over(spans);
     let total = 0;
-    if (this.raster) {
-      for (let s = 0; s < spans.length; s += 3)
-        for (let i = spans[s] * this.width + spans[s + 1], end = spans[s] * this.width + spans[s + 2]; i < end; i++)
-          total += this.raster[i];
-      return total;
-    }
     const wide = this.width + 1;
     for (const term of this.terms) {
       const sums = term.sums || (term.sums = this._prefixed(term.columns));
@@ -118,6 +141,58 @@ export class Layout {
         sums[to + x + 1] = sums[to + x] + values[row * this.width + x];
     return sums;
   }
+}
+
+/**
+ * A band of blocks of so many pixels, each the mean of its own; the last one may have fewer.
+ * @param {Band} band
+ * @param {number} step
+ * @param {number} from
+ * @param {number} pixels how many blocks
+ * @returns {Band}
+ */
+function overBlocks(band, step, from, pixels) {
+  const start = new Int32Array(pixels);
+  let taps = 0;
+  const each = (/** @type {(p: number, i: number, share: number) => void} */ visit) => {
+    for (let p = 0; p < pixels; p++) {
+      const [first, end] = [(from + p) * step, Math.min(band.pixels, (from + p + 1) * step)];
+      for (let i = first; i < end; i++) visit(p, i, 1 / (end - first));
+    }
+  };
+  start.fill(2 ** 31 - 1);
+  each((p, i) => (start[p] = Math.min(start[p], band.start[i])));
+  each((p, i) => (taps = Math.max(taps, band.start[i] + band.taps - start[p])));
+  const weight = new Float64Array(taps * pixels);
+  each((p, i, share) => {
+    for (let tap = 0, to = band.start[i] - start[p]; tap < band.taps; tap++, to++)
+      weight[to * pixels + p] += share * band.weight[tap * band.pixels + i];
+  });
+  return { start, weight, taps, pixels };
+}
+
+/**
+ * Means of blocks of what is read by rows of pixels.
+ * @param {Row} row
+ * @param {Part} part
+ * @param {{width: number, height: number}} size of the picture
+ * @returns {Float32Array}
+ */
+function meansOf(row, part, size) {
+  const { step, left, top, width, height } = part;
+  const [out, sums] = [new Float32Array(width * height), new Float64Array(width)];
+  for (let v = 0; v < height; v++) {
+    const [first, end] = [(top + v) * step, Math.min(size.height, (top + v + 1) * step)];
+    sums.fill(0);
+    for (let y = first; y < end; y++) {
+      const values = row(y);
+      for (let u = 0, x = left * step; u < width; u++)
+        for (const next = Math.min(size.width, x + step); x < next; x++) sums[u] += values[x];
+    }
+    for (let u = 0; u < width; u++)
+      out[v * width + u] = sums[u] / ((end - first) * Math.min(step, size.width - (left + u) * step));
+  }
+  return out;
 }
 
 /** @param {BandDocument} band @returns {Promise<Band>} */
@@ -151,18 +226,22 @@ export function withCells(layout, cells) {
   return new Layout(layout.height, layout.width, layout.grid, cells, terms, null);
 }
 
-/** The bits of all pixels, [height * width]. @param {Layout[]} layouts @returns {Float32Array} */
-export function rasterOf(layouts) {
-  const { height, width } = layouts[0];
-  const out = new Float32Array(height * width);
-  const row = new Float64Array(width);
+/**
+ * Read bits by rows of pixels, each into the same numbers.
+ * @param {Layout[]} layouts
+ * @param {number} [of] what counts as one
+ * @returns {Row}
+ */
+export function rowsOf(layouts, of = 1) {
+  const { width } = layouts[0];
+  const [sums, row] = [new Float64Array(width), new Float32Array(width)];
   const across = new Map();
-  for (let y = 0; y < height; y++) {
-    row.fill(0);
-    for (const layout of layouts) layout.addRow(y, row, across);
-    for (let x = 0, to = y * width; x < width; x++) out[to + x] = row[x]; // several times as fast as out.set
-  }
-  return out;
+  return (y) => {
+    sums.fill(0);
+    for (const layout of layouts) layout.addRow(y, sums, across);
+    for (let x = 0; x < width; x++) row[x] = sums[x] / of; // several times as fast as row.set
+    return row;
+  };
 }
 
 /**

@@ -42,7 +42,7 @@ export class Charts {
     made.push(...inputs[0].told.latents.flatMap((one) => (one.cells ? [this.histogram(inputs, one.name)] : [])));
     const lines = await Promise.all(
       [a, ...(b === null ? [] : [b])].map(async (one) =>
-        lorenz(/** @type {Float32Array} */ (await this.picture.raster(one, "map"))),
+        lorenz(/** @type {Float32Array} */ (await this.picture.raster(one, "map", null, this.picture.whole))),
       ),
     );
     const tenth = (/** @type {Float64Array} */ line) => line[Math.round(line.length / 10)];

@@ -44,7 +44,8 @@ export function valueAt(place, scale) {
 export function paint(canvas, values, width, colours, scale) {
   const height = values.length / width;
   if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
-  const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
+  const kept = { willReadFrequently: true }; // in memory, where values are
+  const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d", kept));
   const strip = Math.max(1, Math.min(height, Math.floor((1 << 20) / width)));
   const image = context.createImageData(width, strip);
   const pixels = new Uint32Array(image.data.buffer);

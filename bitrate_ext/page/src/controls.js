@@ -237,7 +237,7 @@ export function scaleBar(painted, state) {
     el("div", { class: "row" }, beyond, log.label, lock.label),
   );
   const palette = (/** @type {boolean} */ signed) => {
-    const context = /** @type {CanvasRenderingContext2D} */ (bar.getContext("2d"));
+    const context = /** @type {CanvasRenderingContext2D} */ (bar.getContext("2d", { willReadFrequently: true }));
     const image = context.createImageData(256, 1);
     new Uint32Array(image.data.buffer).set(
       coloursOf(signed ? painted.picture.told.palettes.differences : painted.picture.told.palettes.bits),
@@ -255,12 +255,13 @@ export function scaleBar(painted, state) {
     handle.setAttribute("aria-valuenow", String(scale.limit));
     handle.setAttribute("aria-valuetext", `${brief(scale.limit)} ${unit}`);
     const pixels = painted.picture.width * painted.picture.height;
-    const parts = painted.beyond.map((count) => `${number((100 * count) / pixels, 2)} %`);
+    const parts = painted.beyond.map((count) => `${number((100 * (count ?? NaN)) / pixels, 2)} %`);
     const two = state.paired && state.mode !== "difference";
     const told = painted.shown.map((held, i) =>
       held ? `${"AB"[i]} ${parts[i]}` : `${"AB"[i]} does not hold this layer`,
     );
-    beyond.textContent = `Beyond the scale: ${two ? told.join(", ") : parts[0]} of the pixels.`;
+    const words = `Beyond the scale: ${two ? told.join(", ") : parts[0]} of the pixels.`;
+    beyond.textContent = painted.beyond.includes(null) ? "Pixels beyond the scale are being counted." : words;
     log.box.checked = scale.log;
     log.box.disabled = scale.signed;
     lock.box.checked = state.locked;

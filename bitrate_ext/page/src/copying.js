@@ -79,5 +79,6 @@ export function toJson(accounts) {
 export function texts(name, values) {
   const digits = name === "bits per pixel" ? 4 : 2;
   const own = values.map((one) => (name === "PSNR, dB" && one === Infinity ? "exact" : number(one, digits)));
-  return values.length === 2 ? [...own, signed(values[0] - values[1], digits)] : own;
+  const apart = values[0] - values[1]; // nothing where both are exact
+  return values.length === 2 ? [...own, Number.isFinite(apart) ? signed(apart, digits) : ""] : own;
 }

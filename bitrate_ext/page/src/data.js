@@ -1,8 +1,11 @@
 // @ts-check
 // What the file holds: a document of JSON, and blobs of bytes that are inflated when they are first asked for.
 
-/** @typedef {{blob: number, type: "int32" | "float32" | "float64", shape: number[]}} Reference */
-/** @typedef {Int32Array | Float32Array | Float64Array} Numbers */
+/**
+ * @typedef {{blob: number | "first", start?: number, type: "int32" | "float32" | "float64", shape: number[]}} Reference
+ * numbers that are a blob, or lie in the first one from a byte on
+ */
+/** @typedef {Int32Array | Uint32Array | Float32Array | Float64Array} Numbers */
 /** @typedef {{start: Reference, weight: Reference, taps: number}} BandDocument */
 /** @typedef {{bits: (number | null)[], numbers: number[], cells: Reference | null}} ChannelDocument */
 /**
@@ -43,11 +46,13 @@
  * @property {number} width
  * @property {number} height
  * @property {number | null} picture
+ * @property {number | null} preview a smaller copy of it, which is there before it
  * @property {boolean} exact whether pictures are kept without losses
  * @property {{bits: number[], differences: number[]}} palettes
  * @property {InputDocument[]} inputs
- * @property {{groups: Reference, named: {label: string, groups: number[]}[]} | null} regions
+ * @property {RegionDocument | null} regions
  */
+/** @typedef {{groups: Reference, named: {label: string, groups: number[]}[]}} RegionDocument the group of each pixel */
 /** @typedef {{name: string, link: boolean, digits?: number, numbers?: Reference, texts?: string[]}} ColumnDocument */
 /** @typedef {{row: number, picture: number}} Thumbnail */
 /**
@@ -69,18 +74,26 @@ const ARRAYS = { int32: Int32Array, float32: Float32Array, float64: Float64Array
 /** Settles when the whole file is there. @type {Promise<void>} */
 const whole = new Promise((done) => document.addEventListener("DOMContentLoaded", () => done()));
 
-/** Wait for what the page opens with: what comes after it in the file is waited for when it is asked for. */
-export async function firstPart() {
-  const first = new Promise((/** @type {(there: void) => void} */ done) => {
+/**
+ * Wait until an element is there to its end, which another one follows, or until the whole file is.
+ * @param {string} id
+ */
+async function arrived(id) {
+  const there = () => document.getElementById(id)?.nextElementSibling;
+  if (there()) return;
+  const followed = new Promise((/** @type {(there: void) => void} */ done) => {
     const observer = new MutationObserver(() => {
-      if (!document.getElementById("opens")) return;
+      if (!there()) return;
       observer.disconnect();
       done();
     });
     observer.observe(document, { childList: true, subtree: true });
   });
-  await Promise.race([first, whole]);
+  await Promise.race([followed, whole]);
 }
+
+/** Wait for what the page opens with: what comes after it in the file is waited for when it is asked for. */
+export const firstPart = () => arrived("opens");
 
 /** Wait for the end of the file; say so where it has none. @returns {Promise<string>} */
 export async function cutShort() {
@@ -106,12 +119,13 @@ export function readDocument() {
   return JSON.parse(/** @type {HTMLElement} */ (document.getElementById("data")).textContent || "");
 }
 
-/** @param {number} place @returns {Promise<Uint8Array<ArrayBuffer>>} */
+/** @param {number | "first"} place @returns {Promise<Uint8Array<ArrayBuffer>>} */
 async function blobBytes(place) {
-  const found = () => document.getElementById(`blob-${place}`);
-  if (!found()?.nextElementSibling) await whole; // what another element follows is there to its end
-  if (!found()?.nextElementSibling) await new Promise(() => {}); // never: the file is cut short, which is told
-  const text = /** @type {HTMLElement} */ (found()).textContent || "";
+  const id = `blob-${place}`;
+  await arrived(id);
+  const found = document.getElementById(id);
+  if (!found?.nextElementSibling) return new Promise(() => {}); // never: the file is cut short, which is told
+  const text = found.textContent || "";
   const direct = /** @type {any} */ (Uint8Array).fromBase64;
   if (direct) return direct.call(Uint8Array, text);
   const letters = atob(text);
@@ -120,20 +134,28 @@ async function blobBytes(place) {
   return bytes;
 }
 
+/** @param {number | "first"} place @returns {Promise<Uint8Array>} */
+async function inflated(place) {
+  const stream = new Blob([await blobBytes(place)]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
+/** @type {Promise<Uint8Array> | null} */
+let first = null;
+
 /**
- * The numbers of a blob: inflated, and their planes of bytes put together.
+ * Numbers of a blob, whose planes of bytes are put together.
  * @param {Reference} reference
  * @returns {Promise<Numbers>}
  */
-export async function numbersOf(reference) {
-  const stream = new Blob([await blobBytes(reference.blob)]).stream().pipeThrough(new DecompressionStream("deflate"));
-  const planes = new Uint8Array(await new Response(stream).arrayBuffer());
-  const kind = ARRAYS[reference.type];
+export async function numbersOf({ blob, start = 0, type, shape }) {
+  const kind = ARRAYS[type];
   const width = kind.BYTES_PER_ELEMENT;
-  const count = planes.length / width;
-  const bytes = new Uint8Array(planes.length);
-  for (let plane = 0; plane < width; plane++)
-    for (let i = 0, from = plane * count, to = plane; i < count; i++, from++, to += width) bytes[to] = planes[from];
+  const count = shape.reduce((product, one) => product * one, 1);
+  const planes = await (blob === "first" ? (first ??= inflated(blob)) : inflated(blob));
+  const bytes = new Uint8Array(count * width);
+  for (let plane = 0, from = start; plane < width; plane++)
+    for (let i = 0, to = plane; i < count; i++, from++, to += width) bytes[to] = planes[from];
   return new kind(bytes.buffer);
 }
 

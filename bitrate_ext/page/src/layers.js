@@ -3,14 +3,15 @@
 // inputs.
 
 import { numbersOf, pictureOf } from "./data.js";
-import { rasterOf, readLayout, withCells } from "./cells.js";
+import { Layout, readLayout, rowsOf, withCells } from "./cells.js";
 
 /** @typedef {import("./data.js").InputDocument} InputDocument */
 /** @typedef {import("./data.js").PictureDocument} PictureDocument */
-/** @typedef {import("./cells.js").Layout} Layout */
 /** @typedef {import("./data.js").Numbers} Numbers */
+/** @typedef {import("./cells.js").Part} Part */
+/** @typedef {import("./cells.js").Row} Row */
 
-const KEPT = 1 << 25; // pixels of rasters that a page keeps; two in any case
+const KEPT = 1 << 23; // pixels of rasters that a page keeps; two in any case
 const STRIP = 64; // rows of pixels that are read at once
 
 /** One picture: what several inputs share. */
@@ -20,8 +21,13 @@ export class Picture {
     this.told = told;
     this.width = told.width;
     this.height = told.height;
-    /** @type {ImageBitmap | null} */
+    /** @type {ImageBitmap | null} the photograph, once it is decoded */
     this.bitmap = null;
+    /** @type {ImageBitmap | null} a smaller one, until then */
+    this.preview = null;
+    /** @type {Promise<ImageBitmap | null> | null} */
+    this.decoded = null;
+    this.arrived = () => {}; // called when a picture is decoded
     /** @type {Map<string, Float32Array>} */
     this.rasters = new Map();
     /** @type {OffscreenCanvasRenderingContext2D | null} */
@@ -33,8 +39,28 @@ export class Picture {
     await Promise.all(this.inputs.map((one) => one.open()));
   }
 
+  /** Decode the photograph; of a large one wait for its preview alone. */
   async openPhotograph() {
-    if (this.told.picture !== null) this.bitmap = await pictureOf(this.told.picture);
+    const { picture, preview } = this.told;
+    if (preview !== null) this.preview = await pictureOf(preview);
+    const whole = this.photograph();
+    if (picture !== null && preview === null) await whole;
+  }
+
+  /** The photograph, of 8 bits. @returns {Promise<ImageBitmap | null>} */
+  async photograph() {
+    if (this.told.picture === null) return null;
+    this.decoded ??= pictureOf(this.told.picture);
+    this.bitmap = await this.decoded;
+    if (this.preview) performance.mark("sharp");
+    this.preview = null;
+    this.arrived();
+    return this.bitmap;
+  }
+
+  /** All of its pixels. @returns {Part} */
+  get whole() {
+    return { step: 1, left: 0, top: 0, width: this.width, height: this.height };
   }
 
   /**
@@ -72,28 +98,50 @@ export class Picture {
 
   /**
    * What layer of what input against what other: signed where there is another. Waits for what has to be inflated.
-   * @param {number} number @param {string} layer @param {number | null} [against]
+   * @param {number} number @param {string} layer @param {number | null} against @param {Part} part
    * @returns {Promise<Float32Array | null>}
    */
-  async raster(number, layer, against = null) {
-    const input = this.inputs[number];
-    const layouts = await input.layouts(layer);
-    if (against !== null) {
-      const other = await this.raster(against, layer);
-      const own = await this.raster(number, layer);
-      return own && other && this.kept(`${number}-${against} ${layer}`, () => own.map((value, i) => value - other[i]));
-    }
-    if (layer === "error") {
-      const error = await input.squaredError();
-      return error && this.kept(`${number} error`, () => Float32Array.from(error, (one) => one / (3 * 255 * 255)));
-    }
-    if (layer === "gap") {
-      const [own, other] = [await this.raster(number, "map"), await this.raster(number, "beside:estimated")];
-      return own && other && this.kept(`${number} gap`, () => own.map((value, i) => value - other[i]));
-    }
-    if (!layouts) return null;
-    return this.kept(`${number} ${layer}`, () => rasterOf(layouts));
+  async raster(number, layer, against, part) {
+    const row = await this.rows(number, layer, against, part);
+    const { step, left, top, width, height } = part;
+    const make = (/** @type {Row} */ read) => {
+      const out = new Float32Array(width * height);
+      for (let y = 0; y < height; y++) out.set(read(y), y * width);
+      return out;
+    };
+    return row && this.kept([number, layer, against, step, left, top, width, height].join(" "), () => make(row));
   }
+
+  /**
+   * Reads a layer by rows: of the whole picture, or means of blocks of a part of it.
+   * @param {number} number @param {string} layer @param {number | null} [against] @param {Part} [part]
+   * @returns {Promise<Row | null>}
+   */
+  async rows(number, layer, against = null, part = this.whole) {
+    if (against !== null)
+      return apart(await this.rows(number, layer, null, part), await this.rows(against, layer, null, part));
+    if (layer === "gap")
+      return apart(await this.rows(number, "map", null, part), await this.rows(number, "beside:estimated", null, part));
+    const input = this.inputs[number];
+    if (layer === "error") {
+      const errors = await input.squaredError();
+      return errors && rowsOf([errors.over(part)], 3 * 255 * 255);
+    }
+    const layouts = await input.layouts(layer);
+    return layouts && rowsOf(layouts.map((one) => one.over(part)));
+  }
+}
+
+/** Reads how far two are apart. @param {Row | null} one @param {Row | null} other @returns {Row | null} */
+function apart(one, other) {
+  return (
+    one &&
+    other &&
+    ((y) => {
+      const values = other(y);
+      return one(y).map((value, x) => value - values[x]);
+    })
+  );
 }
 
 /** The bits of one input. */
@@ -112,7 +160,7 @@ export class Input {
     this.decoded = null;
     /** @type {ImageBitmap | null} */
     this.reconstruction = null;
-    /** @type {Uint32Array | null} */
+    /** @type {Layout | null} */
     this.errors = null;
   }
 
@@ -205,24 +253,26 @@ export class Input {
     if (this.told.reconstruction === null) return null;
     this.decoded = this.decoded || pictureOf(this.told.reconstruction);
     this.reconstruction = await this.decoded;
+    this.picture.arrived();
     return this.reconstruction;
   }
 
-  /** Squared error of each pixel, added over red, green and blue of 8 bits. @returns {Promise<Uint32Array | null>} */
+  /** Squared error of each pixel, added over red, green and blue of 8 bits. @returns {Promise<Layout | null>} */
   async squaredError() {
-    const other = await this.decode();
-    if (!other || !this.picture.bitmap) return null;
+    const { picture } = this;
+    const [other, bitmap] = await Promise.all([this.decode(), picture.photograph()]);
+    if (!other || !bitmap) return null;
     if (!this.errors) {
-      const { picture } = this;
-      const { width, height, bitmap } = picture;
-      this.errors = new Uint32Array(width * height);
+      const { width, height } = picture;
+      const errors = new Uint32Array(width * height);
       for (let y = 0, i = 0; y < height; y += STRIP) {
         const [a, b] = [bitmap, other].map((one) =>
           picture.pixels(/** @type {ImageBitmap} */ (one), 0, y, width, Math.min(STRIP, height - y)),
         );
         for (let j = 0; j < a.length; i++, j += 4)
-          this.errors[i] = (a[j] - b[j]) ** 2 + (a[j + 1] - b[j + 1]) ** 2 + (a[j + 2] - b[j + 2]) ** 2;
+          errors[i] = (a[j] - b[j]) ** 2 + (a[j + 1] - b[j + 1]) ** 2 + (a[j + 2] - b[j + 2]) ** 2;
       }
+      this.errors = new Layout(height, width, [0, 0], null, [], errors);
     }
     return this.errors;
   }

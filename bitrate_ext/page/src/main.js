@@ -16,6 +16,11 @@ async function open() {
   };
   const ended = () => cutShort().then((short) => short && tell(short));
   ended();
+  window.addEventListener("unhandledrejection", (event) => {
+    event.preventDefault();
+    status.textContent = `A part of the page cannot be shown: ${event.reason}. The file may be damaged; write it anew.`;
+    document.body.prepend(status);
+  });
   const wrong = trouble();
   if (wrong) {
     tell(wrong);

@@ -2,9 +2,10 @@
 // Regions: drawn or typed in, their bits counted from cells, and copied as CSV, LaTeX or JSON.
 
 import { el, number } from "./dom.js";
+import { numbersOf } from "./data.js";
 import { decibels } from "./layers.js";
 import { texts, toCsv, toJson, toLatex } from "./copying.js";
-import { boxOf, countOf, edgesOf, spansOf, sumOver } from "./spans.js";
+import { boxOf, countOf, edgesOf, spansOf } from "./spans.js";
 
 /** @typedef {import("./layers.js").Picture} Picture */
 /** @typedef {import("./state.js").State} State */
@@ -46,6 +47,8 @@ export class Regions {
     this.accounts = [];
     /** @type {WeakMap<Region, {path: Path2D, first: [number, number]}>} edges of what masks mark */
     this.known = new WeakMap();
+    /** @type {WeakMap<Region, {of: string, account: Account}>} what was counted, of which inputs */
+    this.counted = new WeakMap();
     this.turn = 0;
     this.tools = ["box", "polygon"].map((kind) =>
       el("button", { type: "button", "aria-pressed": "false", click: () => this.draw(kind) }, `Draw a ${kind}`),
@@ -84,6 +87,15 @@ export class Regions {
     );
     stage.tool = (kind, x, y) => this.tool(kind, x, y);
     stage.overlays.push((context, toPane) => this.outline(context, toPane));
+  }
+
+  /** Read a mask and the regions that it marks. @param {import("./data.js").RegionDocument} told */
+  async begin({ groups, named }) {
+    this.mask = /** @type {Int32Array} */ (await numbersOf(groups));
+    const marked = named.map((one) => ({ kind: /** @type {"mask"} */ ("mask"), points: [], ...one }));
+    this.state.regions = [...marked, ...this.state.regions];
+    this.stage.redraw();
+    await this.update();
   }
 
   /** @param {string} kind */
@@ -243,6 +255,9 @@ export class Regions {
 
   /** Count one region: of A, and of B where there is one. @param {Region} region @returns {Promise<Account>} */
   async account(region) {
+    const of = `${this.state.a} ${this.state.b}`;
+    const counted = this.counted.get(region);
+    if (counted?.of === of) return { ...counted.account, label: region.label };
     const { width, height } = this.picture;
     const spans = spansOf(region, width, height, this.mask);
     const pixels = countOf(spans);
@@ -255,14 +270,15 @@ export class Regions {
     /** @type {Record<string, number[]>} */
     const values = {
       bits,
-      "share of all bits, %": bits.map((one, i) => (100 * one) / (sides[i].told.total ?? NaN)),
+      "share of all bits, %": bits.map((one, i) => (one === 0 ? 0 : (100 * one) / (sides[i].told.total ?? NaN))),
       "bits per pixel": bits.map((one) => one / pixels),
     };
     const errors = await Promise.all(sides.map((one) => one.squaredError()));
-    if (errors.some(Boolean))
-      values["PSNR, dB"] = errors.map((one) => (one ? decibels(sumOver(one, spans, width), pixels) : NaN));
+    if (errors.some(Boolean)) values["PSNR, dB"] = errors.map((one) => (one ? decibels(one.sum(spans), pixels) : NaN));
     names.forEach((name, i) => (values[`bits of ${name}`] = latents[i]));
-    return { label: region.label, pixels, values };
+    const account = { label: region.label, pixels, values };
+    this.counted.set(region, { of, account });
+    return account;
   }
 
   async update() {

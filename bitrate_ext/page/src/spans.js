@@ -110,15 +110,44 @@ export function countOf(spans) {
   return count;
 }
 
-/**
- * @param {ArrayLike<number>} values of pixels
- * @param {Int32Array} spans
- * @param {number} width
- * @returns {number} their sum in a region
- */
-export function sumOver(values, spans, width) {
-  let sum = 0;
-  for (let s = 0; s < spans.length; s += 3)
-    for (let i = spans[s] * width + spans[s + 1], end = spans[s] * width + spans[s + 2]; i < end; i++) sum += values[i];
-  return sum;
+const BLOCK = 64; // pixels whose sum is kept
+
+/** Sums of numbers of pixels over regions, of which most pixels are not visited. */
+export class Sums {
+  /** @param {import("./data.js").Numbers} values @param {number} width */
+  constructor(values, width) {
+    this.values = values;
+    this.width = width;
+    this.blocks = Math.floor(width / BLOCK);
+    this.before = new Float64Array((values.length / width) * (this.blocks + 1)); // in its row, of each block
+    for (let row = 0, to = 0; row * width < values.length; row++, to++)
+      for (let block = 0; block < this.blocks; block++, to++) {
+        const from = row * width + block * BLOCK;
+        this.before[to + 1] = this.before[to] + this._each(from, from + BLOCK);
+      }
+  }
+
+  /** @param {number} from @param {number} end @returns {number} */
+  _each(from, end) {
+    let sum = 0;
+    for (let i = from; i < end; i++) sum += this.values[i];
+    return sum;
+  }
+
+  /** @param {Int32Array} spans @returns {number} */
+  over(spans) {
+    const { width, blocks, before } = this;
+    let sum = 0;
+    for (let s = 0; s < spans.length; s += 3) {
+      const [row, first, end] = [spans[s] * width, spans[s + 1], spans[s + 2]];
+      const [from, to] = [Math.ceil(first / BLOCK), Math.floor(end / BLOCK)];
+      if (from >= to) sum += this._each(row + first, row + end);
+      else {
+        const kept = spans[s] * (blocks + 1);
+        sum += before[kept + to] - before[kept + from];
+        sum += this._each(row + first, row + from * BLOCK) + this._each(row + to * BLOCK, row + end);
+      }
+    }
+    return sum;
+  }
 }

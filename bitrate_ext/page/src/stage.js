@@ -194,14 +194,22 @@ export class Stage {
     if (!this.waiting) this.waiting = requestAnimationFrame(() => this.draw());
   }
 
-  draw() {
-    this.waiting = 0;
-    const { canvas, view, state } = this;
+  /** Fit to the room on the page. @returns {[number, number, number]} width and height, pixels of the screen each */
+  measure() {
+    const { canvas, view } = this;
     const dense = window.devicePixelRatio || 1;
     const [wide, high] = [canvas.clientWidth, canvas.clientHeight];
     if (canvas.width !== Math.round(wide * dense) || canvas.height !== Math.round(high * dense))
       Object.assign(canvas, { width: Math.round(wide * dense), height: Math.round(high * dense) });
     view.resize(wide / this.panes, high);
+    return [wide, high, dense];
+  }
+
+  draw() {
+    this.waiting = 0;
+    const { canvas, view, state } = this;
+    const [wide, high, dense] = this.measure();
+    this.painted.follow();
     const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
     context.setTransform(dense, 0, 0, dense, 0, 0);
     context.clearRect(0, 0, wide, high);
@@ -226,15 +234,15 @@ export class Stage {
    * Draw A or B into a part of the canvas.
    * @param {CanvasRenderingContext2D} context
    * @param {0 | 1} which
-   * @param {number} left
-   * @param {number} wide
+   * @param {number} start
+   * @param {number} room
    * @param {number} [origin] of the view
    */
-  pane(context, which, left, wide, origin = left) {
+  pane(context, which, start, room, origin = start) {
     const { view, painted, picture, state } = this;
     context.save();
     context.beginPath();
-    context.rect(left, 0, wide, view.high);
+    context.rect(start, 0, room, view.high);
     context.clip();
     context.translate(origin, 0);
     const [x, y] = view.toPane(0, 0);
@@ -248,14 +256,21 @@ export class Stage {
     if (base) context.drawImage(base, x, y, ...size);
     if (painted.shown[which]) {
       context.globalAlpha = base ? state.opacity : 1;
-      context.drawImage(painted.canvases[which], x, y, ...size);
+      const { step, left, top, width, height } = painted.part; // its last blocks may be cut
+      const [wide, high] = [
+        Math.min(width, picture.width / step - left),
+        Math.min(height, picture.height / step - top),
+      ];
+      const block = step * view.scale;
+      const from = view.toPane(left * step, top * step);
+      context.drawImage(painted.canvases[which], 0, 0, wide, high, ...from, wide * block, high * block);
       context.globalAlpha = 1;
     }
     if (state.grid) drawCells(context, this, state.b !== null && which ? state.b : state.a);
     if (state.pin) drawPin(context, this, ...state.pin);
     for (const one of this.overlays) one(context, (px, py) => view.toPane(px, py), view.scale);
     if (state.paired && state.mode !== "difference")
-      this.letter(context, which === 0 ? "A" : "B", which === 0 ? 8 : left - origin + wide - 30);
+      this.letter(context, which === 0 ? "A" : "B", which === 0 ? 8 : start - origin + room - 30);
     context.restore();
   }
 

@@ -59,6 +59,22 @@ export class View {
     this.fitted = false;
   }
 
+  /**
+   * What is seen, or a part as many times as wide and high around it: left, top, right, bottom, in the picture.
+   * @param {number} times
+   * @returns {[number, number, number, number]}
+   */
+  seen(times) {
+    const [wide, high] = [this.wide, this.high].map((one) => (times * one) / (2 * this.scale));
+    const clip = (/** @type {number} */ at, /** @type {number} */ most) => Math.min(most, Math.max(0, at));
+    return [
+      clip(this.x - wide, this.width),
+      clip(this.y - high, this.height),
+      clip(this.x + wide, this.width),
+      clip(this.y + high, this.height),
+    ];
+  }
+
   /** Move as little as needed to see a pixel. @param {number} x @param {number} y */
   reveal(x, y) {
     const [left, top] = this.toPane(x + 0.5, y + 0.5);

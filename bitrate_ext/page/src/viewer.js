@@ -2,7 +2,6 @@
 // One picture: its stage, and all that tells of it.
 
 import { el } from "./dom.js";
-import { numbersOf } from "./data.js";
 import { Picture } from "./layers.js";
 import { View } from "./view.js";
 import { State, fromFragment, toFragment } from "./state.js";
@@ -32,7 +31,7 @@ export async function picturePage(told, page, kept) {
   if (told.picture === null) state.base = "none";
   const layers = picture.inputs.flatMap((one) => one.layers().map(([name]) => name));
   if (!kept) fromFragment(location.hash.slice(1), state, view, { inputs: told.inputs.length, layers });
-  const painted = new Painted(picture, state, () => {
+  const painted = new Painted(picture, state, view, () => {
     scale.update();
     stage.redraw();
   });
@@ -89,17 +88,20 @@ export async function picturePage(told, page, kept) {
   };
   state.listeners = [follow, ...state.others];
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => stage.redraw());
-  if (told.regions) regions.mask = /** @type {Int32Array} */ (await numbersOf(told.regions.groups));
-  const photograph = picture.openPhotograph(); // decoded elsewhere while the map is laid out here
-  await picture.open();
+  picture.arrived = () => {
+    stage.redraw();
+    probe.again();
+  };
+  const [photograph, cells] = [picture.openPhotograph(), picture.open()]; // while the page is laid out here
   head.update();
   tools.update();
   page.hidden = false;
+  stage.measure();
+  await cells;
   await Promise.all([painted.update(), photograph]);
   stage.redraw();
-  const shown = (told.regions?.named || []).map((one) => ({ kind: /** @type {"mask"} */ ("mask"), points: [], ...one }));
-  state.regions = [...shown, ...state.regions];
-  regions.update();
+  if (told.regions) regions.begin(told.regions);
+  else regions.update();
   probe.build();
   return { state, view, close: () => stage.close() };
 }
