@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
+
+LONG_NAME = 200  # bytes; names have 255 at most, the temporary ones too
 
 
 class PartialFile:
@@ -17,7 +20,9 @@ class PartialFile:
 
     def __init__(self, target: Path, buffering: int = -1) -> None:
         self.target = target
-        self.path = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        bare = os.fsencode(target.name)
+        name = target.name if len(bare) < LONG_NAME else hashlib.sha256(bare).hexdigest()
+        self.path = target.with_name(f".{name}.{os.getpid()}.partial")
         self.file: IO[bytes] = self.path.open("w+b", buffering=buffering)
 
     def finish(self) -> None:

@@ -27,6 +27,12 @@ def test_files_appear_together(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["a", "b"]
 
 
+def test_names_as_long_as_there_are(tmp_path: Path) -> None:
+    names = ["é" * 127 + "a", "é" * 127 + "b", "é" * 100]
+    write([tmp_path / name for name in names])
+    assert sorted(os.listdir(tmp_path)) == sorted(names)
+
+
 def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
     targets = [tmp_path / "a", tmp_path / "b"]
     targets[0].write_bytes(b"old")
