@@ -206,7 +206,7 @@ class FrameMapper:
             arguments = adapter.window_arguments(self._forward_kwargs, (0, 0), size, crop)
             output, likelihoods = self._run(adapter, padded, arguments, loop, warnings)
             values, sources = true_values(likelihoods)
-            unseen = why_unseen(adapter.model, likelihoods) if adapter.unit == LIKELIHOOD else {}
+            unseen = why_unseen(adapter.model, likelihoods, sources) if adapter.unit == LIKELIHOOD else {}
         with self.watch("map"):
             dtype = map_dtype(likelihoods.values())
             whole, cells = self._buffer((len(chunk), 1, height, width), dtype), sum_cells(values, adapter.unit)

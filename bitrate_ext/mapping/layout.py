@@ -293,7 +293,7 @@ def estimate(
         symbols=ChannelMaps(by_channel, unit, projections, size, crop, dtype, guides) if channels else None,
         warnings=tuple(warnings),
         sources=tuple(known),
-        unseen=why_unseen(adapter.model, likelihoods) if sources and adapter.unit == LIKELIHOOD else {},
+        unseen=why_unseen(adapter.model, likelihoods, known) if sources and adapter.unit == LIKELIHOOD else {},
         beliefs=believed,
         beside={EXPECTED: expected_bits(known)} if beliefs else {},
     )

@@ -11,7 +11,7 @@ import inspect
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from types import SimpleNamespace, TracebackType
 from typing import Any, cast
@@ -19,7 +19,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..ops.rate.deferred import DeferredLikelihoods, defer, sources_of
+from ..ops.rate.deferred import DeferredLikelihoods, defer
 from ..ops.rate.packed import Packed
 from ..ops.sources import Factorized, Gaussian, GaussianMixture, Source
 from ..ops.torch_internals import dispatch_modes, in_function_transform
@@ -118,9 +118,9 @@ def fuse_quietly(model: object) -> contextlib.AbstractContextManager[object]:
     return Fused(owner) if isinstance(owner, nn.Module) else contextlib.nullcontext()
 
 
-def why_unseen(model: object, values: Mapping[str, Any]) -> dict[str, str]:
-    """Return of those latents whose likelihoods have no source why not, as far as can be told from outside."""
-    known, reasons = sources_of(values), dict[str, str]()
+def why_unseen(model: object, values: Mapping[str, Any], known: Collection[str]) -> dict[str, str]:
+    """Return of the latents that are not known to have a source why not, as far as can be told from outside."""
+    reasons: dict[str, str] = {}
     if len(known) == len(values):
         return reasons
     owner = getattr(model, "__self__", model)
