@@ -74,6 +74,7 @@ class Part:
         batch: pictures of one size that the codec gets together, at most.
         ahead: pictures that are read while the codec measures.
         files: kinds of files that are written beside the rows.
+        run: which one has it done, by an id of its own.
     """
 
     folder: Path
@@ -86,6 +87,7 @@ class Part:
     batch: int = 1
     ahead: int = 2
     files: tuple[str, ...] = ()
+    run: str = ""
 
     @property
     def name(self) -> str:
@@ -162,7 +164,7 @@ Deaths = Mapping[int, Death]  # by the items' numbers
 
 
 def do_part(part: Part, codec: Codec, deaths: Deaths | None = None) -> Counts | None:
-    """Work on a part until it is published, and count its rows; None where another process works on it.
+    """Work on a part until it is published, and count what its run has done; None where another process works on it.
 
     Args:
         part: which.
@@ -254,28 +256,31 @@ class _Work:
         return [row for _, row in sorted(self._rows.items())]
 
     def publish(self, journal: Journal) -> Counts:
-        """Do what is not done yet, write the part, and count its rows."""
+        """Do what is not done yet, write the part, and count."""
         part = self._part
         self._take_over(journal.entries)
-        skipped, earlier = len(self._rows), Counts.of(list(self._rows.values()))
         todo = [item for item in part.items if item.number not in self._rows]
         if not todo and part.published() is not None:
             journal.remove()
-            return Counts(skipped=skipped)
+            return self._own()
         journal.add({"pid": os.getpid()})
         self._measure(todo)
         rows = list(self._rows.values())
-        counts = Counts.of(rows)
         stamps = stamps_digest((work["size"], work["mtime_ns"]) for _, work in sorted(self._work.items()))
         files = {part.folder / name for row in rows for name in row.get("files") or ()}
-        about = {"key": part.key, "stamps": stamps, "files": len(files), **counts._asdict()}
+        about = {"key": part.key, "stamps": stamps, "files": len(files), **Counts.of(rows)._asdict()}
         put(part.work, work_to_parquet(self._work, about), durable=False)  # the folder is seen to with the part
         put(part.rows, to_parquet(rows, schema(part.latents)))
         with writing(part.folder):
             for path in set(part.written()) - files:  # of pictures that have changed, or half written
                 path.unlink()
         journal.remove()
-        return counts._replace(ok=counts.ok - earlier.ok, error=counts.error - earlier.error, skipped=skipped)
+        return self._own()
+
+    def _own(self) -> Counts:
+        """Count what this run has done, in whichever of its processes; all else was done earlier, or by another run."""
+        own = [row for number, row in self._rows.items() if self._work[number].get("run") == self._part.run]
+        return Counts.of(own, len(self._rows) - len(own))
 
     def _take_over(self, entries: Sequence[dict[str, Any]]) -> None:
         """Keep what is done of files that are still the same."""
@@ -442,6 +447,7 @@ class _Work:
                 "mtime_ns": one.stamp[1],
                 "seconds": one.seconds + seconds,
                 "deaths": self._deaths.get(one.item.number, NONE).times,
+                "run": self._part.run,
             }
             for one, _, seconds in done
         ]

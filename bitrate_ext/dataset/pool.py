@@ -128,13 +128,8 @@ class Pool:
                 if counts is None:
                     taken.append(worker.now.part)
                 else:
-                    failed, lost, before = (
-                        0,
-                        0,
-                        worker.now.done,
-                    )  # which the last process took for rows of an earlier run
-                    skipped = max(0, counts.skipped - before.ok - before.error)
-                    yield worker.now.part, counts.plus(before)._replace(skipped=skipped)
+                    failed, lost = 0, 0
+                    yield worker.now.part, counts
             flying = Counts()
             for worker in running.values():
                 flying = flying.plus(worker.now.done).plus(worker.flight.counts)
@@ -147,7 +142,7 @@ class Pool:
 
 
 class _Try(NamedTuple):
-    """A part to be done, after deaths: over which items, and what was done before."""
+    """A part to be done, after deaths: over which items, and what was done before, of which progress is told."""
 
     part: Part
     deaths: Deaths | None = None

@@ -15,7 +15,7 @@ from .items import DatasetError, Item
 OK, ERROR = "ok", "error"  # of the column "status"
 Row = dict[str, Any]
 _LATENT = "bits_"  # before a latent's name, in columns
-_WORK = ("item", "size", "mtime_ns", "seconds", "deaths")  # of the files beside the rows
+_WORK = ("item", "size", "mtime_ns", "seconds", "deaths", "run")  # of the files beside the rows
 
 
 def schema(latents: Sequence[str]) -> Any:
@@ -71,7 +71,7 @@ def to_parquet(rows: Iterable[Row], columns: Any) -> memoryview:
 def work_to_parquet(works: Mapping[int, Mapping[str, Any]], about: Mapping[str, Any]) -> memoryview:
     """Return what depends on the day, by item, as the bytes of a Parquet file."""
     pa = require("pyarrow")
-    types = [pa.int64(), pa.int64(), pa.int64(), pa.float64(), pa.int64()]
+    types = [pa.int64(), pa.int64(), pa.int64(), pa.float64(), pa.int64(), pa.string()]
     metadata = {name: str(value) for name, value in about.items()}
     columns = pa.schema(list(zip(_WORK, types, strict=True)), metadata=metadata)
     rows = [{"item": number, **work} for number, work in sorted(works.items())]

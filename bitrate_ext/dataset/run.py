@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -132,6 +133,7 @@ def run(
         mine = range(shard[0] - 1, count, shard[1])
 
         bare = Part(folder, 0, count, (), key, about.model, about.latents, batch, 2 * batch, about.files)
+        bare = replace(bare, run=secrets.token_hex(8))
 
         def part(number: int) -> Part:
             items = listing.items(range(number * size, min((number + 1) * size, len(listing.names))))

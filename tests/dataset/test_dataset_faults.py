@@ -19,10 +19,10 @@ import pytest
 
 pq = pytest.importorskip("pyarrow.parquet")
 from dataset_runs import BROKEN, FULL, READ_ONLY, disturb, go, holds, in_child, kill_until_done, names, rows_of  # noqa: E402
-from free_codecs import FreeCodec  # noqa: E402
+from free_codecs import FreeCodec, Unreturning  # noqa: E402
 from full_disk import largest_file  # noqa: E402
 
-from bitrate_ext.dataset import DatasetError  # noqa: E402
+from bitrate_ext.dataset import DatasetError, Listing, Progress, run  # noqa: E402
 from bitrate_ext.dataset.part import Flight  # noqa: E402
 
 FEW = names(20)
@@ -89,8 +89,34 @@ def test_workers_killed_at_any_time(tmp_path: Path) -> None:
         done.set()
         killer.join()
     assert len(killed) >= 10
-    assert report.ok + report.error == len(listed)
+    assert (report.ok + report.error, report.skipped) == (len(listed), 0)
     holds(tmp_path / "out", listed, tmp_path / "undisturbed")
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("resumed", [False, True])
+def test_what_a_worker_published_as_it_died_is_of_this_run(
+    tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, resumed: bool
+) -> None:
+    out, told, before = tmp_path / "out", list[Progress](), 0
+    if resumed:  # an earlier run has done some: whole parts, and some of one
+        disturb(out, FEW, 66, "after", part_items=5)
+        before += sum(pq.read_metadata(path).num_rows for path in out.glob("part-*.parquet"))
+        (journal,) = out.glob("part-*.journal")
+        flight = Flight()
+        flight.follow(journal, json.loads((out / "manifest.json").read_text())["key"])
+        before += flight.counts.ok + flight.counts.error
+        assert 5 < before < 20
+        assert before % 5
+    make = partial(Unreturning, str(tmp_path))
+    monkeypatch.setattr(Flight, "follow", lambda *_: False)  # the driver has not looked in between
+    report = run(Listing(FEW), out, make, jobs=2, part_items=5, look=told.append)
+    assert len(list(tmp_path.glob("*.journal"))) == 4 - before // 5  # that many died
+    assert (report.ok + report.error, report.skipped) == (20 - before, before)
+    rows = [row for path in sorted(out.glob("part-*")) for row in pq.read_table(path).to_pylist()]
+    assert told[-1].items == 20
+    assert told[-1].bits == pytest.approx(sum(row["bits"] or 0 for row in rows[before:]))
+    holds(out, FEW, undisturbed)
 
 
 def _kill_workers(folder: Path, done: threading.Event, killed: list[int]) -> None:
