@@ -6,19 +6,16 @@ rest is done, and what is published depends on items and settings alone.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
-from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..threads import prefetch
 from .codec import GPU, MEMORY, Codec, Read, Rescuer, Unreadable
-from .items import DatasetError, Item, Stamp
+from .items import DatasetError, Item, Stamp, stamps_digest
 from .rows import (
     OK,
     Row,
@@ -114,10 +111,14 @@ class Part:
         folders = [self.folder / kind / self.name for kind in self.files]
         return [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
 
-    def published(self) -> Counts | None:
-        """Return what the published part has, if it is of the same items and their files have not changed since."""
+    def published(self, stamps: str) -> Counts | None:
+        """Return what the published part has, if it is of the same items and their files have not changed since.
+
+        Args:
+            stamps: the digest of the items' stamps now.
+        """
         about = read_about(self.work) if self.rows.exists() else {}
-        if about.get("key") != self.key or about.get("stamps") != stamps_digest(one.stamp for one in self.items):
+        if about.get("key") != self.key or about.get("stamps") != stamps:
             return None
         if self.files and int(about["files"]) != len(self.written()):
             return None
@@ -145,11 +146,6 @@ class Counts(NamedTuple):
         """Add two up."""
         both = {name: one + getattr(other, name) for name, one in self._asdict().items()}
         return Counts(**both)
-
-
-def stamps_digest(stamps: Iterator[Stamp]) -> str:
-    """Hash the stamps of a part's files."""
-    return hashlib.sha256(array("q", chain.from_iterable(stamps)).tobytes()).hexdigest()[:32]
 
 
 class Death(NamedTuple):
@@ -260,7 +256,7 @@ class _Work:
         part = self._part
         self._take_over(journal.entries)
         todo = [item for item in part.items if item.number not in self._rows]
-        if not todo and part.published() is not None:
+        if not todo and part.published(stamps_digest(item.stamp for item in part.items)) is not None:
             journal.remove()
             return self._own()
         journal.add({"pid": os.getpid()})

@@ -367,7 +367,9 @@ def _file_of(item: Item) -> Iterator[str]:
     if item.member is None:
         yield item.name
         return
-    shard, offset, size = item.member
+    shard, offset, size, why_not = item.member
+    if why_not:
+        raise Unreadable(why_not)
     nameless = os.path.isdir("/proc/self/fd")
     with (tempfile.TemporaryFile if nameless else tempfile.NamedTemporaryFile)(prefix="bitrate-ext-") as file:
         with open(shard, "rb") as archive:
@@ -389,4 +391,5 @@ def _hash(path: str, kind: str) -> str:
 
 
 def _reason(error: ValueError, path: str) -> str:
-    return str(error).removeprefix(f"{shown(path)}: ")
+    """Return why a file cannot be read, without its name; the command has no option that admits a huge one."""
+    return str(error).removeprefix(f"{shown(path)}: ").partition(", or give a memory limit")[0]

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -234,14 +235,14 @@ class ProcessWorker(Worker):
         super().__init__(time_limit)
         self._start = make, threads
         own = getattr(make, "func", make).__module__
-        self._preload = ["__main__", "bitrate_ext.dataset.part", own, *preload]
+        multiprocessing.set_forkserver_preload(["__main__", "bitrate_ext.dataset.part", own, *preload])
+        forkserver.ensure_running()  # which imports while this process goes on
         self._executor: ProcessPoolExecutor | None = None
         self._pid: Future[int] | None = None
 
     def submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
         if self._executor is None:
             context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(self._preload)
             self._executor = ProcessPoolExecutor(1, context, initializer=_begin, initargs=(*self._start, os.getcwd()))
             self._pid = self._executor.submit(os.getpid)
         try:

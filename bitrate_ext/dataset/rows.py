@@ -57,6 +57,11 @@ def _row(item: Item, read: Read, key: str, model: str) -> Row:
     return row if read.mask_sha256 is None else row | {"mask_sha256": read.mask_sha256}
 
 
+def counted(number: int, what: str) -> str:
+    """Return a number with what it is of: ``1 picture``, ``2 pictures``."""
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
 def printable(text: str) -> str:
     """Return text that UTF-8 can hold: other bytes of names are escaped."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
