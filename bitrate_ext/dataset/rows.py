@@ -42,7 +42,7 @@ def item_id(item: Item, read: Read, key: str) -> str:
 def ok_row(item: Item, read: Read, key: str, model: str, numbers: Mapping[str, Any]) -> Row:
     """Return the row of an item that is measured."""
     row = _row(item, read, key, model) | {"status": OK, "frames": 1, **numbers}
-    return row | {f"{_LATENT}{name}": bits for name, bits in row.pop("latents", {}).items()}
+    return row | _by_column(row.pop("latents", {}))
 
 
 def error_row(item: Item, sha256: str | None, key: str, model: str, reason: str) -> Row:
@@ -71,6 +71,23 @@ def to_parquet(rows: Iterable[Row], columns: Any) -> memoryview:
     """Return rows, in the order of items, as the bytes of a Parquet file, which depend on them alone."""
     ordered = sorted(rows, key=lambda row: int(row["item"]))
     return _parquet(require("pyarrow").Table.from_pylist(ordered, schema=columns))
+
+
+def frames_to_parquet(path: str, frames: Sequence[Mapping[str, Any]], latents: Sequence[str]) -> bytes:
+    """Return a row for each frame of a video, with its "latents", as the bytes of a Parquet file."""
+    pa = require("pyarrow")
+    columns = {"path": pa.string(), "frame": pa.int64(), "time_s": pa.float64(), "kind": pa.string()}
+    numbers = ["bits", *(f"{_LATENT}{name}" for name in latents), "padding_bits", "bpp", "psnr_db"]
+    columns |= dict.fromkeys(numbers, pa.float64())
+    rows = [
+        {"path": printable(path), "frame": number, **frame, **_by_column(frame["latents"])}
+        for number, frame in enumerate(frames)
+    ]
+    return bytes(_parquet(pa.Table.from_pylist(rows, schema=pa.schema(list(columns.items())))))
+
+
+def _by_column(latents: Mapping[str, float]) -> dict[str, float]:
+    return {f"{_LATENT}{name}": bits for name, bits in latents.items()}
 
 
 def work_to_parquet(works: Mapping[int, Mapping[str, Any]], about: Mapping[str, Any]) -> memoryview:

@@ -184,9 +184,7 @@ def test_sparse_members_of_shards_are_told(tmp_path: Path, monkeypatch: pytest.M
     if shutil.which("tar") is None or subprocess.run(command, check=False, capture_output=True).returncode:
         pytest.skip("no GNU tar")
     run(["shard.tar"], "out", block_codec, jobs=0)
-    assert [row["error"] for row in table("out")] == [
-        "stored sparse in the shard; store it whole"
-    ]
+    assert [row["error"] for row in table("out")] == ["stored sparse in the shard; store it whole"]
 
 
 def test_names_of_strangers(folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
