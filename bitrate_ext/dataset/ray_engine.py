@@ -29,6 +29,8 @@ class RayWorker(Worker):
         self._ray = ray = require("ray")
         self.died = (ray.exceptions.RayActorError,)
         if not ray.is_initialized():
+            if address is None:
+                os.environ.setdefault("RAY_worker_niceness", "0")  # as worker processes have it, where 15 is Ray's way
             local = address or "local"  # not whichever cluster this machine may belong to
             ray.init(address=local, log_to_driver=False, configure_logging=False, include_dashboard=False)
         # Restarts are not Ray's: who is to blame for a death is seen here, and journals say what is done.
