@@ -13,10 +13,16 @@ setup: $(READY)
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# torch comes first: the extension builds against the one that it will run with.
+# torch comes first: the extension builds against the one that it will run with. CompressAI asks for NumPy 1, of which
+# there are no packages from Python 3.13 on: there it is installed without what it asks for (docs/install.md).
+INSTALL = $(BIN)/python -m pip install --quiet
 $(READY): $(SOURCES) | $(BIN)/python
-	$(BIN)/python -m pip install --quiet "setuptools>=77" wheel ninja "numpy<2" "torch>=2.10"
-	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[compressai,test,lint]"
+	$(INSTALL) "setuptools>=77" wheel ninja "torch>=2.10"
+	if $(BIN)/python -c "import sys; sys.exit(sys.version_info < (3, 13))"; then \
+	$(INSTALL) torchvision einops matplotlib pandas pillow pybind11 pytorch-msssim safetensors scipy tomli torch-geometric tqdm && \
+	$(INSTALL) --no-build-isolation --no-deps "compressai>=1.2.8,<1.3" && \
+	$(INSTALL) --no-build-isolation --editable ".[test,lint]"; else \
+	$(INSTALL) --no-build-isolation --editable ".[compressai,test,lint]"; fi
 	touch $(READY)
 
 # The main job on the bundled photograph with the bundled codec.
@@ -44,6 +50,9 @@ lint: $(READY)
 	$(BIN)/mypy tests/project/typed_use.py
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/codec.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
 # The types of the page's program; needs Node, which users do not.
 lint-page:

@@ -23,6 +23,7 @@ PROBE_SIDE = 128  # pixels
 UNPOOLED = 128 << 10  # bytes from which a block is taken from the system by itself; the C library's own first choice
 POOLED = 32 << 20  # the same, where the C library's own adaptation ends
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
+_MAPPED = 2  # in the word before a block of glibc's: it was taken from the system by itself
 
 
 class MemoryLimitError(ValueError):
@@ -119,13 +120,7 @@ def peak_increase(device: torch.device, run: Callable[[], object]) -> int:
 class _HeapState(ctypes.Structure):
     """What glibc's ``mallinfo2`` returns."""
 
-    _fields_ = (
-        ("_before", 3 * ctypes.c_size_t),
-        ("blocks_of_their_own", ctypes.c_size_t),
-        ("_between", 4 * ctypes.c_size_t),
-        ("free_bytes", ctypes.c_size_t),
-        ("_after", ctypes.c_size_t),
-    )
+    _fields_ = (("_before", 8 * ctypes.c_size_t), ("free_bytes", ctypes.c_size_t), ("_after", ctypes.c_size_t))
 
 
 @contextlib.contextmanager
@@ -146,12 +141,13 @@ def unpooled() -> Iterator[None]:
     libc.mallopt(_MMAP_THRESHOLD, UNPOOLED)
     held: list[ctypes.c_void_p] = []
     try:
-        size = libc.mallinfo2().free_bytes
+        size = left = libc.mallinfo2().free_bytes  # asked for once: it looks at every free piece; 0 of other allocators
         while size >= UNPOOLED:
-            own = libc.mallinfo2().blocks_of_their_own
             block = ctypes.c_void_p(libc.malloc(ctypes.c_size_t(size)))
-            if block and libc.mallinfo2().blocks_of_their_own == own:
+            if block.value and not _flags(block.value) & _MAPPED:
                 held.append(block)
+                left -= size
+                size = min(size, left)
             else:  # no room of that size is left in the heap
                 libc.free(block)
                 size //= 2
@@ -161,6 +157,11 @@ def unpooled() -> Iterator[None]:
             libc.free(block)
         libc.mallopt(_MMAP_THRESHOLD, POOLED)
         libc.mallopt(_TRIM_THRESHOLD, 2 * POOLED)
+
+
+def _flags(block: int) -> int:
+    """Return the word before a block of glibc's, whose lowest bits say of what kind it is."""
+    return ctypes.c_size_t.from_address(block - ctypes.sizeof(ctypes.c_size_t)).value
 
 
 def trim() -> None:

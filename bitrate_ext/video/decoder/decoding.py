@@ -46,13 +46,14 @@ def open_container(video: Input, raw: dict[str, str] | None = None) -> Any:
     import av
 
     readable = ",".join(CONTAINERS) if raw is None else RAW
+    strict = int(av.__version__.split(".")[0]) < 19  # later ones take metadata of any bytes, and no word on it
     try:
         return av.open(
             video,
             "r",
             format=None if raw is None else RAW,
             container_options={"format_whitelist": readable, "protocol_whitelist": "none", **(raw or {})},
-            metadata_errors="replace",
+            **({"metadata_errors": "replace"} if strict else {}),
             buffer_size=READ_BYTES,
             io_open=refuse_to_open,
         )
