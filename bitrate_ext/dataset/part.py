@@ -192,8 +192,10 @@ def measure(items: Sequence[Item], codec: Codec, key: str = "", batch: int = 1) 
     about, chunk = codec.about, max(_CHUNK, batch)
     for start in range(0, len(items), chunk):
         some = items[start : start + chunk]
-        part = Part(Path(), 0, 1, some, key, about.model, about.latents, batch, 2 * batch)
-        yield from _Work(part, codec, None, {}).measured()
+        placed = [item._replace(number=place) for place, item in enumerate(some)]  # numbers may be there twice
+        part = Part(Path(), 0, 1, placed, key, about.model, about.latents, batch, 2 * batch)
+        for item, row in zip(some, _Work(part, codec, None, {}).measured(), strict=True):
+            yield row | {"item": item.number}
 
 
 @dataclass

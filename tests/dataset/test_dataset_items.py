@@ -63,6 +63,13 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path("photos")
 
 
+def test_a_loops_rows_come_in_the_order_of_its_items(photos: Path) -> None:
+    first, second, third = find_items([str(photos)]).items()
+    rows = list(measure([third, first, third, second._replace(number=0)], codec()))
+    assert [row["path"][-5] for row in rows] == ["2", "0", "2", "1"]
+    assert [row["item"] for row in rows] == [2, 0, 2, 0]
+
+
 # Videos
 
 
