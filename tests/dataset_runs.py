@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import json
+import math
 import os
 import random
 import signal
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,6 +19,7 @@ import pyarrow.parquet as pq
 from free_codecs import FreeCodec
 
 from bitrate_ext.dataset import DatasetError, Listing, Report, run, storage
+from bitrate_ext.dataset.part import Flight, Part, do_part
 
 CALLS = ("open", "write", "fsync", "close", "replace", "unlink", "link")  # of the system, by which output comes about
 
@@ -117,4 +122,51 @@ def kill_until_done(folder: Path, listed: list[str], seed: int, most_calls: int,
         kills += 1
 
 
-FULL, READ_ONLY, BROKEN = errno.ENOSPC, errno.EROFS, errno.EIO
+def kill_in_parts(folder: Path, listed: list[str], seed: int, most_calls: int) -> int:
+    """Kill whoever does a part, again and again, at random calls until it is published, and now and then a whole run.
+
+    Return how many were killed.
+    """
+    generator, kills = random.Random(seed), 0
+
+    def draw() -> tuple[int, str]:
+        return generator.randrange(1, most_calls), generator.choice(("before", "half", "after"))
+
+    assert disturb(folder, listed, 40, "after") < 0  # which has made the output
+    manifest = json.loads((folder / "manifest.json").read_text())
+    codec, size, every = FreeCodec(), manifest["part_items"], Listing(listed).items()
+    places = list(range(0, len(listed), size))
+    parts = [
+        Part(folder, number, len(places), every[at : at + size], manifest["key"], "free", codec.about.latents)
+        for number, at in enumerate(places)
+    ]
+    for part in generator.sample(parts, len(parts)):
+
+        def work(at: int, how: str, part: Part = part) -> None:
+            storage.os = Disturbed(at, how)  # type: ignore[assignment]
+            do_part(part, codec)
+
+        while status := in_child(partial(work, *draw())):
+            assert status == -signal.SIGKILL
+            kills += 1
+            if kills % 40 == 0:
+                kills += disturb(folder, listed, *draw()) == -signal.SIGKILL
+    return kills
+
+
+def kill_workers(folder: Path, done: threading.Event, killed: list[int], most: float = math.inf) -> None:
+    """Kill a process that is at work, again and again, at random times, once it has got on with its part."""
+    generator = random.Random(0)
+    while len(killed) < most and not done.wait(generator.uniform(0.02, 0.15)):
+        for journal in folder.glob("part-*.journal"):
+            flight = Flight()
+            flight.follow(journal, json.loads((folder / "manifest.json").read_text())["key"])
+            got_on = flight.counts.ok + flight.counts.error > 4  # over one item three deaths would be its own fault
+            if got_on and flight.pid not in killed:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(flight.pid, signal.SIGKILL)
+                    killed.append(flight.pid)
+                    break
+
+
+FULL, READ_ONLY, BROKEN, QUOTA = errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT

@@ -12,6 +12,7 @@ from typing import Any
 
 from bitrate_ext.dataset import About, Item, Read, Unreadable
 from bitrate_ext.dataset.codec import Spent
+from bitrate_ext.dataset.storage import Journal
 
 
 class FreeCodec:
@@ -80,3 +81,18 @@ class Rescuing(FreeCodec):
         if "deadly" in name:
             os.kill(os.getpid(), signal.SIGKILL)
         return Read("1" * 64, None, None), {**self._numbers(name), "warnings": f"by other means for want of {lack}"}
+
+
+class Unreturning(FreeCodec):
+    """One whose process dies as it has published a part, before it can say so; of each part once."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(folder)
+        remove = Journal.remove
+
+        def remove_and_die(journal: Journal) -> None:
+            remove(journal)
+            if self._first(journal.path.name):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        Journal.remove = remove_and_die  # type: ignore[method-assign]

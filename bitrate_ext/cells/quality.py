@@ -12,6 +12,7 @@ from ..optional import require
 
 WINDOW = 11  # pixels of SSIM's window
 LEAST_SIDE = (WINDOW - 1) * 2**4  # of MS-SSIM, which halves a picture four times; its sides are longer
+_STRIP = 32  # rows of pixels at a time
 BLOCK = 8  # pixels on a side, of maps of SSIM
 
 
@@ -22,7 +23,9 @@ def measure_psnr(x_hat: Tensor, x: Tensor) -> float | None:
 
 def squared_error(x_hat: Tensor, x: Tensor) -> float:
     """Return the sum of the squared differences of a reconstruction, cut to [0, 1], from ``x``, in float64."""
-    return float(_squares(x_hat, x).sum())
+    rows = _STRIP if x_hat.device.type == "cpu" else max(1, x_hat.shape[-2])  # of a CPU new memory takes the time
+    strips = zip(torch.split(x_hat, rows, -2), torch.split(x.to(x_hat.device), rows, -2), strict=True)
+    return float(torch.stack([_squares(one, other).sum() for one, other in strips]).sum())
 
 
 def to_decibels(mean_squared_error: float) -> float | None:

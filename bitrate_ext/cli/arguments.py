@@ -27,7 +27,6 @@ from .page.options import REPORT_NOTES, add_report, check_report
 from .values import add_output, at_least, positive
 
 READING = ("size", "pixel_format", "rate", "matrix", "range")  # of ``video``: what ``VideoReader`` is told
-GROUP = 32  # frames from one keyframe of a video codec to the next
 CHECK_NOTES = """\
 Each IMAGE is coded with the model's own compress(), and the bits of every symbol are counted as the range coder spends
 them. For each latent the table has, in bits,
@@ -199,7 +198,7 @@ def _add_video(command: argparse.ArgumentParser) -> None:
         "--group",
         type=at_least(1),
         metavar="N",
-        help=f"of a video codec: frames from a keyframe to the next ({GROUP})",
+        help=f"of a video codec: frames from a keyframe to the next ({choices.GROUP})",
     )
     command.add_argument(
         "--precision",

@@ -19,6 +19,7 @@ from torch import nn
 
 from .._version import __version__
 from ..atomic import open_all_or_none
+from ..choices import GROUP
 from ..io.files import STDIN, STDIN_NAME, shown, spooled_stdin
 from ..mapping.frames import FrameMapper, FrameResult
 from ..mapping.sequential import is_sequential
@@ -26,7 +27,7 @@ from ..page.video import VideoFrames
 from ..page.write import write_document
 from ..video.map_video import map_video, partial_name
 from ..video.record import FrameRow, VideoRecord
-from .arguments import GROUP, READING
+from .arguments import READING
 from .console import FAILED, OK, PARTIAL, UsageError, echo, finite, number, one_line, print_document
 from .model_options import forward_options, mapper_options
 from .outputs import file_name

@@ -16,8 +16,8 @@ from ..page.write import write_page
 from ..viz.map_figure import map_figure, overlay_figure
 from ..viz.print_figure import rate_words
 
-CELLS, PNG, PAGE = DATASET_FILES
-NPZ, HTML = ".npz", ".html"
+CELLS, PNG, PAGE, FRAMES = DATASET_FILES
+NPZ, HTML, PARQUET = ".npz", ".html", ".parquet"
 
 Files = dict[tuple[str, str], bytes]  # by kind and ending
 

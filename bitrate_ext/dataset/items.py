@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import glob
 import hashlib
 import os
 import sys
 import tarfile
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import chain
 from typing import NamedTuple
 
 from ..io.files import STDIN, shown
@@ -21,8 +26,11 @@ VIDEOS = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".y4m", ".mpg", ".mpeg", ".mts", ".m2ts", ".ogv", ".flv"),
     *(".wmv", ".asf", ".ivf", ".h264", ".264", ".hevc", ".h265", ".265", ".obu", ".yuv"),
 )
+TAKEN = frozenset(PICTURES + VIDEOS)
 MASKS = (".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".pgm")  # endings, of which the first that is there is it
 SHARD = ".tar"
+_LONGEST = 4096  # bytes of a name
+_CHUNK = 4096  # names that are hashed at once
 MISSING = (-1, -1)  # the stamp of what is not there
 
 Stamp = tuple[int, int]  # bytes, and time of the last change in ns
@@ -33,11 +41,12 @@ class DatasetError(ValueError):
 
 
 class Member(NamedTuple):
-    """Where a tar shard has a picture: its file, the first byte, and how many there are."""
+    """Where a tar shard has a picture: its file, the first byte, and how many there are, or why it cannot be read."""
 
     shard: str
     offset: int
     size: int
+    why_not: str = ""
 
 
 class Item(NamedTuple):
@@ -56,11 +65,7 @@ class Item(NamedTuple):
     @property
     def stamp(self) -> Stamp:
         """Bytes and time of the last change of its files, by which a later run sees that they are others."""
-        size, time = _stamp(self.name if self.member is None else self.member.shard)
-        if self.mask is None:
-            return size, time
-        size_of_mask, time_of_mask = _stamp(self.mask)
-        return size + size_of_mask, max(time, time_of_mask)
+        return _stamp_of(self.name, self.member, self.mask, _stamp)
 
 
 def _stamp(path: str) -> Stamp:
@@ -69,6 +74,19 @@ def _stamp(path: str) -> Stamp:
     except (OSError, ValueError):
         return MISSING
     return status.st_size, status.st_mtime_ns
+
+
+def _stamp_of(name: str, member: Member | None, mask: str | None, stamp: Callable[[str], Stamp]) -> Stamp:
+    size, time = stamp(name if member is None else member.shard)
+    if mask is None:
+        return size, time
+    size_of_mask, time_of_mask = stamp(mask)
+    return size + size_of_mask, max(time, time_of_mask)
+
+
+def stamps_digest(stamps: Iterable[Stamp]) -> str:
+    """Hash the stamps of a part's files."""
+    return hashlib.sha256(array("q", chain.from_iterable(stamps)).tobytes()).hexdigest()[:32]
 
 
 @dataclass
@@ -83,9 +101,17 @@ class Listing:
     def digest(self) -> str:
         """Hash of all names in order."""
         digest = hashlib.sha256()
-        for name in self.names:
-            digest.update(name.encode(errors="surrogateescape") + b"\0")
+        for start in range(0, len(self.names), _CHUNK):
+            digest.update("\0".join([*self.names[start : start + _CHUNK], ""]).encode(errors="surrogateescape"))
         return digest.hexdigest()[:32]
+
+    def stamps_digest(self, numbers: range) -> str:
+        """Hash the stamps of the items of those numbers, of which there may be many."""
+        names = self.names[numbers.start : numbers.stop]
+        if self.masks is None and not self.members:
+            return stamps_digest(map(_stamp, names))
+        stamp = lru_cache(maxsize=4)(_stamp)  # most of a shard's members follow one another
+        return stamps_digest(_stamp_of(*item[1:], stamp) for item in self.items(numbers))
 
     def items(self, numbers: range | None = None) -> list[Item]:
         """Return the items of those numbers. Default: all."""
@@ -112,15 +138,15 @@ def find_items(inputs: Iterable[str] = (), lists: Iterable[str] = (), masks: str
     """
     if masks is not None and not os.path.isdir(masks):
         raise DatasetError(f"{shown(masks)}: masks must be a folder with a label map for each picture, of its stem")
-    listing, names = Listing(masks=masks), set[str]()
+    listing, names = Listing(masks=masks), dict[str, None]()
     for one in inputs:
         found = list(_named(one, listing))
-        names.update(found)
+        names.update(dict.fromkeys(found))
         if not found and os.path.isdir(one):
             raise DatasetError(f"{shown(one)}: no picture in this folder; it must hold files such as .png or .mp4")
     for one in lists:
         for name in _lines(one):
-            names.update(_members(name, listing) if name.lower().endswith(SHARD) else [name])
+            names.update(dict.fromkeys(_members(name, listing) if name.lower().endswith(SHARD) else [name]))
     if not names:
         raise DatasetError(
             "no picture: name pictures, videos, folders, patterns or tar shards, or a list of them that has one"
@@ -177,41 +203,60 @@ def _named(name: str, listing: Listing) -> Iterator[str]:
 
 
 def _in_folder(folder: str) -> Iterator[str]:
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    yield from _in_folder(entry.path)
-                elif entry.name.lower().endswith(PICTURES + VIDEOS):
-                    yield entry.path
-    except OSError as error:
-        raise DatasetError(f"{shown(folder)}: the folder cannot be read ({error.strerror})") from error
+    folders = [folder]
+    while folders:
+        folder, taken = folders.pop(), list[str]()
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    name = entry.name
+                    if name.startswith("."):
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    elif name[name.rfind(".") :].lower() in TAKEN:
+                        taken.append(entry.path)
+        except OSError as error:
+            raise DatasetError(f"{shown(folder)}: the folder cannot be read ({error.strerror})") from error
+        yield from sorted(taken)  # in pieces, of which sorting all of them makes use
 
 
 def _members(shard: str, listing: Listing) -> Iterator[str]:
     """Yield the pictures of a tar shard by names that are a path's below it; members are read, never unpacked."""
+    placed: dict[str, Member] = {}  # what hard links may lead to
     try:
         with tarfile.open(shard, "r:") as archive:
             for member in archive:
-                hidden = os.path.basename(member.name).startswith(".")
-                if member.isreg() and member.name.lower().endswith(PICTURES + VIDEOS) and not hidden:
-                    name = f"{shard}/{member.name}"
-                    listing.members[name] = Member(shard, member.offset_data, member.size)
-                    yield name
                 archive.members = []  # type: ignore[attr-defined]  # which it would keep
+                name, file = member.name, os.path.basename(member.name)
+                if member.isdir() or file.startswith(".") or file[file.rfind(".") :].lower() not in TAKEN:
+                    continue
+                found = Member(shard, member.offset_data, member.size)
+                if member.islnk():
+                    found = placed.get(
+                        member.linkname, found._replace(why_not="a link to what is no picture of the shard")
+                    )
+                elif member.issparse():
+                    found = found._replace(why_not="stored sparse in the shard; store it whole")
+                elif not member.isreg():
+                    found = found._replace(why_not="a symbolic link or no file; tar -h stores what links lead to")
+                placed[name] = listing.members[f"{shard}/{name}"] = found
+                yield f"{shard}/{name}"
     except (OSError, tarfile.TarError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DatasetError(f"{shown(shard)}: cannot be read as a tar shard, not compressed ({reason})") from error
 
 
 def _lines(name: str) -> Iterator[str]:
+    """Yield the names of a list: its lines, or, as ``find -print0`` writes them, what ends in null characters."""
     try:
-        if name == STDIN:
-            yield from filter(None, (line.rstrip("\r\n") for line in sys.stdin))
-            return
-        with open(name, encoding="utf-8", errors="surrogateescape") as file:
-            yield from filter(None, (line.rstrip("\r\n") for line in file))
+        with contextlib.nullcontext(sys.stdin.buffer) if name == STDIN else open(name, "rb") as file:
+            start = file.read(_LONGEST).removeprefix(codecs.BOM_UTF8)
+            found: Iterable[bytes]
+            if b"\0" in start:
+                found = (start + file.read()).split(b"\0")
+            else:
+                found = (line.rstrip(b"\r\n") for line in chain((start + file.readline()).split(b"\n"), file))
+            yield from map(os.fsdecode, filter(None, found))
     except OSError as error:
         raise DatasetError(f"{shown(name)}: the list cannot be read ({error.strerror})") from error

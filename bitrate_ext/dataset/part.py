@@ -6,19 +6,16 @@ rest is done, and what is published depends on items and settings alone.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
-from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..threads import prefetch
 from .codec import GPU, MEMORY, Codec, Read, Rescuer, Unreadable
-from .items import DatasetError, Item, Stamp
+from .items import DatasetError, Item, Stamp, stamps_digest
 from .rows import (
     OK,
     Row,
@@ -74,6 +71,7 @@ class Part:
         batch: pictures of one size that the codec gets together, at most.
         ahead: pictures that are read while the codec measures.
         files: kinds of files that are written beside the rows.
+        run: which one has it done, by an id of its own.
     """
 
     folder: Path
@@ -86,6 +84,7 @@ class Part:
     batch: int = 1
     ahead: int = 2
     files: tuple[str, ...] = ()
+    run: str = ""
 
     @property
     def name(self) -> str:
@@ -112,10 +111,14 @@ class Part:
         folders = [self.folder / kind / self.name for kind in self.files]
         return [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
 
-    def published(self) -> Counts | None:
-        """Return what the published part has, if it is of the same items and their files have not changed since."""
+    def published(self, stamps: str) -> Counts | None:
+        """Return what the published part has, if it is of the same items and their files have not changed since.
+
+        Args:
+            stamps: the digest of the items' stamps now.
+        """
         about = read_about(self.work) if self.rows.exists() else {}
-        if about.get("key") != self.key or about.get("stamps") != stamps_digest(one.stamp for one in self.items):
+        if about.get("key") != self.key or about.get("stamps") != stamps:
             return None
         if self.files and int(about["files"]) != len(self.written()):
             return None
@@ -145,11 +148,6 @@ class Counts(NamedTuple):
         return Counts(**both)
 
 
-def stamps_digest(stamps: Iterator[Stamp]) -> str:
-    """Hash the stamps of a part's files."""
-    return hashlib.sha256(array("q", chain.from_iterable(stamps)).tobytes()).hexdigest()[:32]
-
-
 class Death(NamedTuple):
     """How many workers have died over an item, and why the last one."""
 
@@ -162,7 +160,7 @@ Deaths = Mapping[int, Death]  # by the items' numbers
 
 
 def do_part(part: Part, codec: Codec, deaths: Deaths | None = None) -> Counts | None:
-    """Work on a part until it is published, and count its rows; None where another process works on it.
+    """Work on a part until it is published, and count what its run has done; None where another process works on it.
 
     Args:
         part: which.
@@ -194,8 +192,10 @@ def measure(items: Sequence[Item], codec: Codec, key: str = "", batch: int = 1) 
     about, chunk = codec.about, max(_CHUNK, batch)
     for start in range(0, len(items), chunk):
         some = items[start : start + chunk]
-        part = Part(Path(), 0, 1, some, key, about.model, about.latents, batch, 2 * batch)
-        yield from _Work(part, codec, None, {}).measured()
+        placed = [item._replace(number=place) for place, item in enumerate(some)]  # numbers may be there twice
+        part = Part(Path(), 0, 1, placed, key, about.model, about.latents, batch, 2 * batch)
+        for item, row in zip(some, _Work(part, codec, None, {}).measured(), strict=True):
+            yield row | {"item": item.number}
 
 
 @dataclass
@@ -254,28 +254,31 @@ class _Work:
         return [row for _, row in sorted(self._rows.items())]
 
     def publish(self, journal: Journal) -> Counts:
-        """Do what is not done yet, write the part, and count its rows."""
+        """Do what is not done yet, write the part, and count."""
         part = self._part
         self._take_over(journal.entries)
-        skipped, earlier = len(self._rows), Counts.of(list(self._rows.values()))
         todo = [item for item in part.items if item.number not in self._rows]
-        if not todo and part.published() is not None:
+        if not todo and part.published(stamps_digest(item.stamp for item in part.items)) is not None:
             journal.remove()
-            return Counts(skipped=skipped)
+            return self._own()
         journal.add({"pid": os.getpid()})
         self._measure(todo)
         rows = list(self._rows.values())
-        counts = Counts.of(rows)
         stamps = stamps_digest((work["size"], work["mtime_ns"]) for _, work in sorted(self._work.items()))
         files = {part.folder / name for row in rows for name in row.get("files") or ()}
-        about = {"key": part.key, "stamps": stamps, "files": len(files), **counts._asdict()}
+        about = {"key": part.key, "stamps": stamps, "files": len(files), **Counts.of(rows)._asdict()}
         put(part.work, work_to_parquet(self._work, about), durable=False)  # the folder is seen to with the part
         put(part.rows, to_parquet(rows, schema(part.latents)))
         with writing(part.folder):
             for path in set(part.written()) - files:  # of pictures that have changed, or half written
                 path.unlink()
         journal.remove()
-        return counts._replace(ok=counts.ok - earlier.ok, error=counts.error - earlier.error, skipped=skipped)
+        return self._own()
+
+    def _own(self) -> Counts:
+        """Count what this run has done, in whichever of its processes; all else was done earlier, or by another run."""
+        own = [row for number, row in self._rows.items() if self._work[number].get("run") == self._part.run]
+        return Counts.of(own, len(self._rows) - len(own))
 
     def _take_over(self, entries: Sequence[dict[str, Any]]) -> None:
         """Keep what is done of files that are still the same."""
@@ -442,6 +445,7 @@ class _Work:
                 "mtime_ns": one.stamp[1],
                 "seconds": one.seconds + seconds,
                 "deaths": self._deaths.get(one.item.number, NONE).times,
+                "run": self._part.run,
             }
             for one, _, seconds in done
         ]

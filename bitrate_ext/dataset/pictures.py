@@ -6,15 +6,17 @@ import contextlib
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..cells.picture import PictureBits
+from ..cells.picture import CellGrid, PictureBits
 from ..cells.quality import measure_ms_ssim, squared_error, to_decibels
 from ..cells.regions import Names, areas_of
 from ..checks import check_whole_number
@@ -23,17 +25,20 @@ from ..io.decoding import ImageMemoryError
 from ..io.files import open_regular, shown
 from ..io.images import ImageError, load_picture
 from ..io.labels import load_labels
+from ..mapping.frames import IMAGE, FrameMapper
 from ..mapping.layout import BitrateResult
 from ..mapping.mapper import BitrateMapper
+from ..mapping.sequential import KEYFRAME
 from ..memory import MemoryLimitError, is_out_of_memory
 from ..models.demo_codec import load_demo_forward
 from ..receptive_field.fingerprint import fingerprint
 from ..video.reader import VideoReader
-from ..video.source import USUAL_RATE, VideoError, VideoFrame
+from ..video.source import USUAL_RATE, VideoError
 from .codec import GPU, About, Read, Spent, Unreadable
-from .files import make_files
+from .files import FRAMES, PARQUET, make_files
 from .items import Item
 from .rescue import measure_in_tiles, with_warning
+from .rows import frames_to_parquet
 
 _SAMPLE = 64  # pixels a side of the picture that shows which latents a model has
 _CHUNK = 1 << 20  # bytes
@@ -68,12 +73,13 @@ class PictureCodec:
     """Measure pictures, and videos frame by frame, with a mapper; see ``run``, whose ``make`` makes one in each worker.
 
     Args:
-        mapper: of the model; with ``channels=True`` for ``top_channels``.
+        mapper: of the model, with ``channels=True`` for ``top_channels``; a ``FrameMapper`` of a codec of video, with
+            ``reconstruction=True`` for PSNR, to which a picture is a video of one frame.
         name: of the model, for the column "model".
         settings: what else the numbers depend on: the mapper's options, and those of ``forward``; values that JSON has.
         device: that the model is on.
         forward: arguments for the model's ``forward``.
-        write: kinds of files beside the rows: "cells", "png", "page".
+        write: kinds of files beside the rows: "cells", "png", "page"; of videos "frames", what each of them costs.
         ms_ssim: whether MS-SSIM is measured, too.
         top_channels: how many of the costliest channels are told.
         names: of the labels of masks, as for ``PictureBits.region``; see ``find_items`` for where masks are.
@@ -81,12 +87,13 @@ class PictureCodec:
         fallback: makes the codec that measures on the CPU what the GPU failed over. Default: such pictures are errors.
 
     Raises:
-        ValueError: another kind of file, or ``top_channels`` of a mapper that keeps none.
+        ValueError: another kind of file, ``top_channels`` of a mapper that keeps none, a ``FrameMapper`` of a model
+            that codes each frame by itself.
     """
 
     def __init__(
         self,
-        mapper: BitrateMapper,
+        mapper: BitrateMapper | FrameMapper,
         *,
         name: str = "",
         settings: Mapping[str, Any] | None = None,
@@ -107,18 +114,33 @@ class PictureCodec:
         self._ms_ssim, self._top, self._names, self._threads = ms_ssim, top_channels, names, threads
         self._fallback = fallback
         self.remarks: tuple[str, ...] = ()  # that all rows have among their warnings
-        model = mapper.model
+        known: dict[str, Any] = {}
+        model: Any
         with self._few_threads():
             sample = torch.zeros(1, 3, _SAMPLE, _SAMPLE, device=self._device)
-            mapper.resolve(sample, dict(self._forward))
-            if top_channels and not mapper(sample, **self._forward).channel_bits:
-                raise ValueError("top_channels needs a mapper that keeps channels: BitrateMapper(model, channels=True)")
+            if isinstance(mapper, FrameMapper):
+                if not mapper.sequential:
+                    raise ValueError("mapper must be a BitrateMapper: its model codes each frame by itself")
+                if top_channels:
+                    raise ValueError(
+                        "top_channels is for codecs of pictures; of a codec of video channels are not kept"
+                    )
+                known["group"], model = mapper.group, mapper.placed(KEYFRAME).adapter.module
+                latents = tuple(dict.fromkeys(name for two in mapper([*sample] * 2) for name in two.latent_bits))
+            else:
+                model = mapper.model
+                mapper.resolve(sample, dict(self._forward))
+                if top_channels and not mapper(sample, **self._forward).channel_bits:
+                    raise ValueError(
+                        "top_channels needs a mapper that keeps channels: BitrateMapper(model, channels=True)"
+                    )
+                latents = tuple(mapper.strides)
         weights = fingerprint(model, (), (), {}) if isinstance(model, nn.Module) else repr(model)
-        known = {"device": self._device.type, **(settings or {}), "weights": weights, "forward": self._forward}
+        known |= {"device": self._device.type, **(settings or {}), "weights": weights, "forward": self._forward}
         known |= {"ms_ssim": ms_ssim, "top_channels": top_channels, "threads": threads}
         known |= {"write": sorted(write), "names": sorted(names.items()) if isinstance(names, Mapping) else names}
         kinds = tuple(kind for kind in DATASET_FILES if kind in write)
-        self.about = About(name or type(model).__name__, tuple(mapper.strides), known, kinds)
+        self.about = About(name or type(model).__name__, latents, known, kinds)
 
     @classmethod
     def demo(cls, quality: int, **options: Any) -> PictureCodec:
@@ -148,9 +170,8 @@ class PictureCodec:
         if picture is None:
             return Read(sha256, None, _Picture(item, sha256, None, labels), mask_sha256)
         x = picture.pixels
-        return Read(
-            sha256, tuple(x.shape), _Picture(item, sha256, x, labels, tuple(picture.facts.warnings)), mask_sha256
-        )
+        group = None if isinstance(self._mapper, FrameMapper) else tuple(x.shape)
+        return Read(sha256, group, _Picture(item, sha256, x, labels, tuple(picture.facts.warnings)), mask_sha256)
 
     @_failures()
     def rescue(self, item: Item, lack: str, alive: Callable[[], None]) -> tuple[Read, dict[str, Any]]:
@@ -165,7 +186,7 @@ class PictureCodec:
                 raise Unreadable("the GPU failed over it; --fallback cpu measures such pictures on the CPU")
             other = self._fallback()
             return other._alone(item, "measured on the CPU: the GPU failed over it", alive)
-        if self._mapper.bits == CODED or item.is_video:  # by the whole picture
+        if isinstance(self._mapper, FrameMapper) or self._mapper.bits == CODED or item.is_video:  # by the whole picture
             return self._alone(item, "measured alone, for want of memory", alive)
         with _file_of(item) as path:
             try:
@@ -209,12 +230,10 @@ class PictureCodec:
         total, seconds, warnings = _Total(self._ms_ssim), 0.0, tuple[str, ...]()
         with _file_of(video.item) as path:
             try:
-                with VideoReader(path) as reader:
-                    for frame in reader:
-                        pixels = _pixels_of(frame)
-                        result = self._run(pixels)
-                        total.add(result, 0, pixels, self.about.model)
-                        seconds = float(frame.time + 1 / (reader.rate or USUAL_RATE))
+                with VideoReader(path) as reader, contextlib.closing(self._frames(reader)) as frames:
+                    for time, pixels, result in frames:
+                        total.add(result, 0, pixels, self.about.model, time)
+                        seconds = time + 1 / float(reader.rate or USUAL_RATE)
                         warnings = warnings or result.warnings
                         yield None
             except VideoError as error:
@@ -223,7 +242,27 @@ class PictureCodec:
         ended = () if reader.partial is None else (f"{reader.partial}; measured as far as it goes",)
         yield self._row(video, total, (*reader.warnings, *warnings, *ended)) | {"duration_s": seconds}
 
+    def _frames(self, reader: VideoReader) -> Generator[tuple[float, Tensor, BitrateResult], None, None]:
+        """Yield the seconds of each frame, its pixels, and what they cost."""
+        if not isinstance(self._mapper, FrameMapper):
+            for frame in reader:
+                pixels = _pixels_of(frame.pixels)
+                yield float(frame.time), pixels, self._run(pixels)
+            return
+        times = deque[float]()  # of frames that are read ahead
+
+        def read() -> Iterator[NDArray[np.uint8]]:
+            for frame in reader:
+                times.append(float(frame.time))
+                yield frame.pixels
+
+        for result in self._mapper(read()):
+            yield times.popleft(), _pixels_of(result.frame.cpu()), result
+
     def _run(self, x: Tensor) -> BitrateResult:
+        if isinstance(self._mapper, FrameMapper):
+            (frame,) = self._mapper(x.to(self._device))
+            return frame
         return self._mapper(x.to(self._device), **self._forward)
 
     def _row(self, one: _Picture, total: _Total, warnings: Sequence[str]) -> dict[str, Any]:
@@ -242,6 +281,8 @@ class PictureCodec:
         if self.about.files:
             facts = {"input": one.item.name, "SHA-256 of the input": one.sha256}
             row["files"] = make_files(bits, self.about.files, one.item.name, facts)
+            if FRAMES in self.about.files and one.item.is_video:
+                row["files"][FRAMES, PARQUET] = frames_to_parquet(one.item.name, total.rows, self.about.latents)
         return row
 
     def _regions(self, one: _Picture, bits: PictureBits, frames: int) -> list[dict[str, Any]]:
@@ -273,16 +314,18 @@ class _Total:
     def __init__(self, ms_ssim: bool) -> None:
         self._similarity: list[float | None] | None = [] if ms_ssim else None
         self._first: PictureBits | None = None
+        self._grids: dict[str, CellGrid] = {}
         self._cells: dict[str, Tensor] = {}
         self._channels: dict[str, Tensor] = {}
         self._elsewhere: dict[str, float] = {}
         self._error: float | None = 0.0
         self._values = 0
+        self.rows: list[dict[str, Any]] = []  # of a video, what each frame costs
         self.frames, self.padding_bits = 0, 0.0
         self.file_bytes: int | None = None
 
-    def add(self, result: BitrateResult, number: int, x: Tensor | None, name: str) -> None:
-        """Add an image of a result, ``x`` ``[1, 3, H, W]``."""
+    def add(self, result: BitrateResult, number: int, x: Tensor | None, name: str, time: float | None = None) -> None:
+        """Add an image of a result, ``x`` ``[1, 3, H, W]``; of a video with its time, seconds."""
         assert x is not None
         bits = result.image(number, name=name, picture=x)
         self._first = self._first or bits
@@ -291,11 +334,17 @@ class _Total:
         self.padding_bits += float(result.padding_bits[number])
         if bits.file_bytes is not None:
             self.file_bytes = (self.file_bytes or 0) + bits.file_bytes
+        self._grids = {**bits.grids, **self._grids}
         _add(self._cells, {latent: grid.bits for latent, grid in bits.grids.items()})
         _add(self._channels, bits.channel_bits)
         _add(self._elsewhere, bits.elsewhere)
         x_hat = None if result.x_hat is None else result.x_hat[number : number + 1]
-        self._error = None if x_hat is None or self._error is None else self._error + squared_error(x_hat, x)
+        error = None if x_hat is None else squared_error(x_hat, x)
+        self._error = None if error is None or self._error is None else self._error + error
+        if time is not None:
+            row = {"time_s": time, "kind": getattr(result, "kind", IMAGE), "bits": bits.total_bits, "bpp": bits.bpp}
+            row |= {"latents": bits.latent_bits, "padding_bits": float(result.padding_bits[number])}
+            self.rows.append(row | {"psnr_db": None if error is None else to_decibels(error / x.numel())})
         if self._similarity is not None:
             self._similarity.append(None if x_hat is None else measure_ms_ssim(x_hat, x))
 
@@ -319,7 +368,7 @@ class _Total:
         return replace(
             first,
             name=f"{first.name}, mean of {self.frames} frames",
-            grids={key: replace(grid, bits=self._cells[key] * scale, guide=None) for key, grid in first.grids.items()},
+            grids={key: replace(grid, bits=self._cells[key] * scale, guide=None) for key, grid in self._grids.items()},
             elsewhere={what: bits * scale for what, bits in self._elsewhere.items()},
             channel_bits={name: bits * scale for name, bits in self._channels.items()},
             file_bytes=None,
@@ -354,11 +403,11 @@ def load_pixels(item: Item) -> Tensor:
         if not item.is_video:
             return load_picture(path).pixels
         with VideoReader(path, frames=1) as reader:
-            return _pixels_of(next(iter(reader)))
+            return _pixels_of(next(iter(reader)).pixels)
 
 
-def _pixels_of(frame: VideoFrame) -> Tensor:
-    return torch.from_numpy(frame.pixels).permute(2, 0, 1)[None].float() / 255
+def _pixels_of(frame: NDArray[np.uint8] | Tensor) -> Tensor:
+    return torch.as_tensor(frame).permute(2, 0, 1)[None].float() / 255
 
 
 @contextlib.contextmanager
@@ -367,7 +416,9 @@ def _file_of(item: Item) -> Iterator[str]:
     if item.member is None:
         yield item.name
         return
-    shard, offset, size = item.member
+    shard, offset, size, why_not = item.member
+    if why_not:
+        raise Unreadable(why_not)
     nameless = os.path.isdir("/proc/self/fd")
     with (tempfile.TemporaryFile if nameless else tempfile.NamedTemporaryFile)(prefix="bitrate-ext-") as file:
         with open(shard, "rb") as archive:
@@ -389,4 +440,5 @@ def _hash(path: str, kind: str) -> str:
 
 
 def _reason(error: ValueError, path: str) -> str:
-    return str(error).removeprefix(f"{shown(path)}: ")
+    """Return why a file cannot be read, without its name; the command has no option that admits a huge one."""
+    return str(error).removeprefix(f"{shown(path)}: ").partition(", or give a memory limit")[0]

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,15 +76,17 @@ class Pool:
         self._workers = workers
 
     def describe(self, everywhere: bool = True) -> About:
-        """Make the codec in the first worker, and return what it says of itself; the others make theirs meanwhile."""
-        for worker in self._workers[1:] if everywhere else ():
-            worker.submit(_describe)
-        for _ in range(STARTS):
+        """Make the codec, in every worker or in the first; return what that says of itself which is there first."""
+        asked = {worker.submit(_describe): worker for worker in (self._workers if everywhere else self._workers[:1])}
+        for _ in range(STARTS * len(asked)):
+            future = next(iter(wait(asked, return_when=FIRST_COMPLETED).done))
+            worker = asked.pop(future)
             try:
-                about: About = self._workers[0].submit(_describe).result()
+                about: About = future.result()
                 return about
-            except self._workers[0].died:
-                self._workers[0].stop()
+            except worker.died:
+                worker.stop()
+                asked[worker.submit(_describe)] = worker
         raise DatasetError("worker processes die while they make the codec, which may need more memory")
 
     def run(self, parts: Iterator[Part], look: Callable[[Counts], None]) -> Iterator[tuple[Part, Counts]]:
@@ -99,11 +102,17 @@ class Pool:
                     fresh = _Try(taken.popleft())
                 if fresh is None:
                     break
-                worker = idle.pop()
+                worker = next((one for one in reversed(idle) if one.ready()), None)
+                if worker is None:
+                    again.appendleft(fresh)
+                    break
+                idle.remove(worker)
                 running[worker.begin(fresh)] = worker
-            if not running:
+            if not running and not again:
                 return
-            done, _ = wait(running, timeout=POLL, return_when=FIRST_COMPLETED)
+            done = wait(running, timeout=POLL, return_when=FIRST_COMPLETED).done
+            if not running:  # as long as there is nowhere to work
+                time.sleep(POLL)
             for worker in running.values():
                 worker.watch()
             for future in done:
@@ -128,13 +137,8 @@ class Pool:
                 if counts is None:
                     taken.append(worker.now.part)
                 else:
-                    failed, lost, before = (
-                        0,
-                        0,
-                        worker.now.done,
-                    )  # which the last process took for rows of an earlier run
-                    skipped = max(0, counts.skipped - before.ok - before.error)
-                    yield worker.now.part, counts.plus(before)._replace(skipped=skipped)
+                    failed, lost = 0, 0
+                    yield worker.now.part, counts
             flying = Counts()
             for worker in running.values():
                 flying = flying.plus(worker.now.done).plus(worker.flight.counts)
@@ -147,7 +151,7 @@ class Pool:
 
 
 class _Try(NamedTuple):
-    """A part to be done, after deaths: over which items, and what was done before."""
+    """A part to be done, after deaths: over which items, and what was done before, of which progress is told."""
 
     part: Part
     deaths: Deaths | None = None
@@ -168,6 +172,10 @@ class Worker(abc.ABC):
         self._limit = time_limit
         self.flight = Flight()
         self._hung, self._last, self._kills = False, 0.0, 0
+
+    def ready(self) -> bool:
+        """Whether there is where to work; a cluster may have to find room first."""
+        return True
 
     @abc.abstractmethod
     def submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
@@ -239,14 +247,14 @@ class ProcessWorker(Worker):
         super().__init__(time_limit)
         self._start = make, threads
         own = getattr(make, "func", make).__module__
-        self._preload = ["__main__", "bitrate_ext.dataset.part", own, *preload]
+        multiprocessing.set_forkserver_preload(["__main__", "bitrate_ext.dataset.part", own, *preload])
+        forkserver.ensure_running()  # which imports while this process goes on
         self._executor: ProcessPoolExecutor | None = None
         self._pid: Future[int] | None = None
 
     def submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
         if self._executor is None:
             context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(self._preload)
             self._executor = ProcessPoolExecutor(1, context, initializer=_begin, initargs=(*self._start, os.getcwd()))
             self._pid = self._executor.submit(os.getpid)
         try:

@@ -29,17 +29,30 @@ class RayWorker(Worker):
         self._ray = ray = require("ray")
         self.died = (ray.exceptions.RayActorError,)
         if not ray.is_initialized():
-            ray.init(address=address, log_to_driver=False, configure_logging=False, include_dashboard=False)
+            if address is None:
+                os.environ.setdefault("RAY_worker_niceness", "0")  # as worker processes have it, where 15 is Ray's way
+            local = address or "local"  # not whichever cluster this machine may belong to
+            ray.init(address=local, log_to_driver=False, configure_logging=False, include_dashboard=False)
         # Restarts are not Ray's: who is to blame for a death is seen here, and journals say what is done.
         self._actors = ray.remote(num_cpus=threads, num_gpus=gpus, max_restarts=0, max_task_retries=0)(_Actor)
         self._start = make, threads, os.getcwd()
         self._actor: Any = None
 
+    def ready(self) -> bool:
+        if self._actor is None:
+            self._begin()
+        return self._begun.done()
+
     def submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
         if self._actor is None:
-            self._actor = self._actors.remote(*self._start)
+            self._begin()
         future: Future[Any] = self._actor.do.remote(work, *arguments).future()
         return future
+
+    def _begin(self) -> None:
+        """Ask for an actor, which Ray begins once there is room for it: now, or as another machine joins."""
+        self._actor = self._actors.remote(*self._start)
+        self._begun: Future[int] = self._actor.do.remote(os.getpid).future()
 
     def stop(self) -> None:
         if self._actor is not None:

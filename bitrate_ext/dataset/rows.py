@@ -15,7 +15,7 @@ from .items import DatasetError, Item
 OK, ERROR = "ok", "error"  # of the column "status"
 Row = dict[str, Any]
 _LATENT = "bits_"  # before a latent's name, in columns
-_WORK = ("item", "size", "mtime_ns", "seconds", "deaths")  # of the files beside the rows
+_WORK = ("item", "size", "mtime_ns", "seconds", "deaths", "run")  # of the files beside the rows
 
 
 def schema(latents: Sequence[str]) -> Any:
@@ -42,7 +42,7 @@ def item_id(item: Item, read: Read, key: str) -> str:
 def ok_row(item: Item, read: Read, key: str, model: str, numbers: Mapping[str, Any]) -> Row:
     """Return the row of an item that is measured."""
     row = _row(item, read, key, model) | {"status": OK, "frames": 1, **numbers}
-    return row | {f"{_LATENT}{name}": bits for name, bits in row.pop("latents", {}).items()}
+    return row | _by_column(row.pop("latents", {}))
 
 
 def error_row(item: Item, sha256: str | None, key: str, model: str, reason: str) -> Row:
@@ -57,6 +57,11 @@ def _row(item: Item, read: Read, key: str, model: str) -> Row:
     return row if read.mask_sha256 is None else row | {"mask_sha256": read.mask_sha256}
 
 
+def counted(number: int, what: str) -> str:
+    """Return a number with what it is of: ``1 picture``, ``2 pictures``."""
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
 def printable(text: str) -> str:
     """Return text that UTF-8 can hold: other bytes of names are escaped."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
@@ -68,10 +73,27 @@ def to_parquet(rows: Iterable[Row], columns: Any) -> memoryview:
     return _parquet(require("pyarrow").Table.from_pylist(ordered, schema=columns))
 
 
+def frames_to_parquet(path: str, frames: Sequence[Mapping[str, Any]], latents: Sequence[str]) -> bytes:
+    """Return a row for each frame of a video, with its "latents", as the bytes of a Parquet file."""
+    pa = require("pyarrow")
+    columns = {"path": pa.string(), "frame": pa.int64(), "time_s": pa.float64(), "kind": pa.string()}
+    numbers = ["bits", *(f"{_LATENT}{name}" for name in latents), "padding_bits", "bpp", "psnr_db"]
+    columns |= dict.fromkeys(numbers, pa.float64())
+    rows = [
+        {"path": printable(path), "frame": number, **frame, **_by_column(frame["latents"])}
+        for number, frame in enumerate(frames)
+    ]
+    return bytes(_parquet(pa.Table.from_pylist(rows, schema=pa.schema(list(columns.items())))))
+
+
+def _by_column(latents: Mapping[str, float]) -> dict[str, float]:
+    return {f"{_LATENT}{name}": bits for name, bits in latents.items()}
+
+
 def work_to_parquet(works: Mapping[int, Mapping[str, Any]], about: Mapping[str, Any]) -> memoryview:
     """Return what depends on the day, by item, as the bytes of a Parquet file."""
     pa = require("pyarrow")
-    types = [pa.int64(), pa.int64(), pa.int64(), pa.float64(), pa.int64()]
+    types = [pa.int64(), pa.int64(), pa.int64(), pa.float64(), pa.int64(), pa.string()]
     metadata = {name: str(value) for name, value in about.items()}
     columns = pa.schema(list(zip(_WORK, types, strict=True)), metadata=metadata)
     rows = [{"item": number, **work} for number, work in sorted(works.items())]

@@ -6,9 +6,12 @@ import hashlib
 import json
 import math
 import os
+import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ FORMAT = 2  # of the output folder
 MANIFEST, SUCCESS, TABLE, CLOSING = "manifest.json", "_SUCCESS", "rows.csv", "closing.journal"
 FEWEST_PARTS, LARGEST_PART = 64, 1024  # where there are enough items; items
 ENGINES = PROCESSES, RAY = "processes", "ray"
+LOOKS = 8  # threads that look at what is there, of which most wait for the file system
 TIME_LIMIT = 300.0  # seconds an item
 _PACKAGES = ("torch", "compressai")  # whose versions numbers depend on
 
@@ -124,21 +128,32 @@ def run(
     workers = _workers(make, jobs, time_limit, engine, address, gpus, preload)
     pool = Pool(workers) if workers else Here(make)
     try:
+        count = len(listing.names)
+        size = part_items or math.ceil(min(LARGEST_PART, max(batch, count / FEWEST_PARTS)))
+        expected = _size_there(folder) or size
+        cut = _cut(count, expected)
+        mine = range(shard[0] - 1, len(cut), shard[1])
+        there = [number for number in mine if Part(folder, number, len(cut), (), "", "", ()).rows.exists()]
+        with ThreadPoolExecutor(LOOKS) as looks:  # while workers import what they need
+            found = looks.map(lambda number: listing.stamps_digest(cut[number]), there)
+            stamps = dict(zip(there, found, strict=True))
         about = pool.describe(everywhere=not (folder / SUCCESS).exists())
-        size = part_items or math.ceil(min(LARGEST_PART, max(batch, len(listing.names) / FEWEST_PARTS)))
         key = open_output(folder, about, listing, batch, size, part_items is not None)
-        size = json.loads((folder / MANIFEST).read_bytes())["part_items"]
-        count = math.ceil(len(listing.names) / size)
-        mine = range(shard[0] - 1, count, shard[1])
-
-        bare = Part(folder, 0, count, (), key, about.model, about.latents, batch, 2 * batch, about.files)
+        if (other := _size_there(folder)) != expected:  # of a run that has begun in between
+            cut, stamps = _cut(count, other), {}
+            mine = range(shard[0] - 1, len(cut), shard[1])
+        bare = Part(folder, 0, len(cut), (), key, about.model, about.latents, batch, 2 * batch, about.files)
+        bare = replace(bare, run=secrets.token_hex(8))
 
         def part(number: int) -> Part:
-            items = listing.items(range(number * size, min((number + 1) * size, len(listing.names))))
-            return replace(bare, number=number, items=items)
+            return replace(bare, number=number, items=listing.items(cut[number]))
 
-        done, left = _look_for_done(map(part, mine))
-        total = sum(min((number + 1) * size, len(listing.names)) - number * size for number in mine)
+        with ThreadPoolExecutor(LOOKS) as looks:
+            known = looks.map(lambda number: replace(bare, number=number).published(stamps[number]), stamps)
+            whole = {number: counts for number, counts in zip(stamps, known, strict=True) if counts is not None}
+        left = [number for number in mine if number not in whole]
+        done = reduce(Counts.plus, whole.values(), Counts())
+        total = sum(len(cut[number]) for number in mine)
         earlier, now = done.ok + done.error, Counts()
 
         def show(flying: Counts) -> None:
@@ -160,10 +175,10 @@ def run(
             show(Counts())
     finally:
         pool.stop()
-    complete = all(replace(bare, number=number).rows.exists() for number in range(count))
+    complete = all(replace(bare, number=number).rows.exists() for number in range(len(cut)))
     errors = done.error + now.error
     while complete and (not (folder / SUCCESS).exists() or (folder / CLOSING).exists()):
-        errors = close_output(folder, map(part, range(count)), about.latents, key)
+        errors = close_output(folder, map(part, range(len(cut))), about.latents, key)
     seconds = time.monotonic() - start
     return Report(total, now.ok, now.error, now.skipped + earlier, errors, complete, seconds)
 
@@ -208,16 +223,16 @@ def _workers(
     return [RayWorker(make, threads, time_limit, gpus, address) for _ in range(count)]
 
 
-def _look_for_done(parts: Iterator[Part]) -> tuple[Counts, list[int]]:
-    """Count what published parts have; return the numbers of the others."""
-    done, left = Counts(), []
-    for one in parts:
-        counts = one.published()
-        if counts is None:
-            left.append(one.number)
-        else:
-            done = done.plus(counts)
-    return done, left
+def _cut(count: int, size: int) -> list[range]:
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def _size_there(folder: Path) -> int:
+    """Return how many items a part has by the manifest; 0 where there is none to go by."""
+    try:
+        return max(0, int(json.loads((folder / MANIFEST).read_bytes())["part_items"]))
+    except (OSError, ValueError, TypeError, KeyError):
+        return 0
 
 
 def open_output(folder: Path, about: About, listing: Listing, batch: int, size: int, fixed: bool) -> str:

@@ -22,6 +22,7 @@ from ..viz.map_figure import as_levels, map_figure
 from .files import CELLS, HTML, NPZ
 from .items import DatasetError, item_named
 from .pictures import load_pixels
+from .rows import counted
 from .summary import Run, ask, open_run
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def draw_sheet(folder: Run, count: int = 5) -> Image.Image:
     return contact_sheet(
         {"most bits per pixel": tiles[: len(most)], "fewest": tiles[len(most) :]},
         title=os.path.basename(os.path.abspath(folder)),
-        subtitle=f"{manifest['items']:,} pictures   {manifest['model']}{scale}",
+        subtitle=f"{counted(manifest['items'], 'picture')}   {manifest['model']}{scale}",
     )
 
 
@@ -104,7 +105,9 @@ class MeanMap:
         size = "resampled to" if self.resampled else "of"
         height, width = self.bits.shape
         told = f"{size} {width} x {height} pixels   mean {float(self.bits.mean()):.3f} bits per pixel"
-        return map_figure(self.bits, title=f"mean of {self.pictures:,} maps", subtitle=f"{told}   {about}".rstrip())
+        return map_figure(
+            self.bits, title=f"mean of {counted(self.pictures, 'map')}", subtitle=f"{told}   {about}".rstrip()
+        )
 
 
 def mean_map(folder: Run) -> MeanMap:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import io
 import json
 import os
+import shutil
+import socket
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,6 +137,100 @@ def test_shards_of_tar_are_the_files(folder: Callable[..., Path]) -> None:
     assert [row["path"] for row in table("shard")] == [f"shard.tar/{row['path']}" for row in table("files")]
     for name in ("sha256", "bits", "psnr_db"):
         assert [row[name] for row in table("shard")] == [row[name] for row in table("files")]
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_shards_of_strangers(folder: Callable[..., Path], form: int) -> None:
+    photos = folder(3)
+    one, other, third = (path.read_bytes() for path in sorted(photos.rglob("*.png")))
+    with tarfile.open("shard.tar", "w", format=form) as archive:
+
+        def add(name: str, data: bytes = b"", kind: bytes = tarfile.REGTYPE, leads_to: str = "") -> None:
+            member = tarfile.TarInfo(name)
+            member.size, member.type, member.linkname = len(data), kind, leads_to
+            archive.addfile(member, io.BytesIO(data))
+
+        add("0.left.png", one)
+        add("0.right.seg.PNG", other)
+        add("twice.png", third)
+        add("twice.png", one)  # which tar would unpack last
+        add("new\nline.png", one)
+        add("../up.png", one)
+        add("\u4e2d" * 99 + ".png", one)
+        add("hard.png", kind=tarfile.LNKTYPE, leads_to="0.right.seg.PNG")
+        add("nowhere.png", kind=tarfile.LNKTYPE, leads_to="gone.png")
+        add("soft.png", kind=tarfile.SYMTYPE, leads_to="0.left.png")
+        add("pipe.png", kind=tarfile.FIFOTYPE)
+        add("folder.png", kind=tarfile.DIRTYPE)
+        add("0.json", b"{}")
+    run(["shard.tar"], "out", block_codec, jobs=0)
+    rows = {str(row["path"]).removeprefix("shard.tar/"): row for row in table("out")}
+    sums = {data: hashlib.sha256(data).hexdigest() for data in (one, other)}
+    wanted = dict.fromkeys(["0.left.png", "twice.png", "new\nline.png", "../up.png", "\u4e2d" * 99 + ".png"], sums[one])
+    wanted |= dict.fromkeys(["0.right.seg.PNG", "hard.png"], sums[other])
+    assert {name: row["sha256"] for name, row in rows.items() if row["status"] == "ok"} == wanted
+    errors = {name: str(row["error"]) for name, row in rows.items() if row["status"] == "error"}
+    assert errors.keys() == {"nowhere.png", "soft.png", "pipe.png"}
+    assert "tar -h" in errors["soft.png"]
+
+
+@pytest.mark.parametrize("form", ["gnu", "posix"])
+def test_sparse_members_of_shards_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with open("holes.png", "wb") as file:
+        file.seek(1 << 20)
+        file.write(b"not at the start")
+    command = ["tar", "--sparse", f"--format={form}", "-cf", "shard.tar", "holes.png"]
+    if shutil.which("tar") is None or subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("no GNU tar")
+    run(["shard.tar"], "out", block_codec, jobs=0)
+    assert [row["error"] for row in table("out")] == ["stored sparse in the shard; store it whole"]
+
+
+def test_names_of_strangers(folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = folder(1)
+    data = (photos / "000.png").read_bytes()
+    kept = [
+        b"new\nline.png",
+        b"car\rriage.png",
+        b"latin\xe9.png",
+        b"A.PNG",
+        b"a.png",
+        b" .png",
+        b"\x1b[31m.png",
+        b"=1.png",
+    ]
+    kept += [b"*[a].png", b"-o.png", b"a" * 250 + b".png"]
+    for name in [*kept, b"trailing.png ", b".hidden.png"]:
+        Path(os.fsdecode(os.path.join(b"photos", name))).write_bytes(data)
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind("photos/socket.png")
+    os.symlink("..", "photos/deep/up")
+    os.symlink("/dev/zero", "photos/endless.png")
+    report = run(["photos"], "out", block_codec, jobs=0)
+    assert (report.ok, report.error) == (len(kept) + 1, 2)
+    assert {row["path"] for row in table("out")} >= {"photos/latin\\xe9.png", "photos/new\nline.png", "photos/ .png"}
+    assert run(["photos"], "out", block_codec, jobs=0).skipped == report.items
+    names = sorted(os.fsdecode(b"photos/" + name) for name in [*kept, b"trailing.png "])
+    raw = [os.fsencode(name) for name in names]
+    Path("lines.txt").write_bytes(b"\xef\xbb\xbf" + b"\r\n".join(name for name in raw if b"\n" not in name))
+    assert find_items([], ["lines.txt"]).names == [name for name in names if "\n" not in name]
+    many = [b"x/%05d" % number for number in range(2000)]  # longer than what is looked at first
+    Path("nulls").write_bytes(b"\0".join([*raw, *many, b""]))  # as find -print0 writes them
+    assert find_items([], ["nulls"]).names == sorted([*names, *map(os.fsdecode, many)])
+    Path("long.txt").write_bytes(b"\n".join(many))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(open("long.txt", "rb"), encoding="ascii"))  # noqa: SIM115
+    assert find_items([], ["-"]).names == list(map(os.fsdecode, many))
+    scan = os.scandir
+
+    def locked(path: str) -> Any:
+        if path.endswith("deep"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    with pytest.raises(DatasetError, match=r"photos/deep: the folder cannot be read \(Permission denied\)"):
+        find_items(["photos"])
 
 
 def test_listing(folder: Callable[..., Path]) -> None:

@@ -16,12 +16,12 @@ import torch
 
 pq = pytest.importorskip("pyarrow.parquet")
 Image = pytest.importorskip("PIL.Image")
-from block_codecs import BlockCodec  # noqa: E402
+from block_codecs import BlockCodec, BlockVideo  # noqa: E402
 from commands import error_of  # noqa: E402
 from dataset_runs import disturb, go, names  # noqa: E402
 from free_codecs import FreeCodec  # noqa: E402
 
-from bitrate_ext import BitrateMapper, PictureBits  # noqa: E402
+from bitrate_ext import BitrateMapper, FrameMapper, PictureBits  # noqa: E402
 from bitrate_ext.cells.quality import measure_ms_ssim, measure_psnr  # noqa: E402
 from bitrate_ext.dataset import DatasetError, Item, Read, find_items, measure, part, run  # noqa: E402
 from bitrate_ext.dataset.pictures import PictureCodec  # noqa: E402
@@ -63,6 +63,13 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path("photos")
 
 
+def test_a_loops_rows_come_in_the_order_of_its_items(photos: Path) -> None:
+    first, second, third = find_items([str(photos)]).items()
+    rows = list(measure([third, first, third, second._replace(number=0)], codec()))
+    assert [row["path"][-5] for row in rows] == ["2", "0", "2", "1"]
+    assert [row["item"] for row in rows] == [2, 0, 2, 0]
+
+
 # Videos
 
 
@@ -88,6 +95,87 @@ def test_a_video_costs_what_its_frames_cost_as_pictures(tmp_path: Path, monkeypa
     assert sum(one["bits"] for one in video["top_channels"]) <= video["bits"]
     assert all(row["kind"] == "picture" and "duration_s" not in row for row in frames)
     assert {**member, "id": 0, "path": 0} == {**video, "id": 0, "path": 0}
+
+
+def video_codec(model: torch.nn.Module, group: int | None = 5, **options: Any) -> PictureCodec:
+    return PictureCodec(FrameMapper(model.eval(), group=group, reconstruction=True), name="video", **options)
+
+
+@pytest.fixture
+def clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of two videos, one of them cut, and a picture, in the current folder."""
+    made = pytest.importorskip("video_clips")
+    monkeypatch.chdir(tmp_path)
+    whole = made.clip("y4m")
+    Path("clips").mkdir()
+    Path("clips/a.y4m").write_bytes(whole)
+    Path("clips/b.y4m").write_bytes(whole[: len(whole) * 2 // 3])
+    save("clips/c.png", np.random.default_rng(0).integers(0, 256, (70, 100, 3), dtype=np.uint8))
+    return Path("clips")
+
+
+@pytest.mark.parametrize("group", [None, 5])
+def test_a_codec_of_video_codes_videos_from_keyframe_to_keyframe(clips: Path, group: int | None) -> None:
+    make = partial(video_codec, BlockVideo(), group, write=["frames"], ms_ssim=True)
+    report = run([str(clips)], "out", make, jobs=0)
+    assert (report.ok, report.error) == (3, 0)
+    video, cut, picture = table("out")
+    with VideoReader("clips/a.y4m") as reader:
+        wanted = list(FrameMapper(BlockVideo().eval(), group=group, reconstruction=True)(one.pixels for one in reader))
+    kinds = [one.kind for one in wanted]
+    assert kinds.count("keyframe") == (1 if group is None else 3)
+    assert video["bits"] == pytest.approx(sum(float(one.total_bits) for one in wanted), rel=1e-6)
+    names = ("keyframe.y", "keyframe.z", "motion.y", "motion.z", "residual.y", "residual.z")
+    for name in names:
+        bits = sum(float(one.latent_bits[name].sum()) for one in wanted if name in one.latent_bits)
+        assert video[f"bits_{name}"] == pytest.approx(bits, rel=1e-6)
+    assert sum(video[f"bits_{name}"] for name in names) == pytest.approx(video["bits"], rel=1e-9)
+    pixels = [one.frame.permute(2, 0, 1)[None] / 255 for one in wanted]
+    errors = [float((one.x_hat - x).double().square().mean()) for one, x in zip(wanted, pixels, strict=True)]
+    assert video["psnr_db"] == pytest.approx(-10 * np.log10(np.mean(errors)), abs=1e-4)
+    assert "as far as it goes" in cut["warnings"]
+    assert (picture["kind"], picture["files"], picture["bits_motion.y"]) == ("picture", None, None)
+    assert picture["bits"] == pytest.approx(picture["bits_keyframe.y"] + picture["bits_keyframe.z"])
+
+    frames = pq.read_table(Path("out", *video["files"])).to_pylist()
+    assert [one["kind"] for one in frames] == kinds
+    assert [one["frame"] for one in frames] == list(range(12))
+    assert frames[3]["time_s"] == pytest.approx(3 / 25)
+    assert {one["path"] for one in frames} == {"clips/a.y4m"}
+    for name in ("bits", "padding_bits", *(f"bits_{name}" for name in names)):
+        assert sum(one[name] or 0 for one in frames) == pytest.approx(video[name], rel=1e-9)
+    assert frames[1]["bits_keyframe.y"] is None
+    assert frames[0]["psnr_db"] == pytest.approx(-10 * np.log10(errors[0]), abs=1e-4)
+    whole = written("out")
+    Path("out", *video["files"]).unlink()
+    again = run([str(clips)], "out", make, jobs=0)
+    assert (again.ok, again.skipped) == (1, 2)
+    assert written("out") == whole
+
+
+def test_frames_of_codecs_of_pictures_have_rows_too(clips: Path) -> None:
+    run(["clips/a.y4m"], "out", partial(codec, write=["frames"]), jobs=0)
+    (video,) = table("out")
+    frames = pq.read_table(Path("out", *video["files"])).to_pylist()
+    assert {one["kind"] for one in frames} == {"image"}
+    for name in ("bits", "bits_y", "bits_z"):
+        assert sum(one[name] for one in frames) == pytest.approx(video[name], rel=1e-9)
+    with pytest.raises(ValueError, match="codes each frame by itself"):
+        video_codec(BlockCodec(), None)
+    with pytest.raises(ValueError, match="top_channels is for codecs of pictures"):
+        video_codec(BlockVideo(), top_channels=2)
+
+
+@pytest.mark.slow
+def test_ssf2020_is_served(clips: Path) -> None:
+    pytest.importorskip("compressai")
+    from zoo import video_model
+
+    run(["clips/a.y4m"], "out", partial(video_codec, video_model(), write=["frames"]), jobs=0)
+    (video,) = table("out")
+    assert (video["status"], video["frames"]) == ("ok", 12)
+    parts = [one for name, one in video.items() if name.startswith("bits_")]
+    assert (len(parts), sum(parts)) == (6, pytest.approx(video["bits"], rel=1e-9))
 
 
 def test_a_video_that_is_damaged_is_measured_as_far_as_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,3 +462,22 @@ def test_the_command_for_items(
     capsys.readouterr()
     assert "threads 1, now 2" in error_of(capsys, *argv, "--threads", "2")
     assert "names [[1, 'all']], now None" in error_of(capsys, *[one for one in argv if one not in ("--names", "1=all")])
+
+
+@pytest.mark.medium
+def test_the_command_takes_codecs_of_video(
+    clips: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bitrate_ext.cli import main as cli
+
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
+    argv = ["dataset", "clips", "-o", "out", "--model", "block_codecs:BlockVideo", "--jobs", "0"]
+    assert cli.main([*argv, "--group", "4", "--write", "rows,frames"]) == 0
+    video = table("out")[0]
+    kinds = [one["kind"] for one in pq.read_table(Path("out", *video["files"])).to_pylist()]
+    assert kinds == ["keyframe", "inter", "inter", "inter"] * 3
+    capsys.readouterr()
+    assert "group 4, now 32" in error_of(capsys, *argv, "--write", "rows,frames")
+    assert "codecs of pictures" in error_of(capsys, *argv[:3], "coded", *argv[4:], "--bits", "coded")
+    image = [one.replace("BlockVideo", "BlockCodec") for one in argv]
+    assert "--group 4 is for codecs of video" in error_of(capsys, *image, "--group", "4")

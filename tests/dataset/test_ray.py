@@ -18,9 +18,8 @@ from free_codecs import FreeCodec  # noqa: E402
 def _one_ray():
     tests = Path(__file__).parents[1]
     folders = os.pathsep.join([str(tests), str(tests.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    ray.init(
-        num_cpus=2, log_to_driver=False, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": folders}}
-    )
+    environment = {"env_vars": {"PYTHONPATH": folders}}
+    ray.init("local", num_cpus=2, log_to_driver=False, include_dashboard=False, runtime_env=environment)
     yield
     ray.shutdown()
 
@@ -44,3 +43,12 @@ def test_an_actor_that_dies_or_hangs_costs_one_item(tmp_path: Path) -> None:
     assert "time limit" in rows[10]["error"]
     assert "died" in rows[30]["error"]
     holds(tmp_path / "out", listed)
+
+
+@pytest.mark.slow
+def test_actors_for_which_there_is_no_room_hold_nothing_up(tmp_path: Path) -> None:
+    listed = names(200)
+    go(tmp_path / "undisturbed", listed, part_items=10)
+    report = go(tmp_path / "out", listed, partial(FreeCodec, None, 0.01), engine="ray", jobs=5, part_items=10)
+    assert report.ok + report.error == 200
+    holds(tmp_path / "out", listed, tmp_path / "undisturbed")

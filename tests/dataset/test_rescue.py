@@ -131,10 +131,11 @@ def memory_group() -> Iterator[Path]:
 @pytest.mark.slow
 def test_the_systems_own_kill(tmp_path: Path, memory_group: Path) -> None:
     some = listed(n5="greedy", n21="greedy-hopeless")
+    some += [f"x/{number:06d}-greedy.png" for number in range(30, 38)]
     before = pool._memory_kills()
     report = go(tmp_path / "out", some, partial(Greedy, str(memory_group)), jobs=1, part_items=10)
-    assert pool._memory_kills() > before
-    assert (report.ok, report.error) == (29, 1)
+    assert pool._memory_kills() >= before + 10
+    assert (report.ok, report.error) == (37, 1)
     assert rows(tmp_path / "out")[5]["warnings"] == BY_MEMORY
 
 
@@ -247,7 +248,7 @@ LIMITED = """
             return super().forward(x)
 
     codec = PictureCodec(BitrateMapper(Hungry().eval()))
-    room = memory.address_space() + (600 << 20)
+    room = memory.address_space() + ({1} << 20)
     resource.setrlimit(resource.RLIMIT_AS, (room, room))
     report = run([{0!r}], {0!r} + "/out", lambda: codec, jobs=0)
     assert (report.ok, report.error) == (2, 0), report
@@ -255,14 +256,17 @@ LIMITED = """
 
 
 @pytest.mark.medium
-def test_a_picture_too_large_for_the_addresses_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("room", [600, *(pytest.param(one, marks=pytest.mark.slow) for one in range(520, 700, 20))])
+def test_a_picture_too_large_for_the_addresses_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
     Image = pytest.importorskip("PIL.Image")
     pixels = np.tile(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8), (16, 16, 1))
     Image.fromarray(pixels).save(tmp_path / "large.png", compress_level=1)
     Image.fromarray(pixels[:256, :256]).save(tmp_path / "small.png")
     root = Path(__file__).parents[2]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(root), str(root / "tests"))))
-    in_new_process(LIMITED.format(str(tmp_path)))
+    in_new_process(LIMITED.format(str(tmp_path), room))
     large, small = rows(tmp_path / "out")
     assert "in tiles of 512 x 512" in large["warnings"]
     assert (large["status"], small["status"], small["warnings"]) == ("ok", "ok", None)

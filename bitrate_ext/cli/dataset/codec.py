@@ -7,9 +7,11 @@ import contextlib
 from collections.abc import Callable
 from functools import lru_cache, partial
 
-from ...choices import CODED, ESTIMATED
+from ...choices import CODED, ESTIMATED, GROUP
 from ...dataset.pictures import PictureCodec
+from ...mapping.frames import FrameMapper
 from ...mapping.mapper import BitrateMapper
+from ...mapping.sequential import is_sequential
 from ...models.accelerate import accelerate
 from ..console import UsageError
 from ..model_options import MAPPER, forward_options, mapper_options
@@ -38,16 +40,25 @@ def _make(
     arguments: argparse.Namespace, where: str, fallback: Callable[[], PictureCodec] | None = None
 ) -> PictureCodec:
     device, coded = checked_device(where), arguments.bits == CODED
-    model, name = load_model(device, arguments, forward_only=arguments.bits == ESTIMATED, coded=coded)
+    model, name = load_model(device, arguments, video=True, forward_only=arguments.bits == ESTIMATED, coded=coded)
     settings = {option: getattr(arguments, option) for option in ("bits", "mask", *MAPPER)}
     if arguments.fallback:  # rows are of one run, whichever of the two they come from
         settings |= {"device": arguments.device.partition(":")[0], "fallback": arguments.fallback}
+    asked = {option: getattr(arguments, option) for option in ("write", "ms_ssim", "top_channels", "names", "threads")}
+    if is_sequential(model):
+        if coded:
+            raise UsageError(f"--bits coded is for codecs of pictures, and {name} is one of video")
+        group = arguments.group or GROUP
+        frames = FrameMapper(model, group=group, reconstruction=True, **mapper_options(arguments, FrameMapper))
+        with usage_errors("--model: ", "to run it", model):
+            return PictureCodec(frames, name=name, settings=settings, device=device, fallback=fallback, **asked)
+    if arguments.group is not None:
+        raise UsageError(f"--group {arguments.group} is for codecs of video; this model codes each frame by itself")
     if not coded:
         with contextlib.suppress(ValueError):  # of a model that cannot be copied
             model, settings["channels_last"] = accelerate(model), True
     channels, options = bool(arguments.top_channels), mapper_options(arguments, BitrateMapper)
     mapper = BitrateMapper(model, bits=arguments.bits, channels=channels, **options)
-    asked = {option: getattr(arguments, option) for option in ("write", "ms_ssim", "top_channels", "names", "threads")}
     forward = forward_options(arguments)
     with usage_errors("--model: ", "to run it", model):
         return PictureCodec(

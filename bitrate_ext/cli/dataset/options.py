@@ -28,12 +28,14 @@ An INPUT is a picture, a video, a folder with all that is in it, a pattern such 
   manifest.json                the settings; a run with others is refused
   cells/, png/, page/          on request (--write): ID.npz, which PictureBits.load reads; ID.map.png and
                                ID.overlay.png, as bitrate-ext map draws; ID.html, as bitrate-ext report writes
+  frames/                      on request (--write): ID.parquet of each video, with a row for each frame
 The same command goes on where it ended, however it did: a part that is there is not done again unless its files have
 changed, and of one that is not whole the rows that are done are kept in part-*.journal. A picture that cannot be read,
 that takes longer than --time-limit or that ends its process, alone too, is a row with its error; the others are done.
 Several commands may work on one DIR, here or, with --shard, on other machines. Interrupted, it stops within seconds.
 Exit code 1 where some rows are errors.
-A video is a row, too: the frames go through the model one by one, as pictures, and their bits are added up.
+A video is a row, too: the frames go through the model one by one, as pictures, or as a codec of video codes them, and
+their bits are added up.
 bitrate-ext dataset summary DIR [DIR] tells of what is done: totals, percentiles, by folder and region, worst, best and
 odd pictures, and the BD-rate of several runs against several others (--against), with its interval.
 """
@@ -61,7 +63,7 @@ def add_command(command: Callable[..., argparse.ArgumentParser]) -> None:
         type=_kinds,
         default=(),
         metavar="KINDS",
-        help="rows, and beside them cells, png, page (default rows)",
+        help="rows, and beside them cells, png, page; of videos frames (default rows)",
     )
     added.add_argument(
         "--mask",
@@ -73,6 +75,12 @@ def add_command(command: Callable[..., argparse.ArgumentParser]) -> None:
     added.add_argument("--ms-ssim", action="store_true", help="measure it, too, which takes a third of the time again")
     added.add_argument(
         "--top-channels", type=at_least(0), default=0, metavar="K", help="bits of the K costliest channels (default 0)"
+    )
+    added.add_argument(
+        "--group",
+        type=at_least(1),
+        metavar="N",
+        help=f"of a video codec: frames from a keyframe to the next (default {choices.GROUP})",
     )
     added.add_argument(
         "--threads",

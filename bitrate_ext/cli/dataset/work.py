@@ -17,6 +17,7 @@ from typing import Any
 from ..._version import __version__
 from ...dataset import Codec, DatasetError, Progress, Report
 from ...dataset import run as run_dataset
+from ...dataset.rows import counted
 from ...io.files import shown
 from ..console import OK, PARTIAL, UsageError, echo
 from .track import Tracker, open_trackers
@@ -82,8 +83,8 @@ def _summary(report: Report, output: str) -> str:
     left = "" if report.complete else "; parts of other shards are not there yet"
     why = f"; the column error in {shown(output)} says why" if report.errors else ""
     return (
-        f"{report.items:,} pictures: {report.ok:,} measured, {report.error:,} failed, {report.skipped:,} done earlier, "
-        f"in {report.seconds:,.1f} s{left}\n{report.errors:,} rows are errors{why}"
+        f"{counted(report.items, 'picture')}: {report.ok:,} measured, {report.error:,} failed, "
+        f"{report.skipped:,} done earlier, in {report.seconds:,.1f} s{left}\n{counted(report.errors, 'error row')}{why}"
     )
 
 
