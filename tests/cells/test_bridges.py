@@ -225,7 +225,7 @@ BAD_CSV = {
     "YUView's": (ELSEWHERE, "a file of YUView's: read_yuview reads it"),
     "facts": ("#,size,a,3\n" + HEADER + "0,0,1,1,Y,1\n", "line 1, '#,size,a,3'"),
     "a long row": ("1" * 200_000, "field larger than field limit"),
-    "bytes": ("\0\1\2\3", "columns x, y, width"),
+    "bytes": ("\0\1\2\3", "columns x, y, width|line contains NUL"),  # as Python 3.10 says
 }
 
 

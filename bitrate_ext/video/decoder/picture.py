@@ -34,14 +34,18 @@ def to_rgb(frame: Any, reformatter: Any, chosen: Chosen = STATED) -> Any:
     matrix, full = matrix_of(frame, chosen), is_full_range(frame, chosen)
     if not full and frame.format.name.startswith(ALWAYS_FULL):
         frame = _without_range(frame)
-    return reformatter.reformat(
-        frame,
-        format="rgb24",
-        src_colorspace=matrix,
-        dst_colorspace=BT601 if matrix == BT709 else BT709,  # means nothing for RGB; old PyAV sets up no equal ones
-        src_color_range=FULL_RANGE if full else chosen.limits or frame.color_range,
-        dst_color_range=FULL_RANGE,
-    )
+    stated, frame.colorspace = frame.colorspace, matrix  # by its argument old PyAV takes no BT.2020
+    try:
+        return reformatter.reformat(
+            frame,
+            format="rgb24",
+            src_colorspace=matrix,
+            dst_colorspace=BT601 if matrix == BT709 else BT709,  # means nothing for RGB; old PyAV sets up no equal ones
+            src_color_range=FULL_RANGE if full else chosen.limits or frame.color_range,
+            dst_color_range=FULL_RANGE,
+        )
+    finally:
+        frame.colorspace = stated
 
 
 def matrix_of(frame: Any, chosen: Chosen = STATED) -> int:
