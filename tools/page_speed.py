@@ -1,6 +1,7 @@
 """Pages in headless Chromium: their sizes, how fast they open and answer, and the memory that they take.
 
-    .venv/bin/python tools/page_speed.py [--times 5] [--only photograph,4k,folder] [--keep FOLDER] [--beside FOLDER]
+    .venv/bin/python tools/page_speed.py [--times 5] [--only photograph,4k,folder,million] [--keep FOLDER]
+                                         [--beside FOLDER]
 
 Times are milliseconds, the least of several openings and their median, on this machine as busy as it is, in a browser
 that has started and come to rest: "usable" from the start of navigation until everything can be pressed and pixels
@@ -174,10 +175,10 @@ def main() -> None:
             for name, inputs, options in make():
                 path = folder / f"{name}.html"
                 if not path.exists():
-                    write = bitrate_ext.write_folder_page if series == "folder" else bitrate_ext.write_page
+                    write = bitrate_ext.write_page if series in ("photograph", "4k") else bitrate_ext.write_folder_page
                     write(inputs(), path, **options)
                 paths = [path, *(other for other in [Path(arguments.beside or "") / path.name] if other.is_file())]
-                for line in measure(playwright, paths, arguments.times, scripts, memory=series == "4k"):
+                for line in measure(playwright, paths, arguments.times, scripts, memory=series in ("4k", "million")):
                     print(line, flush=True)
     if not arguments.keep:
         shutil.rmtree(folder)
@@ -209,22 +210,24 @@ def large() -> Made:
     yield "4k", two, {}
 
 
-def many() -> Made:
+def many(count: int = 100_000) -> Made:
     def rows() -> list[dict[str, Any]]:
-        values = torch.rand(100_000, 3, generator=torch.Generator().manual_seed(1)).tolist()
+        values = torch.rand(count, 3, generator=torch.Generator().manual_seed(1)).tolist()
         return [
             {"image": f"picture{i}.png", "bpp": a, "bits": 1e6 * b, "PSNR, dB": 40 * c, "page": f"x.pages/{i}.html"}
             for i, (a, b, c) in enumerate(values)
         ]
 
-    yield "folder", rows, {}
+    yield f"folder-{count}", rows, {}
 
 
+SORTED = {"sort numbers ms": (SORT, 1), "sort texts ms": (SORT, 0)}
 MOVED = {"hover ms": (HOVER, MOVES)}
 SERIES: dict[str, tuple[Callable[[], Made], dict[str, tuple[str, Any]]]] = {
     "photograph": (photographs, MOVED),
     "4k": (large, {"region ms": (REGION, None)} | MOVED),
-    "folder": (many, {"sort numbers ms": (SORT, 1), "sort texts ms": (SORT, 0)}),
+    "folder": (many, SORTED),
+    "million": (lambda: many(1_000_000), SORTED),
 }
 
 if __name__ == "__main__":

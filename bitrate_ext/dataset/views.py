@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 GRID = 512  # pixels, the longer side of a mean over pictures of several sizes
-MOST_ROWS = 200_000  # of a page
+MOST_ROWS = 1_000_000  # of a page
 _UNTOLD = ("item", "id", "sha256", "mask_sha256", "top_channels", "regions", "files", "model", "settings")  # in it
 
 

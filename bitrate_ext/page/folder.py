@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+import re
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .._version import __version__
-from .document import Blobs
+from .document import LEVEL, Blobs
 
+MISSING = -(2**31)
+LONE = re.compile("[\ud800-\udfff]")  # of a name that is no UTF-8
 SHOWN, SIDE, QUALITY = 6, 240, 80  # thumbnails of either end; their longer side, pixels; of their files
 
 
@@ -27,7 +32,8 @@ def folder_document(
 ) -> dict[str, Any]:
     """Return what a page of many pictures is told; see ``write_folder_page``.
 
-    Columns of numbers are blobs of float64, NaN where one is missing; all others are texts.
+    Columns of numbers are blobs, of what is shown of them where that are whole numbers of 32 bits, else of float64; all
+    others are texts, one after the other, and how many bytes each has.
     """
     table = list(rows)
     if not table:
@@ -40,16 +46,25 @@ def folder_document(
         )
         column: dict[str, Any] = {"name": str(name), "link": name == link}
         if numeric and any(value is not None for value in values):
-            numbers = np.array([math.nan if value is None else float(value) for value in values])
-            column["numbers"] = blobs.add(numbers)
-            finite = numbers[np.isfinite(numbers)]
-            large = bool(np.abs(finite).max(initial=0.0) >= 1000)
-            column["digits"] = 0 if np.all(finite == np.round(finite)) else 2 if large else 4
+            column |= _numbers(np.array([math.nan if value is None else float(value) for value in values]), blobs)
         else:
-            column["texts"] = ["" if value is None else str(value) for value in values]
+            texts = [LONE.sub("\ufffd", "" if value is None else str(value)).encode() for value in values]
+            column["texts"] = blobs.add_bytes(zlib.compress(b"".join(texts), LEVEL))
+            column["lengths"] = blobs.add(np.array(list(map(len, texts)), np.int32))
         columns.append(column)
     made = {"page": "folder", "title": title, "version": __version__, "count": len(table), "columns": columns}
     return made | {"by": by, "ends": [] if picture is None else _ends(table, blobs, picture, by)}
+
+
+def _numbers(numbers: NDArray[np.float64], blobs: Blobs) -> dict[str, Any]:
+    """Return how numbers are shown, and where they are kept: times a power of ten, ``MISSING`` where there is none."""
+    finite = numbers[np.isfinite(numbers)]
+    most = float(np.abs(finite).max(initial=0.0))
+    digits = 0 if np.all(finite == np.round(finite)) else 2 if most >= 1000 else 4
+    if np.isinf(numbers).any() or most * 10**digits >= -MISSING:
+        return {"numbers": blobs.add(numbers), "digits": digits}
+    kept = np.where(np.isnan(numbers), MISSING, np.round(numbers * 10**digits)).astype(np.int32)
+    return {"numbers": blobs.add(kept), "digits": digits}
 
 
 def _ends(

@@ -29,15 +29,19 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 Photos = Callable[..., list[str]]
 
 
-def told(path: str | Path) -> tuple[dict[str, Any], Callable[[dict[str, Any]], Any]]:
-    """The document of a page, and what reads its arrays."""
+def told(path: str | Path) -> tuple[dict[str, Any], Callable[[Any], Any]]:
+    """The document of a page, and what reads its arrays, and its texts by their place."""
     text = Path(path).read_text()
     document = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])  # type: ignore[index]
 
-    def array(reference: dict[str, Any]) -> Any:
-        blob = re.search(rf'id="blob-{reference["blob"]}">(.*?)</script>', text)[1]  # type: ignore[index]
-        dtype = np.dtype(reference["type"])
-        held, start = zlib.decompress(base64.b64decode(blob)), reference.get("start", 0)
+    def held_by(place: int | str) -> bytes:
+        blob = re.search(rf'id="blob-{place}">(.*?)</script>', text)[1]  # type: ignore[index]
+        return zlib.decompress(base64.b64decode(blob))
+
+    def array(reference: Any) -> Any:
+        if isinstance(reference, int):
+            return held_by(reference).decode()
+        held, start, dtype = held_by(reference["blob"]), reference.get("start", 0), np.dtype(reference["type"])
         size = dtype.itemsize * math.prod(reference["shape"])
         planes = np.frombuffer(held, np.uint8, size, start).reshape(dtype.itemsize, -1)
         return np.ascontiguousarray(planes.T).view(dtype).reshape(reference["shape"])
@@ -97,8 +101,10 @@ def test_several_photographs(photos: Photos, capsys: pytest.CaptureFixture[str])
     document, array = told("all.html")
     assert (document["page"], document["count"]) == ("folder", 2)
     columns = {one["name"]: one for one in document["columns"]}
-    assert columns["page"] == {"name": "page", "link": True, "texts": ["all.pages/a.html", "all.pages/b.html"]}
-    assert columns["image"]["texts"] == ["a.png", "b.png"]
+    assert columns["page"]["link"]
+    assert array(columns["page"]["texts"]) == "all.pages/a.htmlall.pages/b.html"
+    assert array(columns["image"]["texts"]) == "a.pngb.png"
+    assert array(columns["image"]["lengths"]).tolist() == [5, 5]
     assert array(columns["width"]["numbers"]).tolist() == [100, 100]
     assert "all.html exists" in error_of(capsys, "report", "a.png", "b.png", "-o", "all.html")
     assert cli.main(["report", "a.png", "b.png", "-o", "all.html", "--overwrite", "--json"]) == 0

@@ -53,7 +53,10 @@
  * @property {RegionDocument | null} regions
  */
 /** @typedef {{groups: Reference, named: {label: string, groups: number[]}[]}} RegionDocument the group of each pixel */
-/** @typedef {{name: string, link: boolean, digits?: number, numbers?: Reference, texts?: string[]}} ColumnDocument */
+/**
+ * @typedef {{name: string, link: boolean, digits?: number, numbers?: Reference, texts?: number,
+ * lengths?: Reference}} ColumnDocument
+ */
 /** @typedef {{row: number, picture: number}} Thumbnail */
 /**
  * @typedef {{page: "folder", title: string, version: string, count: number, columns: ColumnDocument[], by: string,
@@ -157,6 +160,20 @@ export async function numbersOf({ blob, start = 0, type, shape }) {
   for (let plane = 0, from = start; plane < width; plane++)
     for (let i = 0, to = plane; i < count; i++, from++, to += width) bytes[to] = planes[from];
   return new kind(bytes.buffer);
+}
+
+/**
+ * What gives each of the texts that are a blob together; they stay bytes until they are asked for.
+ * @param {number} place
+ * @param {Reference} lengths
+ * @returns {Promise<(row: number) => string>}
+ */
+export async function textsOf(place, lengths) {
+  const bytes = await inflated(place);
+  const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+  const ends = Uint32Array.from(await numbersOf(lengths));
+  for (let i = 1; i < ends.length; i++) ends[i] += ends[i - 1];
+  return (row) => decoder.decode(bytes.subarray(row && ends[row - 1], ends[row]));
 }
 
 /** A picture as a file. @param {number} place @returns {Promise<Blob>} */

@@ -3,17 +3,18 @@
 
 import { el, named, number } from "./dom.js";
 import { brief } from "./colour.js";
-import { fileOf, numbersOf } from "./data.js";
+import { fileOf, numbersOf, textsOf } from "./data.js";
 import { figure } from "./curves.js";
 
 /**
- * @typedef {{name: string, link: boolean, digits: number, numbers: Float64Array | null, texts: string[] | null}}
+ * @typedef {{name: string, link: boolean, digits: number, numbers: Float64Array | null, text: ((row: number) => string) | null}}
  * Column
  */
 
 const ROW = 26; // pixels
 const MARGIN = 12; // rows beyond those that are seen
 const BINS = 40;
+const MISSING = -(2 ** 31);
 
 /** @param {import("./data.js").FolderDocument} told @param {HTMLElement} page */
 export async function folderPage(told, page) {
@@ -23,8 +24,8 @@ export async function folderPage(told, page) {
       name: one.name,
       link: one.link,
       digits: one.digits || 0,
-      texts: one.texts || null,
-      numbers: one.numbers ? /** @type {Float64Array} */ (await numbersOf(one.numbers)) : null,
+      text: one.texts === undefined || !one.lengths ? null : await textsOf(one.texts, one.lengths),
+      numbers: one.numbers ? await columnOf(one.numbers, one.digits || 0) : null,
     })),
   );
   const folder = new Folder(columns, told.count);
@@ -37,12 +38,24 @@ export async function folderPage(told, page) {
   folder.update();
 }
 
+/**
+ * Numbers as they are shown; NaN where one is missing.
+ * @param {import("./data.js").Reference} reference
+ * @param {number} digits
+ */
+async function columnOf(reference, digits) {
+  const kept = await numbersOf(reference);
+  if (kept instanceof Float64Array) return kept;
+  const unit = 10 ** digits;
+  return Float64Array.from(kept, (one) => (one === MISSING ? NaN : one / unit));
+}
+
 class Folder {
   /** @param {Column[]} columns @param {number} count */
   constructor(columns, count) {
     this.columns = columns;
     this.shown = columns.filter((one) => !one.link);
-    this.link = columns.find((one) => one.link && one.texts);
+    this.link = columns.find((one) => one.link && one.text);
     this.count = count;
     this.sorted = -1;
     this.down = false;
@@ -97,13 +110,14 @@ class Folder {
   sort(place) {
     this.down = this.sorted === place ? !this.down : Boolean(this.shown[place].numbers);
     this.sorted = place;
-    const { numbers, texts } = this.shown[place];
+    const { numbers, text } = this.shown[place];
     const sign = this.down ? -1 : 1;
     const order = Array.from({ length: this.count }, (_, i) => i);
     if (numbers) {
       const keys = numbers.map((one) => (Number.isNaN(one) ? Infinity : sign * one));
       this.order = Uint32Array.from(order.sort((i, j) => (keys[i] < keys[j] ? -1 : keys[i] > keys[j] ? 1 : i - j)));
-    } else if (texts) {
+    } else if (text) {
+      const texts = order.map(text);
       const { compare } = new Intl.Collator("en", { numeric: true });
       this.order = Uint32Array.from(order.sort((i, j) => sign * compare(texts[i], texts[j]) || i - j));
     }
@@ -145,10 +159,10 @@ class Folder {
   }
 
   _rowTexts() {
-    const texts = this.shown.flatMap((one) => (one.texts ? [one.texts] : []));
+    const texts = this.shown.flatMap((one) => one.text || []);
     return Array.from({ length: this.count }, (_, row) =>
       texts
-        .map((one) => one[row])
+        .map((text) => text(row))
         .join("\n")
         .toLowerCase(),
     );
@@ -187,7 +201,7 @@ class Folder {
   /** @param {Column} column @param {number} row @returns {string} */
   textOf(column, row) {
     const value = column.numbers ? column.numbers[row] : 0;
-    return column.texts ? column.texts[row] : Number.isNaN(value) ? "" : number(value, column.digits);
+    return column.text ? column.text(row) : Number.isNaN(value) ? "" : number(value, column.digits);
   }
 
   /**
@@ -197,7 +211,7 @@ class Folder {
    * @returns {HTMLElement}
    */
   linked(row, ...children) {
-    const target = this.link && this.link.texts ? this.link.texts[row] : "";
+    const target = this.link && this.link.text ? this.link.text(row) : "";
     const parts = target.split("/"); // of pages beside this one: encoded, no part empty, they lead nowhere else
     return parts.every((part) => part && part !== "..")
       ? el("a", { href: `./${parts.map(encodeURIComponent).join("/")}` }, ...children)
