@@ -13,8 +13,9 @@ from torch import Tensor
 
 from .dispatch import BandSet, MapGeometry, band_set, choose_kernel, keep_alive
 from .projection import Projection, choose_projections
+from .rate import written
 from .rate.cells import cells_of
-from .rate.deferred import known_source, may_have_sources
+from .rate.deferred import DeferredLikelihoods, known_source
 from .sources import Source, is_eager
 from .torch_internals import are_eager
 from .units import LIKELIHOOD, UNITS, kernel_input, noun_of, range_trouble, value_range
@@ -319,7 +320,7 @@ def resolve(
     noun = noun_of(unit)
     latents = named_tensors(values, noun)
     given = list(latents.values())
-    if may_have_sources(given):
+    if written.noted or any([type(one) is DeferredLikelihoods for one in given]):
         latents = {name: known_source(one) for name, one in latents.items()}
         given = list(latents.values())
     if not latents:

@@ -266,6 +266,6 @@ def test_what_is_noted_goes_with_the_tensor() -> None:
     with torch.no_grad(), fuse(module):
         p = cell_by_cell(torch.randn(SHAPE), lambda part: module(part, torch.ones_like(part))[1])
         assert sources_of({"": p})
-        before = len(written._writes)
+        before = len(written.noted)
         del p
-    assert len(written._writes) == before - 1
+    assert len(written.noted) == before - 1

@@ -7,7 +7,7 @@ the source instead, and nothing is made. Any other operation of PyTorch makes th
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -202,14 +202,9 @@ def _source_of(values: Any) -> Source | None:
     """Return the source of likelihoods that have one."""
     if isinstance(values, DeferredLikelihoods):
         return values.source
-    if not written.any_written() or type(values) is not Tensor:
+    if not written.noted or type(values) is not Tensor:
         return None
     return _simple(written.source_of(values), values.requires_grad)
-
-
-def may_have_sources(values: Iterable[Any]) -> bool:
-    """Tell whether any of these may be likelihoods that have a source, at hardly any cost."""
-    return written.any_written() or any([type(one) is DeferredLikelihoods for one in values])
 
 
 def sources_of(latents: Mapping[str, Any]) -> dict[str, Source]:

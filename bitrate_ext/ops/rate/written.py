@@ -30,12 +30,7 @@ class _Writes:
         self.origins: dict[Box, Origin] = {}
 
 
-_writes: dict[int, _Writes] = {}  # by the tensor's id, while it lives
-
-
-def any_written() -> bool:
-    """Tell whether there is any such tensor: the first question of each call, and most often the last."""
-    return bool(_writes)
+noted: dict[int, _Writes] = {}  # by the tensor's id, while it lives; most often there is none
 
 
 def note(target: Tensor, origin: Origin) -> None:
@@ -44,10 +39,10 @@ def note(target: Tensor, origin: Origin) -> None:
     box = None if base.is_inference() else _box(target, base)
     if box is None:
         return
-    if id(base) not in _writes:
-        _writes[id(base)] = _Writes()
-        weakref.finalize(base, _writes.pop, id(base), None)
-    writes = _writes[id(base)]
+    if id(base) not in noted:
+        noted[id(base)] = _Writes()
+        weakref.finalize(base, noted.pop, id(base), None)
+    writes = noted[id(base)]
     if writes.version != base._version:  # somebody else has written
         writes.origins.clear()
     writes.version = base._version + 1
@@ -56,7 +51,7 @@ def note(target: Tensor, origin: Origin) -> None:
 
 def source_of(values: Tensor) -> Pieces | None:
     """Return the source of a tensor that nothing but likelihoods has been written into, all over."""
-    writes = None if torch.compiler.is_compiling() else _writes.get(id(values))
+    writes = None if torch.compiler.is_compiling() else noted.get(id(values))
     if writes is None or writes.version != values._version:
         return None
     placed = [(box, origin.unchanged()) for box, origin in writes.origins.items()]
