@@ -30,7 +30,7 @@ FORMAT = 2  # of the output folder
 MANIFEST, SUCCESS, TABLE, CLOSING = "manifest.json", "_SUCCESS", "rows.csv", "closing.journal"
 FEWEST_PARTS, LARGEST_PART = 64, 1024  # where there are enough items; items
 ENGINES = PROCESSES, RAY = "processes", "ray"
-LOOKS = 8  # threads that look at what is there, of which most wait for the file system
+LOOKS = 2  # threads that look at what is there: of files of this machine, more wait for each other
 TIME_LIMIT = 300.0  # seconds an item
 _PACKAGES = ("torch", "compressai")  # whose versions numbers depend on
 

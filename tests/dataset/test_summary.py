@@ -36,6 +36,23 @@ class CurveCodec(FreeCodec):
         return {**own, "bpp": bpp, "bits": bpp * 65536, "psnr_db": 24.0 + 6 * self._quality}
 
 
+class BareCodec(FreeCodec):
+    """Tells what every codec must, and no more."""
+
+    def _numbers(self, name: str) -> dict[str, Any]:
+        own = super()._numbers(name)
+        return {key: value for key, value in own.items() if key not in ("padding_bits", "psnr_db")}
+
+
+def test_codecs_that_tell_little(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    go(tmp_path, names(40), BareCodec)
+    assert cli.main(["dataset", "summary", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "Mpixel" in told
+    assert "padding" not in told
+    assert cli.main(["dataset", "summary", str(tmp_path), "--table", str(tmp_path / "table.html")]) == 0
+
+
 def test_totals_percentiles_and_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     go(tmp_path, names(200), part_items=50)
     rows = [row for path in tmp_path.glob("part-*") for row in pq.read_table(path).to_pylist() if row["bits"]]

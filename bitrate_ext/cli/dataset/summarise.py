@@ -76,9 +76,10 @@ def _words(one: dict[str, Any], top: int) -> str:
     ]
     if one["ok"]:
         split = ", ".join(f"{name} {bits:,.0f}" for name, bits in one["latents"].items())
+        padding = "" if one["padding_bits"] is None else f", {one['padding_bits']:,.0f} of them in padding"
         lines.append(
-            f"  {one['pixels'] / 1e6:,.1f} Mpixel, {one['bits']:,.0f} bits ({split}), {one['padding_bits']:,.0f} of "
-            f"them in padding; {one['bpp']:.4f} bits per pixel, {one['seconds'] or 0:,.0f} s of work"
+            f"  {one['pixels'] / 1e6:,.1f} Mpixel, {one['bits']:,.0f} bits ({split}){padding}; "
+            f"{one['bpp']:.4f} bits per pixel, {one['seconds'] or 0:,.0f} s of work"
         )
         keys = list(one["percentiles"]["bpp"])
         lines.append(f"  {'percentile':14}" + "".join(f"{key:>10}" for key in keys))
