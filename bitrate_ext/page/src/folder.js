@@ -7,8 +7,8 @@ import { fileOf, numbersOf, textsOf } from "./data.js";
 import { figure } from "./curves.js";
 
 /**
- * @typedef {{name: string, link: boolean, digits: number, numbers: Float64Array | null, text: ((row: number) => string) | null}}
- * Column
+ * @typedef {{name: string, link: boolean, digits: number, number: ((row: number) => number) | null,
+ * text: ((row: number) => string) | null}} Column
  */
 
 const ROW = 26; // pixels
@@ -25,7 +25,7 @@ export async function folderPage(told, page) {
       link: one.link,
       digits: one.digits || 0,
       text: one.texts === undefined || !one.lengths ? null : await textsOf(one.texts, one.lengths),
-      numbers: one.numbers ? await columnOf(one.numbers, one.digits || 0) : null,
+      number: one.numbers ? await columnOf(one.numbers, one.digits || 0) : null,
     })),
   );
   const folder = new Folder(columns, told.count);
@@ -39,15 +39,16 @@ export async function folderPage(told, page) {
 }
 
 /**
- * Numbers as they are shown; NaN where one is missing.
+ * What gives each number of a column, as it is shown; NaN where one is missing.
  * @param {import("./data.js").Reference} reference
  * @param {number} digits
+ * @returns {Promise<(row: number) => number>}
  */
 async function columnOf(reference, digits) {
   const kept = await numbersOf(reference);
-  if (kept instanceof Float64Array) return kept;
+  if (kept instanceof Float64Array) return (row) => kept[row];
   const unit = 10 ** digits;
-  return Float64Array.from(kept, (one) => (one === MISSING ? NaN : one / unit));
+  return (row) => (kept[row] === MISSING ? NaN : kept[row] / unit);
 }
 
 class Folder {
@@ -108,13 +109,13 @@ class Folder {
    * @param {number} place
    */
   sort(place) {
-    this.down = this.sorted === place ? !this.down : Boolean(this.shown[place].numbers);
+    this.down = this.sorted === place ? !this.down : Boolean(this.shown[place].number);
     this.sorted = place;
-    const { numbers, text } = this.shown[place];
+    const { number: value, text } = this.shown[place];
     const sign = this.down ? -1 : 1;
     const order = Array.from({ length: this.count }, (_, i) => i);
-    if (numbers) {
-      const keys = numbers.map((one) => (Number.isNaN(one) ? Infinity : sign * one));
+    if (value) {
+      const keys = Float64Array.from(order, (row) => (Number.isNaN(value(row)) ? Infinity : sign * value(row)));
       this.order = Uint32Array.from(order.sort((i, j) => (keys[i] < keys[j] ? -1 : keys[i] > keys[j] ? 1 : i - j)));
     } else if (text) {
       const texts = order.map(text);
@@ -133,17 +134,17 @@ class Folder {
     /** @type {((row: number) => boolean)[]} */
     const tests = [];
     const rest = text.replace(/(\S+)\s*(<=|>=|<|>|=)\s*(-?[\d.]+(?:e-?\d+)?)/gi, (whole, name, sign, value) => {
-      const column = this.shown.find((one) => one.numbers && one.name.toLowerCase().startsWith(name.toLowerCase()));
+      const column = this.shown.find((one) => one.number && one.name.toLowerCase().startsWith(name.toLowerCase()));
       if (!column) return whole;
-      const [values, than] = [/** @type {Float64Array} */ (column.numbers), Number(value)];
+      const [of, than] = [/** @type {(row: number) => number} */ (column.number), Number(value)];
       tests.push(
         (row) =>
           ({
-            "<": values[row] < than,
-            ">": values[row] > than,
-            "<=": values[row] <= than,
-            ">=": values[row] >= than,
-            "=": values[row] === than,
+            "<": of(row) < than,
+            ">": of(row) > than,
+            "<=": of(row) <= than,
+            ">=": of(row) >= than,
+            "=": of(row) === than,
           })[/** @type {"<"} */ (sign)],
       );
       return "";
@@ -174,8 +175,8 @@ class Folder {
     const column =
       this.shown[this.sorted] ||
       this.shown.find((one) => one.name.toLowerCase() === "bpp") ||
-      this.shown.find((one) => one.numbers);
-    if (column && column.numbers) this.chart.replaceChildren(this.distribution(column, column.numbers));
+      this.shown.find((one) => one.number);
+    if (column && column.number) this.chart.replaceChildren(this.distribution(column, column.number));
   }
 
   draw() {
@@ -193,14 +194,14 @@ class Folder {
 
   /** @param {Column} column @param {number} row @param {boolean} first */
   cell(column, row, first) {
-    const text = column.numbers ? this.textOf(column, row) : named(this.textOf(column, row));
+    const text = column.number ? this.textOf(column, row) : named(this.textOf(column, row));
     if (first) return el("th", { scope: "row" }, this.linked(row, text));
-    return el("td", { class: column.numbers ? null : "text" }, text);
+    return el("td", { class: column.number ? null : "text" }, text);
   }
 
   /** @param {Column} column @param {number} row @returns {string} */
   textOf(column, row) {
-    const value = column.numbers ? column.numbers[row] : 0;
+    const value = column.number ? column.number(row) : 0;
     return column.text ? column.text(row) : Number.isNaN(value) ? "" : number(value, column.digits);
   }
 
@@ -235,9 +236,9 @@ class Folder {
     return each.length > 0 && el("section", {}, el("h2", {}, `${word} `, named(by)), el("ul", {}, ...each));
   }
 
-  /** @param {Column} column @param {Float64Array} numbers */
-  distribution(column, numbers) {
-    const values = Float64Array.from(this.visible, (row) => numbers[row])
+  /** @param {Column} column @param {(row: number) => number} value */
+  distribution(column, value) {
+    const values = Float64Array.from(this.visible, value)
       .filter(Number.isFinite)
       .sort();
     const most = Math.max(1e-12, values[values.length - 1] || 0);
