@@ -118,11 +118,11 @@ def _save_image(path: Path, shift: int = 0, size: int = 256) -> None:
         image.convert("RGB").crop((shift, 0, shift + size, size)).save(path)
 
 
-def _save_labels(path: Path) -> None:
+def _save_labels(path: Path, size: tuple[int, int] = (256, 256)) -> None:
     from PIL import Image
 
     path.parent.mkdir(exist_ok=True)
-    labels = Image.new("L", (256, 256), 0)
+    labels = Image.new("L", size, 0)
     labels.paste(1, (40, 40, 120, 120))
     labels.paste(2, (0, 160, 256, 256))
     labels.save(path)
@@ -154,6 +154,17 @@ def _save_clip(path: Path) -> None:
     from video_clips import clip
 
     path.write_bytes(clip("mp4", frames=3))
+
+
+def _save_clips(path: Path) -> None:
+    path.mkdir(exist_ok=True)
+    _save_clip(path / "a.mp4")
+
+
+def _save_clip_labels(path: Path) -> None:
+    from video_clips import SIZE
+
+    _save_labels(path / "a.png", SIZE)
 
 
 def _save_raw(path: Path) -> None:  # a frame of 1920 x 1080, 4:2:0, 10 bits
@@ -188,7 +199,9 @@ def _copy(source: Path) -> Callable[[Path], None]:
 def _save_run(path: Path) -> None:
     _save_folder(path.with_name("pictures"))
     quality = path.name[1:] if path.name[0] in "qr" and path.name[1:].isdigit() else "5"
-    made = cli.main(["dataset", "pictures", "-o", path.name, "--quality", quality, "--jobs", "1"])
+    made = cli.main(
+        ["dataset", "pictures", "-o", path.name, "--quality", quality, "--jobs", "1", "--write", "rows,cells"]
+    )
     assert made == 0
 
 
@@ -214,6 +227,8 @@ FILES: dict[str, Callable[[Path], None]] = {
     "shards/000.tar": _save_tar,
     "names.txt": _save_names,
     "clip.mp4": _save_clip,
+    "clips/": _save_clips,
+    "labels/": _save_clip_labels,
     "BasketballDrive_1920x1080_50fps_10bit_420.yuv": _save_raw,
     "frame_%04d.png": _save_frames,
     **dict.fromkeys(("mine.pth", "old.pth", "new.pth"), _save_zoo),
