@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 pytest.importorskip("compressai")
 train_demo_codec = pytest.importorskip("train_demo_codec")
@@ -33,14 +33,16 @@ def steps(path: Path) -> int:
 @pytest.mark.medium
 def test_a_stop_saves_and_a_decay_ends_beside_the_state(state: Path) -> None:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    hook = register_optimizer_step_post_hook(lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     try:
-        threading.Timer(4.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
         assert train_demo_codec.main(["--state", str(state)]) == 0
+        hook.remove()
         stopped = steps(state / "state.pt")
         assert stopped > 0
         before = (state / "state.pt").read_bytes()
         assert train_demo_codec.main(["--state", str(state), "--decay", "3"]) == 0
     finally:
+        hook.remove()
         for number, handler in handlers.items():
             signal.signal(number, handler)
     assert steps(state / "decayed.pt") == stopped + 3
