@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import resource
+import sys
 from collections.abc import Iterator
+
+import pytest
 
 
 @contextlib.contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """In the block no file of this process may get larger, bytes; a write beyond that is an ``OSError``."""
+    """In the block no file of this process and its children may get larger, bytes; a write beyond it is an ``OSError``.
+
+    Python's cache of compiled modules stays as it is: an import writes as much of a file as there is room for, takes it
+    for whole, and every later import fails.
+    """
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "dont_write_bytecode", True)
+        patch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -263,7 +263,7 @@ def _start(video: int, max_memory: int, max_pixels: int, wishes: str) -> Process
     arguments = [folder, str(video), str(max_memory), str(max_pixels), wishes]
     kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "LD_PRELOAD") if name in os.environ}
     return subprocess.Popen(
-        [sys.executable, "-I", "-S", str(_DECODER), *arguments],
+        [sys.executable, "-B", "-I", "-S", str(_DECODER), *arguments],  # -B: what cannot write whole files writes none
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

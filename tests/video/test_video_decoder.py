@@ -6,6 +6,7 @@ import errno
 import gc
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -13,11 +14,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from video_clips import clip, written
+from full_disk import largest_file
+from video_clips import FRAMES, clip, written
 
 from bitrate_ext import video
+from bitrate_ext.video import decoded
 from bitrate_ext.video.decoder import decoding, sandbox
 from bitrate_ext.video.decoder.truncation import Input, is_cut_short
+from bitrate_ext.video.reader import VideoReader
 
 FILTERED = sys.platform == "linux" and os.uname().machine in sandbox.ARCHITECTURES
 BESIDE = str(Path(video.__file__).parent)  # from there the child's folder is a package by itself
@@ -265,3 +269,15 @@ def test_decoded_frames_are_let_go(tmp_path: Path) -> None:
         gc.unfreeze()
         os.close(descriptor)
     assert 1 <= most <= 12  # as many as the decoder gives at once, and the one that is sent
+
+
+def test_a_first_start_on_a_full_disk_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python would write a part of each compiled module, and every later decoder would end with that."""
+    copy = shutil.copytree(decoded._DECODER, tmp_path / "decoder", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(decoded, "_DECODER", copy)
+    Path(tmp_path / "a.mp4").write_bytes(clip("mp4"))
+    with largest_file(1000), VideoReader(tmp_path / "a.mp4") as reader:
+        assert len(list(reader)) == FRAMES
+    assert not list(copy.rglob("*.pyc"))
+    with VideoReader(tmp_path / "a.mp4") as reader:
+        assert len(list(reader)) == FRAMES
