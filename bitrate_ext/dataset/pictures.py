@@ -25,6 +25,7 @@ from ..io.decoding import ImageMemoryError
 from ..io.files import open_regular, shown
 from ..io.images import ImageError, load_picture
 from ..io.labels import load_labels
+from ..mapping.coded_video import CodedFrameMapper
 from ..mapping.frames import IMAGE, FrameMapper
 from ..mapping.layout import BitrateResult
 from ..mapping.mapper import BitrateMapper
@@ -42,6 +43,7 @@ from .rows import frames_to_parquet
 
 _SAMPLE = 64  # pixels a side of the picture that shows which latents a model has
 _CHUNK = 1 << 20  # bytes
+VideoMapper = FrameMapper | CodedFrameMapper
 _LOST = ("CUDA error", "CUDA driver", "cuDNN error", "CUBLAS_STATUS", "NVIDIA driver")  # in what PyTorch raises
 
 
@@ -74,7 +76,8 @@ class PictureCodec:
 
     Args:
         mapper: of the model, with ``channels=True`` for ``top_channels``; a ``FrameMapper`` of a codec of video, with
-            ``reconstruction=True`` for PSNR, to which a picture is a video of one frame.
+            ``reconstruction=True`` for PSNR, or for coded bits a ``CodedFrameMapper``, to which a picture is a video of
+            one frame.
         name: of the model, for the column "model".
         settings: what else the numbers depend on: the mapper's options, and those of ``forward``; values that JSON has.
         device: that the model is on.
@@ -93,7 +96,7 @@ class PictureCodec:
 
     def __init__(
         self,
-        mapper: BitrateMapper | FrameMapper,
+        mapper: BitrateMapper | VideoMapper,
         *,
         name: str = "",
         settings: Mapping[str, Any] | None = None,
@@ -118,14 +121,16 @@ class PictureCodec:
         model: Any
         with self._few_threads():
             sample = torch.zeros(1, 3, _SAMPLE, _SAMPLE, device=self._device)
-            if isinstance(mapper, FrameMapper):
-                if not mapper.sequential:
+            if isinstance(mapper, VideoMapper):
+                if isinstance(mapper, CodedFrameMapper):
+                    known["bits"], model = CODED, mapper.model
+                elif not mapper.sequential:
                     raise ValueError("mapper must be a BitrateMapper: its model codes each frame by itself")
+                else:
+                    model = mapper.placed(KEYFRAME).adapter.module
                 if top_channels:
-                    raise ValueError(
-                        "top_channels is for codecs of pictures; of a codec of video channels are not kept"
-                    )
-                known["group"], model = mapper.group, mapper.placed(KEYFRAME).adapter.module
+                    raise ValueError("top_channels is for codecs of pictures, and this is one of video")
+                known["group"] = mapper.group
                 latents = tuple(dict.fromkeys(name for two in mapper([*sample] * 2) for name in two.latent_bits))
             else:
                 model = mapper.model
@@ -170,7 +175,7 @@ class PictureCodec:
         if picture is None:
             return Read(sha256, None, _Picture(item, sha256, None, labels), mask_sha256)
         x = picture.pixels
-        group = None if isinstance(self._mapper, FrameMapper) else tuple(x.shape)
+        group = None if isinstance(self._mapper, VideoMapper) else tuple(x.shape)
         return Read(sha256, group, _Picture(item, sha256, x, labels, tuple(picture.facts.warnings)), mask_sha256)
 
     @_failures()
@@ -186,7 +191,7 @@ class PictureCodec:
                 raise Unreadable("the GPU failed over it; --fallback cpu measures such pictures on the CPU")
             other = self._fallback()
             return other._alone(item, "measured on the CPU: the GPU failed over it", alive)
-        if isinstance(self._mapper, FrameMapper) or self._mapper.bits == CODED or item.is_video:  # by the whole picture
+        if isinstance(self._mapper, VideoMapper) or self._mapper.bits == CODED or item.is_video:  # by the whole picture
             return self._alone(item, "measured alone, for want of memory", alive)
         with _file_of(item) as path:
             try:
@@ -244,7 +249,7 @@ class PictureCodec:
 
     def _frames(self, reader: VideoReader) -> Generator[tuple[float, Tensor, BitrateResult], None, None]:
         """Yield the seconds of each frame, its pixels, and what they cost."""
-        if not isinstance(self._mapper, FrameMapper):
+        if not isinstance(self._mapper, VideoMapper):
             for frame in reader:
                 pixels = _pixels_of(frame.pixels)
                 yield float(frame.time), pixels, self._run(pixels)
@@ -260,7 +265,7 @@ class PictureCodec:
             yield times.popleft(), _pixels_of(result.frame.cpu()), result
 
     def _run(self, x: Tensor) -> BitrateResult:
-        if isinstance(self._mapper, FrameMapper):
+        if isinstance(self._mapper, VideoMapper):
             (frame,) = self._mapper(x.to(self._device))
             return frame
         return self._mapper(x.to(self._device), **self._forward)
@@ -344,6 +349,7 @@ class _Total:
         if time is not None:
             row = {"time_s": time, "kind": getattr(result, "kind", IMAGE), "bits": bits.total_bits, "bpp": bits.bpp}
             row |= {"latents": bits.latent_bits, "padding_bits": float(result.padding_bits[number])}
+            row["file_bytes"] = bits.file_bytes
             self.rows.append(row | {"psnr_db": None if error is None else to_decibels(error / x.numel())})
         if self._similarity is not None:
             self._similarity.append(None if x_hat is None else measure_ms_ssim(x_hat, x))
