@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import os
-import tempfile
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,53 +19,26 @@ from ..cells.regions import Names, areas_of
 from ..checks import check_whole_number
 from ..choices import CODED, DATASET_FILES
 from ..io.decoding import ImageMemoryError
-from ..io.files import open_regular, shown
-from ..io.images import ImageError, load_picture
-from ..io.labels import load_labels
+from ..io.files import shown
+from ..io.images import ImageError
 from ..mapping.coded_video import CodedFrameMapper
 from ..mapping.frames import IMAGE, FrameMapper
 from ..mapping.layout import BitrateResult
 from ..mapping.mapper import BitrateMapper
 from ..mapping.sequential import KEYFRAME
-from ..memory import MemoryLimitError, is_out_of_memory
 from ..models.demo_codec import load_demo_forward
 from ..receptive_field.fingerprint import fingerprint
 from ..video.reader import VideoReader
 from ..video.source import USUAL_RATE, VideoError
-from .codec import GPU, About, Read, Spent, Unreadable
+from .codec import GPU, About, Read, Unreadable
 from .files import FRAMES, PARQUET, make_files
 from .items import Item
+from .reading import Picture, PictureReader, failures, file_of, hash_of, pixels_of, reason_of
 from .rescue import measure_in_tiles, with_warning
 from .rows import frames_to_parquet
 
 _SAMPLE = 64  # pixels a side of the picture that shows which latents a model has
-_CHUNK = 1 << 20  # bytes
 VideoMapper = FrameMapper | CodedFrameMapper
-_LOST = ("CUDA error", "CUDA driver", "cuDNN error", "CUBLAS_STATUS", "NVIDIA driver")  # in what PyTorch raises
-
-
-@contextlib.contextmanager
-def _failures() -> Iterator[None]:
-    """Raise a lack of memory as ``MemoryError``, whose own words are of the day, and a GPU's end as ``Spent``."""
-    try:
-        yield
-    except (RuntimeError, MemoryError, MemoryLimitError) as error:
-        if isinstance(error, MemoryLimitError) or is_out_of_memory(error):
-            raise MemoryError("not enough memory for this picture") from error
-        if any(word in str(error) for word in _LOST):
-            raise Spent from error  # nothing in this process will run on that device again
-        raise
-
-
-@dataclass(frozen=True, eq=False)
-class _Picture:
-    """What is measured: the pixels of a picture, ``[1, 3, H, W]`` in [0, 1]; of a video None, it is read by then."""
-
-    item: Item
-    sha256: str
-    pixels: Tensor | None
-    labels: NDArray[Any] | None
-    warnings: tuple[str, ...] = ()
 
 
 class PictureCodec:
@@ -115,7 +85,7 @@ class PictureCodec:
         check_whole_number("top_channels", top_channels, 0)
         self._mapper, self._device, self._forward = mapper, torch.device(device), dict(forward or {})
         self._ms_ssim, self._top, self._names, self._threads = ms_ssim, top_channels, names, threads
-        self._fallback = fallback
+        self._fallback, self.reader = fallback, PictureReader(sequential=isinstance(mapper, VideoMapper))
         self.remarks: tuple[str, ...] = ()  # that all rows have among their warnings
         known: dict[str, Any] = {}
         model: Any
@@ -153,32 +123,11 @@ class PictureCodec:
         mapper = BitrateMapper(load_demo_forward(quality), channels=bool(options.get("top_channels")))
         return cls(mapper, name=f"demo codec, quality {quality}", **options)
 
-    @_failures()
     def read(self, item: Item) -> Read:
-        """Read and hash a picture with its mask, and decode it; of a video that is done when it is measured.
+        """Read and hash a picture with its mask, and decode it; see ``PictureReader``."""
+        return self.reader(item)
 
-        Raises:
-            Unreadable: it cannot be.
-            MemoryError: it takes more memory than there is.
-        """
-        labels, mask_sha256, sha256 = None, None, None
-        with _file_of(item) as path:
-            try:
-                sha256 = _hash(path, "a video" if item.is_video else "an image")
-                if item.mask is not None:
-                    mask_sha256, labels = _hash(item.mask, "a mask"), load_labels(item.mask)
-                picture = None if item.is_video else load_picture(path)
-            except ImageMemoryError:
-                raise
-            except ImageError as error:
-                raise Unreadable(_reason(error, path), sha256) from error
-        if picture is None:
-            return Read(sha256, None, _Picture(item, sha256, None, labels), mask_sha256)
-        x = picture.pixels
-        group = None if isinstance(self._mapper, VideoMapper) else tuple(x.shape)
-        return Read(sha256, group, _Picture(item, sha256, x, labels, tuple(picture.facts.warnings)), mask_sha256)
-
-    @_failures()
+    @failures()
     def rescue(self, item: Item, lack: str, alive: Callable[[], None]) -> tuple[Read, dict[str, Any]]:
         """Measure an item by itself: a picture in tiles for want of memory, on the CPU where that was asked for.
 
@@ -193,17 +142,17 @@ class PictureCodec:
             return other._alone(item, "measured on the CPU: the GPU failed over it", alive)
         if isinstance(self._mapper, VideoMapper) or self._mapper.bits == CODED or item.is_video:  # by the whole picture
             return self._alone(item, "measured alone, for want of memory", alive)
-        with _file_of(item) as path:
+        with file_of(item) as path:
             try:
-                sha256 = _hash(path, "an image")
-                read = Read(sha256, None, None, None if item.mask is None else _hash(item.mask, "a mask"))
+                sha256 = hash_of(path, "an image")
+                read = Read(sha256, None, None, None if item.mask is None else hash_of(item.mask, "a mask"))
                 alive()
                 with self._few_threads():
                     numbers = measure_in_tiles(self._mapper, path, self._forward, alive)
             except ImageMemoryError:
                 raise
             except ImageError as error:
-                raise Unreadable(_reason(error, path)) from error
+                raise Unreadable(reason_of(error, path)) from error
         left_out = [*["regions"] * bool(item.mask), *["top channels"] * bool(self._top), *self.about.files]
         left_out += ["MS-SSIM"] * self._ms_ssim
         return read, with_warning(numbers, f"without {', '.join(left_out)}") if left_out else numbers
@@ -215,13 +164,13 @@ class PictureCodec:
             found = numbers or found
         return read, with_warning(found, why)
 
-    def measure(self, pictures: Sequence[_Picture]) -> Iterator[dict[str, Any] | None]:
+    def measure(self, pictures: Sequence[Picture]) -> Iterator[dict[str, Any] | None]:
         """Run the model on pictures of one size, or on the frames of a video, and add up their bits.
 
         Raises:
             Unreadable: a video that cannot be read, a mask that does not fit.
         """
-        with _failures(), self._few_threads():
+        with failures(), self._few_threads():
             if pictures[0].pixels is None:
                 yield from self._measure_video(pictures[0])
                 return
@@ -231,9 +180,9 @@ class PictureCodec:
                 total.add(result, number, one.pixels, self.about.model)
                 yield self._row(one, total, (*one.warnings, *result.warnings))
 
-    def _measure_video(self, video: _Picture) -> Iterator[dict[str, Any] | None]:
+    def _measure_video(self, video: Picture) -> Iterator[dict[str, Any] | None]:
         total, seconds, warnings = _Total(self._ms_ssim), 0.0, tuple[str, ...]()
-        with _file_of(video.item) as path:
+        with file_of(video.item) as path:
             try:
                 with VideoReader(path) as reader, contextlib.closing(self._frames(reader)) as frames:
                     for time, pixels, result in frames:
@@ -242,7 +191,7 @@ class PictureCodec:
                         warnings = warnings or result.warnings
                         yield None
             except VideoError as error:
-                reason = _reason(error, path).partition("; raw video")[0]  # whose size is not asked for here
+                reason = reason_of(error, path).partition("; raw video")[0]  # whose size is not asked for here
                 raise Unreadable(reason, video.sha256) from error
         ended = () if reader.partial is None else (f"{reader.partial}; measured as far as it goes",)
         yield self._row(video, total, (*reader.warnings, *warnings, *ended)) | {"duration_s": seconds}
@@ -251,7 +200,7 @@ class PictureCodec:
         """Yield the seconds of each frame, its pixels, and what they cost."""
         if not isinstance(self._mapper, VideoMapper):
             for frame in reader:
-                pixels = _pixels_of(frame.pixels)
+                pixels = pixels_of(frame.pixels)
                 yield float(frame.time), pixels, self._run(pixels)
             return
         times = deque[float]()  # of frames that are read ahead
@@ -262,7 +211,7 @@ class PictureCodec:
                 yield frame.pixels
 
         for result in self._mapper(read()):
-            yield times.popleft(), _pixels_of(result.frame.cpu()), result
+            yield times.popleft(), pixels_of(result.frame.cpu()), result
 
     def _run(self, x: Tensor) -> BitrateResult:
         if isinstance(self._mapper, VideoMapper):
@@ -270,7 +219,7 @@ class PictureCodec:
             return frame
         return self._mapper(x.to(self._device), **self._forward)
 
-    def _row(self, one: _Picture, total: _Total, warnings: Sequence[str]) -> dict[str, Any]:
+    def _row(self, one: Picture, total: _Total, warnings: Sequence[str]) -> dict[str, Any]:
         """Return the numbers of a picture, or of a video's frames together, and the files beside them."""
         bits, frames = replace(total.mean(), warnings=tuple(dict.fromkeys((*warnings, *self.remarks)))), total.frames
         height, width = bits.size
@@ -290,7 +239,7 @@ class PictureCodec:
                 row["files"][FRAMES, PARQUET] = frames_to_parquet(one.item.name, total.rows, self.about.latents)
         return row
 
-    def _regions(self, one: _Picture, bits: PictureBits, frames: int) -> list[dict[str, Any]]:
+    def _regions(self, one: Picture, bits: PictureBits, frames: int) -> list[dict[str, Any]]:
         """Return what regions cost, the rest among them; of a video in all frames together."""
         try:
             table = bits.region(areas_of(one.labels, bits.size, self._names))  # type: ignore[arg-type]
@@ -396,56 +345,3 @@ def _top_channels(channels: Mapping[str, Tensor], frames: int, count: int) -> li
         for number, value in enumerate(bits.tolist())
     ]
     return sorted(every, key=lambda one: -one["bits"])[:count]
-
-
-def load_pixels(item: Item) -> Tensor:
-    """Read a picture, or the first frame of a video, ``[1, 3, H, W]`` in [0, 1].
-
-    Raises:
-        ValueError: it cannot be read.
-        OSError: its shard cannot be.
-    """
-    with _file_of(item) as path:
-        if not item.is_video:
-            return load_picture(path).pixels
-        with VideoReader(path, frames=1) as reader:
-            return _pixels_of(next(iter(reader)).pixels)
-
-
-def _pixels_of(frame: NDArray[np.uint8] | Tensor) -> Tensor:
-    return torch.as_tensor(frame).permute(2, 0, 1)[None].float() / 255
-
-
-@contextlib.contextmanager
-def _file_of(item: Item) -> Iterator[str]:
-    """Yield the name of an item's file; a shard's member is one while the block runs."""
-    if item.member is None:
-        yield item.name
-        return
-    shard, offset, size, why_not = item.member
-    if why_not:
-        raise Unreadable(why_not)
-    nameless = os.path.isdir("/proc/self/fd")
-    with (tempfile.TemporaryFile if nameless else tempfile.NamedTemporaryFile)(prefix="bitrate-ext-") as file:
-        with open(shard, "rb") as archive:
-            archive.seek(offset)
-            left = size
-            while left and (chunk := archive.read(min(left, _CHUNK))):
-                file.write(chunk)
-                left -= len(chunk)
-        file.flush()
-        yield f"/proc/self/fd/{file.fileno()}" if nameless else str(file.name)
-
-
-def _hash(path: str, kind: str) -> str:
-    digest = hashlib.sha256()
-    with open(open_regular(path, kind, ImageError), "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _reason(error: ValueError, path: str) -> str:
-    """Return why a file cannot be read, without its name, and what takes a huge one; a data set has no such option."""
-    reason, huge, _ = str(error).removeprefix(f"{shown(path)}: ").partition(", or give a memory limit")
-    return f"{reason}, or map it by itself (bitrate-ext map --max-memory)" if huge else reason

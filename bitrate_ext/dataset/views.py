@@ -21,7 +21,7 @@ from ..viz.contact_sheet import Tile, contact_sheet
 from ..viz.map_figure import as_levels, map_figure
 from .files import CELLS, HTML, NPZ
 from .items import DatasetError, item_named
-from .pictures import load_pixels
+from .reading import load_pixels
 from .rows import counted
 from .summary import Run, ask, open_run
 

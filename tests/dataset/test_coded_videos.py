@@ -21,7 +21,8 @@ from commands import error_of  # noqa: E402
 from bitrate_ext import CodingError, coded_video  # noqa: E402
 from bitrate_ext.dataset import find_items, run  # noqa: E402
 from bitrate_ext.dataset.codec import MEMORY  # noqa: E402
-from bitrate_ext.dataset.pictures import PictureCodec, load_pixels  # noqa: E402
+from bitrate_ext.dataset.pictures import PictureCodec  # noqa: E402
+from bitrate_ext.dataset.reading import load_pixels  # noqa: E402
 from bitrate_ext.mapping.coded_video import CodedFrameMapper  # noqa: E402
 from bitrate_ext.mapping.layout import BitrateResult  # noqa: E402
 from bitrate_ext.video.reader import VideoReader  # noqa: E402
