@@ -81,3 +81,20 @@ def test_the_submitit_example(photos: Path, cluster: str) -> None:
     command = [sys.executable, str(CLUSTER / "dataset_submitit.py"), "2", "--cluster", cluster, "--cpus", "1"]
     subprocess.run([*command, "--from-file", "names.txt", "-o", "out", "--jobs", "1", *MODEL], check=True)
     whole(photos / "out")
+
+
+@pytest.mark.slow
+def test_the_example_of_ray_data(photos: Path) -> None:
+    pytest.importorskip("ray")
+    (photos / "photos" / "bad.png").write_bytes(b"no picture")
+    subprocess.run([sys.executable, str(CLUSTER / "ray_data.py"), "photos", "rows", "--quality", "3"], check=True)
+    options = ["--quality", "3", "--jobs", "1"]
+    subprocess.run([sys.executable, "-m", "bitrate_ext", "dataset", "photos", "-o", "out", *options], check=False)
+    found = sorted(pq.read_table("rows").to_pylist(), key=lambda row: row["item"])
+    command = [row for path in sorted(Path("out").glob("part-*")) for row in pq.read_table(path).to_pylist()]
+    assert len(found) == len(command) == 6
+    for one, other in zip(found, command, strict=True):
+        told = set(one) - {"id", "path", "settings", "sha256" if one["error"] else ""}
+        for name in told:
+            assert one[name] == (pytest.approx(other[name], rel=1e-12) if name == "psnr_db" else other[name]), name
+    assert found[-1]["error"]
