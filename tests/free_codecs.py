@@ -26,6 +26,7 @@ class FreeCodec:
     def __init__(self, folder: str | None = None, seconds: float = 0.0, setting: int = 0) -> None:
         self._notes, self._seconds = folder and Path(folder), seconds
         self.about = About("free", ("y", "z"), {"setting": setting})
+        self.reader = self.read
 
     def read(self, item: Item) -> Read:
         name = os.path.basename(item.name)

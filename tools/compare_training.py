@@ -1,6 +1,6 @@
 """Train small codecs with CompressAI's chain and with sources of bits, from the same seeds, for docs/training.md.
 
-    python tools/compare_training.py FOLDER --steps 2400 --output training.json --picture docs/images/training.png
+    python tools/compare_training.py FOLDER --steps 2000 --seeds 8 --output training.json --picture training.png
     python tools/compare_training.py --table training.json
 
 FOLDER has photographs. Each model is trained from each seed twice, on the same crops in the same order with the same
@@ -14,8 +14,12 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
+import operator
 import time
+from collections import defaultdict
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import torch
@@ -90,20 +94,27 @@ def loss_of(point: dict[str, float]) -> float:
     return point["bpp"] + LAMBDA * 255**2 * point["mse"]
 
 
+def psnr_of(point: dict[str, float]) -> float:
+    """Return the PSNR in dB."""
+    return -10 * math.log10(point["mse"])
+
+
 def table(runs: list[dict[str, Any]]) -> str:
-    """Return the last measurements as Markdown, a line for each model and chain."""
-    lines = [
-        "| model | loss by | bpp, by seed | PSNR in dB, by seed | bpp + distortion, by seed |",
-        "|---|---|---|---|---|",
-    ]
-    for name, chain in itertools.product(dict.fromkeys(run["model"] for run in runs), CHAINS):
-        last = [run["curve"][-1] for run in runs if (run["model"], run["chain"]) == (name, chain)]
-        psnr = [-10 * float(torch.tensor(one["mse"]).log10()) for one in last]
-        rows = ([one["bpp"] for one in last], psnr, [loss_of(one) for one in last])
-        shown = " | ".join(
-            ", ".join(f"{value:.{digits}f}" for value in row) for row, digits in zip(rows, (4, 2, 4), strict=True)
-        )
-        lines.append(f"| {name} | {chain} | {shown} |")
+    """Return the last measurements as Markdown: means and deviations over seeds, and of the differences of pairs."""
+    lines = ["| model | loss by | bpp | PSNR, dB | bpp + distortion |", "|---|---|---|---|---|"]
+    quantities = ((operator.itemgetter("bpp"), 4), (psnr_of, 2), (loss_of, 3))
+    for name in dict.fromkeys(run["model"] for run in runs):
+        last = {(run["chain"], run["seed"]): run["curve"][-1] for run in runs if run["model"] == name}
+        seeds = sorted({seed for _, seed in last})
+        shown: dict[str, list[str]] = defaultdict(list)
+        for quantity, digits in quantities:
+            theirs, ours = ([quantity(last[chain, seed]) for seed in seeds] for chain in CHAINS)
+            for chain, values in zip(CHAINS, (theirs, ours), strict=True):
+                shown[chain].append(f"{mean(values):.{digits}f} ± {stdev(values):.{digits}f}")
+            apart = [one - other for one, other in zip(ours, theirs, strict=True)]
+            error = stdev(apart) / math.sqrt(len(seeds))
+            shown["difference of pairs"].append(f"{mean(apart):+.{digits}f} ± {error:.{digits}f}")
+        lines += [f"| {name} | {label} | {' | '.join(values)} |" for label, values in shown.items()]
     return "\n".join(lines)
 
 
@@ -116,10 +127,10 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
     axes = figure.subplots(len(names), 2, squeeze=False)
     for run in runs:
         steps = [one["step"] for one in run["curve"]]
-        look = {"color": f"C{run['seed']}", "linestyle": "-" if run["chain"] == CHAINS[0] else "--", "linewidth": 1.2}
+        look = {"color": f"C{run['seed']}", "linestyle": "-" if run["chain"] == CHAINS[0] else "--", "linewidth": 1}
         rate, psnr = axes[names.index(run["model"])]
-        rate.plot(steps, [one["bpp"] for one in run["curve"]], label=f"{run['chain']}, seed {run['seed']}", **look)
-        psnr.plot(steps, [-10 * float(torch.tensor(one["mse"]).log10()) for one in run["curve"]], **look)
+        rate.plot(steps, [one["bpp"] for one in run["curve"]], label=run["chain"] if run["seed"] == 0 else None, **look)
+        psnr.plot(steps, [psnr_of(one) for one in run["curve"]], **look)
     for name, (rate, psnr) in zip(names, axes, strict=True):
         rate.set(title=name, xlabel="step", ylabel="bits per pixel", yscale="log")
         psnr.set(title=name, xlabel="step", ylabel="PSNR, dB")

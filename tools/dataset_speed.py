@@ -1,7 +1,7 @@
 """How fast data sets are measured, for docs/datasets.md: beside a loop, beyond the network, with Ray, found done.
 
     python tools/dataset_speed.py loop --count 1000       # two workers, beside a loop by hand with two threads
-    python tools/dataset_speed.py overhead --count 100    # processor time beyond the network
+    python tools/dataset_speed.py overhead --count 96     # processor time beyond the network, parts as of a thousand
     python tools/dataset_speed.py ray --count 300         # Ray's actors beside worker processes, on this machine
     python tools/dataset_speed.py resume --count 1000000  # until all is found done, start of the process included
 
@@ -27,6 +27,7 @@ from statistics import median
 from typing import Any
 
 SIZE, UNLIKE, QUALITY = (768, 512), 64, 5
+PART = 16  # pictures in a part where there are a thousand
 COMMAND = [sys.executable, "-m", "bitrate_ext", "dataset"]
 
 
@@ -127,7 +128,7 @@ def overhead(folder: Path, count: int) -> None:
     model.forward, codec.measure = timed, timed_too  # type: ignore[method-assign]
     for number in range(3):
         network, measured, start = 0.0, 0.0, time.process_time()
-        report = run([str(folder)], folder.parent / f"out{number}", lambda: codec, jobs=0)
+        report = run([str(folder)], folder.parent / f"out{number}", lambda: codec, jobs=0, part_items=PART)
         assert (report.ok, report.error) == (count, 0), report
         parts = (network, measured - network, time.process_time() - start - measured)
         net, totals, rest = (1000 * one / count for one in parts)

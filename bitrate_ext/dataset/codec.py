@@ -87,3 +87,23 @@ class Rescuer(Protocol):
             lack: "memory" or "gpu": what it failed for.
             alive: to be called now and then, as a sign of life.
         """
+
+
+@runtime_checkable
+class ReadApart(Protocol):
+    """A codec whose items may be read in other processes: ``reader``, which can be pickled, does what ``read`` does."""
+
+    reader: Callable[[Item], Read]
+
+
+class Elsewhere(Protocol):
+    """Other processes that read items for this one.
+
+    Args:
+        at_once: how many items are worth to be begun at a time.
+    """
+
+    at_once: int
+
+    def begin(self, item: Item) -> Callable[[], Read]:
+        """Have an item read; what is returned waits for it, and returns or raises what the codec's ``read`` does."""

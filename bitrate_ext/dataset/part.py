@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..threads import prefetch
-from .codec import GPU, MEMORY, Codec, Read, Rescuer, Unreadable
+from .codec import GPU, MEMORY, Codec, Elsewhere, Read, Rescuer, Unreadable
 from .items import DatasetError, Item, Stamp, stamps_digest
 from .rows import (
     OK,
@@ -159,13 +161,16 @@ NONE = Death(0, CRASHED)
 Deaths = Mapping[int, Death]  # by the items' numbers
 
 
-def do_part(part: Part, codec: Codec, deaths: Deaths | None = None) -> Counts | None:
+def do_part(
+    part: Part, codec: Codec, deaths: Deaths | None = None, elsewhere: Elsewhere | None = None
+) -> Counts | None:
     """Work on a part until it is published, and count what its run has done; None where another process works on it.
 
     Args:
         part: which.
         codec: reads and measures.
-        deaths: of items that workers have died over.
+        deaths: of items that workers have died over; those are read here.
+        elsewhere: other processes that read items.
 
     Raises:
         OutputError: the output cannot be written.
@@ -175,7 +180,7 @@ def do_part(part: Part, codec: Codec, deaths: Deaths | None = None) -> Counts | 
     except Taken:
         return None
     try:
-        return _Work(part, codec, journal, deaths or {}).publish(journal)
+        return _Work(part, codec, journal, deaths or {}, elsewhere).publish(journal)
     finally:
         journal.close()
 
@@ -238,8 +243,10 @@ class _Reading(NamedTuple):
 
 
 class _Work:
-    def __init__(self, part: Part, codec: Codec, journal: Journal | None, deaths: Deaths) -> None:
-        self._part, self._codec, self._deaths = part, codec, deaths
+    def __init__(
+        self, part: Part, codec: Codec, journal: Journal | None, deaths: Deaths, elsewhere: Elsewhere | None = None
+    ) -> None:
+        self._part, self._codec, self._deaths, self._elsewhere = part, codec, deaths, elsewhere
         self._rescuer = codec if isinstance(codec, Rescuer) else None
         self._too_large: list[Item] = []
         self._note = journal.add if journal else lambda _: None
@@ -322,7 +329,7 @@ class _Work:
         suspect = max((at for at, item in enumerate(rest, 1) if item.number in self._deaths), default=0)
         waiting: dict[Any, list[_Reading]] = {}
         self._take(self._read(rest[:suspect]), waiting, self._part.batch)
-        ahead = prefetch(self._read(rest[suspect:]), self._part.ahead)
+        ahead = prefetch(self._read(rest[suspect:], self._elsewhere), self._part.ahead)
         try:
             self._take(ahead, waiting, self._part.batch)
         finally:
@@ -360,17 +367,26 @@ class _Work:
         else:
             self._end([(reading, self._error(reading, _reason(error)), seconds)])
 
-    def _read(self, items: Sequence[Item]) -> Iterator[_Reading]:
+    def _read(self, items: Sequence[Item], elsewhere: Elsewhere | None = None) -> Iterator[_Reading]:
+        begun: deque[tuple[Item, Stamp, Callable[[], Read]]] = deque()
         for item in items:
             self._note({"read": item.number})
-            start, stamp = time.perf_counter(), item.stamp
-            try:
-                read: Read | Unreadable | MemoryError = self._codec.read(item)
-            except (Unreadable, MemoryError) as error:
-                read = error
-            except Exception as error:
-                read = Unreadable(_reason(error))
-            yield _Reading(item, stamp, time.perf_counter() - start, read)
+            stamp = item.stamp  # before it is read: a file that changes meanwhile is another one to the next run
+            begun.append((item, stamp, elsewhere.begin(item) if elsewhere else partial(self._codec.read, item)))
+            if elsewhere is None or len(begun) == elsewhere.at_once:
+                yield self._reading(*begun.popleft())
+        while begun:
+            yield self._reading(*begun.popleft())
+
+    def _reading(self, item: Item, stamp: Stamp, read: Callable[[], Read]) -> _Reading:
+        start = time.perf_counter()
+        try:
+            found: Read | Unreadable | MemoryError = read()
+        except (Unreadable, MemoryError) as error:
+            found = error
+        except Exception as error:
+            found = Unreadable(_reason(error))
+        return _Reading(item, stamp, time.perf_counter() - start, found)
 
     def _take(self, readings: Iterator[_Reading], waiting: dict[Any, list[_Reading]], batch: int) -> None:
         """Measure pictures in groups of one size; those whose group is not full are left waiting, but not many."""

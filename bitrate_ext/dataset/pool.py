@@ -21,7 +21,7 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .codec import About, Codec, Spent
+from .codec import About, Codec, Elsewhere, Spent
 from .items import DatasetError
 from .part import ALONE, CRASHED, NO_GPU, NO_MEMORY, NONE, Cause, Counts, Death, Deaths, Flight, Part, do_part
 
@@ -276,11 +276,14 @@ class ProcessWorker(Worker):
 # In the worker process.
 
 
-def prepare(make: Make, threads: int, folder: str) -> None:
-    """Say how the codec of this process is made, for how many threads, and where names of files are relative to."""
+def prepare(make: Make, threads: int, folder: str, send: Callable[[Codec], Elsewhere] | None = None) -> None:
+    """Say how the codec of this process is made, for how many threads, and where names of files are relative to.
+
+    ``send`` makes, of the codec, what reads its items in other processes.
+    """
     os.chdir(folder)
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    _made.update(make=make, threads=threads)
+    _made.update(make=make, threads=threads, send=send)
 
 
 def _begin(make: Make, threads: int, folder: str) -> None:
@@ -305,6 +308,7 @@ def _codec() -> Codec:
         torch = sys.modules.get("torch")
         if torch is not None:
             torch.set_num_threads(_made["threads"])
+        _made["elsewhere"] = _made["send"] and _made["send"](_made["codec"])
     codec: Codec = _made["codec"]
     return codec
 
@@ -320,6 +324,6 @@ def _work(part: Part, deaths: Deaths | None) -> Counts | str | None:
         reason = " ".join(str(error).split())
         raise DatasetError(f"a worker cannot make the codec ({reason}); what is done is kept") from error
     try:
-        return do_part(part, codec, deaths)
+        return do_part(part, codec, deaths, _made["elsewhere"])
     except Spent as error:
         return " ".join(str(error.__cause__ or error).split())

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +51,17 @@ class Picture:
     pixels: Tensor | None
     labels: NDArray[Any] | None
     warnings: tuple[str, ...] = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Go to another process as an array, which those that share memory do not copy."""
+        pixels = None if self.pixels is None else self.pixels.numpy()
+        return _from_array, (self.item, self.sha256, pixels, self.labels, self.warnings)
+
+
+def _from_array(item: Item, sha256: str, pixels: NDArray[Any] | None, *rest: Any) -> Picture:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nor does anything write to it
+        return Picture(item, sha256, None if pixels is None else torch.from_numpy(pixels), *rest)
 
 
 class PictureReader:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .._version import __version__
+from ..checks import check_whole_number
 from ..choices import check_choice
 from ..io.files import shown
 from ..optional import installed_version, require
@@ -83,6 +84,7 @@ def run(
     engine: str = PROCESSES,
     address: str | None = None,
     gpus: float = 0,
+    readers: int = 0,
     preload: Sequence[str] = (),
     look: Callable[[Progress], None] = lambda _: None,
 ) -> Report:
@@ -108,6 +110,8 @@ def run(
         engine: "processes" of this machine, or "ray": actors, with the extra ``ray``.
         address: of a cluster of Ray, "auto" where this machine belongs to one. Default: this machine.
         gpus: that each of Ray's actors asks for.
+        readers: items that tasks of Ray read and decode for each actor at a time, on any machine with a processor to
+            spare. Default: actors read by themselves.
         preload: modules that are imported once for all workers, besides the one that ``make`` is of.
         look: is told several times a second how far the run is.
 
@@ -120,12 +124,15 @@ def run(
     """
     _check(jobs, batch, part_items, shard, limit_errors, time_limit)
     check_choice("engine", engine, ENGINES)
+    check_whole_number("readers", readers, 0)
+    if readers and engine != RAY:
+        raise ValueError(f"readers are tasks of Ray: engine must be {RAY!r} for {readers} of them, got {engine!r}")
     start = time.monotonic()
     listing = inputs if isinstance(inputs, Listing) else find_items(inputs)
     folder = Path(output)
     if not resume and (folder / MANIFEST).exists():
         raise DatasetError(f"{shown(folder)}: holds a run already, and resume is off; name another folder")
-    workers = _workers(make, jobs, time_limit, engine, address, gpus, preload)
+    workers = _workers(make, jobs, time_limit, engine, address, gpus, readers, preload)
     pool = Pool(workers) if workers else Here(make)
     try:
         count = len(listing.names)
@@ -211,16 +218,18 @@ def _workers(
     engine: str,
     address: str | None,
     gpus: float,
+    readers: int,
     preload: Sequence[str],
 ) -> Sequence[Worker]:
     cores = len(os.sched_getaffinity(0))
+    cores = max(1, cores - readers)  # those that tasks of Ray are to have
     count = cores if jobs is None else jobs
     if engine == PROCESSES:
         return [ProcessWorker(make, max(1, cores // count), time_limit, preload) for _ in range(count)]
     from .ray_engine import RayWorker
 
     threads = 1 if address is not None else max(1, cores // max(1, count))
-    return [RayWorker(make, threads, time_limit, gpus, address) for _ in range(count)]
+    return [RayWorker(make, threads, time_limit, gpus, address, readers) for _ in range(count)]
 
 
 def _cut(count: int, size: int) -> list[range]:

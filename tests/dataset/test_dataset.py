@@ -343,6 +343,7 @@ def test_bad_input_of_the_command(folder: Callable[..., Path], capsys: pytest.Ca
         ([photos, "-o", "out", "--shard", "3/2"], "I from 1 to N"),
         ([photos, "-o", "out", "--jobs", "x"], "whole number"),
         ([photos, "-o", "out", "--address", "auto"], "--engine ray"),
+        ([photos, "-o", "out", "--readers", "2"], "--readers is for --engine ray"),
         (["summary"], "name the folder"),
         (["summary", "out"], "manifest.json"),
     ):

@@ -81,3 +81,20 @@ def test_the_submitit_example(photos: Path, cluster: str) -> None:
     command = [sys.executable, str(CLUSTER / "dataset_submitit.py"), "2", "--cluster", cluster, "--cpus", "1"]
     subprocess.run([*command, "--from-file", "names.txt", "-o", "out", "--jobs", "1", *MODEL], check=True)
     whole(photos / "out")
+
+
+@pytest.mark.slow
+def test_the_example_of_ray_data(photos: Path) -> None:
+    pytest.importorskip("ray")
+    (photos / "photos" / "bad.png").write_bytes(b"no picture")
+    subprocess.run([sys.executable, str(CLUSTER / "ray_data.py"), "photos", "rows", "--quality", "3"], check=True)
+    options = ["--quality", "3", "--jobs", "1"]
+    subprocess.run([sys.executable, "-m", "bitrate_ext", "dataset", "photos", "-o", "out", *options], check=False)
+    found = sorted(pq.read_table("rows").to_pylist(), key=lambda row: row["item"])
+    command = [row for path in sorted(Path("out").glob("part-*")) for row in pq.read_table(path).to_pylist()]
+    assert len(found) == len(command) == 6
+    for one, other in zip(found, command, strict=True):
+        told = set(one) - {"id", "path", "settings", "sha256" if one["error"] else ""}
+        assert {name: one[name] for name in told - {"psnr_db"}} == {name: other[name] for name in told - {"psnr_db"}}
+        assert one["psnr_db"] == (other["psnr_db"] and pytest.approx(other["psnr_db"], rel=1e-12))
+    assert found[-1]["error"]

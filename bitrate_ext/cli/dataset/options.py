@@ -107,6 +107,13 @@ def add_command(command: Callable[..., argparse.ArgumentParser]) -> None:
     added.add_argument("--engine", choices=("processes", "ray"), default="processes", help="who runs the workers")
     added.add_argument("--address", metavar="A", help="of a Ray cluster, or auto; default: Ray on this machine")
     added.add_argument("--gpus", type=positive, default=0.0, metavar="N", help="of each of Ray's workers, such as 0.5")
+    added.add_argument(
+        "--readers",
+        type=at_least(0),
+        default=0,
+        metavar="N",
+        help="pictures that Ray's tasks decode for each worker at a time (default 0: it decodes by itself)",
+    )
     added.add_argument("--log", choices=("text", "jsonl"), default="text", help="how progress is told, on stderr")
     added.add_argument(
         "--fallback",
@@ -149,7 +156,7 @@ def _check(arguments: argparse.Namespace) -> None:
             raise UsageError(f"--{option.replace('_', '-')} is for bitrate-ext dataset summary")
     if arguments.names and arguments.mask is None:
         raise UsageError("--names is of regions; it needs --mask DIR")
-    for option in ("address", "gpus"):
+    for option in ("address", "gpus", "readers"):
         if getattr(arguments, option) and arguments.engine != "ray":
             raise UsageError(f"--{option} is for --engine ray")
     if arguments.fallback == arguments.device:

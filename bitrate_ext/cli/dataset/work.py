@@ -55,6 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
             engine=arguments.engine,
             address=arguments.address,
             gpus=arguments.gpus,
+            readers=arguments.readers,
             preload=(CODEC,),
             look=log.look,
         )
