@@ -42,7 +42,14 @@ def rate(adapter: ModelAdapter, padded: Tensor, forward_kwargs: dict[str, Any]) 
     with _Unrounded():
         _, likelihoods = adapter.run(padded, forward_kwargs, fused=True)
     values, _ = true_values(likelihoods)
-    return torch.stack([latent_bits(p, unit=adapter.unit).sum(dim=(1, 2)) for p in values.values()]).sum(dim=0)
+    bits = torch.stack([latent_bits(p, unit=adapter.unit).sum(dim=(1, 2)) for p in values.values()]).sum(dim=0)
+    if torch.is_grad_enabled() and not bits.requires_grad:
+        raise ValueError(
+            f"model must return likelihoods that have gradients for this method, got {', '.join(values)} without any; "
+            "where forward() returns others too, choose them with ModelAdapter(model, likelihoods=...), or take "
+            "method='jacobian'"
+        )
+    return bits
 
 
 def integrated_gradients(

@@ -12,7 +12,7 @@ from ..ops.functional import image_latents
 from ..ops.units import LIKELIHOOD
 
 LIKELIHOODS, X_HAT = "likelihoods", "x_hat"
-REMEDY = "say where they are, BitrateMapper(model, likelihoods=lambda output: ..., unit=...)"
+REMEDY = "say where they are, BitrateMapper(model, likelihoods=lambda output: ..., unit=...), or ModelAdapter likewise"
 
 
 class OutputError(ValueError):

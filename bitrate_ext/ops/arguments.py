@@ -109,13 +109,22 @@ def unwrap(values: Any, noun: str, what: str = "") -> Any:
 
 
 def by_suffix(values: Mapping[Any, Any], quantized: bool = False) -> dict[str, Any]:
-    """Return what is called ``"y_likelihoods"`` and so on, by latent, as before or after quantisation."""
+    """Return what is called ``"y_likelihoods"`` and so on, by latent, as before or after quantisation.
+
+    Those after it that are detached are left for those before it where they are equal, as in eval mode.
+    """
     named = {k[: -len(SUFFIX)]: v for k, v in values.items() if isinstance(k, str) and k.endswith(SUFFIX)}
     named.pop("", None)
     for name in [name for name in named if f"{QUANTIZED}{name}" in named]:
         after = named.pop(f"{QUANTIZED}{name}")
-        named[name] = after if quantized else named[name]
+        if quantized and not _is_detached_copy(after, named[name]):
+            named[name] = after
     return named
+
+
+def _is_detached_copy(one: Any, other: Any) -> bool:
+    both = isinstance(one, Tensor) and isinstance(other, Tensor)
+    return both and other.requires_grad and not one.requires_grad and torch.equal(one, other)
 
 
 def named_tensors(values: Any, noun: str, name: str = "") -> dict[str, Any]:

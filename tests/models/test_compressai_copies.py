@@ -228,3 +228,13 @@ def test_a_compressai_without_variable_rates(monkeypatch: pytest.MonkeyPatch) ->
         _, p = model["gaussian"](torch.zeros(1, 2, 3, 4), torch.ones(1, 2, 3, 4))
         assert isinstance(p, DeferredLikelihoods)
         assert rate(p).shape == (1,)
+
+
+def test_distributions_that_do_not_fit_at_all_are_told() -> None:
+    model, x = Codec().eval(), torch.rand(1, 3, 64, 128)
+    assert not BitrateMapper(model)(x).warnings
+    with torch.no_grad():
+        model.synthesis.bias[4:] = 1e4  # means
+    result = BitrateMapper(model)(x)
+    assert [line[:37] for line in result.warnings] == ["32 of 32 cells of latent 'y' cost mor"]
+    assert result.total_bits > BitrateMapper(model, sources=False)(x).total_bits
