@@ -93,8 +93,8 @@ def fuse(model: nn.Module) -> Fused:
     as it was found. Blocks may be nested, also in several threads, which share the model: it is fused until the last
     has ended. Copies and pickles of a fused model are not fused. ``fused.names`` are the entropy models that are fused,
     ``fused.left`` says of the others why not: a subclass that computes likelihoods its own way is left alone, as is
-    what ``torch.compile`` runs. Latents that are not ``[N, C, h, w]``, or not float32 or float64, are CompressAI's own
-    affair, too.
+    what ``torch.compile`` runs. Copies in other packages and older versions are fused where they compute the same.
+    Latents that are not ``[N, C, h, w]``, or not float32 or float64, are CompressAI's own affair, too.
 
     Args:
         model: any module with CompressAI's entropy models in it, in train mode or not.
