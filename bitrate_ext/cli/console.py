@@ -74,8 +74,8 @@ def echo(text: str, stream: IO[str]) -> None:
     encoding = getattr(stream, "encoding", None) or "utf-8"
     harmless = "".join(one if one.isprintable() or one in "\n\t" else ascii(one)[1:-1] for one in text)
     escaped = harmless.encode(encoding, "backslashreplace").decode(encoding)
-    tqdm = sys.modules.get("tqdm")  # there where a bar may be
-    if tqdm is not None:
+    tqdm = sys.modules.get("tqdm")  # there where a bar may be; writing past none makes a lock that a worker would leave
+    if tqdm is not None and getattr(tqdm.tqdm, "_instances", True):
         tqdm.tqdm.write(escaped, file=stream)
     else:
         print(escaped, file=stream)

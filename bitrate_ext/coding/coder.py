@@ -168,12 +168,12 @@ class Coder:
                 f"{_shown(self.model)} wants other arguments than the images and {kwargs or 'no others'} ({error}); "
                 "give them as compress_kwargs"
             ) from error
-        recorder, output = self._record(images, kwargs)
+        recorder, output = self._record("compress", [images], kwargs)
         self.warnings = self.tables.warnings(recorder)
         if isinstance(images, list):
             frames = _frames_of(output, len(images))
             return [self._frame(recorder, frame, self._known(grids), grids, batch) for frame in frames]
-        strings = output["strings"] if isinstance(output, Mapping) and "strings" in output else output
+        strings = _strings_of(output)
         if self.unknown is None:
             try:
                 return [self._frame(recorder, strings, self._known(grids), grids, batch)]
@@ -187,9 +187,33 @@ class Coder:
             raise CodingError(f"{known}; nor do values tell: {error}; {INSTEAD}") from error
         return [self._frame(recorder, strings, locator, grids, batch)]
 
-    def _record(self, images: Any, kwargs: Mapping[str, Any], **flags: bool) -> tuple[EncodeRecorder, Any]:
+    @torch.no_grad()
+    def code_frame(
+        self, method: str, inputs: Sequence[Any], grids: Mapping[str, tuple[int, int]]
+    ) -> tuple[dict[str, CodedLatent], Any]:
+        """Code one frame of a video by a method of the model's, and return its latents and the state after it.
+
+        Args:
+            method: its name; it returns the state and the strings.
+            inputs: the frame ``[1, C, H, W]``, padded, and what else it takes.
+            grids: ``(h, w)`` of each latent.
+
+        Raises:
+            CodingError, TypeError, ValueError: as ``code``.
+        """
+        self.tables.check(self.blocks)
+        recorder, output = self._record(method, inputs, {})
+        self.warnings = self.tables.warnings(recorder)
+        if not isinstance(output, (tuple, list)) or len(output) != 2:
+            raise CodingError(f"{method}() must return a state and strings, got {type(output).__name__}; {INSTEAD}")
+        state, coded = output
+        return self._frame(recorder, _strings_of(coded), self._known(grids), grids, 1), state
+
+    def _record(
+        self, method: str, inputs: Sequence[Any], kwargs: Mapping[str, Any], **flags: bool
+    ) -> tuple[EncodeRecorder, Any]:
         with leave_as_found(self.model), record_encoding(self.entropy_models, **flags) as recorder:
-            output = self.model.compress(images, **kwargs)
+            output = getattr(self.model, method)(*inputs, **kwargs)
         return recorder, output
 
     def _known(self, grids: Mapping[str, tuple[int, int]]) -> SymbolLocator:
@@ -210,7 +234,7 @@ class Coder:
                 self.model,
                 self.entropy_models.names,
                 samples,
-                lambda x, **flags: self._record(x, kwargs, **flags)[0],
+                lambda x, **flags: self._record("compress", [x], kwargs, **flags)[0],
                 lambda x: self._forward(self.model, x, forward_kwargs),
             )
             if len(self.layouts) > LAYOUTS:
@@ -254,7 +278,7 @@ class Coder:
                 sum(one.escapes for one in costs),
                 sum(one.steps for one in costs),
             )
-        return latents
+        return {name: latents[name] for name in self.channels if name in latents}  # as forward() has them
 
 
 def _takes(function: Any, name: str) -> bool:
@@ -280,6 +304,10 @@ def _frames_of(output: Any, count: int) -> Any:
             f"{INSTEAD}"
         )
     return output[0]
+
+
+def _strings_of(output: Any) -> Any:
+    return output["strings"] if isinstance(output, Mapping) and "strings" in output else output
 
 
 def _flattened(strings: Any) -> Iterator[bytes]:

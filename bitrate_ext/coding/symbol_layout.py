@@ -88,7 +88,8 @@ def find_blocks(
 def _blocks_of(
     name: str, whole: Tensor, calls: Sequence[tuple[nn.Module, Tensor]]
 ) -> list[tuple[nn.Module, ChannelBlock]] | None:
-    for module, p in calls:
+    # Of several with equal values, as where all latents are zero, it is the one that forward() has handed on.
+    for module, p in sorted(calls, key=lambda call: call[1].data_ptr() != whole.data_ptr()):
         if p.shape == whole.shape and _same(p, whole):
             return [(module, ChannelBlock(name, 0, whole.shape[1], False))]
     n, channels, h, w = whole.shape

@@ -21,6 +21,7 @@ from ..choices import CODED, DATASET_FILES
 from ..io.decoding import ImageMemoryError
 from ..io.files import shown
 from ..io.images import ImageError
+from ..mapping.coded_video import CodedFrameMapper
 from ..mapping.frames import IMAGE, FrameMapper
 from ..mapping.layout import BitrateResult
 from ..mapping.mapper import BitrateMapper
@@ -37,6 +38,7 @@ from .rescue import measure_in_tiles, with_warning
 from .rows import frames_to_parquet
 
 _SAMPLE = 64  # pixels a side of the picture that shows which latents a model has
+VideoMapper = FrameMapper | CodedFrameMapper
 
 
 class PictureCodec:
@@ -44,7 +46,8 @@ class PictureCodec:
 
     Args:
         mapper: of the model, with ``channels=True`` for ``top_channels``; a ``FrameMapper`` of a codec of video, with
-            ``reconstruction=True`` for PSNR, to which a picture is a video of one frame.
+            ``reconstruction=True`` for PSNR, or for coded bits a ``CodedFrameMapper``, to which a picture is a video of
+            one frame.
         name: of the model, for the column "model".
         settings: what else the numbers depend on: the mapper's options, and those of ``forward``; values that JSON has.
         device: that the model is on.
@@ -63,7 +66,7 @@ class PictureCodec:
 
     def __init__(
         self,
-        mapper: BitrateMapper | FrameMapper,
+        mapper: BitrateMapper | VideoMapper,
         *,
         name: str = "",
         settings: Mapping[str, Any] | None = None,
@@ -82,20 +85,22 @@ class PictureCodec:
         check_whole_number("top_channels", top_channels, 0)
         self._mapper, self._device, self._forward = mapper, torch.device(device), dict(forward or {})
         self._ms_ssim, self._top, self._names, self._threads = ms_ssim, top_channels, names, threads
-        self._fallback, self.reader = fallback, PictureReader(sequential=isinstance(mapper, FrameMapper))
+        self._fallback, self.reader = fallback, PictureReader(sequential=isinstance(mapper, VideoMapper))
         self.remarks: tuple[str, ...] = ()  # that all rows have among their warnings
         known: dict[str, Any] = {}
         model: Any
         with self._few_threads():
             sample = torch.zeros(1, 3, _SAMPLE, _SAMPLE, device=self._device)
-            if isinstance(mapper, FrameMapper):
-                if not mapper.sequential:
+            if isinstance(mapper, VideoMapper):
+                if isinstance(mapper, CodedFrameMapper):
+                    known["bits"], model = CODED, mapper.model
+                elif not mapper.sequential:
                     raise ValueError("mapper must be a BitrateMapper: its model codes each frame by itself")
+                else:
+                    model = mapper.placed(KEYFRAME).adapter.module
                 if top_channels:
-                    raise ValueError(
-                        "top_channels is for codecs of pictures; of a codec of video channels are not kept"
-                    )
-                known["group"], model = mapper.group, mapper.placed(KEYFRAME).adapter.module
+                    raise ValueError("top_channels is for codecs of pictures, and this is one of video")
+                known["group"] = mapper.group
                 latents = tuple(dict.fromkeys(name for two in mapper([*sample] * 2) for name in two.latent_bits))
             else:
                 model = mapper.model
@@ -135,7 +140,7 @@ class PictureCodec:
                 raise Unreadable("the GPU failed over it; --fallback cpu measures such pictures on the CPU")
             other = self._fallback()
             return other._alone(item, "measured on the CPU: the GPU failed over it", alive)
-        if isinstance(self._mapper, FrameMapper) or self._mapper.bits == CODED or item.is_video:  # by the whole picture
+        if isinstance(self._mapper, VideoMapper) or self._mapper.bits == CODED or item.is_video:  # by the whole picture
             return self._alone(item, "measured alone, for want of memory", alive)
         with file_of(item) as path:
             try:
@@ -193,7 +198,7 @@ class PictureCodec:
 
     def _frames(self, reader: VideoReader) -> Generator[tuple[float, Tensor, BitrateResult], None, None]:
         """Yield the seconds of each frame, its pixels, and what they cost."""
-        if not isinstance(self._mapper, FrameMapper):
+        if not isinstance(self._mapper, VideoMapper):
             for frame in reader:
                 pixels = pixels_of(frame.pixels)
                 yield float(frame.time), pixels, self._run(pixels)
@@ -209,7 +214,7 @@ class PictureCodec:
             yield times.popleft(), pixels_of(result.frame.cpu()), result
 
     def _run(self, x: Tensor) -> BitrateResult:
-        if isinstance(self._mapper, FrameMapper):
+        if isinstance(self._mapper, VideoMapper):
             (frame,) = self._mapper(x.to(self._device))
             return frame
         return self._mapper(x.to(self._device), **self._forward)
@@ -293,6 +298,7 @@ class _Total:
         if time is not None:
             row = {"time_s": time, "kind": getattr(result, "kind", IMAGE), "bits": bits.total_bits, "bpp": bits.bpp}
             row |= {"latents": bits.latent_bits, "padding_bits": float(result.padding_bits[number])}
+            row["file_bytes"] = bits.file_bytes
             self.rows.append(row | {"psnr_db": None if error is None else to_decibels(error / x.numel())})
         if self._similarity is not None:
             self._similarity.append(None if x_hat is None else measure_ms_ssim(x_hat, x))

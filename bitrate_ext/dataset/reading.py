@@ -150,5 +150,6 @@ def hash_of(path: str, kind: str) -> str:
 
 
 def reason_of(error: ValueError, path: str) -> str:
-    """Return why a file cannot be read, without its name; the command has no option that admits a huge one."""
-    return str(error).removeprefix(f"{shown(path)}: ").partition(", or give a memory limit")[0]
+    """Return why a file cannot be read, without its name, and what takes a huge one; a data set has no such option."""
+    reason, huge, _ = str(error).removeprefix(f"{shown(path)}: ").partition(", or give a memory limit")
+    return f"{reason}, or map it by itself (bitrate-ext map --max-memory)" if huge else reason

@@ -78,7 +78,7 @@ def frames_to_parquet(path: str, frames: Sequence[Mapping[str, Any]], latents: S
     pa = require("pyarrow")
     columns = {"path": pa.string(), "frame": pa.int64(), "time_s": pa.float64(), "kind": pa.string()}
     numbers = ["bits", *(f"{_LATENT}{name}" for name in latents), "padding_bits", "bpp", "psnr_db"]
-    columns |= dict.fromkeys(numbers, pa.float64())
+    columns |= {**dict.fromkeys(numbers, pa.float64()), "file_bytes": pa.int64()}
     rows = [
         {"path": printable(path), "frame": number, **frame, **_by_column(frame["latents"])}
         for number, frame in enumerate(frames)

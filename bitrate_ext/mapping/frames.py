@@ -31,7 +31,7 @@ from ..threads import Stopwatch, prefetch
 from .guides import are_guided, make_guides
 from .layout import BitrateResult, lay_out, map_dtype, sum_cells, true_values, value_warnings
 from .mapper import AnyProjection, BitrateMapper
-from .sequential import HANDED_OVER, INTER, KEYFRAME, Memory, SequentialPart, is_sequential
+from .sequential import HANDED_OVER, INTER, KEYFRAME, Memory, SequentialPart, is_sequential, kind_of_frame
 
 Frame = NDArray[Any] | Tensor
 Upload = Callable[[Tensor], Tensor]
@@ -185,7 +185,7 @@ class FrameMapper:
                     return
                 first = chunk[0] if first is None else first
                 for offset, frame in enumerate(chunk):
-                    _check_like(frame, first, index + offset)
+                    check_like(frame, first, index + offset)
                 yield from self._mapped(chunk, index, loop)
                 index += len(chunk)
         finally:
@@ -193,9 +193,7 @@ class FrameMapper:
 
     @torch.no_grad()
     def _mapped(self, chunk: list[Tensor], index: int, loop: _Loop) -> list[FrameResult]:
-        kind = IMAGE
-        if self.sequential:
-            kind = KEYFRAME if index == 0 or (self.group is not None and index % self.group == 0) else INTER
+        kind = kind_of_frame(index, self.group) if self.sequential else IMAGE
         with as_given(chunk[0], f"frame {index}", batch=False):
             adapter = self._resolved(kind, chunk[0])
         projections = self._mappers[kind].projections
@@ -252,7 +250,7 @@ class FrameMapper:
             return self._adapters[kind]
         mapper = self._mappers[kind]
         with torch.inference_mode(False):
-            part = _floating(frame, self._dtype)[None, :, :PROBE, :PROBE].clone()
+            part = floating(frame, self._dtype)[None, :, :PROBE, :PROBE].clone()
             whole = _picture_size(frame)
             mapper.resolve(part, self._forward_kwargs, whole)
             self._fit(kind, part, whole)
@@ -338,13 +336,13 @@ class FrameMapper:
 
     def _filled(self, chunk: list[Tensor], size: tuple[int, int], crop: Crop, padding: Padding) -> Tensor:
         """Write frames in [0, 1] onto the padded canvas ``[N, C, H, W]``, a buffer that is used again."""
-        channels = _floating(chunk[0], self._dtype, convert=False).shape[0]
+        channels = floating(chunk[0], self._dtype, convert=False).shape[0]
         shape = (len(chunk), channels, *size)
         if self._padded.shape != shape:
             layout = torch.channels_last if self._channels_last else torch.contiguous_format
             self._padded = torch.zeros(shape, dtype=self._dtype, device=self.device).to(memory_format=layout)
         for target, frame in zip(crop_canvas(self._padded, crop), chunk, strict=True):
-            source = _floating(frame, self._dtype, convert=False)
+            source = floating(frame, self._dtype, convert=False)
             if frame.dtype == torch.uint8:
                 torch.div(source, self._white, out=target)
             else:
@@ -379,7 +377,7 @@ def _totals(cells: Mapping[str, Tensor]) -> Tensor:
 
 def _on_device(frames: Iterable[Frame], device: torch.device, upload: Upload | None) -> Iterator[Tensor]:
     for index, frame in enumerate(frames):
-        tensor = _checked(frame, index)
+        tensor = checked_frame(frame, index)
         yield upload(tensor) if upload is not None and tensor.device.type == "cpu" else tensor.to(device)
 
 
@@ -401,7 +399,12 @@ def _uploader(device: torch.device) -> Upload:
     return upload
 
 
-def _checked(frame: Any, index: int) -> Tensor:
+def checked_frame(frame: Any, index: int) -> Tensor:
+    """Return a frame as a tensor, uint8 ``[H, W, C]`` or floating ``[C, H, W]`` in [0, 1].
+
+    Raises:
+        TypeError, ValueError: it is neither.
+    """
     name = f"frame {index}"
     if isinstance(frame, np.ndarray):  # read-only, or turned from BGR to RGB: what no tensor shares
         frame = torch.from_numpy(frame if frame.flags.writeable and min(frame.strides) >= 0 else frame.copy())
@@ -416,7 +419,8 @@ def _checked(frame: Any, index: int) -> Tensor:
     return cast(Tensor, frame)
 
 
-def _check_like(frame: Tensor, first: Tensor, index: int) -> None:
+def check_like(frame: Tensor, first: Tensor, index: int) -> None:
+    """Raise ``ValueError`` of a frame that is not of the first one's size and type."""
     if frame.shape != first.shape or frame.dtype != first.dtype:
         raise ValueError(
             f"frame {index} must be like the first, {first.dtype} {list(first.shape)}, "
@@ -424,8 +428,8 @@ def _check_like(frame: Tensor, first: Tensor, index: int) -> None:
         )
 
 
-def _floating(frame: Tensor, dtype: torch.dtype, convert: bool = True) -> Tensor:
-    """``[C, H, W]``, in [0, 1] if converted."""
+def floating(frame: Tensor, dtype: torch.dtype, convert: bool = True) -> Tensor:
+    """Return a frame as ``[C, H, W]``, in [0, 1] if converted."""
     if frame.dtype != torch.uint8:
         return frame.to(dtype) if convert else frame
     turned = frame.permute(2, 0, 1)

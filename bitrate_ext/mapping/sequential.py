@@ -22,6 +22,11 @@ def is_sequential(model: object) -> bool:
     return all(callable(getattr(model, f"forward_{kind}", None)) for kind in (KEYFRAME, INTER))
 
 
+def kind_of_frame(index: int, group: int | None) -> str:
+    """Return the kind of a video's frame: a keyframe begins each ``group`` of them; None: only the first is one."""
+    return KEYFRAME if index == 0 or (group is not None and index % group == 0) else INTER
+
+
 @dataclass(eq=False)
 class Memory:
     """What goes from one frame of a video to the next."""

@@ -149,6 +149,19 @@ def test_lines_of_a_long_map_count_passes(
     assert console._passes == []
 
 
+def test_lines_go_past_a_progress_bar_where_there_is_one(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writing past none would make a lock of processes, which a worker that is ended leaves behind."""
+    tqdm, written = pytest.importorskip("tqdm"), list[str]()
+    monkeypatch.setattr(tqdm.tqdm, "write", lambda text, file: written.append(text))
+    console.echo("alone", sys.stderr)
+    with tqdm.tqdm(disable=False, file=io.StringIO()):
+        console.echo("beside a bar", sys.stderr)
+    assert written == ["beside a bar"]
+    assert capsys.readouterr().err == "alone\n"
+
+
 def test_overlays_of_the_command_have_a_legend(photos: Callable) -> None:
     photos("a.png")
     assert cli.main(["map", "a.png", "--limit", "2"]) == 0

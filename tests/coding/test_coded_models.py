@@ -24,6 +24,8 @@ codecs = pytest.importorskip("compressai.latent_codecs")
 entropy = pytest.importorskip("compressai.entropy_models")
 layers = pytest.importorskip("compressai.layers")
 base = pytest.importorskip("compressai.models.base")
+from coded_clips import CodedClips  # noqa: E402
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -107,6 +109,17 @@ def test_frames_that_are_refused(video: Any) -> None:
             bitrate_ext.coded_video(zoo.small_model(name), [frame])
     with pytest.raises(ValueError, match=r"'keyframe\.z' is missing, it names 'keyframe\.y'"):
         bitrate_ext.coded_video(video, [frame], projection={"keyframe.y": "area"})
+
+
+def test_branches_whose_likelihoods_are_equal() -> None:
+    """Which entropy model codes a latent is told by what forward() hands on, where values do not tell."""
+    model = CodedClips()
+    model.residuals.load_state_dict(model.keyframes.state_dict())
+    torch.nn.init.zeros_(model.analysis.weight)
+    torch.nn.init.zeros_(model.analysis.bias)  # type: ignore[arg-type]
+    results = bitrate_ext.coded_video(model, [torch.zeros(1, 3, 64, 64)] * 2)
+    assert [list(one.latent_bits) for one in results] == [["keyframe"], ["residual"]]
+    assert all(bool(one.ledger.closes) for one in results if one.ledger)
 
 
 # Models of users' own.

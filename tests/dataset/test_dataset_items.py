@@ -478,6 +478,6 @@ def test_the_command_takes_codecs_of_video(
     assert kinds == ["keyframe", "inter", "inter", "inter"] * 3
     capsys.readouterr()
     assert "group 4, now 32" in error_of(capsys, *argv, "--write", "rows,frames")
-    assert "codecs of pictures" in error_of(capsys, *argv[:3], "coded", *argv[4:], "--bits", "coded")
+    assert "method compress()" in error_of(capsys, *argv[:3], "coded", *argv[4:], "--bits", "coded")
     image = [one.replace("BlockVideo", "BlockCodec") for one in argv]
     assert "--group 4 is for codecs of video" in error_of(capsys, *image, "--group", "4")

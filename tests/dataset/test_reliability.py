@@ -25,7 +25,7 @@ from free_codecs import FreeCodec  # noqa: E402
 
 from bitrate_ext.dataset import DatasetError, Listing, find_items, run, storage  # noqa: E402
 from bitrate_ext.dataset.part import Part, do_part  # noqa: E402
-from bitrate_ext.dataset.pictures import PictureCodec  # noqa: E402
+from bitrate_ext.dataset.reading import PictureReader  # noqa: E402
 from bitrate_ext.dataset.run import close_output  # noqa: E402
 
 FEW = names(20)
@@ -232,11 +232,11 @@ def test_parts_delivered_twice_and_out_of_order(tmp_path: Path, undisturbed: Pat
     assert delivered > 200
 
 
-class Decoding(PictureCodec):
-    """One that reads pictures and measures nothing."""
+class Decoding:
+    """A codec that reads pictures and measures nothing."""
 
     def __init__(self) -> None:
-        self.about, self._mapper = FreeCodec().about, None
+        self.about, self.read = FreeCodec().about, PictureReader()
 
     def measure(self, pictures: Any) -> list[dict[str, Any]]:
         return [FreeCodec()._numbers(str(one.pixels.shape)) for one in pictures]

@@ -22,7 +22,7 @@ from free_codecs import FreeCodec, Rescuing  # noqa: E402
 
 from bitrate_ext import BitrateMapper  # noqa: E402
 from bitrate_ext.cli import main as cli  # noqa: E402
-from bitrate_ext.dataset import DatasetError, Item, Unreadable, pool, rescue  # noqa: E402
+from bitrate_ext.dataset import DatasetError, Item, Unreadable, pool, rescue, run  # noqa: E402
 from bitrate_ext.dataset.codec import GPU, MEMORY, Spent  # noqa: E402
 from bitrate_ext.dataset.pictures import PictureCodec  # noqa: E402
 
@@ -273,6 +273,23 @@ def test_a_picture_too_large_for_the_addresses_there_are(
     usual = block_codec()
     (expected,) = usual.measure([usual.read(Item(0, str(tmp_path / "large.png"))).picture])
     assert large["bits"] == pytest.approx(expected["bits"], rel=1e-6)
+
+
+def test_a_picture_beyond_the_limit_of_pixels_is_a_row_among_others(
+    photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image = pytest.importorskip("PIL.Image")
+    small = photo.with_name("small.png")
+    Image.open(photo).crop((0, 0, 50, 60)).save(small)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5000)
+    report = run([str(photo.parent)], photo.parent / "out", block_codec, jobs=0)
+    large, other = rows(photo.parent / "out")
+    assert (report.ok, report.error, other["status"]) == (1, 1, "ok")
+    assert large["error"] == (
+        "the image is larger than 5,000 pixels; crop it, cut it into tiles, or map it by itself "
+        "(bitrate-ext map --max-memory)"
+    )
+    assert large["sha256"]
 
 
 @pytest.mark.medium

@@ -9,6 +9,7 @@ from functools import lru_cache, partial
 
 from ...choices import CODED, ESTIMATED, GROUP
 from ...dataset.pictures import PictureCodec
+from ...mapping.coded_video import CodedFrameMapper
 from ...mapping.frames import FrameMapper
 from ...mapping.mapper import BitrateMapper
 from ...mapping.sequential import is_sequential
@@ -46,11 +47,10 @@ def _make(
         settings |= {"device": arguments.device.partition(":")[0], "fallback": arguments.fallback}
     asked = {option: getattr(arguments, option) for option in ("write", "ms_ssim", "top_channels", "names", "threads")}
     if is_sequential(model):
-        if coded:
-            raise UsageError(f"--bits coded is for codecs of pictures, and {name} is one of video")
-        group = arguments.group or GROUP
-        frames = FrameMapper(model, group=group, reconstruction=True, **mapper_options(arguments, FrameMapper))
+        group, kind = arguments.group or GROUP, CodedFrameMapper if coded else FrameMapper
+        options = mapper_options(arguments, kind) | ({} if coded else {"reconstruction": True})
         with usage_errors("--model: ", "to run it", model):
+            frames = kind(model, group=group, **options)
             return PictureCodec(frames, name=name, settings=settings, device=device, fallback=fallback, **asked)
     if arguments.group is not None:
         raise UsageError(f"--group {arguments.group} is for codecs of video; this model codes each frame by itself")
