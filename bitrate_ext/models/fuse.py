@@ -30,6 +30,7 @@ from ..ops.torch_internals import dispatch_modes, in_function_transform
 from .copies import copy_model
 
 TABLES = ("_quantized_cdf", "_cdf_length", "_offset")  # of the coder: what has them is an entropy model
+SETTINGS = {str, int, float, bool, tuple}  # types of attributes that code may branch on
 DTYPES = (torch.float32, torch.float64)
 Orders = tuple[tuple[int, ...], tuple[int, ...]]
 CHANNELS_FIRST: Orders = ((1, 0, 2, 3), (1, 0, 2, 3))  # in which CompressAI's prior draws its noise, and back
@@ -149,7 +150,9 @@ def why_unseen(model: object, values: Mapping[str, Any], known: Collection[str])
 
 def entropy_models(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield the entropy models of a model, by name: what has tables for a coder, as CompressAI's have."""
-    return ((name, part) for name, part in model.named_modules() if all(hasattr(part, one) for one in TABLES))
+    for name, part in model.named_modules():
+        if TABLES[0] in part._buffers and all(hasattr(part, one) for one in TABLES):
+            yield name, part
 
 
 def _own_class(module: nn.Module) -> type[nn.Module]:
@@ -197,8 +200,8 @@ def _why_not(module: nn.Module) -> str:
 def _trial(module: nn.Module, kind: Kind) -> tuple[str, Forward | None]:
     """Return the fused forward that a module computes as, or why there is none; tried once for a class and settings."""
     own = _own_class(module)
-    settings = {key: value for key, value in vars(module).items() if isinstance(value, (str, int, float, tuple))}
-    key = repr(sorted({**settings, "training": True}.items()))
+    settings = [one for one in vars(module).items() if type(one[1]) in SETTINGS and one[0] != "training"]
+    key = repr(settings)
     tried = _tried.setdefault(own, {})
     if key not in tried:
         if dispatch_modes() or in_function_transform():

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 Before = Callable[[Any, tuple[Any, ...]], None]
 After = Callable[[str, Any, tuple[Any, ...], dict[str, Any], Any], Any]
 
+PLAIN = {bool, int, float, str}
 WATCHES = "_watches"  # attribute of a watcher: the method that it stands for
 
 
@@ -132,11 +133,9 @@ class _Found:
 
 
 def _notes(model: nn.Module) -> list[dict[str, Any]]:
-    """Return the plain attributes of a model's modules."""
-    return [
-        {key: value for key, value in vars(module).items() if isinstance(value, (bool, int, float, str))}
-        for module in model.modules()
-    ]
+    """Return the plain attributes of a model's modules, but for PyTorch's own, whose code notes nothing."""
+    theirs = [module for module in model.modules() if not type(module).__module__.startswith("torch.nn.")]
+    return [{key: value for key, value in vars(module).items() if type(value) in PLAIN} for module in theirs]
 
 
 def _has_memory(tensor: Tensor) -> bool:
