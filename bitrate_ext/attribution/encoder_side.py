@@ -92,7 +92,13 @@ def grad_cam(adapter: ModelAdapter, x: Tensor, layer: str | None, forward_kwargs
     padded, crop, arguments = adapter.pad(x, forward_kwargs)
     module = _layer(adapter, padded, layer, arguments)
     cam = captum.LayerGradCam(lambda images: rate(adapter, images, arguments), module)
-    weights = cam.attribute(padded.clone().requires_grad_(), relu_attributions=True).detach()
+    try:
+        weights = cam.attribute(padded.clone().requires_grad_(), relu_attributions=True).detach()
+    except RuntimeError as error:
+        if "not have been used in the graph" not in str(error):
+            raise
+        name = next(name for name, one in adapter.module.named_modules() if one is module)
+        raise ValueError(f"no bits hang on what layer {name!r} returns; name another as layer") from error
     one = F.interpolate(weights, size=padded.shape[2:], mode="bilinear", align_corners=False)
     inside = crop_canvas(one, crop)
     total, kept = (values.double().sum(dim=(1, 2, 3)) for values in (one, inside))

@@ -437,3 +437,21 @@ def test_likelihoods_that_are_detached_are_left_for_those_that_are_not() -> None
     model.before = False
     with pytest.raises(ValueError, match="likelihoods that have gradients for this method, got quantized_y without"):
         attribute(model, x, "grad-cam")
+
+
+class Aside(AsModule):
+    """A module that fits as the analysis transform, and whose features are not coded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.aside = nn.Conv2d(3, 4, 4, stride=4)
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        return {**super().forward(x), "features": self.aside(x)}
+
+
+def test_a_layer_that_no_bits_hang_on_is_named() -> None:
+    model, x = Aside().eval(), torch.rand(1, 3, 32, 32)
+    with pytest.raises(ValueError, match="no bits hang on what layer 'aside' returns; name another as layer"):
+        attribute(model, x, "grad-cam", layer="aside")
+    assert attribute(model, x, "grad-cam", layer="analysis").map.shape == (1, 1, 32, 32)
