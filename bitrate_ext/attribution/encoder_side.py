@@ -42,7 +42,14 @@ def rate(adapter: ModelAdapter, padded: Tensor, forward_kwargs: dict[str, Any]) 
     with _Unrounded():
         _, likelihoods = adapter.run(padded, forward_kwargs, fused=True)
     values, _ = true_values(likelihoods)
-    return torch.stack([latent_bits(p, unit=adapter.unit).sum(dim=(1, 2)) for p in values.values()]).sum(dim=0)
+    bits = torch.stack([latent_bits(p, unit=adapter.unit).sum(dim=(1, 2)) for p in values.values()]).sum(dim=0)
+    if torch.is_grad_enabled() and not bits.requires_grad:
+        raise ValueError(
+            f"model must return likelihoods that have gradients for this method, got {', '.join(values)} without any; "
+            "where forward() returns others too, choose them with ModelAdapter(model, likelihoods=...), or take "
+            "method='jacobian'"
+        )
+    return bits
 
 
 def integrated_gradients(
@@ -85,7 +92,13 @@ def grad_cam(adapter: ModelAdapter, x: Tensor, layer: str | None, forward_kwargs
     padded, crop, arguments = adapter.pad(x, forward_kwargs)
     module = _layer(adapter, padded, layer, arguments)
     cam = captum.LayerGradCam(lambda images: rate(adapter, images, arguments), module)
-    weights = cam.attribute(padded.clone().requires_grad_(), relu_attributions=True).detach()
+    try:
+        weights = cam.attribute(padded.clone().requires_grad_(), relu_attributions=True).detach()
+    except RuntimeError as error:
+        if "not have been used in the graph" not in str(error):
+            raise
+        name = next(name for name, one in adapter.module.named_modules() if one is module)
+        raise ValueError(f"no bits hang on what layer {name!r} returns; name another as layer") from error
     one = F.interpolate(weights, size=padded.shape[2:], mode="bilinear", align_corners=False)
     inside = crop_canvas(one, crop)
     total, kept = (values.double().sum(dim=(1, 2, 3)) for values in (one, inside))

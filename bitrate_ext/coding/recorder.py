@@ -19,11 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..models.fuse import entropy_models
 from ..optional import require
 from .rans import CdfTables, CodingError, SymbolCosts
 
 CODER = "ans"  # the one whose costs are known
-TABLES = ("_quantized_cdf", "_cdf_length", "_offset")
 Shape = tuple[int, ...]
 FIRST_TAG = 2**20  # more than a symbol or an index of an image is; up to 2^24 float32 keeps tags, too
 
@@ -95,9 +95,7 @@ class EntropyModels:
     """The entropy models of a model, and costs of their tables from earlier calls."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.names = {
-            part: name for name, part in model.named_modules() if all(hasattr(part, table) for table in TABLES)
-        }
+        self.names = {part: name for name, part in entropy_models(model)}
         self._costs: dict[nn.Module, tuple[Any, int | None, CdfTables]] = {}
 
     def tables_of(self, module: Any, tables: tuple[Any, ...]) -> CdfTables:

@@ -41,8 +41,8 @@ class TableChecks:
             cdf, length, offset = tables._quantized_cdf, tables._cdf_length, tables._offset
             if cdf.numel() == 0:
                 raise ValueError(
-                    f"model.{name} has no tables for the coder; call model.update() after loading or training, or "
-                    "ask for bits='estimated'"
+                    f"model.{name} has no tables for the coder; call model.update(), or what else its code makes them "
+                    "with, after loading or training, or ask for bits='estimated'"
                 )
             if not _sound(cdf, length, offset):
                 raise CodingError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
@@ -149,10 +150,16 @@ class Contender:
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            raise ValueError(f"the codec function {called(self.codec)} {_trouble(error)}") from error
+            hint = (
+                ""
+                if _takes_image(self.codec)
+                else ("; it must take an image and a quality, and what makes a model is given as model=module:name")
+            )
+            raise ValueError(f"the codec function {called(self.codec)} {_trouble(error)}{hint}") from error
         if not isinstance(made, PictureBits):
             raise TypeError(
                 f"the codec function {called(self.codec)} must return a PictureBits, got {type(made).__name__}"
+                f"{'; what makes a model is given as model=module:name' if isinstance(made, nn.Module) else ''}"
             )
         if made.picture is None and made.size == tuple(image.shape[2:]):
             made = replace(made, picture=image)
@@ -277,6 +284,16 @@ def is_model(codec: Any) -> bool:
 def called(codec: Any) -> str:
     """Return what to call a codec that says nothing of it."""
     return str(getattr(codec, "__name__", None) or type(codec).__name__)
+
+
+def _takes_image(function: Any) -> bool:
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:  # it tells nothing
+        pass
+    return True
 
 
 def _trouble(error: Exception) -> str:

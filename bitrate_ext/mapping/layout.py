@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from ..cells.regions import Names, RegionTable, Where
 from ..choices import ESTIMATED, EXPECTED
 from ..coding.ledger import Ledger
 from ..models.adapter import ModelAdapter, crop_reconstruction
-from ..models.compressai_quirks import likelihood_warnings
+from ..models.compressai_quirks import FLOOR, likelihood_warnings
 from ..models.fuse import why_unseen
 from ..models.padding import Crop, Size
 from ..models.trace import symbol_bits
@@ -32,6 +33,7 @@ from .channels import ChannelMaps
 from .guides import Guides, make_guides
 
 SHOWN = 4  # images of a batch, in a notebook
+FLOOR_BITS = -math.log2(FLOOR)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -319,6 +321,12 @@ def value_warnings(values: Mapping[str, Any], cells: Mapping[str, Tensor], unit:
                 warnings.append(
                     f"the bits of latent {name!r} are not finite in {wrong:,} of {cells[name].numel():,} cells: its "
                     "values, or the distributions that code them, are NaN or infinite there"
+                )
+            elif (far := int(torch.count_nonzero(cells[name] > FLOOR_BITS * one.shape[1]))) > 0:
+                warnings.append(
+                    f"{far:,} of {cells[name].numel():,} cells of latent {name!r} cost more than {FLOOR_BITS:.1f} bits "
+                    "for each of their symbols: true values of distributions that do not fit, more than a coder "
+                    "spends; sources=False maps likelihoods as forward() returns them, with their floor"
                 )
             continue
         low, high = value_range(one)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..memory import is_out_of_memory
 from .adapter import ModelAdapter
 from .copies import copy_model
+from .fuse import entropy_models
 from .trace import ModelTrace
 
 REDUCED = (torch.bfloat16, torch.float16)
@@ -46,7 +47,7 @@ def accelerate(
     if channels_last:
         network.to(memory_format=torch.channels_last)
     if dtype is not None:
-        found = [module for module in network.modules() if _is_entropy_model(module)]
+        found = [module for _, module in entropy_models(network)]
         if not found:
             raise ValueError(
                 f"dtype {dtype} needs a model built on CompressAI's entropy models, which keep float32; "
@@ -62,7 +63,7 @@ def compile_parts(network: nn.Module) -> None:
 
     What the entropy models compute stays as it is, to the last bit.
     """
-    if not any(_is_entropy_model(part) for part in network.modules()):
+    if not any(entropy_models(network)):
         network.compile(dynamic=False)
         return
     for child in network.children():
@@ -125,10 +126,6 @@ class _Black(nn.Module):
 
     def forward(self, y: Tensor, *_: Any, **__: Any) -> Tensor:
         return y.new_zeros(len(y), self.channels, y.shape[2] * self.stride[0], y.shape[3] * self.stride[1])
-
-
-def _is_entropy_model(module: nn.Module) -> bool:
-    return any(kind.__name__ == "EntropyModel" for kind in type(module).__mro__)
 
 
 def _in_float32(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from ..checks import channels_error, check_layout, check_range, check_whole_number
+from ..checks import channels_error, check_layout, check_range
 from ..choices import PADDING_SIDES, PADDINGS
 from ..memory import is_out_of_memory
 from ..ops.rate.deferred import StaleSourceError, sources_of
@@ -21,11 +21,22 @@ from .fuse import fuse_quietly
 from .observe import leave_as_found
 from .output import OutputReader
 from .padding import Crop, Padding, Size, cutter
-from .sizes import CALLS, Attempts, CallError, Grids, SizeError, find_factor, find_strides, first_channels, of_the_model
+from .sizes import (
+    CALLS,
+    Attempts,
+    CallError,
+    Grids,
+    SizeError,
+    check_arguments,
+    checked_multiple,
+    find_factor,
+    find_strides,
+    first_channels,
+    of_the_model,
+)
 
 POINT_CLOUDS = "compressai.models.pointcloud"
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)  # whose ``module`` is the model
-
 T = TypeVar("T")
 
 
@@ -91,7 +102,7 @@ class ModelAdapter:
         self.padding = Padding(padding, padding_side)
         self._call_model = call
         self._reader = OutputReader(likelihoods, unit)
-        self._multiple = _checked_multiple(multiple)
+        self._multiple = checked_multiple(multiple)
         self._beside: Mapping[str, Size] = {}  # strides of another model that is run on the same images
         self._factor = 1  # of the strides' multiple, which the model wants
         self._enlarged: dict[Size, Size] = {}  # padded sizes that were too small, and what serves instead
@@ -155,6 +166,8 @@ class ModelAdapter:
             name for name, value in forward_kwargs.items() if _is_like_image(value, size or x.shape[2:])
         }
         if not self.strides:
+            if self._call_model is None:
+                check_arguments(self.model, forward_kwargs)
             self.strides, self._proven = self._find_strides(x, forward_kwargs, name)
             self._channels = {x.shape[1]}
         elif self._channels and x.shape[1] not in self._channels:
@@ -485,14 +498,3 @@ def device_of(model: Callable[..., Any], otherwise: torch.device = torch.device(
 def _is_like_image(value: Any, size: Sequence[int]) -> bool:
     """Return whether that is a tensor ``[..., H, W]`` of a size."""
     return isinstance(value, Tensor) and value.dim() > 1 and tuple(value.shape[-2:]) == tuple(size)
-
-
-def _checked_multiple(multiple: Any) -> Size | None:
-    if multiple is None:
-        return None
-    pair = tuple(multiple) if isinstance(multiple, (list, tuple)) else (multiple, multiple)
-    if len(pair) != 2:
-        raise ValueError(f"multiple must be a whole number or a pair of them, got {multiple!r}")
-    for one in pair:
-        check_whole_number("multiple", one, 1)
-    return pair[0], pair[1]

@@ -2,30 +2,38 @@
 
 A fused entropy model is of a class made for it, which derives from its own: its ``forward`` quantises as CompressAI
 does, and returns likelihoods that know their source of bits (``ops.rate.deferred``). All else is CompressAI's own code.
+
+Models bring CompressAI along, of any version, under its name or another. So entropy models are known by the names of
+their classes, and fused where they compute what the operator does: each class is held to it once, on random latents.
 """
 
 from __future__ import annotations
 
 import contextlib
 import inspect
-import sys
 import threading
 import weakref
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace, TracebackType
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
+from ..memory import is_out_of_memory
 from ..ops.rate.deferred import DeferredLikelihoods, defer
 from ..ops.rate.packed import Packed
 from ..ops.sources import Factorized, Gaussian, GaussianMixture, Source
 from ..ops.torch_internals import dispatch_modes, in_function_transform
+from .copies import copy_model
 
-HOME = "compressai.entropy_models"
+TABLES = ("_quantized_cdf", "_cdf_length", "_offset")  # of the coder: what has them is an entropy model
+SETTINGS = {str, int, float, bool, tuple}  # types of attributes that code may branch on
 DTYPES = (torch.float32, torch.float64)
+Orders = tuple[tuple[int, ...], tuple[int, ...]]
+CHANNELS_FIRST: Orders = ((1, 0, 2, 3), (1, 0, 2, 3))  # in which CompressAI's prior draws its noise, and back
 Made = tuple[Tensor, Source]  # outputs of an entropy model, and what their likelihoods are made of
 Forward = Callable[..., Made | None]  # of an entropy model; None: as CompressAI computes it
 
@@ -41,7 +49,7 @@ class Fused:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        found = dict(_entropy_models(model))
+        found = dict(entropy_models(model))
         self.left: dict[str, str] = {}  # names of entropy models that stay as they are, and why
         self._fused: list[nn.Module] = []
         for name, module in found.items():
@@ -86,8 +94,8 @@ def fuse(model: nn.Module) -> Fused:
     as it was found. Blocks may be nested, also in several threads, which share the model: it is fused until the last
     has ended. Copies and pickles of a fused model are not fused. ``fused.names`` are the entropy models that are fused,
     ``fused.left`` says of the others why not: a subclass that computes likelihoods its own way is left alone, as is
-    what ``torch.compile`` runs. Latents that are not ``[N, C, h, w]``, or not float32 or float64, are CompressAI's own
-    affair, too.
+    what ``torch.compile`` runs. Copies in other packages and older versions are fused where they compute the same.
+    Latents that are not ``[N, C, h, w]``, or not float32 or float64, are CompressAI's own affair, too.
 
     Args:
         model: any module with CompressAI's entropy models in it, in train mode or not.
@@ -104,7 +112,7 @@ def fuse(model: nn.Module) -> Fused:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
-    if not _entropy_models(model):
+    if not any(entropy_models(model)):
         raise ValueError(
             f"model must have one of CompressAI's entropy models in it, got {type(model).__name__} with none; give "
             "latents and their distributions to bitrate_ext.rate yourself, as bitrate_ext.Gaussian and its kin"
@@ -124,7 +132,7 @@ def why_unseen(model: object, values: Mapping[str, Any], known: Collection[str])
     if len(known) == len(values):
         return reasons
     owner = getattr(model, "__self__", model)
-    found = _entropy_models(owner) if isinstance(owner, nn.Module) else []
+    found = list(entropy_models(owner)) if isinstance(owner, nn.Module) else []
     left = "; ".join(f"{name} is left alone: {why}" for name, one in found if (why := _left_because(owner, name, one)))
     for name, p in values.items():
         if name in known:
@@ -140,12 +148,11 @@ def why_unseen(model: object, values: Mapping[str, Any], known: Collection[str])
     return reasons
 
 
-def _entropy_models(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    theirs = sys.modules.get(HOME)  # not imported: no model is built on it
-    if theirs is None:
-        return []
-    kinds = (theirs.EntropyModel, theirs.EntropyBottleneckVbr)
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, kinds)]
+def entropy_models(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the entropy models of a model, by name: what has tables for a coder, as CompressAI's have."""
+    for name, part in model.named_modules():
+        if TABLES[0] in part._buffers and all(hasattr(part, one) for one in TABLES):
+            yield name, part
 
 
 def _own_class(module: nn.Module) -> type[nn.Module]:
@@ -153,19 +160,20 @@ def _own_class(module: nn.Module) -> type[nn.Module]:
     return getattr(type(module), "_fuses", type(module))
 
 
-def _kind(module: nn.Module) -> tuple[type[nn.Module], Forward, tuple[str, ...]] | None:
-    """Return the class of CompressAI's that a module is of, its fused forward, and the methods that must be theirs."""
-    theirs = sys.modules[HOME]
-    kinds: list[tuple[str, Forward, tuple[str, ...]]] = [
-        ("GaussianMixtureConditional", _mixture, ("_likelihood", "_standardized_cumulative")),
-        ("GaussianConditional", _gaussian, ("_likelihood", "_standardized_cumulative")),
-        ("EntropyBottleneck", _bottleneck, ("_likelihood", "_logits_cumulative")),
-        ("EntropyBottleneckVbr", _bottleneck_vbr, ("_likelihood", "_likelihood_variable", "_logits_cumulative")),
-    ]
-    for name, forward, methods in kinds:
-        kind = getattr(theirs, name, None)
-        if kind is not None and isinstance(module, kind):
-            return kind, forward, ("forward", *methods)
+class Kind(NamedTuple):
+    """An entropy model of CompressAI's, of a version or in a copy."""
+
+    base: type[nn.Module]
+    forwards: tuple[Forward, ...]  # fused, of versions that differ
+    methods: tuple[str, ...]  # that must be the base's
+    trial: Callable[[Any], list[tuple[Any, ...]]]  # arguments of ``forward`` to hold a module to the operator with
+
+
+def _kind(module: nn.Module) -> Kind | None:
+    for name, (forwards, methods, trial) in _KINDS.items():
+        bases = [one for one in type(module).__mro__ if one.__name__ == name]
+        if bases:
+            return Kind(bases[-1], forwards, ("forward", *methods), trial)
     return None
 
 
@@ -176,19 +184,65 @@ def _left_because(model: Any, name: str, module: nn.Module) -> str:
 def _why_not(module: nn.Module) -> str:
     """Return why a module's likelihoods are not known to be CompressAI's; empty where they are."""
     kind = _kind(module)
-    if kind is None:
-        return f"{type(module).__name__} is no kind of entropy model that has a source"
     own = _own_class(module)
-    for name in kind[2]:
-        method = inspect.getattr_static(own, name)
-        theirs = method is inspect.getattr_static(kind[0], name) and method.__module__.startswith(HOME)
-        if name in vars(module) or not theirs:
+    if kind is None:
+        return f"{own.__name__} is no kind of entropy model that has a source"
+    for name in kind.methods:
+        method, theirs = (inspect.getattr_static(one, name, None) for one in (own, kind.base))
+        if name in vars(module) or method is not theirs or _package(method) != _package(kind.base):
             return f"{own.__name__} has a {name} of its own"
-    bounds = ("lower_bound_scale", "likelihood_lower_bound")
-    lower_bound = sys.modules["compressai.ops"].LowerBound
-    for name in bounds:
-        if type(getattr(module, name, None)) not in (type(None), lower_bound):
+    for name in ("lower_bound_scale", "likelihood_lower_bound"):
+        if type(getattr(module, name, None)).__name__ not in ("NoneType", "LowerBound"):
             return f"its {name} is no LowerBound of CompressAI's"
+    return _trial(module, kind)[0]
+
+
+def _trial(module: nn.Module, kind: Kind) -> tuple[str, Forward | None]:
+    """Return the fused forward that a module computes as, or why there is none; tried once for a class and settings."""
+    own = _own_class(module)
+    settings = [one for one in vars(module).items() if type(one[1]) in SETTINGS and one[0] != "training"]
+    key = repr(settings)
+    tried = _tried.setdefault(own, {})
+    if key not in tried:
+        if dispatch_modes() or in_function_transform():
+            return "it cannot be compared with CompressAI's in here", None
+        compared = [_unlike(module, own, kind, forward) for forward in kind.forwards]
+        like = [forward for forward, why in zip(kind.forwards, compared, strict=True) if not why]
+        tried[key] = ("", like[0]) if like else (compared[0], None)
+    return tried[key]
+
+
+_tried: weakref.WeakKeyDictionary[type[nn.Module], dict[str, tuple[str, Forward | None]]] = weakref.WeakKeyDictionary()
+
+
+def _package(one: Any) -> str:
+    return str(getattr(one, "__module__", "")).rpartition(".")[0]
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def _unlike(module: nn.Module, own: type[nn.Module], kind: Kind, forward: Forward) -> str:
+    """Return in what a copy of a module computes otherwise, in float64, with random parameters; empty for nothing."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        try:
+            one: Any = copy_model(module).to("cpu", torch.float64)
+            for parameter in one.parameters():
+                torch.nn.init.uniform_(parameter, -0.5, 0.5)
+            for given, mode in ((given, mode) for given in kind.trial(one) for mode in ("eval", "train")):
+                one.train(mode == "train")
+                state = torch.get_rng_state()
+                theirs, likelihoods = own.forward(one, *given)
+                torch.set_rng_state(state)
+                found = forward(one, *given)
+                if found is None or not torch.equal(theirs, found[0]):
+                    return f"{own.__name__} quantises in another way than CompressAI's in {mode} mode"
+                if not torch.allclose(likelihoods, defer(found[1]) + 0, rtol=1e-6, atol=1e-12):
+                    return f"{own.__name__} has other likelihoods than CompressAI's in {mode} mode"
+        except Exception as error:  # of code that is not known
+            if is_out_of_memory(error):
+                raise
+            return f"{own.__name__} cannot be compared with CompressAI's: {type(error).__name__}: {error}"
     return ""
 
 
@@ -204,7 +258,7 @@ def _compiled_above(model: nn.Module, name: str) -> str:
 
 _lock = threading.Lock()
 _blocks: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()  # in which a module is fused
-_classes: weakref.WeakKeyDictionary[type[nn.Module], type[nn.Module]] = weakref.WeakKeyDictionary()
+_classes: weakref.WeakKeyDictionary[type[nn.Module], dict[Forward, type[nn.Module]]] = weakref.WeakKeyDictionary()
 
 
 def _enter(module: nn.Module) -> None:
@@ -226,12 +280,13 @@ def _fused_class(module: nn.Module) -> type[nn.Module]:
     """Return the class of a fused entropy model: its own, with another ``forward``."""
     own, kind = type(module), _kind(module)
     assert kind is not None
-    if own not in _classes:
-        _classes[own] = type(
-            own.__name__, (_FusedForward, own), {"_fuses": own, "_kind_forward": staticmethod(kind[1])}
-        )
-        _classes[own].__module__, _classes[own].__qualname__ = own.__module__, own.__qualname__
-    return _classes[own]
+    forward = _trial(module, kind)[1]
+    assert forward is not None
+    made = _classes.setdefault(own, {})
+    if forward not in made:
+        names = {"_fuses": own, "_kind_forward": staticmethod(forward), "__module__": own.__module__}
+        made[forward] = type(own.__name__, (_FusedForward, own), {**names, "__qualname__": own.__qualname__})
+    return made[forward]
 
 
 class _FusedForward(nn.Module):
@@ -325,11 +380,12 @@ def _mixture(
     return outputs, GaussianMixture(values, *map(_kept, given), scale_bound=bound, floor=_floor(self))
 
 
-def _bottleneck(self: Any, x: Tensor, training: bool | None = None) -> Made | None:
+def _bottleneck(self: Any, x: Tensor, training: bool | None = None, images_last: bool = False) -> Made | None:
     def quantized(values: Tensor) -> Tensor:
-        return self.quantize(values, _mode(self, training), self._get_medians())  # type: ignore[no-any-return]
+        medians = self._get_medians() if hasattr(self, "_get_medians") else self._medians()  # of an older CompressAI
+        return self.quantize(values, _mode(self, training), medians)  # type: ignore[no-any-return]
 
-    return _factorized(self, x, quantized)
+    return _factorized(self, x, quantized, orders=((1, 2, 3, 0), (3, 0, 1, 2)) if images_last else CHANNELS_FIRST)
 
 
 def _bottleneck_vbr(
@@ -346,11 +402,13 @@ def _bottleneck_vbr(
     return _factorized(self, x, quantized, still=qs is not None)
 
 
-def _factorized(self: Any, x: Tensor, quantized: Callable[[Tensor], Tensor], still: bool = False) -> Made | None:
+def _factorized(
+    self: Any, x: Tensor, quantized: Callable[[Tensor], Tensor], still: bool = False, orders: Orders = CHANNELS_FIRST
+) -> Made | None:
     if not _suits(x, _prior(self).matrices[0]) or x.shape[1] != self.channels:
         return None
-    turned = x.transpose(0, 1).contiguous()  # as CompressAI has it, for the order of its noise
-    outputs = quantized(turned.reshape(self.channels, 1, -1)).reshape(turned.shape).transpose(0, 1).contiguous()
+    turned = x.permute(orders[0]).contiguous()
+    outputs = quantized(turned.reshape(self.channels, 1, -1)).reshape(turned.shape).permute(orders[1]).contiguous()
     source = packed(self, outputs.clone())
     return outputs, replace(source, parameters=source.parameters.detach()) if still else source
 
@@ -361,7 +419,10 @@ def _prior(module: Any) -> Any:
         return module
     layers = len(module.filters) + 1
     names = {"matrices": ("_matrix", layers), "biases": ("_bias", layers), "factors": ("_factor", layers - 1)}
-    lists = {name: [getattr(module, f"{own}{k}") for k in range(count)] for name, (own, count) in names.items()}
+    if hasattr(module, "_matrices"):
+        lists = {name: list(getattr(module, f"_{name}")) for name in names}
+    else:
+        lists = {name: [getattr(module, f"{own}{k}") for k in range(count)] for name, (own, count) in names.items()}
     return SimpleNamespace(filters=module.filters, quantiles=module.quantiles, **lists)
 
 
@@ -374,3 +435,41 @@ def packed(module: Any, values: Tensor, step: Any = None) -> Packed:
     flat = Factorized(_prior(module), values)._flat(step)
     values, parameters = flat.tensors
     return Packed(values, parameters, flat.filters, _floor(module))
+
+
+def _spread(*shape: int) -> Tensor:
+    return 4 * torch.randn(shape, dtype=torch.float64)
+
+
+def _scales(*shape: int) -> Tensor:
+    return torch.exp(2 * torch.randn(shape, dtype=torch.float64))  # some below any bound
+
+
+def _gaussian_trial(_: Any) -> list[tuple[Any, ...]]:
+    shape = (2, 3, 4, 5)
+    return [(_spread(*shape), _scales(*shape)), (_spread(*shape), _scales(*shape), _spread(*shape))]
+
+
+def _mixture_trial(module: Any) -> list[tuple[Any, ...]]:
+    shape = (2, 3 * module.K, 4, 5)
+    return [(_spread(2, 3, 4, 5), _scales(*shape), _spread(*shape), torch.softmax(_spread(*shape), 1))]
+
+
+def _prior_trial(module: Any) -> list[tuple[Any, ...]]:
+    return [(_spread(2, module.channels, 2, 3),)]
+
+
+_KINDS: dict[str, tuple[tuple[Forward, ...], tuple[str, ...], Callable[[Any], list[tuple[Any, ...]]]]] = {
+    "GaussianMixtureConditional": ((_mixture,), ("_likelihood", "_standardized_cumulative"), _mixture_trial),
+    "GaussianConditional": ((_gaussian,), ("_likelihood", "_standardized_cumulative"), _gaussian_trial),
+    "EntropyBottleneck": (
+        (_bottleneck, partial(_bottleneck, images_last=True)),
+        ("_likelihood", "_logits_cumulative"),
+        _prior_trial,
+    ),
+    "EntropyBottleneckVbr": (
+        (_bottleneck_vbr,),
+        ("_likelihood", "_likelihood_variable", "_logits_cumulative"),
+        _prior_trial,
+    ),
+}

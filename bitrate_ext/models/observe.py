@@ -16,6 +16,7 @@ from torch import Tensor, nn
 Before = Callable[[Any, tuple[Any, ...]], None]
 After = Callable[[str, Any, tuple[Any, ...], dict[str, Any], Any], Any]
 
+PLAIN = {bool, int, float, str}
 WATCHES = "_watches"  # attribute of a watcher: the method that it stands for
 
 
@@ -80,7 +81,8 @@ def leave_as_found(model: object) -> Iterator[None]:
     In inference mode the weight would be an inference tensor from then on, which no later call with gradients could
     use: the block is outside of that mode, gradients are recorded or not as before it. At its end every tensor has the
     memory that it had, and wants gradients or not as it did. Values that are written in place stay: they could only be
-    put back from a copy of the whole model.
+    put back from a copy of the whole model. So do those of a model that notes in an attribute what it has done, and
+    would not do it again, such as fold its branches into one weight at the first call: into the memory that was there.
 
     Blocks may be nested, and several threads may run one model: the last to leave puts back what the first has found.
 
@@ -102,27 +104,38 @@ def leave_as_found(model: object) -> Iterator[None]:
                 found.blocks -= 1
                 if not found.blocks:
                     del _found[model]
-                    found.put_back()
+                    found.put_back(model)
 
 
 @dataclass(eq=False)
 class _Found:
-    """The tensors of a model, with an alias of the memory of each and whether it wants gradients."""
+    """The tensors of a model, with an alias of the memory of each and whether it wants gradients; and its notes."""
 
     tensors: list[tuple[Tensor, Tensor, bool]]
+    notes: list[dict[str, Any]]
     blocks: int = 0  # that have not ended
 
     @classmethod
     def of(cls, model: nn.Module) -> _Found:
         own = [one for one in (*model.parameters(), *model.buffers()) if _has_memory(one)]
-        return cls([(one, one.detach(), one.requires_grad) for one in own])
+        return cls([(one, one.detach(), one.requires_grad) for one in own], _notes(model))
 
-    def put_back(self) -> None:
-        for tensor, alias, wants_gradients in self.tensors:
-            if not tensor.is_set_to(alias):
-                tensor.data = alias
+    def put_back(self, model: nn.Module) -> None:
+        moved = [(tensor, alias) for tensor, alias, _ in self.tensors if not tensor.is_set_to(alias)]
+        if moved and _notes(model) != self.notes:
+            kept = [(one, alias) for one, alias in moved if (one.shape, one.dtype) == (alias.shape, alias.dtype)]
+            moved = [(tensor, alias.copy_(tensor.detach())) for tensor, alias in kept]
+        for tensor, alias in moved:
+            tensor.data = alias
+        for tensor, _, wants_gradients in self.tensors:
             if tensor.requires_grad != wants_gradients:
                 tensor.requires_grad_(wants_gradients)
+
+
+def _notes(model: nn.Module) -> list[dict[str, Any]]:
+    """Return the plain attributes of a model's modules, but for PyTorch's own, whose code notes nothing."""
+    theirs = [module for module in model.modules() if not type(module).__module__.startswith("torch.nn.")]
+    return [{key: value for key, value in vars(module).items() if type(value) in PLAIN} for module in theirs]
 
 
 def _has_memory(tensor: Tensor) -> bool:

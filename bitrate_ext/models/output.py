@@ -7,13 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
+from ..ops.arguments import SUFFIX, by_suffix
 from ..ops.functional import image_latents
 from ..ops.units import LIKELIHOOD
 
 LIKELIHOODS, X_HAT = "likelihoods", "x_hat"
-SUFFIX = f"_{LIKELIHOODS}"  # of latents at the top of an output: "y_likelihoods"
-QUANTIZED = "quantized_"
-REMEDY = "say where they are, BitrateMapper(model, likelihoods=lambda output: ..., unit=...)"
+REMEDY = "say where they are, BitrateMapper(model, likelihoods=lambda output: ..., unit=...), or ModelAdapter likewise"
 
 
 class OutputError(ValueError):
@@ -50,7 +49,7 @@ class OutputReader:
 
     def _named(self, values: Any) -> dict[str, Tensor]:
         if isinstance(values, Mapping) and all(str(key).endswith(SUFFIX) for key in values):
-            values = _by_suffix(values) or values  # {"likelihoods": {"y_likelihoods": ...}}
+            values = by_suffix(values, quantized=True) or values  # {"likelihoods": {"y_likelihoods": ...}}
         named = image_latents(values, self.unit)
         if not named:
             raise OutputError("model returned no likelihoods: the mapping under 'likelihoods' is empty")
@@ -98,24 +97,10 @@ def _values_in(output: Any) -> Any:
     if isinstance(output, Mapping):
         if LIKELIHOODS in output:
             return output[LIKELIHOODS]
-        return _by_suffix(output)
+        return by_suffix(output, quantized=True) or None
     if hasattr(output, LIKELIHOODS):
         return getattr(output, LIKELIHOODS)
-    return _by_suffix(_fields(output))
-
-
-def _by_suffix(values: Mapping[Any, Any]) -> dict[str, Any] | None:
-    """Return what is called "y_likelihoods" and so on, by latent; None where nothing is.
-
-    Of a latent that is there before and after quantisation, "quantized_y_likelihoods", the latter is what is coded.
-    """
-    named = {
-        key[: -len(SUFFIX)]: value for key, value in values.items() if isinstance(key, str) and key.endswith(SUFFIX)
-    }
-    named.pop("", None)
-    for name in [name for name in named if f"{QUANTIZED}{name}" in named]:
-        named[name] = named.pop(f"{QUANTIZED}{name}")
-    return named or None
+    return by_suffix(_fields(output), quantized=True) or None
 
 
 def _fields(output: Any) -> dict[str, Any]:

@@ -6,13 +6,15 @@ strides of the latents. Sizes that fail are told from calls that fail at any siz
 
 from __future__ import annotations
 
+import inspect
 import re
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
 
+from ..checks import check_whole_number
 from ..memory import is_out_of_memory
 from .output import OutputError
 
@@ -93,6 +95,26 @@ class Attempts:
             frame = traceback.extract_tb(error.__traceback__)[-1]
             text = f"{frame.line} (line {frame.lineno} of {frame.filename})"
         return f"tried {sizes} pixels, and the last trouble was {type(error).__name__}: {text}"
+
+
+def check_arguments(model: Callable[..., Any], forward_kwargs: Mapping[str, Any]) -> None:
+    """Check that a model takes images and these arguments, as far as its signature tells.
+
+    Raises:
+        TypeError: it wants others; says how they are given.
+    """
+    forward: Callable[..., Any] = model.forward if isinstance(model, nn.Module) else model
+    try:
+        inspect.signature(forward).bind(None, **forward_kwargs)
+    except ValueError:  # it has none
+        return
+    except TypeError as error:
+        kind = type(model).__name__
+        raise TypeError(
+            f"{kind} wants other arguments than the images and {', '.join(forward_kwargs) or 'no others'} ({error}); "
+            "give them with the call, mapper(x, name=...), on the command line --forward NAME=VALUE; or say how the "
+            "model is run, call=lambda model, x: ..."
+        ) from error
 
 
 def find_strides(attempts: Attempts, channels: int, multiple: Size | None) -> tuple[dict[str, Size], Size]:
@@ -181,3 +203,19 @@ def first_channels(model: Callable[..., Any]) -> int | None:
     """
     modules = model.modules() if isinstance(model, nn.Module) else ()
     return next((one.in_channels for one in modules if isinstance(one, nn.Conv2d) and one.in_channels <= BANDS), None)
+
+
+def checked_multiple(multiple: Any) -> Size | None:
+    """Return a multiple of pixels that was asked for as (vertical, horizontal).
+
+    Raises:
+        TypeError, ValueError: it is none.
+    """
+    if multiple is None:
+        return None
+    pair = tuple(multiple) if isinstance(multiple, (list, tuple)) else (multiple, multiple)
+    if len(pair) != 2:
+        raise ValueError(f"multiple must be a whole number or a pair of them, got {multiple!r}")
+    for one in pair:
+        check_whole_number("multiple", one, 1)
+    return pair[0], pair[1]

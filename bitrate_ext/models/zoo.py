@@ -26,8 +26,8 @@ from ..checkpoints.weights import Weights, choose_weights, find_weights, prefixe
 from ..choices import check_choice, check_published
 from ..io.files import shown
 from ..optional import require
+from .fuse import TABLES
 
-TABLES = ("_quantized_cdf", "_offset", "_cdf_length")  # of the entropy coder
 FIRST_LEVEL = 1  # of variable-rate models, where none is asked for
 MISFIT = (RuntimeError, KeyError, ValueError, TypeError, IndexError, AssertionError)  # of weights and architecture
 

@@ -22,6 +22,8 @@ from .units import LIKELIHOOD, UNITS, kernel_input, noun_of, range_trouble, valu
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 OUTPUT_KEYS = ("x_hat", "strings")  # of a model's whole output, beside the likelihoods or without them
+SUFFIX = "_likelihoods"  # of latents at the top of an output: "y_likelihoods"
+QUANTIZED = "quantized_"  # of latents that are there before and after quantisation
 
 Latent = Tensor | Source
 Latents = Latent | Mapping[str, "Latents | Sequence[Latents] | None"]
@@ -81,6 +83,9 @@ class Call(NamedTuple):
 def unwrap(values: Any, noun: str, what: str = "") -> Any:
     """Return the entry ``"likelihoods"`` of a mapping or named tuple that has one, as whole outputs do; else what came.
 
+    Of a whole output with ``"y_likelihoods"`` and the like at the top, return these; where there are
+    ``"quantized_y_likelihoods"`` beside them, not the latter, which have no gradient.
+
     Raises:
         ValueError: a whole output without that entry.
     """
@@ -91,6 +96,9 @@ def unwrap(values: Any, noun: str, what: str = "") -> Any:
     if isinstance(values, Mapping):
         if "likelihoods" in values:
             return values["likelihoods"]
+        named = by_suffix(values) if noun == noun_of(LIKELIHOOD) else {}
+        if 0 < len(named) < len(values):
+            return named
         if any(key in values for key in OUTPUT_KEYS):
             keys = ", ".join(map(repr, values))
             raise ValueError(
@@ -98,6 +106,25 @@ def unwrap(values: Any, noun: str, what: str = "") -> Any:
                 f"with the {noun}, which forward may return, and compress does not"
             )
     return values
+
+
+def by_suffix(values: Mapping[Any, Any], quantized: bool = False) -> dict[str, Any]:
+    """Return what is called ``"y_likelihoods"`` and so on, by latent, as before or after quantisation.
+
+    Those after it that are detached are left for those before it where they are equal, as in eval mode.
+    """
+    named = {k[: -len(SUFFIX)]: v for k, v in values.items() if isinstance(k, str) and k.endswith(SUFFIX)}
+    named.pop("", None)
+    for name in [name for name in named if f"{QUANTIZED}{name}" in named]:
+        after = named.pop(f"{QUANTIZED}{name}")
+        if quantized and not _is_detached_copy(after, named[name]):
+            named[name] = after
+    return named
+
+
+def _is_detached_copy(one: Any, other: Any) -> bool:
+    both = isinstance(one, Tensor) and isinstance(other, Tensor)
+    return both and other.requires_grad and not one.requires_grad and torch.equal(one, other)
 
 
 def named_tensors(values: Any, noun: str, name: str = "") -> dict[str, Any]:
@@ -137,8 +164,12 @@ def named_likelihoods(likelihoods: Latents) -> dict[str, Tensor]:
     return named_tensors(likelihoods, UNITS[LIKELIHOOD][0])
 
 
+def _is_record(values: Any) -> bool:
+    return isinstance(values, Mapping) or hasattr(values, "_asdict")
+
+
 def _holds_dicts(values: Any) -> bool:
-    return isinstance(values, Mapping) or (isinstance(values, (list, tuple)) and any(map(_holds_dicts, values)))
+    return _is_record(values) or (isinstance(values, (list, tuple)) and any(map(_holds_dicts, values)))
 
 
 def image_latents(values: Any, unit: str = LIKELIHOOD) -> dict[str, Any]:
@@ -172,7 +203,7 @@ def split_frames(values: Any, unit: str) -> list[Any] | None:
     """
     if not isinstance(values, (list, tuple)):
         return None
-    if isinstance(values, tuple) and [isinstance(one, Mapping) for one in values] == [False, True]:
+    if isinstance(values, tuple) and [_is_record(one) for one in values] == [False, True]:
         kinds = " and a ".join(type(one).__name__ for one in values)
         raise TypeError(
             f"{noun_of(unit)} must be a tensor, a dict or a list with one of these a frame, got a pair of a {kinds}, "

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops.arguments import OUTPUT_KEYS, Projections, image_latents, map_dtype, unwrap
+from ..ops.arguments import OUTPUT_KEYS, Projections, image_latents, map_dtype, split_frames, unwrap
 from ..ops.functional import rate
 from ..ops.projection import Projection, get_projection
 from ..ops.units import LIKELIHOOD, noun_of
@@ -103,8 +103,9 @@ class RateLoss(nn.Module):
             TypeError, ValueError: naming the argument, what was expected and what came.
         """
         latents = unwrap(output, noun_of(LIKELIHOOD))
-        x_hat = output.get(OUTPUT_KEYS[0]) if isinstance(output, Mapping) else None
+        x_hat = output.get(OUTPUT_KEYS[0]) if isinstance(output, Mapping) else getattr(output, OUTPUT_KEYS[0], None)
         if isinstance(latents, (list, tuple)) and any(isinstance(one, Mapping) for one in latents):
+            split_frames(latents, LIKELIHOOD)  # a pair is none
             return self._frames(latents, x_hat, target, importance, size)
         size = self._size(size, target, x_hat, importance)
         latents = image_latents(latents)
@@ -133,6 +134,11 @@ class RateLoss(nn.Module):
         self, latents: Sequence[Any], x_hat: Any, target: Any, importance: Tensor | None, size: Sequence[int] | None
     ) -> Any:
         none = [None] * len(latents)
+        for name, frames in (("the output's 'x_hat'", x_hat), ("target", target)):
+            if frames is not None and len(frames) != len(latents):
+                raise ValueError(
+                    f"{name} must be a list of {len(latents)} frames, as the likelihoods, got {len(frames)}"
+                )
         losses = [
             self({"likelihoods": one, "x_hat": shown}, image, importance=importance, size=size)
             for one, shown, image in zip(latents, x_hat or none, none if target is None else target, strict=True)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from compare_projections import distance, exact
-from foreign_models import AsMethod, OwnDerivative, Tokens, Whole, alike
+from foreign_models import AsMethod, AsModule, OwnDerivative, Tokens, Whole, alike
 from torch import Tensor, nn
 from zoo import small_model
 
@@ -412,3 +412,46 @@ def test_the_rate_that_pixels_cause_has_no_floor() -> None:
     (gradient,) = torch.autograd.grad(bits.sum(), x)
     assert gradient.isfinite().all()
     assert (gradient != 0).any()
+
+
+class NamesBoth(AsModule):
+    """Likelihoods as they were before quantisation, and after it without gradients; or without any gradient."""
+
+    def __init__(self, before: bool = True) -> None:
+        super().__init__()
+        self.before = before
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        out = super().forward(x)
+        after = {"quantized_y_likelihoods": out["likelihoods"]["y"].detach()}
+        return {"image": out["x_hat"], **after, **({"y_likelihoods": out["likelihoods"]["y"]} if self.before else {})}
+
+
+def test_likelihoods_that_are_detached_are_left_for_those_that_are_not() -> None:
+    model, x = NamesBoth(), torch.rand(1, 3, 32, 32)
+    plain = alike(AsModule, model)
+    for method in ("grad-cam", "integrated-gradients"):
+        found, expected = (attribute(one, x, method, passes=8) for one in (model, plain))
+        torch.testing.assert_close(found.map, expected.map)
+    assert BitrateMapper(model)(x).total_bits == BitrateMapper(plain)(x).total_bits
+    model.before = False
+    with pytest.raises(ValueError, match="likelihoods that have gradients for this method, got quantized_y without"):
+        attribute(model, x, "grad-cam")
+
+
+class Aside(AsModule):
+    """A module that fits as the analysis transform, and whose features are not coded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.aside = nn.Conv2d(3, 4, 4, stride=4)
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        return {**super().forward(x), "features": self.aside(x)}
+
+
+def test_a_layer_that_no_bits_hang_on_is_named() -> None:
+    model, x = Aside().eval(), torch.rand(1, 3, 32, 32)
+    with pytest.raises(ValueError, match="no bits hang on what layer 'aside' returns; name another as layer"):
+        attribute(model, x, "grad-cam", layer="aside")
+    assert attribute(model, x, "grad-cam", layer="analysis").map.shape == (1, 1, 32, 32)

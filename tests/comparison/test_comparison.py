@@ -129,6 +129,8 @@ def _fails(image: Tensor, quality: float | None) -> PictureBits:
     [
         (_fails, r"b: the codec function _fails raised RuntimeError: out of ink \(test_comparison.py, line \d+\)"),
         (lambda image, quality: image, "b: the codec function <lambda> must return a PictureBits, got Tensor"),
+        (lambda: None, "takes 0 .*; it must take an image and a quality, and what makes a model is given as model=mod"),
+        (lambda *_: torch.nn.ReLU(), "a PictureBits, got ReLU; what makes a model is given as model=module:name"),
         (BlockCodec, "b: a codec must be a SPEC, .* got the class BlockCodec"),
         (3, "b: a codec must be a SPEC, .* got int"),
         (

@@ -211,8 +211,12 @@ def test_forward_arguments_reach_the_model() -> None:
 
     BitrateMapper(needing)(x, level=0.25)
     assert sizes == [128, 64]
-    with pytest.raises(TypeError, match="unexpected keyword argument 'level'"):
+    with pytest.raises(TypeError, match=r"Toy wants other .* and level \(got an unexpected keyword argument 'level'"):
         BitrateMapper(Toy().eval())(x, level=3)
+    with pytest.raises(
+        TypeError, match=r"and no others \(missing a required .*'level'\); give them with the call, mapper"
+    ):
+        BitrateMapper(needing)(x)
     variable = BitrateMapper(small_model("mbt2018-mean-vbr"))
     with torch.no_grad():
         variable.model.Gain.copy_(torch.arange(1, 9) / 4)

@@ -358,3 +358,38 @@ def test_hooks_go_when_one_cannot_be_set() -> None:
     assert not first._forward_hooks
     assert not first._forward_pre_hooks
     assert not last._forward_pre_hooks
+
+
+class Folding(nn.Module):
+    """Two branches that become one at the first call in eval mode, which is noted; or at each call, which is not."""
+
+    def __init__(self, *, notes: bool, wider: bool = False) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(nn.Conv2d(3, 4, 16, stride=16) for _ in range(2))
+        self.both = nn.Conv2d(3, 2 if wider else 4, 16, stride=16)
+        self.notes, self.folded = notes, False
+
+    def forward(self, x: torch.Tensor) -> dict[str, Any]:
+        if not self.folded:
+            self.both.weight.data = sum(one.weight.data for one in self.branches)  # type: ignore[assignment]
+            self.both.bias.data = sum(one.bias.data for one in self.branches)  # type: ignore[assignment]
+            self.folded = self.notes
+        return {"x_hat": x, "likelihoods": {"y": torch.exp2(-1 - self.both(x).abs())}}
+
+
+@pytest.mark.parametrize("wider", [False, True])
+@pytest.mark.parametrize("notes", [False, True])
+def test_what_a_model_notes_that_it_has_done_stays_done(notes: bool, wider: bool) -> None:
+    model, x = Folding(notes=notes, wider=wider).eval(), torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = copy.deepcopy(model)(x)["likelihoods"]["y"]
+    held, memory = model.both.weight, model.both.weight.data_ptr()
+    before = held.detach().clone()
+    result = bitrate_ext.BitrateMapper(model)(x)
+    torch.testing.assert_close(result.total_bits.double(), -expected.double().log2().sum()[None], rtol=1e-6, atol=0)
+    assert model.both.weight is held
+    if not (notes and wider):
+        assert held.data_ptr() == memory
+    assert torch.equal(held, before) == (not notes)
+    with torch.no_grad():
+        assert torch.equal(model(x)["likelihoods"]["y"], expected)

@@ -17,6 +17,7 @@ Y, Z, X_HAT = (torch.rand(1, channels, n, n).clamp_min(0.01) for channels, n in 
 ImageResult = namedtuple("ImageResult", "x_hat likelihoods")
 Latents = namedtuple("Latents", "y z")
 Picture = namedtuple("Picture", "x_hat rate")
+Fields = namedtuple("Fields", "image feature y_likelihoods quantized_y_likelihoods z_likelihoods")
 
 
 def names(values: object) -> list[str]:
@@ -54,7 +55,24 @@ def test_a_whole_output_stands_for_its_likelihoods(wrap):
     assert list(image_latents(wrap(likelihoods))) == ["y", "z"]
 
 
+@pytest.mark.parametrize("wrap", [
+    lambda y, z: Fields(X_HAT, Z, y, y / 2, z),
+    lambda y, z: {"x_hat": X_HAT, "y_likelihoods": y, "z_likelihoods": z},
+    lambda y, z: {"image": X_HAT, "z_likelihoods": z, "y_likelihoods": y},
+    lambda y, z: {"y_likelihoods": y, "quantized_y_likelihoods": y / 2, "z_likelihoods": z},
+])  # fmt: skip
+def test_a_whole_output_that_names_its_likelihoods_apart(wrap):
+    expected = bitrate_map({"y": Y, "z": Z}, SIZE)
+    torch.testing.assert_close(bitrate_map(wrap(Y, Z), SIZE), expected)
+    torch.testing.assert_close(bitrate_map([wrap(Y, Z)], SIZE)[0], expected)
+    assert sorted(image_latents(wrap(Y, Z))) == ["y", "z"]
+    if "x_hat" in wrap(Y, Z):
+        with pytest.raises(ValueError, match="bits must hold bits alone, got a whole output"):
+            bitrate_map(wrap(Y, Z), SIZE, unit="bits")
+
+
 def test_a_named_tuple_is_a_dict():
+    assert names({"y_likelihoods": Y, "z_likelihoods": Z}) == ["y_likelihoods", "z_likelihoods"]
     assert_same_bytes(bitrate_map(Latents(Y, Z), SIZE), bitrate_map({"y": Y, "z": Z}, SIZE))
 
 
@@ -69,6 +87,7 @@ WRONG = [
         TypeError,
         r"got a pair of a Tensor and a dict, as \(x_hat, likelihoods\) is; hand over",
     ),
+    ((X_HAT, Latents(Y, Z)), TypeError, r"got a pair of a Tensor and a Latents, as \(x_hat, likelihoods\) is"),
     ({"x_hat": X_HAT, "likelihoods": None}, TypeError, "must be a tensor or a dict of tensors, got NoneType"),
     ({"x_hat": X_HAT, "likelihoods": {}}, ValueError, "must hold at least one tensor, got an empty dict"),
 ]

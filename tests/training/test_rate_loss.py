@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections import namedtuple
 from typing import Any
 
 import pytest
@@ -25,6 +26,14 @@ def latents(batch: int = 2) -> dict[str, Tensor]:
 
 def output(batch: int = 2) -> dict[str, Any]:
     return {"likelihoods": latents(batch), "x_hat": torch.rand(batch, 3, *SIZE)}
+
+
+def test_an_output_of_named_fields() -> None:
+    p, x = latents(), torch.rand(2, 3, *SIZE)
+    Output = namedtuple("Output", "x_hat y y_likelihoods quantized_y_likelihoods z_likelihoods")
+    found = RateLoss(lmbda=0.01)(Output(x, x, p["y"], p["y"] ** 2, p["z"]), x)
+    torch.testing.assert_close(found["bpp_loss"], RateLoss()(p, x))
+    assert found["mse_loss"] == 0
 
 
 @pytest.mark.parametrize("fused", [False, True], ids=["likelihoods", "sources"])
@@ -194,6 +203,14 @@ def test_a_video_model_s_frames() -> None:
         ),
         (lambda: RateLoss(lmbda=1.0)(output(), torch.rand(2, 3, 8, 8)), r"got \[2, 3, 70, 101\] and \[2, 3, 8, 8\]"),
         (lambda: RateLoss()({"x_hat": 1}, size=SIZE), "must hold likelihoods alone, got a whole output"),
+        (
+            lambda: RateLoss()((torch.rand(2, 3, *SIZE), latents())),
+            "a pair of a Tensor and a dict, as .*; hand over the",
+        ),
+        (
+            lambda: RateLoss()({"likelihoods": [latents()] * 3}, [torch.rand(2, 3, *SIZE)] * 2),
+            "target must be a list of 3 frames, as the likelihoods, got 2",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(build: Any, message: str) -> None:
