@@ -151,7 +151,8 @@ def why_unseen(model: object, values: Mapping[str, Any], known: Collection[str])
 def entropy_models(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield the entropy models of a model, by name: what has tables for a coder, as CompressAI's have."""
     for name, part in model.named_modules():
-        if TABLES[0] in part._buffers and all(hasattr(part, one) for one in TABLES):
+        own = TABLES[0] in part._buffers or TABLES[0] in vars(part)  # looked for first: hasattr takes its time
+        if own and all(hasattr(part, one) for one in TABLES):
             yield name, part
 
 
