@@ -300,9 +300,9 @@ def test_a_damaged_journal_is_never_believed(tmp_path: Path, rng, count: int) ->
 def test_two_runs_share_one_output(tmp_path: Path) -> None:
     listed = names(600)
     go(tmp_path / "undisturbed", listed)
-    with _program(tmp_path, 600, 0.005) as program:
+    with _program(tmp_path, 600, 0.015) as program:
         _wait_for(lambda: list((tmp_path / "out").glob("*.journal")) != [])
-        report = go(tmp_path / "out", listed, partial(FreeCodec, None, 0.005))
+        report = go(tmp_path / "out", listed, partial(FreeCodec, None, 0.015))
         assert program.wait() == 0
     assert report.complete
     assert 0 < report.ok + report.error < 600  # the other one has done the rest
