@@ -105,7 +105,7 @@ def table(runs: list[dict[str, Any]]) -> str:
     quantities = ((operator.itemgetter("bpp"), 4), (psnr_of, 2), (loss_of, 3))
     for name in dict.fromkeys(run["model"] for run in runs):
         last = {(run["chain"], run["seed"]): run["curve"][-1] for run in runs if run["model"] == name}
-        seeds = sorted({seed for _, seed in last})
+        seeds = sorted({seed for _, seed in last if all((chain, seed) in last for chain in CHAINS)})
         shown: dict[str, list[str]] = defaultdict(list)
         for quantity, digits in quantities:
             theirs, ours = ([quantity(last[chain, seed]) for seed in seeds] for chain in CHAINS)
@@ -148,6 +148,8 @@ def main() -> None:
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--table", type=Path, help="print the table of runs that are kept, and train nothing")
     options = parser.parse_args()
+    if options.seeds < 2:
+        parser.error("--seeds must be 2 or more: the table tells deviations over them")
     if options.table:
         runs = json.loads(options.table.read_text())
     elif options.folder is None:

@@ -41,15 +41,19 @@ class Measure:
         self.codec = PictureCodec.demo(quality)
 
     def __call__(self, batch: pyarrow.Table) -> pyarrow.Table:
-        """Measure the pictures of a batch, one after the other."""
+        """Measure the pictures and videos of a batch, one after the other."""
         rows, about = [], self.codec.about
         for row in batch.to_pylist():
             item, read = Item(row["item"], row["path"]), pickle.loads(row["read"])
-            if isinstance(read, Exception):
-                rows.append(error_row(item, None, "", about.model, str(read.args[0])))
-            else:
-                (numbers,) = self.codec.measure([read.picture])
+            try:
+                if isinstance(read, Exception):
+                    raise read
+                *_, numbers = self.codec.measure([read.picture])  # of a video None for each frame before
                 rows.append(ok_row(item, read, "", about.model, numbers or {}))
+            except Unreadable as error:
+                rows.append(error_row(item, error.sha256, "", about.model, error.reason))
+            except MemoryError:
+                rows.append(error_row(item, None, "", about.model, "not enough memory for this picture"))
         return pyarrow.Table.from_pylist(rows, schema=schema(about.latents))
 
 
